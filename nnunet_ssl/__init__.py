@@ -1,0 +1,1 @@
+"""Semi- and weakly supervised training for nnU-Net."""

@@ -1,0 +1,1 @@
+"""Metrics, statistics, tables and figures of `nnunet_ssl compare`."""

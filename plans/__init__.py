@@ -1,0 +1,1 @@
+"""Plan presets for semi-supervised training."""
