@@ -1,0 +1,98 @@
+"""Exponential moving average of a network's weights: the teacher of Mean Teacher and of the methods built on it.
+
+    theta'_t = a_t theta'_{t-1} + (1 - a_t) theta_t,    a_t = min(1 - 1/(t+1), decay),    t = 0, 1, ...
+
+theta: student, theta': teacher. Tarvainen & Valpola, "Mean teachers are better role models", NeurIPS 2017, section 2;
+the warm-up of the decay is that of their code and of HiLab-git/SSL4MIS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def ema_decay_at(step: int, decay: float) -> float:
+    """`min(1 - 1/(step + 1), decay)`: the decay of the update number `step`, counted from 0.
+
+    The first update (decay 0) copies the student; until the limit `decay` is reached the teacher is the plain mean of
+    all students so far.
+    """
+    return min(1.0 - 1.0 / (step + 1), decay)
+
+
+@torch.no_grad()
+def ema_update_tensors(teacher: Sequence[Tensor], student: Sequence[Tensor], decay: float) -> None:
+    """`teacher[i] <- decay * teacher[i] + (1 - decay) * student[i]`, in place, without a gradient.
+
+    Written as a step towards the student, so that decay 0 copies it exactly, decay 1 changes nothing, and a teacher
+    equal to its student stays equal. One fused call per device and type. Tensors that are not floating point are
+    copied.
+
+    Raises:
+        ValueError: `decay` is outside [0, 1], or the tensors do not correspond.
+    """
+    if not 0.0 <= decay <= 1.0:
+        raise ValueError(f"the EMA decay must be in [0, 1], got {decay}")
+    if len(teacher) != len(student):
+        raise ValueError(f"the teacher has {len(teacher)} tensors, the student {len(student)}")
+    groups: dict[tuple, tuple[list[Tensor], list[Tensor]]] = {}
+    for i, (t, s) in enumerate(zip(teacher, student)):
+        if (t.shape, t.dtype, t.device) != (s.shape, s.dtype, s.device):
+            raise ValueError(
+                f"tensor {i} is {tuple(t.shape)} {t.dtype} on {t.device} in the teacher, "
+                f"{tuple(s.shape)} {s.dtype} on {s.device} in the student"
+            )
+        of_teacher, of_student = groups.setdefault((t.device, t.dtype), ([], []))
+        of_teacher.append(t)
+        of_student.append(s)
+    for (_, dtype), (of_teacher, of_student) in groups.items():
+        if dtype.is_floating_point or dtype.is_complex:
+            torch._foreach_lerp_(of_teacher, of_student, 1.0 - decay)
+        else:
+            for t, s in zip(of_teacher, of_student):
+                t.copy_(s)
+
+
+def _paired(kind: str, teacher: Iterable[tuple[str, Tensor]], student: Iterable[tuple[str, Tensor]]):
+    """The tensors of both networks in one order; ValueError naming those that are not in both or differ in shape."""
+    of_teacher, of_student = dict(teacher), dict(student)
+    differing = [
+        name
+        for name in dict.fromkeys([*of_teacher, *of_student])
+        if name not in of_teacher or name not in of_student or of_teacher[name].shape != of_student[name].shape
+    ]
+    if differing:
+        shown = [
+            f"{name} (teacher: {tuple(of_teacher[name].shape) if name in of_teacher else 'none'}, "
+            f"student: {tuple(of_student[name].shape) if name in of_student else 'none'})"
+            for name in differing[:5]
+        ]
+        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+        raise ValueError(f"teacher and student must have the same {kind}; they differ in {', '.join(shown)}{more}")
+    return list(of_teacher.values()), [of_student[name] for name in of_teacher]
+
+
+@torch.no_grad()
+def ema_update(teacher: nn.Module, student: nn.Module, decay: float) -> None:
+    """One update of the teacher's parameters towards the student's, in place: `ema_update_tensors` on all parameters.
+
+    Buffers are copied from the student. (SSL4MIS leaves them alone, because its teacher runs in train mode and so has
+    batch statistics of its own; nnU-Net's networks have instance normalization and no buffers.) `requires_grad` is
+    not touched.
+
+    Args:
+        teacher: changed in place. Same architecture as the student, neither compiled nor wrapped.
+        student: unchanged.
+        decay: a_t, see `ema_decay_at`.
+
+    Raises:
+        ValueError: the two networks differ in names or shapes of parameters or buffers; the message names them.
+    """
+    parameters = _paired("parameters", teacher.named_parameters(), student.named_parameters())
+    buffers = _paired("buffers", teacher.named_buffers(), student.named_buffers())
+    ema_update_tensors(*parameters, decay)
+    for of_teacher, of_student in zip(*buffers):
+        of_teacher.copy_(of_student)

@@ -1,0 +1,158 @@
+"""Consistency losses: two predictions of the same voxels are asked to agree.
+
+Arguments are logits `(B, C, *spatial)` in 2D or 3D. C is the number of classes (activation "softmax", background
+included) or of regions (activation "sigmoid"). Everything is computed in float32 at least, whatever autocast is
+doing, because sums over voxels and small probabilities do not survive float16.
+
+No function detaches an argument: gradients flow to both predictions. A teacher is kept from being trained by
+computing its logits without a gradient, which the trainer does.
+
+`mask`, `(B, 1, *spatial)` bool, says which voxels count; means and sums go over these only. With no voxel counted the
+loss is 0 with a gradient of 0.
+
+The official forms are those of HiLab-git/SSL4MIS, `code/utils/losses.py`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_ACTIVATIONS = ("softmax", "sigmoid")
+
+
+def _in_float32(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _check(activation: str, first: Tensor, second: Tensor, mask: Tensor | None) -> None:
+    """ValueError where broadcasting would silently compute something else than was meant."""
+    if activation not in _ACTIVATIONS:
+        raise ValueError(f"activation must be one of {_ACTIVATIONS}, got {activation!r}")
+    if first.shape != second.shape:
+        raise ValueError(f"both predictions must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
+    if mask is not None:
+        expected = (first.shape[0], 1, *first.shape[2:])
+        if mask.shape != expected or mask.dtype != torch.bool:
+            raise ValueError(f"mask must be bool of shape {expected}, got {mask.dtype} of shape {tuple(mask.shape)}")
+
+
+def _reduce(values: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
+    """Mean of `values` `(B, C, *spatial)` over samples, channels and counted voxels, or the masked values."""
+    if reduction not in ("mean", "none"):
+        raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
+    if mask is not None:
+        values = values * mask
+    if reduction == "none":
+        return values
+    if mask is None:
+        return values.mean()
+    # the clamp makes an empty mask a mean of 0 without asking the device how many voxels count
+    return values.sum() / (mask.sum() * values.shape[1]).clamp(min=1)
+
+
+def probabilities(logits: Tensor, activation: str = "softmax") -> Tensor:
+    """Class probabilities (softmax over channels) or region probabilities (sigmoid per channel), `(B, C, *spatial)`.
+
+    float32, or float64 for float64 logits.
+
+    Raises:
+        ValueError: `activation` is neither "softmax" nor "sigmoid".
+    """
+    if activation == "softmax":
+        return torch.softmax(_in_float32(logits), dim=1)
+    if activation == "sigmoid":
+        return torch.sigmoid(_in_float32(logits))
+    raise ValueError(f"activation must be one of {_ACTIVATIONS}, got {activation!r}")
+
+
+def softmax_mse(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    activation: str = "softmax",
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Squared difference of probabilities.
+
+        L = mean_{n,c,v} (p_ncv - q_ncv)^2,    p = softmax(student), q = softmax(teacher)
+
+    Tarvainen & Valpola, NeurIPS 2017, the MSE form of their consistency cost J.
+
+    Args:
+        student_logits: `(B, C, *spatial)`.
+        teacher_logits: `(B, C, *spatial)`.
+        activation: "softmax", or "sigmoid" for region heads.
+        mask: `(B, 1, *spatial)` bool, voxels that count; all if None.
+        reduction: "mean" for a scalar; "none" for the unreduced `(B, C, *spatial)`, 0 where not counted.
+
+    Raises:
+        ValueError: shapes differ, or an unknown activation or reduction.
+    """
+    _check(activation, student_logits, teacher_logits, mask)
+    difference = probabilities(student_logits, activation) - probabilities(teacher_logits, activation)
+    return _reduce(difference**2, mask, reduction)
+
+
+def softmax_kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    activation: str = "softmax",
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Kullback-Leibler divergence of the student's from the teacher's prediction.
+
+        softmax: L = mean_{n,c,v} q ln(q / p)
+        sigmoid: L = mean_{n,c,v} q ln(q / p) + (1 - q) ln((1 - q) / (1 - p))
+
+    p: student, q: teacher. As in the official `softmax_kl_loss` the mean goes over classes too, so it is 1/C of the
+    mean divergence per voxel. The official sigmoid form leaves out the second summand and so is no divergence; this
+    is the one of two Bernoulli distributions per region.
+
+    Arguments and errors are those of `softmax_mse`.
+    """
+    _check(activation, student_logits, teacher_logits, mask)
+    student, teacher = _in_float32(student_logits), _in_float32(teacher_logits)
+    if activation == "softmax":
+        divergence = F.kl_div(F.log_softmax(student, 1), torch.softmax(teacher, 1), reduction="none")
+    else:
+        divergence = F.kl_div(F.logsigmoid(student), torch.sigmoid(teacher), reduction="none")
+        divergence = divergence + F.kl_div(F.logsigmoid(-student), torch.sigmoid(-teacher), reduction="none")
+    return _reduce(divergence, mask, reduction)
+
+
+def softmax_dice(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    activation: str = "softmax",
+    mask: Tensor | None = None,
+    smooth: float = 1e-5,
+) -> Tensor:
+    """Soft Dice loss between two predictions, sums over the whole batch, mean over all classes, background included.
+
+        L = mean_c [1 - (2 sum_{n,v} p q + s) / (sum_{n,v} p + sum_{n,v} q + s)]
+
+    Without squares in the denominator, as the official `softmax_dice_loss`: its smallest value is reached by equal
+    and hard predictions, so it also sharpens.
+
+    Args:
+        smooth: s. The other arguments and errors are those of `softmax_mse`.
+    """
+    _check(activation, student_logits, teacher_logits, mask)
+    p, q = probabilities(student_logits, activation), probabilities(teacher_logits, activation)
+    if mask is not None:
+        p, q = p * mask, q * mask
+    axes = [axis for axis in range(p.ndim) if axis != 1]
+    dice = (2 * (p * q).sum(axes) + smooth) / (p.sum(axes) + q.sum(axes) + smooth)
+    return (1 - dice).mean()
+
+
+def symmetric_mse(first: Tensor, second: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`mean_{n,c,v} (first - second)^2` of two `(B, C, *spatial)` tensors as they are: no activation is applied.
+
+    The official `symmetric_mse_loss`, used on logits. Mask and errors are those of `softmax_mse`.
+    """
+    _check("softmax", first, second, mask)
+    return _reduce((_in_float32(first) - _in_float32(second)) ** 2, mask, "mean")
