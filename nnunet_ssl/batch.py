@@ -1,0 +1,65 @@
+"""What a method's step works on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class SSLBatch:
+    """One step's patches on the training device.
+
+    Attributes:
+        labeled: images `(L, C, *spatial)`.
+        target: nnU-Net's target of the labeled images: a list with one tensor `(L, 1 or regions, *spatial)` per head with
+            deep supervision, highest resolution first; a single tensor without.
+        keys: case identifiers of the labeled patches.
+        unlabeled: images `(U, C, *spatial)` of the first view; None when the step has no unlabeled part.
+        inside: `(U, 1, *spatial)` bool, False in padding (and, where plans normalize inside a mask, outside this mask).
+        views: all views by name, each `(U, C, *spatial)`, with the same geometry.
+        unlabeled_keys: case identifiers of the unlabeled patches.
+        logits: filled by the default `terms`: name of a supervised network -> its logits on the unlabeled patches, a list
+            with one tensor per head, highest resolution first.
+    """
+
+    labeled: Tensor
+    target: Tensor | list[Tensor]
+    keys: Sequence[str]
+    unlabeled: Tensor | None = None
+    inside: Tensor | None = None
+    views: dict[str, Tensor] = field(default_factory=dict)
+    unlabeled_keys: Sequence[str] = ()
+    logits: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    @property
+    def num_labeled(self) -> int:
+        return self.labeled.shape[0]
+
+    @property
+    def num_unlabeled(self) -> int:
+        return 0 if self.unlabeled is None else self.unlabeled.shape[0]
+
+    def without_unlabeled(self) -> SSLBatch:
+        return SSLBatch(self.labeled, self.target, self.keys)
+
+    @classmethod
+    def from_loader(cls, batch: dict, view_names: Sequence[str], device: torch.device) -> SSLBatch:
+        """Move a batch of `TwoStreamLoader` to `device` without waiting for the copy."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        target = batch["target"]
+        target = [move(t) for t in target] if isinstance(target, list) else move(target)
+        moved = cls(move(batch["data"]), target, batch["keys"])
+        if "unlabeled" in batch:
+            views = move(batch["unlabeled"]).chunk(len(view_names), dim=1)
+            moved.views = dict(zip(view_names, views, strict=True))
+            moved.unlabeled = views[0]
+            moved.inside = move(batch["inside"])
+            moved.unlabeled_keys = batch["unlabeled_keys"]
+        return moved

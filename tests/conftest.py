@@ -1,0 +1,67 @@
+"""Shared fixtures: synthetic data sets made once, trainers built as nnU-Net builds them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+from tests.synthetic import make_dataset, nnunet_folders
+
+TESTS = Path(__file__).resolve().parent
+EXAMPLE_TRAINERS = TESTS / "example_trainers"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Bit for bit comparisons hold with one thread; small networks are not slower with it."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def example_trainers():
+    """nnU-Net also finds the test-only trainers, by the way a user's own folder is found."""
+    sys.path.insert(0, str(TESTS))
+    os.environ["nnUNet_extTrainer"] = os.pathsep.join(
+        filter(None, [os.environ.get("nnUNet_extTrainer", ""), str(EXAMPLE_TRAINERS)])
+    )
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH", "")]))
+
+
+@pytest.fixture(scope="session")
+def datasets(tmp_path_factory):
+    """Function (**options of make_dataset) -> (folder, data set name), each made once a session and shared read-only."""
+    made = {}
+
+    def get(**options):
+        key = tuple(sorted(options.items()))
+        if key not in made:
+            folder = tmp_path_factory.mktemp("synthetic")
+            made[key] = folder, make_dataset(folder, **options)
+        return made[key]
+
+    return get
+
+
+@pytest.fixture
+def folders(monkeypatch):
+    """Function (out) that points nnU-Net's environment variables below `out` for the rest of the test."""
+    contexts = []
+
+    def use(out: Path):
+        context = nnunet_folders(out)
+        context.__enter__()
+        contexts.append(context)
+        return out
+
+    yield use
+    for context in reversed(contexts):
+        context.__exit__(None, None, None)
+
+
+def trainer_class(name: str):
+    return recursive_find_trainer_class_by_name(name)
