@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,10 +28,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from batchgenerators.utilities.file_and_folder_operations import isfile, join, load_json, save_json
+from batchgenerators.utilities.file_and_folder_operations import join, save_json
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, autocast, nn
 from torch import distributed as dist
@@ -42,16 +40,14 @@ from nnunet_ssl.batch import SSLBatch
 from nnunet_ssl.checkpoints import random_states, restore_random_states, write_atomically
 from nnunet_ssl.configurable import ConfigurableTrainer, declared_hyperparameters
 from nnunet_ssl.curves import Curves
+from nnunet_ssl.data.cases import TrainingCases, check_fold, gather_cases
 from nnunet_ssl.data.dataset import UnlabeledDataset
-from nnunet_ssl.data.leakage import find_overlaps
 from nnunet_ssl.data.loader import TwoStreamLoader, UnlabeledLoader
-from nnunet_ssl.data.preprocessed import unlabeled_folder, verify_unlabeled
-from nnunet_ssl.data.splits import split_hash
-from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.data.views import UnlabeledViews, split_transforms
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.members import LikeDDP, Member, NetworkMember, Student, Teacher
+from nnunet_ssl.optimization import step_optimizers
 
 STATE_FORMAT = 1
 
@@ -81,7 +77,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         configuration: str,
         fold: int,
         dataset_json: dict,
-        device: torch.device = torch.device("cuda"),
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.student = Student(self)
@@ -93,9 +89,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         self._weight_names: tuple[str, ...] | None = None
         self._view_names: tuple[str, ...] = ("unlabeled",)
         self._curves = Curves()
-        self._split: dict | None = None
+        self._cases: TrainingCases | None = None
         self._pool: list[str] | None = None
-        self._pool_folders: dict[str, str] = {}
         self._loaded_checkpoint = False
         self._weights_at_start: list[float] = []
         self._waited = 0.0
@@ -269,7 +264,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         Raises:
             ValueError: when a case is not an unlabeled case of this fold.
         """
-        unknown = sorted(set(cases) - set(self._pool_folders)) if self._pool_folders else []
+        unknown = [] if self._cases is None else sorted(set(cases) - set(self._cases.folders))
         if unknown:
             raise ValueError(f"not unlabeled cases of fold {self.fold}: {', '.join(unknown)}")
         self._pool = sorted(cases)
@@ -353,7 +348,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         self._gather_cases()
         super().on_train_start()
         if self.local_rank == 0:
-            save_json(self._split, join(self.output_folder, "split.json"))
+            save_json(self._cases.record(), join(self.output_folder, "split.json"))
         self._log_settings()
 
     def _spread_pretrained_weights(self) -> None:
@@ -381,106 +376,30 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
 
     # ------------------------------------------------------------------------------------------------------- the cases
 
-    @property
-    def _repair_command(self) -> str:
-        dataset = int(self.plans_manager.dataset_name[len("Dataset") :].split("_")[0])
-        return (
-            f"nnunet_ssl preprocess_unlabeled -d {dataset} -c {self.configuration_name} "
-            f"-p {self.plans_manager.plans_name}"
-        )
-
     def do_split(self) -> tuple[list[str], list[str]]:
         """nnU-Net's split; a fold that the file lacks and a split that cannot be made are refused."""
-        file = join(self.preprocessed_dataset_folder_base, "splits_final.json")
-        dataset = self.plans_manager.dataset_name
-        if self.fold != "all":
-            if isfile(file):
-                folds = len(load_json(file))
-                if self.fold >= folds:
-                    raise UserError(
-                        f"Fold {self.fold} is not in {file}, which has {folds} fold(s): 0 to {folds - 1} are allowed. "
-                        "nnU-Net would train on a random 80:20 split of all cases. Choose another fold or write a split "
-                        f"with `nnunet_ssl split -d {dataset}`."
-                    )
-            else:
-                if self.dataset_class is None:
-                    self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
-                cases = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
-                if len(cases) < 5:
-                    raise UserError(
-                        f"{file} does not exist and nnU-Net's 5-fold split needs 5 labeled cases or more, found "
-                        f"{len(cases)}. Write a split with `nnunet_ssl split -d {dataset} --labeled {len(cases)}`."
-                    )
+        check_fold(self.preprocessed_dataset_folder_base, self.preprocessed_dataset_folder, self.fold)
         train, validation = super().do_split()
         return list(train), list(validation)
 
     def _gather_cases(self) -> None:
         """Find labeled, unlabeled and validation cases, check them, and say what was found."""
-        base = self.preprocessed_dataset_folder_base
-        file = join(base, "unlabeled.json")
-        if not isfile(file):
-            raise UserError(
-                f"{file} does not exist, so there are no unlabeled images to train on. Put images into imagesUn of "
-                f"nnUNet_raw/{self.plans_manager.dataset_name}, then run `{self._repair_command}`."
-            )
-        cases = UnlabeledList.load(file)
-        hidden = set(cases.hidden_labels.get(str(self.fold), []))
-        if self.fold == "all" and any(cases.hidden_labels.values()):
-            raise UserError(
-                f"Fold 'all' trains on the labels of all cases, but {file} hides labels of fold(s) "
-                f"{', '.join(cases.hidden_labels)}. Train one of these folds, or undo the label budget with "
-                f"`nnunet_ssl split -d {self.plans_manager.dataset_name} --labeled 1.0 --overwrite`."
-            )
-        unlabeled = cases.unlabeled_cases(self.fold)
-        if not unlabeled:
-            raise UserError(
-                f"{file} lists no unlabeled case for fold {self.fold}. Put images into imagesUn of nnUNet_raw/"
-                f"{self.plans_manager.dataset_name} and run `{self._repair_command}`, or hide labels with "
-                "`nnunet_ssl split`."
-            )
-        in_images_un = [c for c in unlabeled if c not in hidden]
-        if in_images_un:
-            verify_unlabeled(base, self.plans_manager, self.configuration_manager, in_images_un)
-        train, validation = self.do_split()
-        folder = unlabeled_folder(base, self.configuration_manager)
-        self._pool_folders = {c: self.preprocessed_dataset_folder if c in hidden else folder for c in unlabeled}
-        self._refuse_leaks(cases, unlabeled, train, validation)
-        if self._pool is None:
-            self._pool = unlabeled
-        else:  # from a checkpoint: cases that have gone since then cannot be drawn
-            self._pool = [c for c in self._pool if c in self._pool_folders]
-        split = {"train": train, "val": validation}
-        self._split = {**split, "hash": split_hash(split)[:12], "unlabeled": unlabeled}
-        self.print_to_log_file(
-            f"labeled: {len(train)}, unlabeled: {len(unlabeled)} ({len(hidden)} of them with hidden labels), "
-            f"validation: {len(validation)} cases; split {self._split['hash']}"
+        self._cases = gather_cases(
+            self.preprocessed_dataset_folder_base,
+            self.preprocessed_dataset_folder,
+            self.plans_manager,
+            self.configuration_manager,
+            self.configuration_name,
+            self.fold,
+            self.do_split(),
+            self.allow_transductive,
         )
-        if set(validation) <= set(train):
-            self.print_to_log_file(
-                "All validation cases are training cases (a protocol without a validation set): the pseudo Dice and the "
-                "final validation say nothing about unseen cases. Compare on the test cases: `nnunet_ssl compare --test`."
-            )
-
-    def _refuse_leaks(self, cases: UnlabeledList, unlabeled, train, validation) -> None:
-        overlaps = find_overlaps(cases, unlabeled, train, validation)
-        repeated = [o for o in overlaps if o.place == "training" and o.by == "content"]
-        for overlap in repeated:
-            self.print_to_log_file(f"Note: unlabeled {overlap}.")
-        twice = [o.case for o in overlaps if o.place == "training" and o.by == "id"]
-        if twice:
-            raise UserError(
-                f"Fold {self.fold}: {', '.join(twice[:10])} would be labeled training case(s) and unlabeled ones at once. "
-                f"splits_final.json and unlabeled.json in {self.preprocessed_dataset_folder_base} contradict each other; "
-                f"write both again with `nnunet_ssl split -d {self.plans_manager.dataset_name} --overwrite`."
-            )
-        leaks = [o for o in overlaps if o.place != "training"]
-        if leaks and not self.allow_transductive:
-            shown = "\n  ".join(map(str, leaks[:10]))
-            raise UserError(
-                f"{len(leaks)} unlabeled case(s) are also validation or test cases:\n  {shown}\nTake them out of imagesUn "
-                f"(`nnunet_ssl check -d {self.plans_manager.dataset_name}` lists all) and run `{self._repair_command}`, or "
-                "set `allow_transductive = True` in a subclass if that is what you study."
-            )
+        self.print_to_log_file(self._cases)
+        for note in self._cases.notes:
+            self.print_to_log_file(note)
+        # a pool from a checkpoint: cases that have gone since then cannot be drawn
+        wanted = self._cases.unlabeled if self._pool is None else self._pool
+        self._pool = [case for case in wanted if case in self._cases.folders]
 
     # ----------------------------------------------------------------------------------------------------- the loaders
 
@@ -509,7 +428,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         views = self.unlabeled_views(intensity)
         first = 1 if labeled.patch_size_was_2d else 0
         return UnlabeledLoader(
-            UnlabeledDataset({c: self._pool_folders[c] for c in self._pool}, self.dataset_class),
+            UnlabeledDataset({c: self._cases.folders[c] for c in self._pool}, self.dataset_class),
             self._unlabeled_batch_size_here(),
             labeled.patch_size[first:],
             labeled.final_patch_size[first:],
@@ -596,7 +515,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             self.grad_scaler.scale(loss).backward()
         else:
             loss.backward()
-        if self._step_optimizers(optimizers):
+        if step_optimizers((self.student, *self._members.values()), optimizers, self.grad_scaler):
             for member in self._members.values():
                 if isinstance(member, Teacher):
                     member.update()
@@ -621,29 +540,6 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         return [self.optimizer, *(m.optimizer for m in self._members.values() if m.optimizer is not None)]
-
-    def _step_optimizers(self, optimizers: list[torch.optim.Optimizer]) -> bool:
-        """Unscale, clip and step. Returns whether a step was made, as far as that is known without waiting for the GPU."""
-        with_gradient = [o for o in optimizers if any(p.grad is not None for g in o.param_groups for p in g["params"])]
-        if self.grad_scaler is not None:
-            for optimizer in with_gradient:
-                self.grad_scaler.unscale_(optimizer)
-        norms = []
-        for member in (self.student, *self._members.values()):
-            parameters = [p for p in member.parameters() if p.grad is not None]
-            if parameters:
-                norms.append(nn.utils.clip_grad_norm_(parameters, math.inf if member.clip is None else member.clip))
-        if self.grad_scaler is not None:
-            for optimizer in with_gradient:
-                self.grad_scaler.step(optimizer)  # leaves out the step by itself if a gradient is not finite
-            self.grad_scaler.update()
-            return True
-        # The gradient norm, not the loss: under DDP gradients are equal on all ranks, so all of them skip together.
-        if not all(bool(torch.isfinite(norm)) for norm in norms):
-            return False
-        for optimizer in with_gradient:
-            optimizer.step()
-        return True
 
     def _watch_for_nonfinite(self, values: Mapping[str, np.ndarray]) -> None:
         if np.isfinite(values["loss"]):
@@ -778,7 +674,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             "curves": self._curves.values,
             "random_states": randomness,
             "seed": self.seed,
-            "split": self._split,
+            "split": None if self._cases is None else self._cases.record(),
             "hyperparameters": {k: repr(v) for k, v in declared_hyperparameters(type(self)).items()},
         }
 

@@ -12,11 +12,13 @@ import nnunet_ssl.trainers
 import numpy as np
 import pytest
 import torch
-from nnunet_ssl.discovery.variants import trainer_classes
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
+import nnunet_ssl.trainer
+from nnunet_ssl.discovery.variants import trainer_classes
 from nnunet_ssl.members import Teacher
+from tests.golden.framework import load_adapter, record_calls
 from tests.training import (
     copy_batch,
     copy_dataset,
@@ -30,6 +32,8 @@ from tests.training import (
 PUBLISHED = ["nnUNetTrainerMeanTeacher"]
 TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetTrainerTestShrinkingPool"]
 TRAINERS = PUBLISHED + TEST_ONLY
+
+GOLDEN_FILES = ["mean_teacher", "ssl4mis_common"]
 
 each_trainer = pytest.mark.parametrize("name", TRAINERS)
 each_dimension = pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
@@ -118,7 +122,7 @@ def test_unequal_batches_and_no_assumption_of_halves(name, datasets, tmp_path):
 
 
 @each_trainer
-def test_unlabeled_terms_reach_the_student_and_never_the_teacher(name, datasets, tmp_path):
+def test_unlabeled_terms_reach_the_student_and_never_the_teacher(name, datasets, tmp_path, monkeypatch):
     out, dataset = datasets()
     trainer = started(make_trainer(name, out, dataset, results=tmp_path))
     trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
@@ -129,8 +133,12 @@ def test_unlabeled_terms_reach_the_student_and_never_the_teacher(name, datasets,
     teachers = [m for m in trainer._members.values() if isinstance(m, Teacher)]
     state = [weights_of(t.module) for t in teachers]
     gradients = {}
-    trainer._step_optimizers = lambda optimizers: gradients.update(
-        {n: p.grad.abs().max() for n, p in trainer.network.named_parameters() if p.grad is not None}
+    monkeypatch.setattr(
+        nnunet_ssl.trainer,
+        "step_optimizers",
+        lambda *_: gradients.update(
+            {n: p.grad.abs().max() for n, p in trainer.network.named_parameters() if p.grad is not None}
+        ),
     )
     trainer.train_step(next_batches(trainer)[0])
     assert gradients and max(gradients.values()) > 0
@@ -307,3 +315,16 @@ def test_what_a_method_cannot_do_is_refused_with_its_reason(datasets, tmp_path):
     trainer.unsupported = {"region": "misspelled"}
     with pytest.raises(ValueError, match="unknown"):
         trainer.initialize()
+
+
+@pytest.mark.parametrize("golden", GOLDEN_FILES)
+def test_what_the_golden_values_prove_is_what_the_trainer_calls(golden, datasets, tmp_path, monkeypatch):
+    adapter = load_adapter(golden)
+    if adapter.trainer is None:
+        pytest.skip(f"{golden} belongs to no trainer of its own")
+    out, dataset = datasets()
+    trainer = started(make_trainer(adapter.trainer, out, dataset, results=tmp_path))
+    batches = next_batches(trainer, 3)
+    calls = {name: record_calls(monkeypatch, name) for name in adapter.uses}
+    run_steps(trainer, batches)
+    assert [name for name, recorded in calls.items() if not recorded] == []

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,7 +80,7 @@ def test_fold_all_trains_on_all_labeled_cases(own_copy, tmp_path):
     out, dataset, _ = own_copy
     trainer = make_trainer(MEAN_TEACHER, out, dataset, fold="all", results=tmp_path)
     started(trainer)
-    assert len(trainer._split["train"]) == 4
+    assert len(trainer._cases.train) == 4
     assert np.isfinite(trainer.train_step(next(trainer.dataloader_train))["loss"])
 
 
@@ -135,9 +135,9 @@ def test_an_unlabeled_image_that_is_a_validation_or_test_image_is_refused(place,
 def test_the_log_names_counts_and_split(datasets, tmp_path):
     out, dataset = datasets()
     trainer = start(out, dataset, tmp_path)
-    log = open(trainer.log_file).read()
+    log = Path(trainer.log_file).read_text()
     assert "labeled: 3, unlabeled: 3 (0 of them with hidden labels), validation: 1 cases; split" in log
-    assert json.loads(open(os.path.join(trainer.output_folder, "split.json")).read())["hash"] in log
+    assert json.loads(Path(trainer.output_folder, "split.json").read_text())["hash"] in log
     assert "consistency_weight: 0.2" in log
 
 
@@ -191,7 +191,7 @@ def test_out_of_gpu_memory_names_the_unlabeled_batch_size(datasets, tmp_path):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     trainer.unlabeled_terms = exhausted
-    with pytest.raises(RuntimeError, match="2 labeled and 3 unlabeled patches. Lower `unlabeled_batch_size`"):
+    with pytest.raises(RuntimeError, match=r"2 labeled and 3 unlabeled patches\. Lower `unlabeled_batch_size`"):
         trainer.train_step(next(trainer.dataloader_train))
 
 
