@@ -1,0 +1,302 @@
+"""`nnunet_ssl compare`: several trainers on the same cases, case by case, with paired tests."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_ssl.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nnunet_ssl.evaluation.metrics import ClassResult
+    from nnunet_ssl.evaluation.runs import Experiment, FoldSplit, LabelDefinition, PredictionSettings, Run
+
+DESCRIPTION = """\
+Compare trainers on the validation cases of their folds or, with --test, on the test cases (imagesTs, labelsTs).
+Dice, Jaccard, 95HD, ASD and ASSD per class in voxels and mm, means with bootstrap intervals, and a paired
+Wilcoxon signed-rank test of every trainer against the first. Writes compare.md, compare_cases.csv,
+compare_summary.csv and compare.png. Runs that do not share one split are refused."""
+
+EXAMPLE = """\
+example:
+  nnunet_ssl compare -d 101 -c 3d_fullres -f 0 -tr nnUNetTrainer nnUNetTrainerMeanTeacher --test"""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One prediction to evaluate; picklable."""
+
+    trainer: str
+    fold: str
+    case: str
+    prediction: str
+    reference: str
+    repair: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-d", required=True, metavar="DATASET", help="id or name of the data set")
+    parser.add_argument("-c", required=True, metavar="CONFIGURATION", help="2d, 3d_fullres, ...")
+    parser.add_argument(
+        "-f",
+        nargs="+",
+        required=True,
+        metavar="FOLD",
+        help="one or more folds, or `all` for the models trained on all cases (nnU-Net's fold all). With --test, several "
+        "folds predict as an ensemble",
+    )
+    parser.add_argument(
+        "-tr",
+        nargs="+",
+        required=True,
+        metavar="TRAINER",
+        help="trainers; the first is what the others are tested against",
+    )
+    parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="[OPTIONAL] plans. Default: nnUNetPlans")
+    parser.add_argument(
+        "--test",
+        action="store_true",
+        help="[OPTIONAL] compare on the test cases; nnU-Net predicts them if they are not predicted yet, or if checkpoint or "
+        "images have changed. Kept in <trainer folder>/test_folds_<FOLDS>",
+    )
+    parser.add_argument(
+        "-chk",
+        default="checkpoint_final.pth",
+        metavar="FILE",
+        help="[OPTIONAL] checkpoint that predicts the test cases. Validation is nnU-Net's own and not made again. Default: "
+        "checkpoint_final.pth",
+    )
+    parser.add_argument(
+        "-o",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help="[OPTIONAL] output. Default: nnUNet_results/<data set>/compare_<configuration>_<folds>, with --test followed by "
+        "_test",
+    )
+    parser.add_argument("-np", type=int, default=4, metavar="N", help="[OPTIONAL] number of processes. Default: 4")
+    parser.add_argument(
+        "-device", default="cuda", choices=["cuda", "cpu", "mps"], help="[OPTIONAL] for predictions. Default: cuda"
+    )
+    parser.add_argument(
+        "--disable_tta",
+        action="store_true",
+        help="[OPTIONAL] predict the test cases without mirroring: faster, less accurate",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="[OPTIONAL] replace a comparison in the output folder")
+
+
+def run(args: argparse.Namespace) -> None:
+    from nnunet_ssl.evaluation.runs import PredictionSettings
+
+    compare(
+        args.d,
+        args.c,
+        args.f,
+        args.tr,
+        plans=args.p,
+        test=args.test,
+        settings=PredictionSettings(args.chk, args.device, not args.disable_tta, args.np),
+        output=args.o,
+        num_processes=args.np,
+        overwrite=args.overwrite,
+    )
+
+
+def compare(
+    dataset: str,
+    configuration: str,
+    folds: Sequence[str],
+    trainers: Sequence[str],
+    *,
+    plans: str = "nnUNetPlans",
+    test: bool = False,
+    settings: PredictionSettings | None = None,
+    output: Path | None = None,
+    num_processes: int = 4,
+    overwrite: bool = False,
+) -> Path:
+    """Compare, print the report and write it with tables and figure.
+
+    Args:
+        dataset: id or name.
+        folds: as on the command line, e.g. `["0"]`.
+        trainers: the first is the one that the others are tested against.
+        settings: how test cases are predicted; unused without `test`.
+
+    Returns:
+        The output folder.
+
+    Raises:
+        UserError: results or files are missing, splits differ, geometries differ, or the output exists.
+    """
+    from nnunet_ssl.evaluation import runs as results
+    from nnunet_ssl.evaluation.figures import write_figure
+    from nnunet_ssl.evaluation.statistics import summarize
+    from nnunet_ssl.evaluation.tables import markdown, write_reports
+
+    settings = settings or results.PredictionSettings(num_processes=num_processes)
+    experiment = results.Experiment(results.dataset_name(dataset), configuration, plans)
+    fold_numbers = results.parse_folds(folds)
+    trainers = list(trainers)
+    if len(set(trainers)) < len(trainers):
+        raise UserError(f"-tr names a trainer twice: {' '.join(trainers)}. Name every trainer once.")
+    if num_processes < 1:
+        raise UserError(f"-np {num_processes}: allowed are numbers from 1.")
+    if output is None:
+        name = f"compare_{configuration}_{'_'.join(map(str, fold_numbers))}{'_test' if test else ''}"
+        output = results.nnunet_folder("nnUNet_results") / experiment.dataset / name
+    if (output / "compare.md").exists() and not overwrite:
+        raise UserError(
+            f"{output} holds a comparison already. Add --overwrite to replace it or name another folder with -o."
+        )
+
+    runs = [results.find_run(experiment, t, fold, settings.checkpoint_name) for t in trainers for fold in fold_numbers]
+    labels = results.label_definition(experiment, trainers)
+    validations = {}
+    if not test:  # before the splits are compared: an unfinished validation is not a different split
+        validations = {(r.trainer, r.fold): results.validation_pairs(experiment, r, labels.file_ending) for r in runs}
+    splits = {
+        fold: results.verify_split(experiment, fold, [r for r in runs if r.fold == fold], labels.file_ending)
+        for fold in fold_numbers
+    }
+    notes = [note for split in splits.values() for note in split.notes]
+    notes += results.differing_plans(experiment, trainers)
+    if test:
+        cases = results.find_test_cases(experiment, labels.file_ending)
+        if cases.left_out:
+            notes.append(f"{cases.left_out} images of imagesTs have no reference in labelsTs and were left out.")
+        jobs = []
+        for trainer in trainers:
+            folder = results.predict_test(experiment, trainer, fold_numbers, cases, settings)
+            jobs += _jobs_of_test(trainer, fold_numbers, folder, cases.references, labels.file_ending)
+    else:
+        jobs = []
+        for r in runs:
+            command = f"Validate again: {experiment.train_command(r.trainer, r.fold, '--val')}"
+            for case, (prediction, reference) in validations[r.trainer, r.fold].items():
+                jobs.append(_Job(r.trainer, str(r.fold), case, str(prediction), str(reference), command))
+            if results.validation_is_older(r, settings.checkpoint_name):
+                notes.append(
+                    f"The validation of {r.trainer}, fold {r.fold}, is older than its checkpoint. If it is of an earlier "
+                    f"training: {experiment.train_command(r.trainer, r.fold, '--val')}"
+                )
+
+    table = _evaluate(jobs, labels, results.reader_writer(experiment, trainers[0]), num_processes)
+    if not test:
+        for r in runs:
+            _check_against_nnunet(experiment, r, table, labels)
+    summary = summarize(table, trainers, list(labels.classes))
+    head = _head(experiment, fold_numbers, test, settings, table, splits, notes)
+    text = markdown(head, runs, summary, trainers)
+    output.mkdir(parents=True, exist_ok=True)
+    write_reports(output, text, table, summary)
+    where = "test cases" if test else "validation cases"
+    title = f"{experiment.dataset}, {configuration}, fold {', '.join(map(str, fold_numbers))}: {head.num_cases} {where}"
+    write_figure(output / "compare.png", table, trainers, list(labels.classes), title)
+    print(text)
+    print(f"Written to {output}: compare.md, compare_cases.csv, compare_summary.csv, compare.png")
+    return output
+
+
+def _jobs_of_test(
+    trainer: str, folds: Sequence, folder: Path, references: dict[str, Path], file_ending: str
+) -> list[_Job]:
+    fold = "_".join(map(str, folds))
+    repair = f"Delete {folder}; the test cases are then predicted again."
+    return [
+        _Job(trainer, fold, case, str(folder / f"{case}{file_ending}"), str(reference), repair)
+        for case, reference in references.items()
+    ]
+
+
+def _evaluate(jobs: Sequence[_Job], labels: LabelDefinition, reader, num_processes: int) -> pd.DataFrame:
+    """The long table of all metrics, in a pool of processes."""
+    import multiprocessing
+    from functools import partial
+
+    import pandas as pd
+    from tqdm import tqdm
+
+    work = partial(_evaluate_job, labels=labels, reader=reader)
+    processes = min(num_processes, len(jobs))
+    if processes == 1:
+        evaluated = [work(job) for job in tqdm(jobs, desc="Evaluating")]
+    else:
+        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            evaluated = list(tqdm(pool.imap(work, jobs), total=len(jobs), desc="Evaluating"))
+    rows = []
+    for job, result in zip(jobs, evaluated):
+        for name, of_class in result.items():
+            for (metric, unit), value in of_class.values.items():
+                rows.append(
+                    {
+                        "trainer": job.trainer,
+                        "fold": job.fold,
+                        "case": job.case,
+                        "class": name,
+                        "metric": metric,
+                        "unit": unit,
+                        "value": 100 * value if unit == "%" else value,
+                        "empty": of_class.empty,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def _evaluate_job(job: _Job, labels: LabelDefinition, reader) -> dict[str, ClassResult]:
+    from nnunet_ssl.evaluation.metrics import evaluate_case
+
+    return evaluate_case(job.prediction, job.reference, labels.classes, labels.ignore_label, reader, job.repair)
+
+
+def _check_against_nnunet(experiment: Experiment, run: Run, table: pd.DataFrame, labels: LabelDefinition) -> None:
+    """UserError if our Dice is not the one nnU-Net wrote after its validation: then files have changed since."""
+    from nnunet_ssl.evaluation.runs import nnunet_dice
+
+    rows = table[(table["trainer"] == run.trainer) & (table["fold"] == str(run.fold)) & (table["metric"] == "Dice")]
+    written = nnunet_dice(run, labels)
+    for case, name, value in rows[["case", "class", "value"]].itertuples(index=False):
+        expected = 100 * written.get((case, name), math.nan)
+        if not (math.isclose(value, expected, abs_tol=1e-6) or (math.isnan(value) and math.isnan(expected))):
+            raise UserError(
+                f"{run.folder / 'validation' / 'summary.json'}: nnU-Net found Dice {expected:.4f} % for '{name}' in {case}, "
+                f"the files give {value:.4f} %. Predictions or references have changed since. Validate again: "
+                f"{experiment.train_command(run.trainer, run.fold, '--val')}"
+            )
+
+
+def _head(
+    experiment: Experiment,
+    folds: Sequence,
+    test: bool,
+    settings: PredictionSettings,
+    table: pd.DataFrame,
+    splits: dict[int | str, FoldSplit],
+    notes: Sequence[str],
+):
+    from nnunet_ssl.evaluation.tables import Head
+
+    prediction = "nnU-Net's final validation"
+    if test:
+        ensemble = f", ensemble of {len(folds)} folds" if len(folds) > 1 else ""
+        mirroring = "with" if settings.mirroring else "without"
+        prediction = f"nnU-Net's predictor, {settings.checkpoint_name}{ensemble}, {mirroring} mirroring"
+    return Head(
+        dataset=experiment.dataset,
+        configuration=experiment.configuration,
+        plans=experiment.plans,
+        folds=folds,
+        test=test,
+        num_cases=table["case"].nunique(),
+        split_hashes={fold: split.short_hash for fold, split in splits.items()},
+        evidence={(trainer, fold): text for fold, split in splits.items() for trainer, text in split.evidence.items()},
+        notes=notes,
+        prediction=prediction,
+    )

@@ -1,0 +1,576 @@
+"""Finding the results of trained models, proving that they share one split, and predicting the test cases.
+
+nnU-Net's results lie in `nnUNet_results/<data set>/<TRAINER>__<PLANS>__<CONFIGURATION>/fold_<F>/`. Everything here reads
+these folders as nnU-Net leaves them, so that stock trainers and trainers of other packages can be compared too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE_NAME
+from nnunet_ssl.data.splits import load_splits, split_hash
+from nnunet_ssl.data.unlabeled_list import write_json_atomically
+from nnunet_ssl.errors import UserError
+
+Fold = int | str  # a number or "all"
+Split = Mapping[str, Sequence[str]]
+
+_PREDICTION_RECORD = "compare_record.json"
+_LOGGED_SPLIT = re.compile(r"This (?:random 80:20 )?split has (\d+) training and (\d+) validation cases")
+_LOGGED_EPOCH = re.compile(r": Epoch (\d+)\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Data set, configuration and plans that the compared trainers have in common."""
+
+    dataset: str
+    configuration: str
+    plans: str = "nnUNetPlans"
+
+    def model_folder(self, trainer: str) -> Path:
+        """Folder in nnUNet_results that holds all folds of a trainer."""
+        return nnunet_folder("nnUNet_results") / self.dataset / f"{trainer}__{self.plans}__{self.configuration}"
+
+    def train_command(self, trainer: str, fold: Fold, *switches: str) -> str:
+        plans = [] if self.plans == "nnUNetPlans" else ["-p", self.plans]
+        words = ["nnUNetv2_train", str(int(self.dataset[7:10])), self.configuration, str(fold), "-tr", trainer]
+        return " ".join([*words, *plans, *switches])
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trainer on one fold, with what its folder says about the training. None: not recorded."""
+
+    trainer: str
+    fold: Fold
+    folder: Path
+    epochs: int | None
+    iterations_per_epoch: int | None
+    seed: int | None
+    splits: Mapping[str, Split]  # where it is recorded -> its cases; stock nnU-Net does not record them
+    logged_counts: tuple[tuple[int, int], ...]  # numbers of training and validation cases in the log of the training
+
+    @property
+    def split(self) -> Split | None:
+        return next(iter(self.splits.values()), None)
+
+    @property
+    def num_unlabeled(self) -> int | None:
+        return len(self.split["unlabeled"]) if self.split and "unlabeled" in self.split else None
+
+
+@dataclass(frozen=True)
+class LabelDefinition:
+    """What is evaluated. `classes`: name -> label or labels of a region, without background."""
+
+    classes: dict[str, int | tuple[int, ...]]
+    ignore_label: int | None
+    file_ending: str
+
+
+def nnunet_folder(variable: str) -> Path:
+    """The folder of an environment variable of nnU-Net. UserError where it is not set."""
+    import nnunetv2.paths
+
+    value = getattr(nnunetv2.paths, variable).get()
+    if value is None:
+        raise UserError(f"The environment variable {variable} is not set. Set it: export {variable}=/your/{variable}")
+    return Path(value)
+
+
+def dataset_name(name_or_id: str) -> str:
+    """`101` or `Dataset101_LA` -> `Dataset101_LA`. UserError where nnU-Net knows none or several data sets of this id."""
+    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+    try:
+        return str(maybe_convert_to_dataset_name(name_or_id))
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"-d {name_or_id}: {error}") from error
+
+
+def parse_folds(texts: Sequence[str]) -> tuple[Fold, ...]:
+    """`["0", "1"]` -> (0, 1); `["all"]` -> ("all",), nnU-Net's fold that trains on all cases."""
+    if not all(text == "all" or text.isdecimal() for text in texts):
+        raise UserError(
+            f"-f {' '.join(texts)}: allowed are numbers of folds, or `all` for the model trained on all cases."
+        )
+    folds = tuple(text if text == "all" else int(text) for text in texts)
+    if "all" in folds and len(folds) > 1:
+        raise UserError(
+            f"-f {' '.join(texts)}: `all` is nnU-Net's model that was trained on all cases. It has validated on its "
+            "training cases and cannot be mixed with other folds. Compare it alone: -f all"
+        )
+    if len(set(folds)) < len(folds):
+        raise UserError(f"-f {' '.join(texts)} names a fold twice.")
+    return folds
+
+
+def find_run(experiment: Experiment, trainer: str, fold: Fold, checkpoint_name: str) -> Run:
+    """Look up one run and read what it says about itself. UserError, with the command that trains it, if it is missing."""
+    model_folder = experiment.model_folder(trainer)
+    command = experiment.train_command(trainer, fold)
+    if not model_folder.is_dir():
+        ending = f"__{experiment.plans}__{experiment.configuration}"
+        present = sorted(path.name[: -len(ending)] for path in model_folder.parent.glob(f"*{ending}"))
+        raise UserError(
+            f"{trainer} has no results: {model_folder} does not exist. Trainers with results for "
+            f"{experiment.configuration} and {experiment.plans}: {', '.join(present) or 'none'}. Train it: {command}"
+        )
+    folder = model_folder / f"fold_{fold}"
+    if not folder.is_dir():
+        present = sorted(path.name for path in model_folder.glob("fold_*"))
+        raise UserError(f"{folder} does not exist; found {', '.join(present) or 'no fold'}. Train it: {command}")
+    checkpoint = _load_checkpoint(folder / checkpoint_name) if (folder / checkpoint_name).is_file() else {}
+    ssl_state = checkpoint.get("ssl_state") or {}
+    return Run(
+        trainer=trainer,
+        fold=fold,
+        folder=folder,
+        epochs=len(checkpoint["logging"]["train_losses"]) if checkpoint else None,
+        iterations_per_epoch=_iterations_per_epoch(folder, trainer),
+        seed=_number_in_name(trainer, r"_seed(\d+)") if "_seed" in trainer else ssl_state.get("seed"),
+        splits=_recorded_splits(folder, ssl_state),
+        logged_counts=_logged_counts(folder),
+    )
+
+
+def label_definition(experiment: Experiment, trainers: Sequence[str]) -> LabelDefinition:
+    """Labels or regions of the data set as the models know them. UserError if the models know different ones."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    described = {trainer: _load_json(experiment.model_folder(trainer) / "dataset.json") for trainer in trainers}
+    first = trainers[0]
+    for trainer in trainers[1:]:
+        for key in ("labels", "regions_class_order", "file_ending"):
+            one, other = described[first].get(key), described[trainer].get(key)
+            if one != other:
+                raise UserError(
+                    f"{first} and {trainer} were trained with different data sets: '{key}' of "
+                    f"{experiment.model_folder(first) / 'dataset.json'} is {one}, of "
+                    f"{experiment.model_folder(trainer) / 'dataset.json'} it is {other}. Train both with the present "
+                    f"data set: {experiment.train_command(trainer, 0)}"
+                )
+    dataset = described[first]
+    plans = PlansManager(_load_json(experiment.model_folder(first) / "plans.json"))
+    manager = plans.get_label_manager(dataset)
+    targets = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+    names = {_as_tuple(label): name for name, label in dataset["labels"].items()}
+    classes = {
+        names.get(_as_tuple(target), str(target)): target if isinstance(target, tuple) else int(target)
+        for target in (tuple(target) if isinstance(target, list) else target for target in targets)
+    }
+    return LabelDefinition(classes, manager.ignore_label, dataset["file_ending"])
+
+
+def reader_writer(experiment: Experiment, trainer: str):
+    """An instance of the class with which nnU-Net reads the files of this data set."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    return PlansManager(_load_json(experiment.model_folder(trainer) / "plans.json")).image_reader_writer_class()
+
+
+def differing_plans(experiment: Experiment, trainers: Sequence[str]) -> list[str]:
+    """Notes on models whose plans have the same name but other content than those of the first trainer."""
+    contents = {t: _load_json(experiment.model_folder(t) / "plans.json")["configurations"] for t in trainers}
+    notes = []
+    for trainer in trainers[1:]:
+        one, other = (contents[name][experiment.configuration] for name in (trainers[0], trainer))
+        keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+        if keys:
+            notes.append(f"{trainers[0]} and {trainer} were trained with different plans: {', '.join(keys)} differ.")
+    return notes
+
+
+# ---------------------------------------------------------------------------------------------------------------- splits
+
+
+@dataclass(frozen=True)
+class FoldSplit:
+    """What is known about the split of one fold. `evidence`: trainer -> what of it was verified."""
+
+    split: Split | None
+    evidence: dict[str, str]
+    notes: tuple[str, ...]
+
+    @property
+    def short_hash(self) -> str:
+        return split_hash(self.split)[:12] if self.split else "unknown"
+
+
+def verify_split(experiment: Experiment, fold: Fold, runs: Sequence[Run], file_ending: str) -> FoldSplit:
+    """Prove as far as the folders allow that the runs of one fold share one split, namely that of `splits_final.json`.
+
+    Trainers of this package record their cases. Of a stock run the validation cases are known from its `validation` folder
+    and the numbers of cases from its log.
+
+    Raises:
+        UserError: naming the trainers, the fold and what differs.
+    """
+    present = _present_split(experiment, fold)
+    known: dict[str, tuple[object, str]] = {}  # what is compared -> (value, where it was found first)
+    notes, differences, evidence = [], [], {}
+    if present:
+        _learn(known, {"train": set(present["train"]), "val": set(present["val"])}, SPLITS_FILE_NAME)
+    elif fold != "all":
+        notes.append(
+            f"{SPLITS_FILE_NAME} was not found in nnUNet_preprocessed: runs were compared with each other only."
+        )
+    for run in runs:
+        checked = []
+        for source, claim in _claims(run, file_ending):
+            found = _learn(known, claim, f"{run.trainer} ({source})")
+            differences += [f"{run.trainer}, {source}: {text}" for text in found]
+            checked.append(source)
+        evidence[run.trainer] = ", ".join(checked) or "nothing on record"
+    if differences:
+        agreeing = [run.trainer for run in runs if not any(line.startswith(f"{run.trainer}, ") for line in differences)]
+        lines = "\n".join(f"  - {line}" for line in differences)
+        commands = "\n".join(
+            f"  {experiment.train_command(run.trainer, fold)}" for run in runs if run.trainer not in agreeing
+        )
+        raise UserError(
+            f"The runs of fold {fold} do not share one split, so their results cannot be compared "
+            f"({', '.join(run.trainer for run in runs)}):\n{lines}\n"
+            + (f"No difference was found for {', '.join(agreeing)}. " if agreeing else "")
+            + f"Train again with the present split (delete an old `validation` folder first), or put the "
+            f"{SPLITS_FILE_NAME} back with which the runs were trained:\n{commands}"
+        )
+    split = present or next((run.split for run in runs if run.split), None)
+    if split is None and fold == "all" and "val" in known:
+        split = {"train": sorted(known["val"][0]), "val": sorted(known["val"][0])}
+    overlap = set(split["train"]) & set(split["val"]) if split else set()
+    if overlap:
+        notes.append(
+            f"Fold {fold}: {len(overlap)} of {len(set(split['val']))} validation cases are training cases. Results on them "
+            "do not measure generalization; --test compares on the test cases."
+        )
+    return FoldSplit(split, evidence, tuple(notes))
+
+
+def _present_split(experiment: Experiment, fold: Fold) -> Split | None:
+    """The fold in `splits_final.json`; None for fold `all` or without preprocessed data."""
+    from nnunetv2.paths import nnUNet_preprocessed
+
+    if fold == "all" or not nnUNet_preprocessed.is_set():
+        return None
+    file = nnunet_folder("nnUNet_preprocessed") / experiment.dataset / SPLITS_FILE_NAME
+    if not file.is_file():
+        return None
+    splits = load_splits(file)
+    if fold >= len(splits):
+        raise UserError(
+            f"{file} holds the folds 0 to {len(splits) - 1}, not fold {fold}. nnU-Net trains such a fold on a random split "
+            "that is written nowhere, so it cannot be compared. Use a fold of the file, or write it with `nnunet_ssl split`."
+        )
+    return splits[fold]
+
+
+def _claims(run: Run, file_ending: str) -> list[tuple[str, dict[str, object]]]:
+    """What the folder of a run says about its split: (source, {"train"/"val": cases, "n_train"/"n_val": number})."""
+    claims: list[tuple[str, dict[str, object]]] = []
+    for source, split in run.splits.items():
+        claims.append((source, {side: set(split[side]) for side in ("train", "val")}))
+    if (run.folder / "validation" / "summary.json").is_file():
+        claims.append(("validation cases", {"val": set(case_files(run.folder / "validation", file_ending))}))
+    if not run.split:
+        counts = sorted(set(run.logged_counts))
+        claims += [("numbers of cases in the log", {"n_train": train, "n_val": val}) for train, val in counts]
+    return claims
+
+
+def _learn(known: dict[str, tuple[object, str]], claim: dict[str, object], source: str) -> list[str]:
+    """Add a claim to what is known, in place, and say where it contradicts."""
+    differences = []
+    claim = claim | {f"n_{side}": len(claim[side]) for side in ("train", "val") if side in claim}
+    for side, name in (("train", "training"), ("val", "validation")):
+        if side in claim and side in known:
+            value, origin = known[side]
+            extra, missing = sorted(claim[side] - value), sorted(value - claim[side])
+            parts = [f"{len(extra)} more ({_some(extra)})"] if extra else []
+            parts += [f"{len(missing)} missing ({_some(missing)})"] if missing else []
+            if parts:
+                differences.append(f"{name} cases differ from {origin}: {', '.join(parts)}")
+        elif f"n_{side}" in claim and f"n_{side}" in known:
+            value, origin = known[f"n_{side}"]
+            if claim[f"n_{side}"] != value:
+                differences.append(f"{claim[f'n_{side}']} {name} cases, {value} in {origin}")
+    for key, value in claim.items():
+        known.setdefault(key, (value, source))
+    return differences
+
+
+def _recorded_splits(folder: Path, ssl_state: Mapping) -> dict[str, Split]:
+    """source -> split that our trainers write into the checkpoint and beside it."""
+    records = {"cases in the checkpoint": ssl_state.get("split")}
+    if (folder / "split.json").is_file():
+        records["cases in split.json"] = _load_json(folder / "split.json")
+    records = {source: split for source, split in records.items() if split is not None}
+    for source, split in records.items():
+        if not {"train", "val"} <= set(split):
+            raise UserError(f"{folder}, {source}: found {', '.join(split)}; `train` and `val` are needed. Train again.")
+    return records
+
+
+def _logged_counts(folder: Path) -> tuple[tuple[int, int], ...]:
+    """(training, validation) numbers of cases in the logs of the last training from epoch 0 on, one per (re)start.
+
+    Logs without an epoch (of `--val`) tell the split of that day and not the one of the training.
+    """
+    logs = sorted(folder.glob("training_log_*.txt"), key=lambda p: [int(n) for n in re.findall(r"\d+", p.stem)])
+    counts: list[tuple[int, int]] = []
+    for log in logs:
+        text = log.read_text(encoding="utf-8", errors="replace")
+        epochs = [int(number) for number in _LOGGED_EPOCH.findall(text)]
+        if not epochs:
+            continue
+        if epochs[0] == 0:
+            counts = []
+        counts += [(int(train), int(val)) for train, val in _LOGGED_SPLIT.findall(text)]
+    return tuple(counts)
+
+
+# ------------------------------------------------------------------------------------------------------------ validation
+
+
+def case_files(folder: Path, file_ending: str) -> dict[str, Path]:
+    """case -> segmentation file of a folder."""
+    return {path.name[: -len(file_ending)]: path for path in sorted(folder.glob(f"*{file_ending}"))}
+
+
+def validation_pairs(experiment: Experiment, run: Run, file_ending: str) -> dict[str, tuple[Path, Path]]:
+    """case -> (prediction, reference) of nnU-Net's final validation.
+
+    Raises:
+        UserError: no validation, an unfinished one, or a reference is missing.
+    """
+    folder, command = run.folder / "validation", experiment.train_command(run.trainer, run.fold, "--val")
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist: {run.trainer} was not validated. Validate it: {command}")
+    predictions = case_files(folder, file_ending)
+    if not predictions or not (folder / "summary.json").is_file():
+        raise UserError(
+            f"{folder} is unfinished: {len(predictions)} predictions and no summary.json, which nnU-Net writes last. "
+            f"Validate again: {command}"
+        )
+    reference_folder = nnunet_folder("nnUNet_preprocessed") / experiment.dataset / "gt_segmentations"
+    references = case_files(reference_folder, file_ending)
+    missing = sorted(predictions.keys() - references.keys())
+    if missing:
+        raise UserError(
+            f"{reference_folder} has no reference for {len(missing)} validation cases: {_some(missing)}. "
+            f"Preprocess again: nnunet_ssl plan_and_preprocess -d {int(experiment.dataset[7:10])} -c {experiment.configuration}"
+        )
+    return {case: (file, references[case]) for case, file in predictions.items()}
+
+
+def nnunet_dice(run: Run, labels: LabelDefinition) -> dict[tuple[str, str], float]:
+    """(case, class) -> Dice as nnU-Net wrote it to `validation/summary.json`; NaN where both masks are empty."""
+    from nnunetv2.evaluation.evaluate_predictions import load_summary_json
+
+    file = run.folder / "validation" / "summary.json"
+    try:
+        return {
+            (Path(entry["prediction_file"]).name[: -len(labels.file_ending)], name): entry["metrics"][label]["Dice"]
+            for entry in load_summary_json(str(file))["metric_per_case"]
+            for name, label in labels.classes.items()
+        }
+    except (KeyError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{file} is not nnU-Net's summary of these classes ({error!r}). Delete it and validate again with "
+            "`nnUNetv2_train ... --val`."
+        ) from error
+
+
+def validation_is_older(run: Run, checkpoint_name: str) -> bool:
+    """Whether the checkpoint was written after the validation: then the validation is of an earlier training."""
+    checkpoint, summary = run.folder / checkpoint_name, run.folder / "validation" / "summary.json"
+    return checkpoint.is_file() and checkpoint.stat().st_mtime > summary.stat().st_mtime
+
+
+# ------------------------------------------------------------------------------------------------------------ test cases
+
+
+@dataclass(frozen=True)
+class TestCases:
+    """Images and references of the test cases. `left_out`: number of images without a reference."""
+
+    __test__ = False  # not a test class of pytest
+
+    images: dict[str, list[Path]]
+    references: dict[str, Path]
+    left_out: int
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """How stock nnU-Net predicts."""
+
+    checkpoint_name: str = "checkpoint_final.pth"
+    device: str = "cuda"
+    mirroring: bool = True
+    num_processes: int = 4
+
+
+def find_test_cases(experiment: Experiment, file_ending: str) -> TestCases:
+    """Cases of `labelsTs` with their images in `imagesTs`. UserError if there are none or images are missing."""
+    raw = nnunet_folder("nnUNet_raw") / experiment.dataset
+    references = case_files(raw / "labelsTs", file_ending)
+    if not references:
+        raise UserError(
+            f"{raw / 'labelsTs'} holds no label file (*{file_ending}), so that the test cases cannot be evaluated. Put the "
+            "labels of imagesTs there, named CASE"
+            + file_ending
+            + ", or compare on the validation cases, without --test."
+        )
+    channel = re.compile(rf"(.+)_\d{{4}}{re.escape(file_ending)}")
+    images: dict[str, list[Path]] = {}
+    for path in sorted((raw / "imagesTs").glob(f"*{file_ending}")):
+        if match := channel.fullmatch(path.name):
+            images.setdefault(match[1], []).append(path)
+    missing = sorted(references.keys() - images.keys())
+    if missing:
+        raise UserError(
+            f"{raw / 'imagesTs'} has no image CASE_0000{file_ending} for {len(missing)} cases of labelsTs: "
+            f"{_some(missing)}. Put the images there or take the labels away."
+        )
+    return TestCases({case: images[case] for case in references}, references, len(images) - len(references))
+
+
+def predict_test(
+    experiment: Experiment, trainer: str, folds: Sequence[Fold], cases: TestCases, settings: PredictionSettings
+) -> Path:
+    """Folder with the predictions of the test cases by stock nnU-Net, the folds as an ensemble; made if it is not there.
+
+    It lies beside the folds: `test_folds_0_1`. Predictions are made in `<name>.unfinished` and renamed together with a record of
+    the checkpoints (by content), images and settings they were made with. They are made again if any of these has changed.
+
+    Raises:
+        UserError: a checkpoint is missing or cannot be loaded, no CUDA device, or the folder was not written by this function.
+    """
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    model_folder = experiment.model_folder(trainer)
+    checkpoints = [model_folder / f"fold_{fold}" / settings.checkpoint_name for fold in folds]
+    for fold, checkpoint in zip(folds, checkpoints):
+        if not checkpoint.is_file():
+            raise UserError(
+                f"{checkpoint} does not exist: the training has not finished. Continue it: "
+                f"{experiment.train_command(trainer, fold, '--c')}, or name another checkpoint with -chk."
+            )
+    plans = PlansManager(_load_json(model_folder / "plans.json"))
+    previous_stage = plans.get_configuration(experiment.configuration).previous_stage_name
+    previous_folder = None
+    if previous_stage is not None:
+        previous = Experiment(experiment.dataset, previous_stage, experiment.plans)
+        previous_folder = predict_test(previous, trainer, folds, cases, settings)
+
+    name = "test_folds_" + "_".join(map(str, folds))
+    name += "" if settings.checkpoint_name == "checkpoint_final.pth" else f"_{Path(settings.checkpoint_name).stem}"
+    name += "" if settings.mirroring else "_no_mirroring"
+    folder = model_folder / name
+    record = {
+        "checkpoints": {str(fold): _sha256(checkpoint) for fold, checkpoint in zip(folds, checkpoints)},
+        "images": {case: {p.name: p.stat().st_size for p in paths} for case, paths in sorted(cases.images.items())},
+        "mirroring": settings.mirroring,
+        "previous_stage": _load_json(previous_folder / _PREDICTION_RECORD) if previous_folder else None,
+    }
+    if folder.is_dir():
+        if not (folder / _PREDICTION_RECORD).is_file():
+            raise UserError(
+                f"{folder} was not written by this command ({_PREDICTION_RECORD} is missing). Move it away."
+            )
+        present = _load_json(folder / _PREDICTION_RECORD)
+        changed = [key for key in record if present.get(key) != record[key]]
+        if not changed:
+            print(f"{trainer}: predictions of the test cases are there: {folder}")
+            return folder
+        print(f"{trainer}: predictions of the test cases are made again, changed since: {', '.join(changed)}")
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("-device cuda: torch finds no CUDA device. Predict with -device cpu (slow).")
+
+    predictor = nnUNetPredictor(use_mirroring=settings.mirroring, device=torch.device(settings.device))
+    try:
+        predictor.initialize_from_trained_model_folder(str(model_folder), tuple(folds), settings.checkpoint_name)
+    except RuntimeError as error:
+        raise UserError(f"nnU-Net cannot load the model in {model_folder}: {error}") from error
+    unfinished = folder.with_name(f"{name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    processes = max(1, min(settings.num_processes, len(cases.images)))
+    predictor.predict_from_files(
+        [[str(path) for path in paths] for paths in cases.images.values()],
+        [str(unfinished / case) for case in cases.images],
+        num_processes_preprocessing=processes,
+        num_processes_segmentation_export=processes,
+        folder_with_segs_from_prev_stage=None if previous_folder is None else str(previous_folder),
+    )
+    write_json_atomically(record, unfinished / _PREDICTION_RECORD)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    unfinished.rename(folder)
+    return folder
+
+
+# --------------------------------------------------------------------------------------------------------------- reading
+
+
+def _load_checkpoint(file: Path) -> dict:
+    """What a checkpoint of nnU-Net holds, its tensors mapped and not read."""
+    import torch
+
+    try:
+        # nnU-Net's checkpoints hold numpy numbers, which weights_only refuses
+        return torch.load(file, map_location="cpu", weights_only=False, mmap=True)
+    except (RuntimeError, EOFError, OSError) as error:
+        raise UserError(
+            f"{file} cannot be read ({error}). Train again, or name another checkpoint with -chk."
+        ) from error
+
+
+def _iterations_per_epoch(folder: Path, trainer: str) -> int | None:
+    """nnU-Net keeps the attributes of the trainer in debug.json; else the suffix of the trainer's name tells."""
+    if (folder / "debug.json").is_file():
+        value = _load_json(folder / "debug.json").get("num_iterations_per_epoch", "")
+        if value.isdecimal():
+            return int(value)
+    return _number_in_name(trainer, r"_(\d+)iters")
+
+
+def _number_in_name(trainer: str, pattern: str) -> int | None:
+    match = re.search(pattern, trainer)
+    return int(match[1]) if match else None
+
+
+def _load_json(file: Path) -> dict:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{file} does not exist; nnU-Net writes it when a training starts. Train again.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not valid JSON ({error}). Train again to have it written.") from error
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _as_tuple(label: int | Sequence[int]) -> tuple[int, ...]:
+    return tuple(map(int, label)) if isinstance(label, (tuple, list)) else (int(label),)
+
+
+def _some(names: Sequence[str], number: int = 5) -> str:
+    return ", ".join(names[:number]) + (", ..." if len(names) > number else "")

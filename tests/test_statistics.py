@@ -1,0 +1,197 @@
+"""Intervals, paired tests, Holm's correction and the summary table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from nnunet_ssl.evaluation.metrics import METRICS
+from nnunet_ssl.evaluation.statistics import (
+    FOREGROUND,
+    average_folds,
+    bootstrap_interval,
+    class_mean,
+    holm,
+    paired_test,
+    summarize,
+)
+
+NAN = float("nan")
+
+
+def column(*values: float) -> np.ndarray:
+    """(cases, 1)"""
+    return np.array(values, float)[:, None]
+
+
+def long_table(dice: dict[str, dict[str, list[float]]], fold: str = "0", empty: str = "") -> pd.DataFrame:
+    """trainer -> class -> value per case; every metric gets the same value."""
+    rows = [
+        {
+            "trainer": t,
+            "fold": fold,
+            "case": f"case_{i}",
+            "class": c,
+            "metric": m,
+            "unit": u,
+            "value": v,
+            "empty": empty,
+        }
+        for t, of_class in dice.items()
+        for c, values in of_class.items()
+        for i, v in enumerate(values)
+        for m, u in METRICS
+    ]
+    return pd.DataFrame(rows)
+
+
+def row(summary: pd.DataFrame, trainer: str, name: str, metric: str = "Dice", unit: str = "%") -> pd.Series:
+    keys = {"trainer": trainer, "class": name, "metric": metric, "unit": unit}
+    found = summary[np.logical_and.reduce([summary[key] == value for key, value in keys.items()])]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def test_the_foreground_mean_is_the_mean_over_classes_of_the_mean_over_cases():
+    matrix = np.array([[80.0, 60.0], [90.0, NAN], [100.0, 20.0]])
+    assert class_mean(matrix) == pytest.approx((90 + 40) / 2)  # the mean of the rows' means would be 73.33
+
+
+def test_the_interval_of_one_class_covers_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(100):
+        low, high = bootstrap_interval(rng.normal(10, 2, (40, 1)))
+        assert low < high
+        covered += low <= 10 <= high
+    assert 0.88 <= covered / 100 <= 1
+
+
+def test_the_interval_is_near_the_normal_one_reproducible_and_ignores_missing_cases():
+    values = np.random.default_rng(1).normal(5, 1, (400, 1))
+    low, high = bootstrap_interval(values)
+    half = 1.96 * values.std(ddof=1) / 20
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
+    assert bootstrap_interval(values) == (low, high)
+    assert bootstrap_interval(np.vstack((values, column(NAN, NAN)))) == (low, high)
+
+
+def test_the_foreground_interval_resamples_cases_and_not_single_values():
+    shared = np.random.default_rng(2).normal(0, 1, (50, 1))
+    same_twice = bootstrap_interval(np.hstack((shared, shared)))
+    assert same_twice == pytest.approx(bootstrap_interval(shared))  # a second copy of a class is no new evidence
+
+
+def test_one_case_has_no_interval():
+    assert np.isnan(bootstrap_interval(column(3.0))).all()
+    assert np.isnan(bootstrap_interval(column(3.0, NAN))).all()
+
+
+def test_six_cases_all_better_give_the_smallest_two_sided_p_of_six_signs():
+    result = paired_test(column(1, 2, 3, 4, 5, 6), column(0, 0, 0, 0, 0, 0))
+    assert result["p"] == pytest.approx(2 / 2**6)
+    assert result["median_difference"] == 3.5 and result["n_pairs"] == 6 and result["remark"] == ""
+
+
+def test_five_cases_are_not_tested_and_the_table_says_why():
+    result = paired_test(column(1, 2, 3, 4, 5), column(0, 0, 0, 0, 0))
+    assert np.isnan(result["p"]) and "6 are needed" in result["remark"]
+    assert result["median_difference"] == 3
+
+
+def test_equal_results_are_zero_differences_and_not_tested():
+    values = column(*np.linspace(0, 1, 12))
+    result = paired_test(values, values + 1e-14)
+    assert result["n_zero"] == 12 and np.isnan(result["p"]) and result["median_difference"] == 0
+
+
+def test_zero_differences_leave_the_test_but_not_the_median():
+    differences = np.array([0, 0, 0, 0, 1, 2, 3, 4, 5, 6, -7.5])
+    result = paired_test(column(*differences), np.zeros((11, 1)))
+    assert result["n_zero"] == 4
+    assert result["p"] == pytest.approx(stats.wilcoxon(differences[4:], method="exact").pvalue)
+    assert result["median_difference"] == np.median(differences)
+
+
+def test_missing_values_are_dropped_in_pairs_and_counted():
+    one, other = column(1, 2, NAN, 4, 5, 6, 7, 8), column(0, NAN, NAN, 0, 0, 0, 0, 0)
+    result = paired_test(one, other)
+    assert (result["n_pairs"], result["n_unpaired"]) == (6, 1)
+    assert result["p"] == pytest.approx(2 / 2**6)
+
+
+def test_a_case_with_different_classes_defined_is_not_paired():
+    one = np.array([[80.0, 70.0], [90.0, NAN], [60.0, NAN]])
+    other = np.array([[70.0, 70.0], [10.0, 10.0], [50.0, NAN]])
+    result = paired_test(one, other)
+    assert (result["n_pairs"], result["n_unpaired"]) == (2, 1)
+    assert result["median_difference"] == 7.5  # of (75 - 70) and (60 - 50)
+
+
+def test_many_or_tied_differences_use_the_normal_approximation_and_say_so():
+    rng = np.random.default_rng(3)
+    many = paired_test(rng.normal(0.1, 1, (60, 1)), np.zeros((60, 1)))
+    tied = paired_test(column(*([1.0] * 10 + [-2.0] * 6)), np.zeros((16, 1)))
+    assert many["remark"] == tied["remark"] == "normal approximation"
+    assert 0 < many["p"] <= 1 and 0 < tied["p"] <= 1
+
+
+def test_holm_multiplies_the_smallest_by_the_number_of_tests_and_never_decreases():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_holm_counts_only_what_was_tested_and_stops_at_one():
+    adjusted = holm([0.02, NAN, 0.7])
+    assert adjusted[0] == pytest.approx(0.04) and np.isnan(adjusted[1]) and adjusted[2] == pytest.approx(0.7)
+    assert holm([0.6, 0.8]) == [1.0, 1.0]
+
+
+def test_the_summary_pairs_with_the_first_trainer_and_corrects_over_the_trainers():
+    rng = np.random.default_rng(4)
+    base = {"organ": list(rng.normal(80, 5, 10)), "lesion": list(rng.normal(50, 9, 10))}
+    gains = {"better": rng.uniform(1, 2, 10), "alike": rng.uniform(-1, 1, 10)}
+    dice = {"base": base}
+    for name, gain in gains.items():
+        dice[name] = {c: [v + g for v, g in zip(values, gain)] for c, values in base.items()}
+    summary = summarize(long_table(dice), list(dice), ["organ", "lesion"])
+    assert len(summary) == 3 * 3 * len(METRICS)
+
+    better, alike = row(summary, "better", FOREGROUND), row(summary, "alike", FOREGROUND)
+    assert better["mean"] == pytest.approx(row(summary, "base", FOREGROUND)["mean"] + gains["better"].mean())
+    assert better["median_difference"] == pytest.approx(np.median(gains["better"]))
+    assert better["p"] == pytest.approx(2 / 2**10) and better["p_holm"] == pytest.approx(2 * better["p"])
+    assert alike["p"] == pytest.approx(stats.wilcoxon(gains["alike"]).pvalue)
+    assert alike["p_holm"] == pytest.approx(alike["p"])
+    assert better["ci_low"] < better["mean"] < better["ci_high"]
+    assert np.isnan(row(summary, "better", "organ")["p_holm"]) and not np.isnan(row(summary, "better", "organ")["p"])
+    assert pd.isna(row(summary, "base", FOREGROUND)["p"])
+
+
+def test_the_summary_counts_the_cases_behind_each_mean_and_the_empty_ones():
+    table = long_table({"a": {"organ": [90, 80, 70], "lesion": [50, 0, NAN]}})
+    lesion, distance = table["class"] == "lesion", table["unit"] != "%"
+    table.loc[lesion & (table["case"] == "case_1"), "empty"] = "prediction"
+    table.loc[lesion & distance & (table["case"] == "case_1"), "value"] = NAN
+    table.loc[lesion & (table["case"] == "case_2"), "empty"] = "both"
+    summary = summarize(table, ["a"], ["organ", "lesion"])
+    dice, hd = row(summary, "a", "lesion"), row(summary, "a", "lesion", "95HD", "mm")
+    assert (dice["n"], dice["n_cases"], dice["mean"]) == (2, 3, 25)  # the miss counts as 0
+    assert (hd["n"], hd["mean"]) == (1, 50)  # and has no distance
+    assert (hd["n_empty_both"], hd["n_empty_prediction"], hd["n_empty_reference"]) == (1, 1, 0)
+    foreground = row(summary, "a", FOREGROUND, "95HD", "mm")
+    assert (foreground["n"], foreground["n_max"], foreground["n_empty_prediction"]) == (1, 3, 1)
+
+
+def test_a_case_validated_in_two_folds_is_one_observation():
+    table = pd.concat([long_table({"a": {"organ": [80, 90]}}), long_table({"a": {"organ": [60]}}, fold="1")])
+    dice = average_folds(table).query("metric == 'Dice'").set_index("case")["value"]
+    assert dice.to_dict() == {"case_0": 70, "case_1": 90}
+    assert row(summarize(table, ["a"], ["organ"]), "a", "organ")["n"] == 2
+
+
+def test_trainers_with_different_cases_are_not_summarized():
+    table = long_table({"a": {"organ": [80, 90]}, "b": {"organ": [80]}})
+    with pytest.raises(ValueError, match="different cases"):
+        summarize(table, ["a", "b"], ["organ"])
