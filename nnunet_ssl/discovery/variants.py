@@ -1,0 +1,79 @@
+"""All trainers by name: the classes of `nnunet_ssl.trainers`, and their variants by suffix.
+
+A variant's name is the name of a trainer and any of the suffixes `_<N>epochs`, `_<M>iters` (training iterations per epoch)
+and `_seed<S>`, in this order: `nnUNetTrainerMeanTeacher_100epochs_250iters_seed2`. It is the trainer with these settings and
+this name, hence with its own results folder. For stock `nnUNetTrainer` the variants train like nnU-Net's own.
+
+A variant is made when it is asked for, once, as an attribute of this module; so it can be pickled, and unpickled in another
+process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from functools import cache
+from types import MappingProxyType
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+import nnunet_ssl.trainers
+from nnunet_ssl.configurable import ConfigurableTrainer
+
+_SUFFIXES = re.compile(
+    r"(?P<base>.+?)(?:_(?P<epochs>[1-9]\d*)epochs)?(?:_(?P<iterations>[1-9]\d*)iters)?(?:_seed(?P<seed>0|[1-9]\d*))?"
+)
+
+
+@cache
+def trainer_classes() -> MappingProxyType[str, type[nnUNetTrainer]]:
+    """The public trainers of `nnunet_ssl.trainers` by name, sorted.
+
+    These are the classes `nnUNetTrainer*` defined in its modules. A module that cannot be imported raises, so that a
+    trainer does not go missing without a reason.
+    """
+    found = {}
+    package = nnunet_ssl.trainers
+    for info in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        module = importlib.import_module(info.name)
+        for name, value in vars(module).items():
+            if (
+                name.startswith("nnUNetTrainer")
+                and isinstance(value, type)
+                and issubclass(value, nnUNetTrainer)
+                and value.__module__ == module.__name__
+            ):
+                found[name] = value
+    return MappingProxyType(dict(sorted(found.items())))
+
+
+@cache
+def find_trainer(name: str) -> type[nnUNetTrainer]:
+    """The trainer class called `name`; the same object at every call.
+
+    Raises:
+        AttributeError: no such trainer, or not these suffixes in this order. (nnU-Net looks a class up with `hasattr`.)
+    """
+    classes = trainer_classes()
+    if name in classes:
+        return classes[name]
+    match = _SUFFIXES.fullmatch(name)
+    base = classes.get(match["base"]) if match else None
+    if match and match["base"] == "nnUNetTrainer":
+        base = ConfigurableTrainer
+    settings = {
+        "num_epochs": match and match["epochs"],
+        "num_iterations_per_epoch": match and match["iterations"],
+        "seed": match and match["seed"],
+    }
+    settings = {attribute: int(value) for attribute, value in settings.items() if value is not None}
+    if base is None or not settings:
+        raise AttributeError(f"no trainer of nnunet_ssl is called {name!r}")
+    described = ", ".join(f"{attribute} = {value}" for attribute, value in settings.items())
+    doc = f"{match['base']} with {described}."
+    return type(base)(name, (base,), {"__module__": __name__, "__qualname__": name, "__doc__": doc, **settings})
+
+
+def __getattr__(name: str) -> type[nnUNetTrainer]:
+    return find_trainer(name)

@@ -1,1 +1,0 @@
-"""Networks that a method needs beside the one nnU-Net builds from the plans."""

@@ -1,0 +1,197 @@
+"""nnU-Net's own look-up finds every trainer of ours, its variants by suffix, and a user's subclass in a folder of their own."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs import nnUNetTrainer_5epochs
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+from nnunet_ssl import cli
+from nnunet_ssl.configurable import ConfigurableTrainer
+from nnunet_ssl.discovery import SCANNED_FOLDER
+from nnunet_ssl.discovery.variants import find_trainer, trainer_classes
+from nnunet_ssl.trainers.mean_teacher import nnUNetTrainerMeanTeacher
+from tests.training import make_trainer
+
+USER_TRAINER = """
+from nnunet_ssl.trainers.mean_teacher import nnUNetTrainerMeanTeacher
+
+
+class nnUNetTrainerMine(nnUNetTrainerMeanTeacher):
+    ema_decay = 0.999
+    num_epochs = 7
+"""
+
+
+@pytest.fixture(autouse=True)
+def scanned(monkeypatch):
+    """Only our folder is searched, however this package was installed."""
+    monkeypatch.setenv("nnUNet_extTrainer", str(SCANNED_FOLDER))
+
+
+def test_the_scanned_folder_holds_one_file():
+    assert [entry.name for entry in SCANNED_FOLDER.iterdir() if entry.name != "__pycache__"] == [
+        "nnunet_ssl_trainers.py"
+    ]
+
+
+def test_every_trainer_is_found_as_the_class_that_one_imports():
+    assert trainer_classes()["nnUNetTrainerMeanTeacher"] is nnUNetTrainerMeanTeacher
+    for name, cls in trainer_classes().items():
+        found = recursive_find_trainer_class_by_name(name)
+        assert found is cls
+        assert cls.__module__.startswith("nnunet_ssl.trainers.")
+        assert cls.__name__ == name
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "settings"),
+    [
+        ("_2epochs", {"num_epochs": 2}),
+        ("_5iters", {"num_iterations_per_epoch": 5}),
+        ("_seed3", {"seed": 3}),
+        ("_seed0", {"seed": 0}),
+        ("_2epochs_5iters", {"num_epochs": 2, "num_iterations_per_epoch": 5}),
+        ("_2epochs_seed3", {"num_epochs": 2, "seed": 3}),
+        ("_5iters_seed3", {"num_iterations_per_epoch": 5, "seed": 3}),
+        ("_100epochs_250iters_seed12", {"num_epochs": 100, "num_iterations_per_epoch": 250, "seed": 12}),
+    ],
+)
+@pytest.mark.parametrize("base", ["nnUNetTrainerMeanTeacher", "nnUNetTrainer"])
+def test_suffixes_set_epochs_iterations_and_seed(base, suffixes, settings):
+    name = base + suffixes
+    cls = find_trainer(name)
+    assert cls.__name__ == cls.__qualname__ == name
+    assert cls.__bases__ == (nnUNetTrainerMeanTeacher if base.endswith("Teacher") else ConfigurableTrainer,)
+    assert {k: v for k, v in vars(cls).items() if not k.startswith("__")} == settings
+    assert find_trainer(name) is cls
+
+
+def test_a_variant_is_found_by_nnunet_and_stable_over_look_ups():
+    name = "nnUNetTrainerMeanTeacher_2epochs_5iters_seed3"
+    found = recursive_find_trainer_class_by_name(name)
+    assert found is recursive_find_trainer_class_by_name(name) is find_trainer(name)
+
+
+def test_lengths_that_nnunet_has_itself_stay_its_own():
+    assert recursive_find_trainer_class_by_name("nnUNetTrainer_5epochs") is nnUNetTrainer_5epochs
+    assert issubclass(recursive_find_trainer_class_by_name("nnUNetTrainer_5epochs_seed1"), ConfigurableTrainer)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nnUNetTrainerMeanTeacher_0epochs",
+        "nnUNetTrainerMeanTeacher_05epochs",
+        "nnUNetTrainerMeanTeacher_0iters",
+        "nnUNetTrainerMeanTeacher_-1epochs",
+        "nnUNetTrainerMeanTeacher_1.5epochs",
+        "nnUNetTrainerMeanTeacher_epochs",
+        "nnUNetTrainerMeanTeacher_seed",
+        "nnUNetTrainerMeanTeacher_seed-1",
+        "nnUNetTrainerMeanTeacher_5iters_2epochs",
+        "nnUNetTrainerMeanTeacher_seed3_2epochs",
+        "nnUNetTrainerMeanTeacher_2epochs_2epochs",
+        "nnUNetTrainerMeanTeacher_2epochs_",
+        "nnUNetTrainerMeanTeacher_2epochs\n",
+        "nnUNetTrainerNobody_2epochs",
+        "ConfigurableTrainer_2epochs",
+        "_2epochs",
+        "",
+    ],
+)
+def test_other_names_are_unknown_and_nnunet_says_so(name):
+    with pytest.raises(AttributeError, match="no trainer of nnunet_ssl"):
+        find_trainer(name)
+    if name:
+        with pytest.raises(RuntimeError, match="Could not find requested nnunet trainer"):
+            recursive_find_trainer_class_by_name(name)
+
+
+def test_classes_survive_pickling_into_a_fresh_process(tmp_path):
+    names = ["nnUNetTrainerMeanTeacher", "nnUNetTrainerMeanTeacher_2epochs_5iters_seed3", "nnUNetTrainer_seed2"]
+    classes = [find_trainer(name) for name in names]
+    assert pickle.loads(pickle.dumps(classes)) == classes
+    (tmp_path / "classes.pkl").write_bytes(pickle.dumps(classes))
+    code = (
+        "import pickle, sys\n"
+        "classes = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "from nnunet_ssl.discovery.variants import find_trainer\n"
+        "assert all(find_trainer(cls.__name__) is cls for cls in classes)\n"
+        "print(*[cls.__name__ for cls in classes])"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "classes.pkl")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.split() == names, done.stderr
+
+
+def test_settings_of_a_variant_reach_the_trainer_and_its_results_folder(datasets, tmp_path):
+    out, dataset = datasets(configurations=("2d",))
+    for base in ("nnUNetTrainer", "nnUNetTrainerMeanTeacher"):
+        name = f"{base}_2epochs_5iters_seed3"
+        trainer = make_trainer(name, out, dataset, "2d", results=tmp_path)
+        assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.seed) == (2, 5, 3)
+        assert trainer.output_folder == str(tmp_path / dataset / f"{name}__nnUNetPlans__2d" / "fold_0")
+
+
+def test_a_two_line_subclass_in_a_folder_of_the_users_own_takes_effect(datasets, tmp_path, monkeypatch):
+    folder = tmp_path / "my_trainers"
+    folder.mkdir()
+    (folder / "mine.py").write_text(USER_TRAINER)
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join([str(folder), str(SCANNED_FOLDER)]))
+    out, dataset = datasets(configurations=("2d",))
+    trainer = make_trainer("nnUNetTrainerMine", out, dataset, "2d", results=tmp_path / "results")
+    assert isinstance(trainer, nnUNetTrainerMeanTeacher)
+    assert (trainer.ema_decay, trainer.num_epochs) == (0.999, 7)
+
+
+def test_a_trainer_module_that_cannot_be_imported_is_not_passed_over(tmp_path, monkeypatch):
+    import nnunet_ssl.trainers
+
+    (tmp_path / "broken_method.py").write_text("import a_package_that_is_not_installed\n")
+    monkeypatch.setattr(nnunet_ssl.trainers, "__path__", [*nnunet_ssl.trainers.__path__, str(tmp_path)])
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_installed"):
+        trainer_classes.__wrapped__()
+
+
+def test_the_command_lists_each_trainer_with_its_first_line(capsys):
+    assert cli.main(["trainers"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(trainer_classes())
+    (line,) = [line for line in lines if line.startswith("nnUNetTrainerMeanTeacher ")]
+    assert line.endswith(nnUNetTrainerMeanTeacher.__doc__.splitlines()[0])
+
+
+def test_every_trainer_has_a_line_of_description():
+    assert [name for name, cls in trainer_classes().items() if not (cls.__doc__ or "").strip()] == []
+
+
+def test_the_command_prints_hyperparameters_with_values(capsys):
+    assert cli.main(["trainers", "--attributes", "nnUNetTrainerMeanTeacher_2epochs"]) == 0
+    printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert printed["num_epochs"] == "2"
+    assert printed["ema_decay"] == repr(nnUNetTrainerMeanTeacher.ema_decay)
+    assert printed["initial_lr"] == "nnU-Net's default"
+
+
+@pytest.mark.parametrize(("name", "reason"), [("nnUNetTrainerMeanTeachr", "no trainer"), ("nnUNetTrainer", "own")])
+def test_the_command_refuses_what_has_no_attributes_to_show(capsys, name, reason):
+    assert cli.main(["trainers", "--attributes", name]) == 1
+    message = capsys.readouterr().err
+    assert reason in message
+    assert "nnUNetTrainerMeanTeacher" in message
+
+
+def test_the_command_prints_the_scanned_folder(capsys):
+    assert cli.main(["trainers_path"]) == 0
+    assert capsys.readouterr().out == f"{SCANNED_FOLDER}\n"
+
+
+def test_stock_variants_train_with_stock_code_only():
+    assert find_trainer("nnUNetTrainer_seed2").train_step is nnUNetTrainer.train_step
