@@ -1,0 +1,252 @@
+"""`nnunet_ssl split`: label budgets on one preprocessed data set."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunet_ssl.data.raw_dataset import (
+    RawDataset,
+    dataset_name,
+    preprocessed_folder,
+    raw_folder,
+    save_list,
+    update_list,
+)
+from nnunet_ssl.data.splits import (
+    FILE_NAME,
+    cases_by_patient,
+    grouped_folds,
+    load_splits,
+    read_case_list,
+    refuse_other_split,
+    sample_patients,
+    split_hash,
+    write_splits,
+)
+from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
+from nnunet_ssl.data.unlabeled_list import UnlabeledList
+from nnunet_ssl.errors import UserError
+
+DESCRIPTION = (
+    "Choose which cases of imagesTr keep their labels. Writes splits_final.json, which vanilla nnU-Net trains on too, and "
+    "names in unlabeled.json the cases whose labels our trainers must not read. Cases of one patient stay together."
+)
+EXAMPLE = (
+    "example:\n"
+    "  nnunet_ssl split -d 27 --labeled 7 --seed 0\n"
+    "  nnunet_ssl split -d 27 --labeled 0.1 --val val_cases.txt --overwrite"
+)
+DEFAULT_FOLDS = 5  # as nnU-Net's own splits
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-d", required=True, help="[REQUIRED] id or name of the data set")
+    parser.add_argument(
+        "--labeled",
+        required=True,
+        help="[REQUIRED] patients that keep their labels in each fold: their number, a fraction such as 0.1, or a text "
+        "file with one case id per line",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="[OPTIONAL] seed of the draw; fold k uses seed + k. Default: 0"
+    )
+    validation = parser.add_mutually_exclusive_group()
+    validation.add_argument(
+        "--val", default=None, help="[OPTIONAL] text file with the validation cases, one id per line"
+    )
+    validation.add_argument(
+        "--val_fraction", type=float, default=None, help="[OPTIONAL] fraction of the patients drawn for validation"
+    )
+    parser.add_argument(
+        "-f",
+        type=int,
+        default=None,
+        help="[OPTIONAL] number of folds to write. Default: as many as there are; 1 with --val or --val_fraction; "
+        f"{DEFAULT_FOLDS} where there is no splits_final.json",
+    )
+    parser.add_argument("-np", type=int, default=8, help="[OPTIONAL] processes to hash images with. Default: 8")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="[OPTIONAL] replace a different splits_final.json (a copy is kept)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    name = dataset_name(args.d)
+    content, channel_names = _load_list(name, args.np)
+    folders = [folder for folder in (preprocessed_folder(name), raw_folder(name)) if folder.is_dir()]
+    present = next((load_splits(f / FILE_NAME) for f in folders if (f / FILE_NAME).is_file()), None)
+
+    splits, hidden, notes = make_budget(
+        content, present, args.labeled, args.seed, val=args.val, val_fraction=args.val_fraction, folds=args.f
+    )
+    if not args.overwrite:
+        for folder in folders:  # before the first of them is written
+            refuse_other_split(folder / FILE_NAME, splits)
+    for folder in folders:
+        try:
+            written = write_splits(folder / FILE_NAME, splits, args.overwrite)
+        except PermissionError as error:
+            raise UserError(
+                f"{folder / FILE_NAME} cannot be written ({error.strerror}). nnU-Net's planner refuses to run while the "
+                "splits of the raw and the preprocessed data set differ: make the file writable and run this again."
+            ) from error
+        print(f"{folder / FILE_NAME}: {'written' if written else 'is the same already'}")
+    content.hidden_labels = {str(fold): cases for fold, cases in enumerate(hidden)}
+    save_list(content, name)
+
+    for fold, (split, cases) in enumerate(zip(splits, hidden)):
+        patients = {key: len(cases_by_patient(c, content.groups)) for key, c in (*split.items(), ("hidden", cases))}
+        print(
+            f"fold {fold}: {len(split['train'])} labeled cases of {patients['train']} patients, {len(cases)} cases of "
+            f"{patients['hidden']} patients with hidden labels, {len(content.unlabeled)} cases in imagesUn, "
+            f"{len(split['val'])} validation cases of {patients['val']} patients; split {split_hash(split)[:12]}"
+        )
+    for note in notes:
+        print(note)
+    if any(hidden):
+        ct = any(str(channel).lower() == "ct" for channel in channel_names)
+        print(
+            f"Note: fingerprint and plans of {name} were made with the labels of all {len(content.labeled)} cases of "
+            "imagesTr, including the hidden ones. They decide spacing, patch size and, for CT, the intensities used for "
+            "normalization"
+            + (" (this data set has a CT channel, so they reach the training). " if ct else ". ")
+            + "For plans that have seen the labeled cases only, convert with `nnunet_ssl convert ... --labeled`, which "
+            "puts the others into imagesUn."
+        )
+
+
+def _load_list(name: str, num_processes: int) -> tuple[UnlabeledList, list[str]]:
+    """The case lists of the data set and its channel names, from the raw images where they are there."""
+    if raw_folder(name).is_dir():
+        raw = RawDataset.open(name)
+        channels = raw.dataset_json.get("channel_names", raw.dataset_json.get("modality"))
+        return update_list(raw, num_processes), list(channels.values())
+    file = preprocessed_folder(name) / LIST_FILE
+    if not file.is_file():
+        raise UserError(
+            f"Neither {raw_folder(name)} nor {file} exists; the images or the list made from them are needed. "
+            f"Set nnUNet_raw to the folder of the raw data set {name}."
+        )
+    return UnlabeledList.load(file), []
+
+
+def make_budget(
+    content: UnlabeledList,
+    present: Sequence[dict] | None,
+    labeled: str,
+    seed: int,
+    *,
+    val: str | None = None,
+    val_fraction: float | None = None,
+    folds: int | None = None,
+) -> tuple[list[dict[str, list[str]]], list[list[str]], list[str]]:
+    """Splits for a budget of labels.
+
+    Args:
+        content: the case lists; only `labeled` and `groups` are read.
+        present: the splits that exist, or None. Their validation cases are kept unless `val` or `val_fraction` is given.
+            A fold that validates on its own training list (protocols without validation set) stays such a fold.
+        labeled: number of patients, a fraction of the patients that are not in the validation part, or a list file.
+        seed: fold k draws with `seed + k`; for one seed, larger budgets contain the smaller ones.
+        val: file with the validation cases of all folds.
+        val_fraction: fraction of the patients to draw for validation, per fold.
+        folds: number of folds; see the help of `-f`.
+
+    Returns:
+        The splits, per fold the cases whose labels are to be hidden, and notes to print.
+
+    Raises:
+        UserError: too few patients for the request, an unknown case, an argument out of its range.
+    """
+    cases, groups = sorted(content.labeled), content.groups
+    if folds is not None and folds < 1:
+        raise UserError(f"-f is {folds}; allowed are 1 and more.")
+    patients = cases_by_patient(cases, groups)
+    if val is not None:
+        parts = [sorted(read_case_list(val, cases))] * (folds or 1)
+    elif val_fraction is not None:
+        number = round(val_fraction * len(patients))
+        if not 0 < val_fraction < 1 or not 1 <= number < len(patients):
+            raise UserError(
+                f"--val_fraction {val_fraction} gives {number} of {len(patients)} patients for validation; allowed are "
+                f"1 to {len(patients) - 1}. Choose another fraction."
+            )
+        # another stream than the draw of labels, or the validation patients would depend on the budget's seed alone
+        parts = [sample_patients(cases, groups, number, seed=10_000 + seed + k) for k in range(folds or 1)]
+    elif present is not None:
+        if folds is not None and folds > len(present):
+            raise UserError(
+                f"-f {folds} folds were asked for; the existing splits_final.json has {len(present)}, whose validation "
+                "cases are kept. Ask for at most that many, or choose new validation cases with --val or --val_fraction."
+            )
+        parts = [sorted(split["val"]) for split in present[:folds]]
+    else:
+        parts = [fold["val"] for fold in grouped_folds(cases, groups, folds or DEFAULT_FOLDS, seed)]
+    keep_present = val is None and val_fraction is None and present is not None
+    same_as_train = [keep_present and set(present[k]["train"]) == set(parts[k]) for k in range(len(parts))]
+
+    splits, hidden, notes = [], [], []
+    for fold, part in enumerate(parts):
+        unknown = sorted(set(part) - set(cases))
+        if unknown:
+            raise UserError(
+                f"splits_final.json, fold {fold}: validation case {unknown[0]} does not lie in imagesTr (it has "
+                f"{len(cases)} cases). Choose new validation cases with --val or --val_fraction."
+            )
+        held_out = set() if same_as_train[fold] else {groups.get(case, case) for case in part}
+        pool = [case for case in cases if groups.get(case, case) not in held_out]
+        train = _choose(labeled, pool, part, held_out, content, seed + fold)
+        splits.append({"train": train, "val": list(train) if same_as_train[fold] else part})
+        hidden.append(sorted(set(pool) - set(train)))
+        if same_as_train[fold]:
+            notes.append(f"fold {fold} validates on its own training cases, as before: compare on the test cases.")
+        unused = sorted(set(cases) - set(pool) - set(part))
+        if unused:
+            notes.append(
+                f"fold {fold}: {len(unused)} cases, such as {unused[0]}, are not used: their patients are in validation."
+            )
+    return splits, hidden, notes
+
+
+def _choose(
+    labeled: str, pool: list[str], val: list[str], held_out: set[str], content: UnlabeledList, seed: int
+) -> list[str]:
+    """The labeled training cases of one fold, sorted, chosen from `pool`."""
+    available = len(cases_by_patient(pool, content.groups))
+    try:
+        number = int(labeled)
+    except ValueError:
+        try:
+            fraction = float(labeled)
+        except ValueError:
+            return _listed(labeled, pool, val, held_out, content)
+        if not 0 < fraction <= 1:
+            raise UserError(
+                f"--labeled {labeled} is not a fraction in (0, 1], a whole number of patients or a file."
+            ) from None
+        number = max(1, round(fraction * available))
+    if not 1 <= number <= available:
+        raise UserError(
+            f"--labeled {labeled}: found {available} patients ({len(pool)} cases) outside validation; allowed are 1 to "
+            f"{available}. Ask for fewer, or for a smaller validation part with --val or --val_fraction."
+        )
+    return sample_patients(pool, content.groups, number, seed)
+
+
+def _listed(file: str, pool: list[str], val: list[str], held_out: set[str], content: UnlabeledList) -> list[str]:
+    if not Path(file).is_file():
+        raise UserError(
+            f"--labeled {file}: there is no such file, and it is no number. Allowed: a whole number of patients, a "
+            "fraction in (0, 1], or a text file with one case id per line."
+        )
+    chosen = read_case_list(file, content.labeled)
+    for case in chosen:
+        if case not in pool:
+            why = "is a validation case" if case in val else "belongs to a patient of the validation part"
+            raise UserError(
+                f"list {file}: {case} {why} ({len(held_out)} patients validate). Remove it from the list, or choose "
+                "validation cases with --val."
+            )
+    return sorted(chosen)

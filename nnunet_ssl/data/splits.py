@@ -1,0 +1,220 @@
+"""`splits_final.json`: reading, comparing, writing and making splits in which no patient is on both sides.
+
+nnU-Net's format is kept: a list with one `{"train": [case, ...], "val": [case, ...]}` per fold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_ssl.data.unlabeled_list import write_json_atomically
+from nnunet_ssl.errors import UserError
+
+FILE_NAME = "splits_final.json"
+
+
+def split_hash(split: Mapping[str, Sequence[str]]) -> str:
+    """SHA-256 of one fold, independent of the order of its cases. Logs show the first 12 of the 64 digits."""
+    content = {side: sorted(split[side]) for side in ("train", "val")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def load_splits(file: str | Path) -> list[dict[str, list[str]]]:
+    """Read `splits_final.json`. UserError names the file and the fold that is malformed."""
+    file = Path(file)
+    try:
+        splits = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{file} does not exist. `nnunet_ssl split` writes one.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{file} is not valid JSON ({error}). `nnunet_ssl split --overwrite` writes a new one."
+        ) from error
+    _check(splits, file)
+    return splits
+
+
+def write_splits(file: str | Path, splits: Sequence[Mapping[str, Sequence[str]]], overwrite: bool) -> bool:
+    """Write `splits_final.json` atomically. True where something was written, False where the same split was there.
+
+    An existing different split is replaced only with `overwrite`, and then kept as `splits_final.json.<n>.bak`.
+
+    Raises:
+        UserError: a different split exists and `overwrite` is false, or `splits` is malformed.
+    """
+    file = Path(file)
+    splits = [{side: list(split[side]) for side in ("train", "val")} for split in splits]
+    _check(splits, file)
+    if not overwrite:
+        refuse_other_split(file, splits)
+    if file.is_file():
+        if _hashes_of(file) == [split_hash(split) for split in splits]:
+            return False
+        shutil.copy2(file, _backup_name(file))
+    write_json_atomically(splits, file)
+    return True
+
+
+def refuse_other_split(file: str | Path, splits: Sequence[Mapping[str, Sequence[str]]]) -> None:
+    """Raise UserError, which names --overwrite, if `file` exists and holds another split than `splits`."""
+    file = Path(file)
+    if not file.is_file():
+        return
+    present, wanted = _hashes_of(file), [split_hash(split) for split in splits]
+    if present != wanted:
+        raise UserError(
+            f"{file} exists and holds another split: found {_short(present)}, to be written {_short(wanted)}. Results "
+            "trained on different splits must not be compared. Add --overwrite to replace it (the old file is kept as "
+            "a .bak copy)."
+        )
+
+
+def copy_splits_to_preprocessed(dataset_name: str, overwrite: bool) -> Path | None:
+    """Copy `splits_final.json` of the raw data set to `nnUNet_preprocessed`, before nnU-Net plans or trains.
+
+    As in nnU-Net, the file in `nnUNet_preprocessed` may hold folds beyond those of the raw file.
+
+    Returns:
+        The file in `nnUNet_preprocessed`, or None where the raw data set has no `splits_final.json`.
+
+    Raises:
+        UserError: another split is there already and `overwrite` is false.
+    """
+    from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+
+    source = Path(str(nnUNet_raw)) / dataset_name / FILE_NAME
+    target = Path(str(nnUNet_preprocessed)) / dataset_name / FILE_NAME
+    if not source.is_file():
+        return None
+    splits = load_splits(source)
+    if target.is_file():
+        present = [split_hash(split) for split in load_splits(target)] if not overwrite else []
+        if present[: len(splits)] == [split_hash(split) for split in splits]:
+            return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_splits(target, splits, overwrite)
+    return target
+
+
+def read_case_list(file: str | Path, known: Iterable[str] | None = None) -> list[str]:
+    """Case ids of a text file, one per line, in order; CRLF, blank lines, a byte order mark and trailing commas are
+    tolerated. UserError names the file when it is missing, empty, names a case twice, or one that is not in `known`.
+    """
+    file = Path(file)
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"list {file} does not exist. It is a text file with one case id per line.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"list {file} is not a text file ({error}). It has one case id per line.") from error
+    cases = [name for name in (line.strip().rstrip(",").strip() for line in lines) if name]
+    if not cases:
+        raise UserError(f"list {file} names no case. It is a text file with one case id per line.")
+    twice = sorted({case for case in cases if cases.count(case) > 1})
+    if twice:
+        raise UserError(f"list {file} names {', '.join(twice[:5])} more than once. Delete the repeated lines.")
+    if known is not None:
+        known = sorted(known)
+        unknown = [case for case in cases if case not in set(known)]
+        if unknown:
+            raise UserError(
+                f"list {file} names {len(unknown)} unknown case(s): {', '.join(unknown[:5])}. Allowed are the "
+                f"{len(known)} case ids of the data set, such as {', '.join(known[:3])}. Correct the list."
+            )
+    return cases
+
+
+def cases_by_patient(cases: Iterable[str], groups: Mapping[str, str]) -> dict[str, list[str]]:
+    """Patient -> its cases, both sorted. A case without an entry in `groups` is a patient of its own."""
+    patients: dict[str, list[str]] = {}
+    for case in sorted(cases):
+        patients.setdefault(groups.get(case, case), []).append(case)
+    return dict(sorted(patients.items()))
+
+
+def patients_on_both_sides(one: Iterable[str], other: Iterable[str], groups: Mapping[str, str]) -> list[str]:
+    """Patients, sorted, that have cases among `one` and among `other`."""
+    return sorted({groups.get(case, case) for case in one} & {groups.get(case, case) for case in other})
+
+
+def sample_patients(cases: Iterable[str], groups: Mapping[str, str], number: int, seed: int) -> list[str]:
+    """The sorted cases of `number` patients drawn with `seed`; samples of one seed are nested (7 contains 3).
+
+    Raises:
+        UserError: there are fewer than `number` patients, or `number` is below 1.
+    """
+    patients = cases_by_patient(cases, groups)
+    if not 1 <= number <= len(patients):
+        raise UserError(f"{number} patients were asked for; allowed are 1 to {len(patients)}, the patients available.")
+    order = np.random.default_rng(seed).permutation(len(patients))
+    names = list(patients)
+    return sorted(case for index in order[:number] for case in patients[names[index]])
+
+
+def grouped_folds(
+    cases: Iterable[str], groups: Mapping[str, str], number: int, seed: int
+) -> list[dict[str, list[str]]]:
+    """Cross-validation with `number` folds over patients: every case is in the validation part of exactly one fold.
+
+    Raises:
+        UserError: there are fewer patients than folds, or fewer than 2 folds are asked for.
+    """
+    patients = cases_by_patient(cases, groups)
+    if not 2 <= number <= len(patients):
+        raise UserError(
+            f"{number} folds were asked for; allowed are 2 to {len(patients)}, the patients available. "
+            "Ask for fewer folds or name a validation list."
+        )
+    names = list(patients)
+    order = [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
+    folds = []
+    for fold in range(number):
+        held_out = set(order[fold::number])
+        sides = {"train": [n for n in names if n not in held_out], "val": [n for n in names if n in held_out]}
+        folds.append({side: sorted(case for n in members for case in patients[n]) for side, members in sides.items()})
+    return folds
+
+
+def _check(splits: object, file: Path) -> None:
+    if not isinstance(splits, list) or not splits:
+        raise UserError(f'{file} must be a list with one {{"train": [...], "val": [...]}} per fold. {_REMEDY}')
+    for fold, split in enumerate(splits):
+        if not isinstance(split, dict) or set(split) != {"train", "val"}:
+            found = ", ".join(map(str, split)) if isinstance(split, dict) else type(split).__name__
+            raise UserError(f"{file}, fold {fold}: found {found}; allowed are the keys train and val. {_REMEDY}")
+        for side, cases in split.items():
+            if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
+                raise UserError(f"{file}, fold {fold}: '{side}' must be a list of case ids. {_REMEDY}")
+            twice = sorted({case for case in cases if cases.count(case) > 1}) if len(set(cases)) < len(cases) else []
+            if twice:
+                raise UserError(f"{file}, fold {fold}: '{side}' names {', '.join(twice[:5])} more than once. {_REMEDY}")
+        if not split["train"]:
+            raise UserError(f"{file}, fold {fold}: 'train' is empty; at least one labeled case is needed. {_REMEDY}")
+
+
+_REMEDY = "Correct the file, or write a new one with `nnunet_ssl split --overwrite`."
+
+
+def _hashes_of(file: Path) -> list[str]:
+    """Hash per fold of a file; a file that is no valid list of splits has none, and so differs from every split."""
+    try:
+        return [split_hash(split) for split in load_splits(file)]
+    except UserError:
+        return []
+
+
+def _short(hashes: Iterable[str]) -> str:
+    return ", ".join(text[:12] for text in hashes) or "nothing readable"
+
+
+def _backup_name(file: Path) -> Path:
+    number = 1
+    while (backup := file.with_name(f"{file.name}.{number}.bak")).exists():
+        number += 1
+    return backup
