@@ -14,7 +14,10 @@ from nnunet_ssl.errors import UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("nnunet_ssl.dataset_conversion.convert", "bring LA, ACDC or BraTS into nnU-Net raw format"),
-    "plan_and_preprocess": ("nnunet_ssl.data.plan_and_preprocess", "nnU-Net's planning, then also the unlabeled images"),
+    "plan_and_preprocess": (
+        "nnunet_ssl.data.plan_and_preprocess",
+        "nnU-Net's planning, then also the unlabeled images",
+    ),
     "preprocess_unlabeled": ("nnunet_ssl.data.preprocess_unlabeled", "only the unlabeled images, with existing plans"),
     "split": ("nnunet_ssl.data.split", "write splits_final.json for a budget of labels"),
     "check": ("nnunet_ssl.data.check", "counts, leaks between unlabeled and test cases, duplicates, outliers"),

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from nnunet_ssl.data.preprocessed import manifest_file, preprocessing_hash, unlabeled_folder
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy.ndimage import gaussian_filter
 
+from nnunet_ssl.data.preprocessed import manifest_file, preprocessing_hash, unlabeled_folder
 from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, hash_case
 
 LABELS = {"background": 0, "organ": 1, "lesion": 2}

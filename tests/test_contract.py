@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import pickle
 
-import nnunet_ssl.trainers
 import numpy as np
 import pytest
 import torch
@@ -16,6 +15,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 import nnunet_ssl.trainer
+import nnunet_ssl.trainers
 from nnunet_ssl.discovery.variants import trainer_classes
 from nnunet_ssl.members import Teacher
 from tests.golden.framework import load_adapter, record_calls
