@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -128,6 +129,7 @@ def make_dataset(
     batch_size: int = 2,
     mask_norm: bool = False,
     configurations: tuple[str, ...] = ("2d", "3d_fullres"),
+    change_plans: Callable[[dict], None] | None = None,
     seed: int = 0,
 ) -> str:
     """Write raw and preprocessed data below `out`; returns the data set's name.
@@ -151,6 +153,8 @@ def make_dataset(
     if regions:
         dataset_json["regions_class_order"] = [1, 2]
     plans = make_plans(name, channels, batch_size, residual, mask_norm)
+    if change_plans is not None:
+        change_plans(plans)
     for folder in (raw, preprocessed):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "dataset.json").write_text(json.dumps(dataset_json))

@@ -13,9 +13,9 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 
 def make_trainer(
-    name, out: Path, dataset: str, configuration: str = "2d", fold=0, results: Path | None = None, **attributes
+    name, out: Path, dataset: str, configuration: str = "2d", fold=0, results: Path | None = None, device="cpu", **attributes
 ):
-    """A trainer on CPU, as `nnUNetv2_train` makes it. `attributes` become class attributes of a subclass of the same name."""
+    """A trainer, as `nnUNetv2_train` makes it. `attributes` become class attributes of a subclass of the same name."""
     preprocessed = out / "nnUNet_preprocessed" / dataset
     os.environ["nnUNet_raw"] = str(out / "nnUNet_raw")
     os.environ["nnUNet_preprocessed"] = str(out / "nnUNet_preprocessed")
@@ -27,7 +27,7 @@ def make_trainer(
     plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
     plans["continue_training"] = False
     dataset_json = json.loads((preprocessed / "dataset.json").read_text())
-    return cls(plans, configuration, fold, dataset_json, torch.device("cpu"))
+    return cls(plans, configuration, fold, dataset_json, torch.device(device))
 
 
 def seed_everything(seed: int = 0) -> None:
