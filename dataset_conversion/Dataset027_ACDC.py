@@ -23,23 +23,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.dataset_conversion.common import (
-    Assignment,
-    Case,
-    DatasetDescription,
-    SplitLists,
-    add_common_arguments,
-    check_known,
-    check_nifti,
-    choose_labeled,
-    read_h5,
-    read_image,
-    read_split,
-    shipped_list,
-    some,
-    walk,
-    write_dataset,
-)
+from nnunet_ssl.dataset_conversion.case_lists import SplitLists, check_known, choose_labeled, read_split, shipped_list
+from nnunet_ssl.dataset_conversion.common import Assignment, Case, DatasetDescription, add_common_arguments, some
+from nnunet_ssl.dataset_conversion.reading import check_nifti, read_h5, read_image, walk
+from nnunet_ssl.dataset_conversion.writing import write_dataset
 from nnunet_ssl.errors import UserError
 
 DESCRIPTION = (

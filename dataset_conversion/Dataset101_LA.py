@@ -22,24 +22,18 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.dataset_conversion.common import (
-    Assignment,
-    Case,
-    DatasetDescription,
+from nnunet_ssl.dataset_conversion.case_lists import (
     SplitLists,
-    add_common_arguments,
     check_known,
     choose_labeled,
     find_list,
-    read_h5,
-    read_image,
     read_list,
     read_split,
     shipped_list,
-    some,
-    walk,
-    write_dataset,
 )
+from nnunet_ssl.dataset_conversion.common import Assignment, Case, DatasetDescription, add_common_arguments, some
+from nnunet_ssl.dataset_conversion.reading import read_h5, read_image, walk
+from nnunet_ssl.dataset_conversion.writing import write_dataset
 from nnunet_ssl.errors import UserError
 
 DESCRIPTION = (

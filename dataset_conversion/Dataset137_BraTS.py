@@ -28,18 +28,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.dataset_conversion.common import (
-    Assignment,
-    Case,
-    DatasetDescription,
-    add_common_arguments,
-    check_known,
-    choose_labeled,
-    read_image,
-    read_split,
-    walk,
-    write_dataset,
-)
+from nnunet_ssl.dataset_conversion.case_lists import check_known, choose_labeled, read_split
+from nnunet_ssl.dataset_conversion.common import Assignment, Case, DatasetDescription, add_common_arguments
+from nnunet_ssl.dataset_conversion.reading import read_image, walk
+from nnunet_ssl.dataset_conversion.writing import write_dataset
 from nnunet_ssl.errors import UserError
 
 DESCRIPTION = """Convert BraTS 2018-2023 (glioma).

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from nnunet_ssl.cli import main
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
-from nnunet_ssl.dataset_conversion.common import shipped_list
+from nnunet_ssl.dataset_conversion.case_lists import shipped_list
 from tests.paths import shared_dir
 
 TRAIN = shipped_list("acdc_train70.list")[:3]

@@ -21,21 +21,10 @@ import SimpleITK as sitk
 
 from nnunet_ssl.cli import main
 from nnunet_ssl.data.unlabeled_list import UnlabeledList, hash_case
-from nnunet_ssl.dataset_conversion import common
-from nnunet_ssl.dataset_conversion.common import (
-    Assignment,
-    Case,
-    DatasetDescription,
-    choose_labeled,
-    list_folder,
-    read_h5,
-    read_image,
-    read_list,
-    read_split,
-    shipped_list,
-    walk,
-    write_dataset,
-)
+from nnunet_ssl.dataset_conversion.case_lists import choose_labeled, read_list, read_split, shipped_list
+from nnunet_ssl.dataset_conversion.common import Assignment, Case, DatasetDescription
+from nnunet_ssl.dataset_conversion.reading import list_folder, read_h5, read_image, walk
+from nnunet_ssl.dataset_conversion.writing import write_dataset
 from nnunet_ssl.errors import UserError
 from tests.paths import REPOSITORY, shared_dir
 
@@ -136,7 +125,7 @@ def test_lists_are_read_whatever_their_line_ends_endings_and_paths(tmp_path, tex
     assert read_list(tmp_path / "train.list") == ["A", "B", "C"]
 
 
-@pytest.mark.parametrize("text, found", [(b"A\nB\nA.h5\n", "A more than once"), (b"\r\n\n", "no entries")])
+@pytest.mark.parametrize("text, found", [(b"A\nB\nA.h5\n", "A more than once"), (b"\r\n\n", "names no case")])
 def test_a_repeated_entry_and_an_empty_list_are_refused(tmp_path, text, found):
     (tmp_path / "train.list").write_bytes(text)
     with pytest.raises(UserError, match=found) as error:
@@ -146,8 +135,8 @@ def test_a_repeated_entry_and_an_empty_list_are_refused(tmp_path, text, found):
 
 def test_a_missing_and_a_binary_list_are_refused_by_name(tmp_path):
     (tmp_path / "train.list").write_bytes(b"\xff\xfe\x00A")
-    for name in ("train.list", "other.list"):
-        with pytest.raises(UserError, match=f"{name} cannot be read"):
+    for name, message in (("train.list", "is not a text file"), ("other.list", "does not exist")):
+        with pytest.raises(UserError, match=f"{name} {message}"):
             read_list(tmp_path / name)
 
 
@@ -540,7 +529,7 @@ def test_a_rename_that_fails_puts_the_old_data_set_back(raw, five, monkeypatch):
             raise OSError(errno.EIO, "broken disk", str(source))
         rename(source, destination)
 
-    monkeypatch.setattr(common.os, "rename", refuse_staging)
+    monkeypatch.setattr(os, "rename", refuse_staging)
     with pytest.raises(UserError, match="broken disk"):
         convert(five, overwrite=True)
     assert content(raw) == before
@@ -619,7 +608,9 @@ def test_a_file_that_could_not_be_written_completely_is_noticed(raw, five):
 
 
 def test_a_worker_that_dies_ends_the_conversion_with_a_remedy(raw, five):
-    with pytest.raises(UserError, match=r"a worker process was killed.*-np 2: try again with fewer processes.*-np 1"):
+    with pytest.raises(
+        UserError, match=r"a background process died.*nothing was written.*fewer processes than -np 2.*-np 1"
+    ):
         convert(five, reader=read_and_die, num_processes=2)
     assert list(raw.iterdir()) == []
 

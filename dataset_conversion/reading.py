@@ -1,0 +1,177 @@
+"""Reading a release: its folders, its NIfTI, NRRD and h5 files, and the checks that every case must pass."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_ssl.dataset_conversion.common import Case, DatasetDescription, some
+from nnunet_ssl.errors import UserError
+
+# files and folders that unpacking, browsing and mirrors leave behind
+IGNORED_NAMES = ("desktop.ini", ".DS_Store", "__MACOSX", "MANDATORY_CITATION.md")
+# origin in mm and direction cosines as NIfTI (float32) and NRRD (text) preserve them; spacing is compared as nnU-Net does
+ORIGIN_TOLERANCE = 1e-3
+DIRECTION_TOLERANCE = 1e-4
+
+
+def is_ignored(path: Path) -> bool:
+    """True for what is not data: desktop.ini, .DS_Store, __MACOSX, `._*`, MANDATORY_CITATION.md."""
+    return path.name in IGNORED_NAMES or path.name.startswith("._")
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """Entries of a folder, sorted, without the ignored ones. UserError if it is missing, not a folder, or empty."""
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise UserError(f"{folder}: found {found}, expected a folder. Give the folder of the unpacked release with -i.")
+    entries = sorted(path for path in folder.iterdir() if not is_ignored(path))
+    if not entries:
+        raise UserError(f"{folder} is empty. Unpack the release there, or give its folder with -i.")
+    return entries
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """`os.walk` in sorted order, through symbolic links, without ignored files and folders."""
+    list_folder(folder)
+    for root, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not is_ignored(Path(name)))
+        yield Path(root), list(folders), sorted(name for name in files if not is_ignored(Path(name)))
+
+
+def check_nifti(path: Path) -> None:
+    """UserError if a NIfTI file is shorter than its header says or its compressed stream is damaged.
+
+    SimpleITK fills the missing part of such a file with zeros, or keeps the damage, and reports neither; and it does not
+    report a file that it could not write completely.
+    """
+    import nibabel
+
+    try:
+        image = nibabel.load(path)
+        needed = image.dataobj.offset + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+        if path.name.endswith(".gz"):
+            found = 0
+            with gzip.open(path) as stream:
+                while chunk := stream.read(1 << 22):
+                    found += len(chunk)
+        else:
+            found = path.stat().st_size
+    except (OSError, EOFError, zlib.error, ValueError, nibabel.filebasedimages.ImageFileError) as error:
+        raise _damaged(path, str(error)) from error
+    except nibabel.spatialimages.HeaderDataError as error:
+        raise _damaged(path, str(error)) from error
+    if found < needed:
+        raise _damaged(path, f"truncated: {found} bytes found, {needed} announced by the header")
+
+
+def read_image(path: Path) -> sitk.Image:
+    """Read an image or a mask with SimpleITK. UserError for a missing, truncated or corrupt file."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing. Complete the download, or remove the case from the input.")
+    if path.name.endswith((".nii", ".nii.gz")):
+        check_nifti(path)
+    try:
+        return sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise _damaged(path, " ".join(str(error).split())[-300:]) from error
+
+
+def read_h5(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """Arrays of an h5 file by key. UserError that lists the keys found if one is missing or cannot be read."""
+    arrays = {}
+    try:
+        with h5py.File(path, "r") as file:
+            for key in keys:
+                if key not in file:
+                    found = some(sorted(file)) or "no key"
+                    raise UserError(
+                        f"{path}: key '{key}' is missing; found {found}. Expected are the keys of the published re-release "
+                        f"({', '.join(keys)}). Download the file again, or rename the key."
+                    )
+                if not isinstance(file[key], h5py.Dataset):
+                    raise UserError(f"{path}: key '{key}' is a group, expected an array. Download the file again.")
+                try:
+                    arrays[key] = file[key][()]
+                except (OSError, TypeError) as error:
+                    raise UserError(
+                        f"{path}: key '{key}' cannot be read ({error}). The file is damaged: download it again."
+                    ) from error
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing. Complete the download, or remove the case from the input.") from None
+    except OSError as error:
+        raise _damaged(path, str(error)) from error
+    return arrays
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(f"{path} cannot be read, it is truncated or corrupt ({why}). Download or unpack it again.")
+
+
+def check_images(case: Case, images: list[sitk.Image], label: sitk.Image | None, dataset: DatasetDescription) -> None:
+    """UserError if channels are missing, not 3D, or not finite, or if channels and label differ in their geometry."""
+    where = f"case {case.case_id} ({case.source})"
+    if len(images) != len(dataset.channel_names):
+        raise UserError(
+            f"{where}: {len(images)} image(s) found, {len(dataset.channel_names)} needed "
+            f"({', '.join(dataset.channel_names.values())}). Complete the case."
+        )
+    named = [(f"image {name}", image) for name, image in zip(dataset.channel_names.values(), images, strict=True)]
+    named += [("label", label)] if label is not None else []
+    for name, image in named:
+        if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+            raise UserError(
+                f"{where}: {name} has {image.GetDimension()} dimensions and {image.GetNumberOfComponentsPerPixel()} component(s) "
+                "per voxel; allowed are 3 and 1. Split it into volumes of one channel."
+            )
+    (reference_name, reference), *others = named
+    for name, image in others:
+        for what, found, expected, equal in (
+            ("shape", image.GetSize(), reference.GetSize(), image.GetSize() == reference.GetSize()),
+            ("spacing", *_compared(image.GetSpacing(), reference.GetSpacing(), None)),
+            ("origin", *_compared(image.GetOrigin(), reference.GetOrigin(), ORIGIN_TOLERANCE)),
+            ("direction", *_compared(image.GetDirection(), reference.GetDirection(), DIRECTION_TOLERANCE)),
+        ):
+            if not equal:
+                raise UserError(
+                    f"{where}: {what} of the {name} is {_numbers(found)}, that of the {reference_name} is {_numbers(expected)}. "
+                    "They must agree; nothing is resampled or repaired silently. Correct the file or leave the case out."
+                )
+    for name, image in named:
+        if "float" in image.GetPixelIDTypeAsString() and not np.isfinite(sitk.GetArrayViewFromImage(image)).all():
+            raise UserError(f"{where}: {name} holds voxels that are NaN or infinite. Only finite numbers are allowed.")
+
+
+def _compared(found: tuple, expected: tuple, tolerance: float | None) -> tuple[tuple, tuple, bool]:
+    keywords = {} if tolerance is None else {"rtol": 0, "atol": tolerance}
+    return found, expected, np.allclose(found, expected, **keywords)
+
+
+def map_label(case: Case, label: sitk.Image, label_codes: Sequence[Mapping[int, int]]) -> sitk.Image:
+    """The label (uint8) in the codes of nnU-Net, by the first of `label_codes` that knows all of its codes; else UserError."""
+    array = sitk.GetArrayViewFromImage(label)
+    found = [value.item() for value in np.unique(array)]
+    for codes in label_codes:
+        if set(found) <= set(codes):
+            mapped = np.zeros(array.shape, dtype=np.uint8)
+            for code in found:
+                mapped[array == code] = codes[int(code)]
+            result = sitk.GetImageFromArray(mapped)
+            result.CopyInformation(label)
+            return result
+    allowed = " or ".join("{" + ", ".join(map(str, sorted(codes))) + "}" for codes in label_codes)
+    raise UserError(
+        f"case {case.case_id}: label {case.label} holds the codes {_numbers(found[:20])}{'...' if len(found) > 20 else ''}; "
+        f"allowed is {allowed}. Use the original label file, or leave the case out."
+    )
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in values) + ")"

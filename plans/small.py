@@ -1,0 +1,166 @@
+"""A small configuration beside the ones nnU-Net planned, for runs on a CPU or as a quick look at a data set.
+
+    python -m nnunet_ssl.plans.small -d 101 -b 3d_fullres --patch_size 32 64 64 --batch_size 2 --features 8 16 32
+
+adds `3d_fullres_small` to `nnUNet_preprocessed/Dataset101_*/nnUNetPlans.json`. It inherits from `3d_fullres`, so that
+spacing, normalization and the preprocessed data are the same and nothing has to be preprocessed again; only patch size,
+batch size and the size of the network differ. The network is of the class that was planned, which nnU-Net builds and
+predicts with as usual. Results with it are below what nnU-Net's own configuration reaches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunet_ssl.errors import UserError
+
+# nnU-Net takes the lowest resolution out of the loss, so two stages would leave a loss of nothing (0 / 0)
+_FEWEST_STAGES = 3
+_SMALLEST_FEATURE_MAP = 4  # edge length in the bottleneck, as nnU-Net plans it
+_BLOCK_KEYS = ("n_conv_per_stage", "n_blocks_per_stage", "n_conv_per_stage_decoder")
+
+
+def add_small_configuration(
+    plans_file: str | Path,
+    base: str,
+    patch_size: Sequence[int],
+    batch_size: int,
+    features: Sequence[int],
+    name: str | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Add a configuration that differs from `base` in patch size, batch size and network size.
+
+    Strides and kernel sizes follow nnU-Net's rules for the new patch. The patch size is rounded up where the strides
+    require it. An equal configuration of this name is left as it is.
+
+    Args:
+        plans_file: nnU-Net's plans, changed in place (written beside and renamed).
+        base: configuration to inherit from, e.g. `2d` or `3d_fullres`.
+        patch_size: voxels, in the axis order of the plans (after `transpose_forward`).
+        batch_size: labeled samples in a batch.
+        features: feature maps per stage, the first at full resolution; their number is the number of stages.
+        name: of the new configuration; `<base>_small` by default.
+        overwrite: replace a different configuration of that name.
+
+    Returns:
+        The name of the configuration.
+
+    Raises:
+        UserError: no such plans or configuration, a cascade, a patch that does not fit the number of stages, or a
+            different configuration of that name.
+    """
+    from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props, pad_shape
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans_file = Path(plans_file)
+    if not plans_file.is_file():
+        raise UserError(f"There are no plans {plans_file}. Run nnunet_ssl plan_and_preprocess -d ID first.")
+    plans = json.loads(plans_file.read_text())
+    if base not in plans["configurations"]:
+        allowed = ", ".join(plans["configurations"])
+        raise UserError(f"{plans_file} has no configuration '{base}'. Allowed: {allowed}.")
+    manager = PlansManager(plans).get_configuration(base)
+    if manager.previous_stage_name or manager.next_stage_names:
+        raise UserError(
+            f"'{base}' of {plans_file} belongs to a cascade, whose other stage would not fit a smaller one. "
+            f"Take 2d or 3d_fullres as the base."
+        )
+    if len(patch_size) != len(manager.patch_size):
+        raise UserError(
+            f"The patch size {tuple(patch_size)} has {len(patch_size)} axes, '{base}' of {plans_file} has "
+            f"{len(manager.patch_size)} (planned: {tuple(manager.patch_size)})."
+        )
+
+    spacing = list(manager.spacing)[-len(patch_size) :]
+    _, strides, kernels, *_ = get_pool_and_conv_props(spacing, list(patch_size), _SMALLEST_FEATURE_MAP, 99)
+    stages = len(features)
+    if not _FEWEST_STAGES <= stages <= len(strides):
+        raise UserError(
+            f"{stages} stages (feature maps {tuple(features)}) do not fit the patch {tuple(patch_size)}: allowed are "
+            f"{_FEWEST_STAGES} to {len(strides)}. Give as many --features, or another --patch_size."
+        )
+    strides, kernels = strides[:stages], kernels[:stages]
+    divisor = [math.prod(axis) for axis in zip(*strides)]
+
+    architecture = dict(manager.configuration["architecture"])
+    kwargs = dict(architecture["arch_kwargs"])
+    kwargs.update(n_stages=stages, features_per_stage=list(features), strides=strides, kernel_sizes=kernels)
+    for key in _BLOCK_KEYS:
+        if key in kwargs:
+            length = stages - 1 if key.endswith("decoder") else stages
+            planned = list(kwargs[key])
+            kwargs[key] = (planned + planned[-1:] * length)[:length]
+    architecture["arch_kwargs"] = kwargs
+    configuration = {
+        "inherits_from": base,
+        "batch_size": int(batch_size),
+        "patch_size": [int(n) for n in pad_shape(patch_size, divisor)],
+        "architecture": architecture,
+    }
+    configuration = json.loads(json.dumps(configuration))  # tuples become lists, as in the file it is compared with
+
+    name = name or f"{base}_small"
+    present = plans["configurations"].get(name)
+    if present == configuration:
+        return name
+    if present is not None and not overwrite:
+        raise UserError(
+            f"{plans_file} already has another configuration '{name}', which models may have been trained with. "
+            f"Choose another name (--name), or replace it with --overwrite."
+        )
+    plans["configurations"][name] = configuration
+    temporary = plans_file.with_name(f".{plans_file.name}.tmp")
+    temporary.write_text(json.dumps(plans, indent=4))
+    os.replace(temporary, plans_file)
+    return name
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m nnunet_ssl.plans.small",
+        description="Add a small configuration to the plans of a preprocessed data set.",
+        epilog="example:\n  python -m nnunet_ssl.plans.small -d 101 -b 2d --patch_size 64 64 --batch_size 4 "
+        "--features 8 16 32 32\n  nnUNetv2_train 101 2d_small 0",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-d", required=True, help="data set ID or name")
+    parser.add_argument("-b", required=True, help="configuration to inherit from, e.g. 2d or 3d_fullres")
+    parser.add_argument("-p", default="nnUNetPlans", help="[OPTIONAL] name of the plans. Default: nnUNetPlans")
+    parser.add_argument(
+        "--patch_size", type=int, nargs="+", required=True, help="voxels, in the axis order of the plans"
+    )
+    parser.add_argument("--batch_size", type=int, required=True, help="samples in a batch")
+    parser.add_argument("--features", type=int, nargs="+", required=True, help="feature maps of every stage")
+    parser.add_argument("--name", default=None, help="[OPTIONAL] name of the new configuration. Default: <base>_small")
+    parser.add_argument("--overwrite", action="store_true", help="[OPTIONAL] replace a different one of that name")
+    args = parser.parse_args(argv)
+
+    from nnunet_ssl.data.raw_dataset import dataset_name, preprocessed_folder
+
+    try:
+        folder = preprocessed_folder(dataset_name(args.d))
+        name = add_small_configuration(
+            folder / f"{args.p}.json",
+            args.b,
+            args.patch_size,
+            args.batch_size,
+            args.features,
+            args.name,
+            args.overwrite,
+        )
+    except UserError as error:
+        print(f"\n{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    print(f"{folder / f'{args.p}.json'}: configuration {name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
