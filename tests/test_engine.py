@@ -369,6 +369,50 @@ def test_compiled_networks_are_saved_under_plain_names(datasets, tmp_path):
     other.load_checkpoint(str(tmp_path / "checkpoint.pth"))
 
 
+@pytest.mark.parametrize("name", [MEAN_TEACHER, "nnUNetTrainerTestTwoNetworks"])
+def test_compiled_networks_train_and_validate_like_plain_ones(name, datasets, tmp_path, monkeypatch):
+    """With dynamo's eager backend: the graphs are traced as on a GPU, without a compiler and without its rounding."""
+    out, dataset = datasets()
+    compile_network = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: compile_network(module, backend="eager"))
+    results = []
+    for compiled in (False, True):
+        trainer = make_trainer(name, out, dataset, results=tmp_path / str(compiled))
+        trainer._do_i_compile = lambda compiled=compiled: compiled
+        started(trainer)
+        torch.manual_seed(0)
+        np.random.seed(0)
+        steps = [trainer.train_step(next(trainer.dataloader_train)) for _ in range(2)]
+        trainer.on_validation_epoch_start()
+        with torch.no_grad():
+            validation = trainer.validation_step(next(trainer.dataloader_val))
+        trainer.on_train_epoch_start()
+        steps.append(trainer.train_step(next(trainer.dataloader_train)))
+        results.append((steps, validation, weights_of(trainer.inference_network().module)))
+    (plain_steps, plain_validation, plain), (steps, validation, weights) = results
+    for a, b in zip(plain_steps, steps, strict=True):
+        assert {k: float(v) for k, v in a.items()} == pytest.approx({k: float(v) for k, v in b.items()}, rel=1e-4)
+    assert float(plain_validation["loss"]) == pytest.approx(float(validation["loss"]), rel=1e-4)
+    assert largest_difference(plain, weights) < 1e-5
+
+
+def test_scalars_go_to_other_loggers_too(datasets, tmp_path):
+    out, dataset = datasets()
+    trainer = start(out, dataset, tmp_path)
+    seen = {}
+
+    class Logger:
+        def log(self, key, value, step):
+            seen[key, step] = value
+
+    trainer.logger.loggers.append(Logger())
+    trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train))])
+    expected = {"term/labeled", "term/consistency", "weight/consistency", "ema_decay/teacher", "loader/waiting"}
+    assert {f"nnunet_ssl/{name}" for name in expected} <= {key for key, step in seen if step == 0}
+    assert seen["nnunet_ssl/ema_decay/teacher", 0] == 0.5  # of the next update
+    assert 0 <= seen["nnunet_ssl/loader/waiting", 0] <= 1
+
+
 def test_mixed_precision_keeps_the_loss_terms_in_float32(datasets, tmp_path):
     out, dataset = datasets()
     trainer = start(out, dataset, tmp_path)
