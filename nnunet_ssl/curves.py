@@ -13,13 +13,16 @@ import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
+import matplotlib.style
 
+# title of a panel -> beginnings of the names it shows; a name belongs to the first panel that fits
 _PANELS = {
-    "term": "loss terms (mean over the epoch, before weighting)",
-    "weight": "weights",
-    "ema_decay": "EMA decay",
-    "loader": "share of the epoch spent waiting for data",
-    "steps": "skipped steps (non-finite loss)",
+    "loss on labeled patches (mean over the epoch)": ("term/labeled",),
+    "terms on unlabeled patches (mean over the epoch, before weighting)": ("term/",),
+    "weights": ("weight/",),
+    "EMA decay": ("ema_decay/",),
+    "share of the epoch spent waiting for data": ("loader/",),
+    "skipped steps since the start (loss not finite)": ("steps/",),
 }
 
 
@@ -39,24 +42,30 @@ class Curves:
             series.append(float(values.get(name, math.nan)))
 
     def plot(self, file: str | Path) -> None:
-        """Write the figure: one panel for terms, weights, EMA decay, waiting for data and skipped steps."""
-        panels = [p for p in _PANELS if any(name.startswith(f"{p}/") for name in self.values)]
+        """Write the figure: a panel each for labeled loss, unlabeled terms, weights, EMA decay, data and skipped steps."""
+        panels: dict[str, list[str]] = {}
+        for name, series in self.values.items():
+            if name.startswith("weight/labeled") and set(series) == {1.0}:
+                continue
+            title = next(t for t, beginnings in _PANELS.items() if name.startswith(beginnings))
+            panels.setdefault(title, []).append(name)
         if not panels:
             return
-        figure, axes = plt.subplots(len(panels), 1, figsize=(10, 3 * len(panels)), squeeze=False, sharex=True)
-        for axis, panel in zip(axes[:, 0], panels, strict=True):
-            for name, series in self.values.items():
-                if name.startswith(f"{panel}/"):
-                    axis.plot(
-                        range(len(series)),
-                        series,
-                        marker="." if len(series) < 30 else None,
-                        label=name.split("/", 1)[1],
-                    )
-            axis.set_title(_PANELS[panel], fontsize=10, loc="left")
-            axis.grid(alpha=0.3)
-            axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
-        axes[-1, 0].set_xlabel("epoch")
-        figure.tight_layout()
-        figure.savefig(file, dpi=100)
-        plt.close(figure)
+        # nnU-Net's logger enlarges all fonts of the process through seaborn
+        with matplotlib.style.context("default"):
+            figure, axes = plt.subplots(len(panels), 1, figsize=(9, 2.2 * len(panels)), squeeze=False, sharex=True)
+            for axis, title in zip(axes[:, 0], sorted(panels, key=list(_PANELS).index), strict=True):
+                for name in panels[title]:
+                    series = self.values[name]
+                    marker = "." if len(series) < 30 else None
+                    axis.plot(range(len(series)), series, marker=marker, label=name.split("/", 1)[1])
+                if panels[title][0].startswith(("weight/", "loader/", "steps/")):
+                    axis.set_ylim(bottom=0)
+                axis.set_title(title, fontsize=10, loc="left")
+                axis.grid(alpha=0.3)
+                axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
+            axes[-1, 0].xaxis.get_major_locator().set_params(integer=True)
+            axes[-1, 0].set_xlabel("epoch")
+            figure.tight_layout()
+            figure.savefig(file, dpi=100)
+            plt.close(figure)
