@@ -107,7 +107,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
 
         Args:
             logits: the student's logits on `batch.unlabeled`, one `(U, C, *spatial)` per head, highest resolution first.
-            batch: the step's patches; `batch.logits` has the logits of other supervised networks.
+            batch: the step's patches; `batch.logits` has the logits of other supervised networks, `batch.labeled_logits`
+                those of the labeled patches.
         """
         return {}
 
@@ -122,6 +123,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         terms = {}
         for member in self.supervised_networks():
             heads = member(images)
+            batch.labeled_logits[member.name] = [h[:n] for h in heads]
             terms[self.labeled_name(member)] = self.supervised_loss([h[:n] for h in heads], batch.target, batch)
             batch.logits[member.name] = [h[n:] for h in heads]
         return terms | self.unlabeled_terms(batch.logits["student"], batch)
@@ -243,6 +245,15 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             self.labeled_name(m): self.supervised_loss(m(batch.labeled), batch.target, batch)
             for m in self.supervised_networks()
         }
+
+    @staticmethod
+    @torch.no_grad()
+    def without_gradient(member: NetworkMember, images: Tensor) -> list[Tensor]:
+        """The logits of a network that is trained in the same step, as they are now: a source of pseudo labels."""
+        logits = member(images)
+        # weights that autocast has cast here are cut off from gradients; older PyTorch would use them in the next forward
+        torch.clear_autocast_cache()
+        return logits
 
     @contextlib.contextmanager
     def frozen(self, member: Member) -> Iterator[None]:

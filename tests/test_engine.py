@@ -227,6 +227,33 @@ def test_frozen_members_pass_gradients_but_keep_their_parameters(datasets, tmp_p
         trainer.register_module("head", torch.nn.Conv2d(1, 1, 1))
 
 
+def test_the_logits_of_labeled_patches_are_kept_for_the_method(datasets, tmp_path):
+    out, dataset = datasets()
+    trainer = started(make_trainer("nnUNetTrainerTestTwoNetworks", out, dataset, results=tmp_path))
+    seen = []
+    original = trainer.unlabeled_terms
+    trainer.unlabeled_terms = lambda logits, batch: seen.append(batch) or original(logits, batch)
+    batch = next(trainer.dataloader_train)
+    with torch.no_grad():
+        expected = [trainer.student(batch["data"]), trainer.second(batch["data"])]
+    trainer.train_step(copy_batch(batch))
+    assert list(seen[0].labeled_logits) == ["student", "second"]
+    for heads, found in zip(expected, seen[0].labeled_logits.values(), strict=True):
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(heads, found, strict=True))
+
+
+def test_a_forward_without_gradient_does_not_take_the_next_ones_gradient(datasets, tmp_path):
+    """Autocast keeps the weights it has cast; those cast without a gradient must not be used again."""
+    out, dataset = datasets()
+    trainer = start(out, dataset, tmp_path)
+    image = next(trainer.dataloader_train)["unlabeled"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = trainer.without_gradient(trainer.student, image)
+        assert len(logits) > 1 and not any(head.requires_grad for head in logits)
+        sum(head.float().mean() for head in trainer.student(image)).backward()
+    assert all(p.grad is not None for p in trainer.network.parameters())
+
+
 def test_own_optimizers_follow_nnunets_schedule(datasets, tmp_path):
     out, dataset = datasets()
     trainer = make_trainer("nnUNetTrainerTestTwoNetworks", out, dataset, results=tmp_path)
