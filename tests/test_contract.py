@@ -29,11 +29,11 @@ from tests.training import (
     weights_of,
 )
 
-PUBLISHED = ["nnUNetTrainerMeanTeacher", "nnUNetTrainerCPS"]
+PUBLISHED = ["nnUNetTrainerMeanTeacher", "nnUNetTrainerCPS", "nnUNetTrainerFilterMatch"]
 TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetTrainerTestShrinkingPool"]
 TRAINERS = PUBLISHED + TEST_ONLY
 
-GOLDEN_FILES = ["mean_teacher", "ssl4mis_common", "cps"]
+GOLDEN_FILES = ["mean_teacher", "ssl4mis_common", "cps", "nnfiltermatch"]
 
 each_trainer = pytest.mark.parametrize("name", TRAINERS)
 each_dimension = pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
