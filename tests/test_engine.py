@@ -491,6 +491,26 @@ def test_the_pool_can_shrink_to_nothing(datasets, tmp_path):
     assert trainer.train_step(batch)["consistency"] == 0
 
 
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+@pytest.mark.parametrize("name", [MEAN_TEACHER, "nnUNetTrainerTestShrinkingPool"])
+def test_whole_unlabeled_images_are_scored_with_the_inference_network(name, configuration, datasets, tmp_path):
+    out, dataset = datasets()
+    trainer = started(make_trainer(name, out, dataset, configuration, results=tmp_path))
+    before = weights_of(trainer.network)
+    seen = []
+    scores = trainer.score_unlabeled(lambda p: seen.append(p) or float(len(seen)))
+    assert scores == {"free_00": 1.0, "free_01": 2.0, "free_02": 3.0}
+    assert all(p.dtype == np.float32 and p.ndim == 4 and np.allclose(p.sum(0), 1, atol=1e-4) for p in seen)
+    assert largest_difference(before, weights_of(trainer.network)) == 0
+    assert trainer.network.training and trainer.network.decoder.deep_supervision
+    if name == MEAN_TEACHER:
+        assert not trainer.teacher.module.training and not trainer.teacher.module.decoder.deep_supervision
+    trainer.set_unlabeled_cases(["free_01"])
+    assert list(trainer.score_unlabeled(lambda p: 0.0)) == ["free_01"]
+    trainer.set_unlabeled_cases([])
+    assert trainer.score_unlabeled(lambda p: 0.0) == {} and trainer.unlabeled_pool == []
+
+
 def test_unlabeled_patches_pass_through_nnunets_geometry_and_intensity(datasets, tmp_path):
     out, dataset = datasets()
     trainer = started(make_trainer("nnUNetTrainerTestShrinkingPool", out, dataset, results=tmp_path))

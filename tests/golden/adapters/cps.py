@@ -70,9 +70,7 @@ def _cutmix(file: GoldenFile) -> dict[str, Any]:
     share, boxes = file.constant("prop_range", "cutmix_mask"), file.constant("n_boxes", "cutmix_mask")
     mask = torch.from_numpy(box_masks(len(u0), u0.shape[2:], share, boxes, random))
     labels = tuple(
-        hard_pseudo_label(
-            cutmix(file.tensor(f"cutmix_logits_t{net}u0"), file.tensor(f"cutmix_logits_t{net}u1"), mask)
-        )
+        hard_pseudo_label(cutmix(file.tensor(f"cutmix_logits_t{net}u0"), file.tensor(f"cutmix_logits_t{net}u1"), mask))
         for net in (1, 2)
     )
     losses = cross_pseudo_losses(file.tensor("cutmix_logits_s1"), file.tensor("cutmix_logits_s2"), labels=labels)
