@@ -24,6 +24,7 @@ class SSLBatch:
         unlabeled_keys: case identifiers of the unlabeled patches.
         logits: filled by the default `terms`: name of a supervised network -> its logits on the unlabeled patches, a list
             with one tensor per head, highest resolution first.
+        labeled_logits: the same of the labeled patches.
     """
 
     labeled: Tensor
@@ -34,6 +35,7 @@ class SSLBatch:
     views: dict[str, Tensor] = field(default_factory=dict)
     unlabeled_keys: Sequence[str] = ()
     logits: dict[str, list[Tensor]] = field(default_factory=dict)
+    labeled_logits: dict[str, list[Tensor]] = field(default_factory=dict)
 
     @property
     def num_labeled(self) -> int:

@@ -31,6 +31,7 @@ import torch
 from batchgenerators.utilities.file_and_folder_operations import join, save_json
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, autocast, nn
 from torch import distributed as dist
@@ -46,6 +47,7 @@ from nnunet_ssl.data.loader import TwoStreamLoader, UnlabeledLoader
 from nnunet_ssl.data.views import UnlabeledViews, split_transforms
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.losses.combine import weighted_sum
+from nnunet_ssl.losses.consistency import probabilities
 from nnunet_ssl.members import LikeDDP, Member, NetworkMember, Student, Teacher
 from nnunet_ssl.optimization import step_optimizers
 
@@ -107,7 +109,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
 
         Args:
             logits: the student's logits on `batch.unlabeled`, one `(U, C, *spatial)` per head, highest resolution first.
-            batch: the step's patches; `batch.logits` has the logits of other supervised networks.
+            batch: the step's patches; `batch.logits` has the logits of other supervised networks, `batch.labeled_logits`
+                those of the labeled patches.
         """
         return {}
 
@@ -122,6 +125,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         terms = {}
         for member in self.supervised_networks():
             heads = member(images)
+            batch.labeled_logits[member.name] = [h[:n] for h in heads]
             terms[self.labeled_name(member)] = self.supervised_loss([h[:n] for h in heads], batch.target, batch)
             batch.logits[member.name] = [h[n:] for h in heads]
         return terms | self.unlabeled_terms(batch.logits["student"], batch)
@@ -244,6 +248,15 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             for m in self.supervised_networks()
         }
 
+    @staticmethod
+    @torch.no_grad()
+    def without_gradient(member: NetworkMember, images: Tensor) -> list[Tensor]:
+        """The logits of a network that is trained in the same step, as they are now: a source of pseudo labels."""
+        logits = member(images)
+        # weights that autocast has cast here are cut off from gradients; older PyTorch would use them in the next forward
+        torch.clear_autocast_cache()
+        return logits
+
     @contextlib.contextmanager
     def frozen(self, member: Member) -> Iterator[None]:
         """Within this context the member's outputs pass gradients to its inputs but not to its parameters."""
@@ -270,6 +283,55 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         self._pool = sorted(cases)
         if self.dataloader_train is not None:
             self._use_unlabeled_stream(self.dataloader_train)
+
+    @property
+    def unlabeled_pool(self) -> list[str]:
+        """The cases that unlabeled patches are drawn from."""
+        return list(self._pool or [])
+
+    def score_unlabeled(
+        self, score: Callable[[np.ndarray], float], tile_step_size: float = 0.5, mirroring: bool = True
+    ) -> dict[str, float]:
+        """A number for every case of the pool, from the prediction of its whole image. For use between epochs.
+
+        Args:
+            score: gets probabilities `(C, *spatial)` float32 of the inference network, by nnU-Net's sliding window.
+            tile_step_size, mirroring: as in nnU-Net's prediction.
+
+        Returns:
+            case -> number, of the whole pool on every GPU.
+        """
+        ranks = dist.get_world_size() if self.is_ddp else 1
+        mine = self.unlabeled_pool[self.local_rank :: ranks]
+        images = UnlabeledDataset({case: self._cases.folders[case] for case in mine}, self.dataset_class)
+        member = self.inference_network()
+        was_training = member.module.training
+        self._set_deep_supervision(member, False)
+        try:
+            # neither compiled nor wrapped: ranks predict different numbers of patches
+            predictor = nnUNetPredictor(tile_step_size, True, mirroring, True, self.device, allow_tqdm=False)
+            predictor.manual_initialization(
+                member.module,
+                self.plans_manager,
+                self.configuration_manager,
+                None,
+                self.dataset_json,
+                type(self).__name__,
+                self.inference_allowed_mirroring_axes,
+            )
+            scores = {}
+            for case in mine:
+                image = torch.from_numpy(np.array(images.load_case(case)[0][:]))
+                logits = predictor.predict_sliding_window_return_logits(image)
+                scores[case] = float(score(probabilities(logits[None], self.activation)[0].cpu().numpy()))
+        finally:
+            self._set_deep_supervision(member, self.enable_deep_supervision and not isinstance(member, Teacher))
+            member.module.train(was_training)
+        if self.is_ddp:
+            everyone: list = [None] * ranks
+            dist.all_gather_object(everyone, scores)
+            scores = {case: value for part in everyone for case, value in part.items()}
+        return dict(sorted(scores.items()))
 
     # -------------------------------------------------------------------------------------------------------- start-up
 

@@ -227,6 +227,33 @@ def test_frozen_members_pass_gradients_but_keep_their_parameters(datasets, tmp_p
         trainer.register_module("head", torch.nn.Conv2d(1, 1, 1))
 
 
+def test_the_logits_of_labeled_patches_are_kept_for_the_method(datasets, tmp_path):
+    out, dataset = datasets()
+    trainer = started(make_trainer("nnUNetTrainerTestTwoNetworks", out, dataset, results=tmp_path))
+    seen = []
+    original = trainer.unlabeled_terms
+    trainer.unlabeled_terms = lambda logits, batch: seen.append(batch) or original(logits, batch)
+    batch = next(trainer.dataloader_train)
+    with torch.no_grad():
+        expected = [trainer.student(batch["data"]), trainer.second(batch["data"])]
+    trainer.train_step(copy_batch(batch))
+    assert list(seen[0].labeled_logits) == ["student", "second"]
+    for heads, found in zip(expected, seen[0].labeled_logits.values(), strict=True):
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(heads, found, strict=True))
+
+
+def test_a_forward_without_gradient_does_not_take_the_next_ones_gradient(datasets, tmp_path):
+    """Autocast keeps the weights it has cast; those cast without a gradient must not be used again."""
+    out, dataset = datasets()
+    trainer = start(out, dataset, tmp_path)
+    image = next(trainer.dataloader_train)["unlabeled"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = trainer.without_gradient(trainer.student, image)
+        assert len(logits) > 1 and not any(head.requires_grad for head in logits)
+        sum(head.float().mean() for head in trainer.student(image)).backward()
+    assert all(p.grad is not None for p in trainer.network.parameters())
+
+
 def test_own_optimizers_follow_nnunets_schedule(datasets, tmp_path):
     out, dataset = datasets()
     trainer = make_trainer("nnUNetTrainerTestTwoNetworks", out, dataset, results=tmp_path)
@@ -462,6 +489,26 @@ def test_the_pool_can_shrink_to_nothing(datasets, tmp_path):
     batch = next(trainer.dataloader_train)
     assert "unlabeled" not in batch
     assert trainer.train_step(batch)["consistency"] == 0
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+@pytest.mark.parametrize("name", [MEAN_TEACHER, "nnUNetTrainerTestShrinkingPool"])
+def test_whole_unlabeled_images_are_scored_with_the_inference_network(name, configuration, datasets, tmp_path):
+    out, dataset = datasets()
+    trainer = started(make_trainer(name, out, dataset, configuration, results=tmp_path))
+    before = weights_of(trainer.network)
+    seen = []
+    scores = trainer.score_unlabeled(lambda p: seen.append(p) or float(len(seen)))
+    assert scores == {"free_00": 1.0, "free_01": 2.0, "free_02": 3.0}
+    assert all(p.dtype == np.float32 and p.ndim == 4 and np.allclose(p.sum(0), 1, atol=1e-4) for p in seen)
+    assert largest_difference(before, weights_of(trainer.network)) == 0
+    assert trainer.network.training and trainer.network.decoder.deep_supervision
+    if name == MEAN_TEACHER:
+        assert not trainer.teacher.module.training and not trainer.teacher.module.decoder.deep_supervision
+    trainer.set_unlabeled_cases(["free_01"])
+    assert list(trainer.score_unlabeled(lambda p: 0.0)) == ["free_01"]
+    trainer.set_unlabeled_cases([])
+    assert trainer.score_unlabeled(lambda p: 0.0) == {} and trainer.unlabeled_pool == []
 
 
 def test_unlabeled_patches_pass_through_nnunets_geometry_and_intensity(datasets, tmp_path):

@@ -1,0 +1,104 @@
+"""Hard pseudo labels of one network as the target of another: cross pseudo supervision.
+
+Chen, Yuan, Zeng & Wang, "Semi-Supervised Semantic Segmentation with Cross Pseudo Supervision", CVPR 2021,
+arXiv:2106.01226. Official code: charlesCXK/TorchSemiSeg. Medical form: HiLab-git/SSL4MIS,
+`code/train_cross_pseudo_supervision_{2D,3D}.py`.
+
+Logits are `(B, C, *spatial)` in 2D or 3D, C classes (activation "softmax", background included) or regions (activation
+"sigmoid"). Losses are computed in float32 at least. Pseudo labels never carry a gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nnunet_ssl.losses.consistency import _in_float32, _reduce
+
+
+def _check_activation(activation: str) -> None:
+    if activation not in ("softmax", "sigmoid"):
+        raise ValueError(f"activation must be 'softmax' or 'sigmoid', got {activation!r}")
+
+
+def hard_pseudo_label(logits: Tensor, activation: str = "softmax") -> Tensor:
+    """The decision of a network, without a gradient and without a threshold of confidence.
+
+        softmax: y = argmax_c z_c, class indices `(B, *spatial)` int64; the lowest index of equals
+        sigmoid: y_c = [sigmoid(z_c) > 0.5] = [z_c > 0], `(B, C, *spatial)` bool
+
+    Args:
+        logits: `(B, C, *spatial)`; probabilities give the same classes (softmax only).
+        activation: "softmax", or "sigmoid" for region heads.
+
+    Raises:
+        ValueError: unknown activation.
+    """
+    _check_activation(activation)
+    logits = logits.detach()
+    return logits.argmax(dim=1) if activation == "softmax" else logits > 0
+
+
+def pseudo_cross_entropy(
+    logits: Tensor, label: Tensor, activation: str = "softmax", mask: Tensor | None = None
+) -> Tensor:
+    """Cross entropy with a hard pseudo label.
+
+        softmax: L = mean_{n,v} -ln softmax(z)_y
+        sigmoid: L = mean_{n,c,v} -[y_c ln s(z_c) + (1 - y_c) ln(1 - s(z_c))],    s: sigmoid
+
+    Args:
+        logits: z, `(B, C, *spatial)`.
+        label: y as `hard_pseudo_label` gives it: class indices `(B, *spatial)`, or `(B, C, *spatial)` bool for regions.
+        activation: "softmax" or "sigmoid".
+        mask: `(B, 1, *spatial)` bool, voxels that count; all if None. With no voxel counted the loss is 0.
+
+    Raises:
+        ValueError: unknown activation, or label or mask do not fit the logits.
+    """
+    _check_activation(activation)
+    expected = (logits.shape[0], *logits.shape[2:]) if activation == "softmax" else tuple(logits.shape)
+    if tuple(label.shape) != expected:
+        raise ValueError(f"label must have shape {expected} for activation {activation!r}, got {tuple(label.shape)}")
+    voxels = (logits.shape[0], 1, *logits.shape[2:])
+    if mask is not None and (tuple(mask.shape) != voxels or mask.dtype != torch.bool):
+        raise ValueError(f"mask must be bool of shape {voxels}, got {mask.dtype} of shape {tuple(mask.shape)}")
+    logits = _in_float32(logits)
+    if activation == "softmax":
+        values = F.cross_entropy(logits, label.long(), reduction="none").unsqueeze(1)
+    else:
+        values = F.binary_cross_entropy_with_logits(logits, label.to(logits.dtype), reduction="none")
+    return _reduce(values, mask, "mean")
+
+
+def cross_pseudo_losses(
+    first: Tensor,
+    second: Tensor,
+    activation: str = "softmax",
+    mask: Tensor | None = None,
+    labels: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Each network learns the other's decision: `(CE(z_1, y_2), CE(z_2, y_1))`; eq. 3 of the paper is their sum.
+
+    Args:
+        first, second: logits z_1, z_2 of the two networks on the same images, `(B, C, *spatial)`.
+        activation: "softmax" or "sigmoid".
+        mask: `(B, 1, *spatial)` bool, voxels that count; all if None.
+        labels: y_1, y_2 if they were made from other logits than `first` and `second` (CutMix); `hard_pseudo_label` of
+            these if None.
+
+    Returns:
+        The loss of the first and of the second network; no gradient goes from one into the other.
+
+    Raises:
+        ValueError: shapes that do not fit, or an unknown activation.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"both networks must give one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
+    if labels is None:
+        labels = hard_pseudo_label(first, activation), hard_pseudo_label(second, activation)
+    return (
+        pseudo_cross_entropy(first, labels[1], activation, mask),
+        pseudo_cross_entropy(second, labels[0], activation, mask),
+    )

@@ -1,0 +1,91 @@
+"""cps.npz: cross pseudo supervision, SSL4MIS in 2D and 3D, and the official code without and with CutMix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnunet_ssl.cutmix import box_masks, cutmix
+from nnunet_ssl.losses.combine import weighted_sum
+from nnunet_ssl.losses.cross_pseudo import cross_pseudo_losses, hard_pseudo_label
+from nnunet_ssl.losses.supervised import ce_dice_loss
+from nnunet_ssl.ramps import sigmoid_rampup, stepwise_progress
+from tests.golden.framework import GoldenFile, grad
+
+TRAINER = "nnUNetTrainerCPS"
+USES = (
+    "nnunet_ssl.losses.combine.weighted_sum",
+    "nnunet_ssl.losses.cross_pseudo.cross_pseudo_losses",
+    "nnunet_ssl.losses.cross_pseudo.hard_pseudo_label",
+    "nnunet_ssl.ramps.sigmoid_rampup",
+)
+REFERENCE_ONLY = {
+    "nnunet_ssl.cutmix.box_masks": "called with `mix = True`, which is not the default; tests/test_cps.py sees it called",
+    "nnunet_ssl.cutmix.cutmix": "called with `mix = True`, which is not the default; tests/test_cps.py sees it called",
+    "nnunet_ssl.losses.supervised.ce_dice_loss": "the literature's supervised loss; our trainers have nnU-Net's",
+    "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",
+}
+
+RAMP_INTERVAL = 150  # iterations, of the official scripts
+SUM = {"first": 1.0, "second": 1.0}
+
+
+def _ssl4mis(file: GoldenFile, dim: str) -> dict[str, Any]:
+    first = file.tensor(f"logits{dim}_1", requires_grad=True)
+    second = file.tensor(f"logits{dim}_2", requires_grad=True)
+    # `meaning`: the first half of the samples is labeled
+    labeled, (target, _) = (first.chunk(2)[0], second.chunk(2)[0]), file.tensor(f"labels{dim}").chunk(2)
+    unlabeled = first.chunk(2)[1], second.chunk(2)[1]
+
+    key = f"weight{dim}"
+    progress = stepwise_progress(file.constant("iter_num", key), RAMP_INTERVAL, file.constant("rampup", key))
+    weight = sigmoid_rampup(progress, file.constant("consistency", key))
+    pseudo = cross_pseudo_losses(*unlabeled)
+    supervised = ce_dice_loss(labeled[0], target), ce_dice_loss(labeled[1], target)
+    terms = {"sup_1": supervised[0], "sup_2": supervised[1], "cps_1": pseudo[0], "cps_2": pseudo[1]}
+    loss = weighted_sum(terms, {"sup_1": 1.0, "sup_2": 1.0, "cps_1": weight, "cps_2": weight})
+    return {
+        f"pseudo_label{dim}_1": hard_pseudo_label(unlabeled[0]),
+        f"pseudo_label{dim}_2": hard_pseudo_label(unlabeled[1]),
+        f"pseudo_loss{dim}_1": pseudo[0],
+        f"pseudo_loss{dim}_2": pseudo[1],
+        f"sup_loss{dim}_1": supervised[0],
+        f"sup_loss{dim}_2": supervised[1],
+        key: weight,
+        f"loss{dim}": loss,
+        f"grad{dim}_1": grad(loss, first),
+        f"grad{dim}_2": grad(loss, second),
+    }
+
+
+def _total(losses: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    return weighted_sum({"first": losses[0], "second": losses[1]}, SUM)
+
+
+def _cutmix(file: GoldenFile) -> dict[str, Any]:
+    u0, u1 = file.tensor("cutmix_u0"), file.tensor("cutmix_u1")
+    random = np.random.RandomState(file.constant("numpy_RandomState_seed", "cutmix_mask"))
+    share, boxes = file.constant("prop_range", "cutmix_mask"), file.constant("n_boxes", "cutmix_mask")
+    mask = torch.from_numpy(box_masks(len(u0), u0.shape[2:], share, boxes, random))
+    labels = tuple(
+        hard_pseudo_label(cutmix(file.tensor(f"cutmix_logits_t{net}u0"), file.tensor(f"cutmix_logits_t{net}u1"), mask))
+        for net in (1, 2)
+    )
+    losses = cross_pseudo_losses(file.tensor("cutmix_logits_s1"), file.tensor("cutmix_logits_s2"), labels=labels)
+    return {
+        "cutmix_mask": mask,
+        "cutmix_mixed": cutmix(u0, u1, mask),
+        "cutmix_ps_label_1": labels[0],
+        "cutmix_ps_label_2": labels[1],
+        "cutmix_cps_loss": _total(losses),
+    }
+
+
+def adapt(file: GoldenFile) -> dict[str, Any]:
+    produced = {}
+    for dim in file.match(r"logits(\dd)_1"):
+        produced |= _ssl4mis(file, dim)
+    produced["official_cps_loss"] = _total(cross_pseudo_losses(file.tensor("logits2d_1"), file.tensor("logits2d_2")))
+    return produced | _cutmix(file)
