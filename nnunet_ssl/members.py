@@ -103,18 +103,22 @@ class Teacher(NetworkMember):
 
     Attributes:
         updates: how many EMA updates it has had, the t of `ema_decay_at`.
-        decay: upper limit of the EMA decay.
+        decay: upper limit of the EMA decay. A method may set it in every step (0: copies of the source).
+        warmup: the decay grows as `ema_decay_at` says; False: it is `decay` from the first update on.
     """
 
-    def __init__(self, name: str, module: nn.Module, wrapped: nn.Module, source: NetworkMember, decay: float):
+    def __init__(
+        self, name: str, module: nn.Module, wrapped: nn.Module, source: NetworkMember, decay: float, warmup: bool = True
+    ):
         super().__init__(name, module, wrapped, None, None, None, supervised=False, follows_pretrained=False)
         self.source = source
         self.decay = decay
+        self.warmup = warmup
         self.updates = 0
 
     @property
     def current_decay(self) -> float:
-        return ema_decay_at(self.updates, self.decay)
+        return ema_decay_at(self.updates, self.decay) if self.warmup else self.decay
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> list[Tensor]:

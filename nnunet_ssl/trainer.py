@@ -164,11 +164,18 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         """What turns logits into probabilities: "sigmoid" with region-based training, else "softmax"."""
         return "sigmoid" if self.label_manager.has_regions else "softmax"
 
-    def register_teacher(self, decay: float, name: str = "teacher", source: NetworkMember | None = None) -> Teacher:
+    @property
+    def head_weights(self) -> tuple[float, ...]:
+        """Weight of each head in nnU-Net's loss, highest resolution first; (1.0,) without deep supervision."""
+        return tuple(float(w) for w in self.loss.weight_factors) if self.enable_deep_supervision else (1.0,)
+
+    def register_teacher(
+        self, decay: float, name: str = "teacher", source: NetworkMember | None = None, *, warmup: bool = True
+    ) -> Teacher:
         """A moving average of `source` (default: the student), updated after every step; see `Teacher`."""
         source = source or self.student
         module = copy.deepcopy(source.module).requires_grad_(False).eval()
-        teacher = Teacher(name, module, self._compiled(module), source, decay)
+        teacher = Teacher(name, module, self._compiled(module), source, decay, warmup)
         self._set_deep_supervision(teacher, False)
         return self._add(teacher)
 

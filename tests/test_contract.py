@@ -29,11 +29,11 @@ from tests.training import (
     weights_of,
 )
 
-PUBLISHED = ["nnUNetTrainerMeanTeacher", "nnUNetTrainerCPS", "nnUNetTrainerFilterMatch"]
+PUBLISHED = ["nnUNetTrainerBCP", "nnUNetTrainerCPS", "nnUNetTrainerFilterMatch", "nnUNetTrainerMeanTeacher"]
 TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetTrainerTestShrinkingPool"]
 TRAINERS = PUBLISHED + TEST_ONLY
 
-GOLDEN_FILES = ["mean_teacher", "ssl4mis_common", "cps", "nnfiltermatch"]
+GOLDEN_FILES = ["bcp", "cps", "mean_teacher", "nnfiltermatch", "ssl4mis_common"]
 
 each_trainer = pytest.mark.parametrize("name", TRAINERS)
 each_dimension = pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
@@ -324,6 +324,7 @@ def test_what_the_golden_values_prove_is_what_the_trainer_calls(golden, datasets
         pytest.skip(f"{golden} belongs to no trainer of its own")
     out, dataset = datasets()
     trainer = started(make_trainer(adapter.trainer, out, dataset, results=tmp_path))
+    trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4  # past every stage switch
     batches = next_batches(trainer, 3)
     calls = {name: record_calls(monkeypatch, name) for name in adapter.uses}
     run_steps(trainer, batches)

@@ -549,3 +549,35 @@ def test_a_user_folder_of_two_lines_takes_effect(datasets, tmp_path):
     assert (trainer.num_epochs, trainer.initial_lr) == (3, 0.02)
     trainer.initialize()
     assert trainer.optimizer.param_groups[0]["lr"] == 0.02
+
+
+# --------------------------------------------------------------------------------------------- teachers of other schedules
+
+
+def test_a_teacher_without_warm_up_has_its_decay_from_the_first_update_on(datasets, tmp_path):
+    out, dataset = datasets()
+    trainer = make_trainer(MEAN_TEACHER, out, dataset, results=tmp_path)
+    trainer.build_method = lambda: setattr(trainer, "teacher", trainer.register_teacher(0.75, warmup=False))
+    started(trainer)
+    for decay in (0.75, 0.0):  # a method may change it; 0 copies
+        trainer.teacher.decay = decay
+        before = weights_of(trainer.teacher.module)
+        trainer.train_step(next(trainer.dataloader_train))
+        student = weights_of(trainer.network)
+        expected = {k: decay * before[k] + (1 - decay) * student[k] for k in student}
+        assert largest_difference(expected, weights_of(trainer.teacher.module)) < 1e-6
+        assert trainer.teacher.current_decay == decay
+
+
+@pytest.mark.parametrize("deep_supervision", [True, False])
+def test_head_weights_are_those_of_nnunets_loss(deep_supervision, datasets, tmp_path):
+    out, dataset = datasets()
+    trainer = make_trainer(MEAN_TEACHER, out, dataset, results=tmp_path, enable_deep_supervision=deep_supervision)
+    started(trainer)
+    batch = next(trainer.dataloader_train)
+    targets = batch["target"] if deep_supervision else [batch["target"]]
+    heads = trainer.student(batch["data"])
+    assert len(trainer.head_weights) == len(heads) == len(targets)
+    single = trainer.loss.loss if deep_supervision else trainer.loss
+    by_hand = sum(w * single(h, t) for w, h, t in zip(trainer.head_weights, heads, targets))
+    assert float(by_hand) == pytest.approx(float(trainer.supervised_loss(heads, batch["target"], None)), rel=1e-6)

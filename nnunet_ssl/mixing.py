@@ -1,0 +1,133 @@
+"""Copy-paste between images: binary masks of boxes, and mixing of images and label maps with them.
+
+A mask `(1, 1, *spatial)` is True where the first image is kept and False where the second one is pasted in. Boxes are drawn on
+the host from numpy's generator (nnU-Net's own randomness; its state is in checkpoints), so that drawing never waits for a GPU.
+
+Boxes of Bai et al., "Bidirectional Copy-Paste for Semi-Supervised Medical Image Segmentation", CVPR 2023, and of its code,
+DeepMed-Lab-ECNU/BCP (`generate_mask`, `random_mask` and `contact_mask` of ACDC_BCP_train.py, `context_mask` of BCP_utils.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Box = list[tuple[int, int]]  # (start, stop) per axis, in voxels
+
+
+def _start(low: int, high: int, size: int, last: bool, random) -> int:
+    """Start of a piece of `size` voxels between `low` and `high`; all positions, or all but the last one."""
+    if not 0 <= size <= high - low:
+        raise ValueError(f"a piece of {size} voxels does not fit into {high - low}")
+    positions = high - low - size + 1 if last else high - low - size
+    return int(random.randint(low, low + positions)) if positions > 0 else low
+
+
+def box_size(shape: Sequence[int], ratio: float) -> list[int]:
+    """`int(ratio * extent)` voxels per axis; (112, 112, 80) and 2/3 give [74, 74, 53]."""
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"ratio must be in [0, 1], got {ratio}")
+    return [int(extent * ratio) for extent in shape]
+
+
+def draw_box(shape: Sequence[int], size: Sequence[int], last: bool = True, random=np.random) -> Box:
+    """A box of `size` voxels at a random place inside `shape`, axes drawn in their order.
+
+    Args:
+        shape: spatial extent of the image, voxels.
+        size: of the box, voxels, at most `shape`.
+        last: False leaves out the last position of every axis, as the official `randint(0, extent - size)` does.
+        random: `numpy.random` or a `numpy.random.RandomState`.
+
+    Returns:
+        (start, stop) per axis.
+
+    Raises:
+        ValueError: the box is larger than the image.
+    """
+    starts = [_start(0, extent, length, last, random) for extent, length in zip(shape, size, strict=True)]
+    return [(start, start + length) for start, length in zip(starts, size)]
+
+
+def draw_grid_of_boxes(
+    shape: Sequence[int], ratio: float, cells: int = 3, last: bool = True, random=np.random
+) -> list[Box]:
+    """`cells` per axis, in each of them one box of `int(extent * ratio / cells)` voxels per axis; the official `random_mask`.
+
+    Arguments and errors are those of `draw_box`; `ratio` is the box's share of its cell.
+    """
+    cell = [extent // cells for extent in shape]
+    size = [int(extent * ratio / cells) for extent in shape]
+    boxes = []
+    for position in itertools.product(range(cells), repeat=len(shape)):
+        box = []
+        for i, step, length in zip(position, cell, size):
+            start = _start(i * step, (i + 1) * step, length, last, random)
+            box.append((start, start + length))
+        boxes.append(box)
+    return boxes
+
+
+def draw_stripe(
+    shape: Sequence[int],
+    ratio: float = 4 / 9,
+    axis: int = 0,
+    extent: int | None = None,
+    last: bool = True,
+    random=np.random,
+) -> Box:
+    """A stripe across the image that covers `int(extent * ratio)` voxels of one axis; the official `contact_mask`.
+
+    Args:
+        shape: spatial extent of the image, voxels.
+        ratio: thickness of the stripe as a share of `extent`; official: 4/9.
+        axis: across which the stripe is cut.
+        extent: that of `axis` if None. The official code cuts axis 0 with the extent of axis 1, the same for square images.
+        last, random: as in `draw_box`.
+    """
+    extent = shape[axis] if extent is None else extent
+    size = int(extent * ratio)
+    start = _start(0, extent, size, last, random)
+    stripe = [(0, whole) for whole in shape]
+    stripe[axis] = (start, start + size)
+    return stripe
+
+
+def outside_boxes(shape: Sequence[int], boxes: Sequence[Box], device: torch.device | str | None = None) -> Tensor:
+    """Mask `(1, 1, *shape)`, False inside any of the boxes."""
+    mask = torch.ones((1, 1, *shape), dtype=torch.bool, device=device)
+    for box in boxes:
+        mask[(..., *(slice(start, stop) for start, stop in box))] = False
+    return mask
+
+
+def copy_paste(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
+    """`first` where the mask is True, `second` elsewhere: images or label maps `(B, C, *spatial)`, of the type of `first`.
+
+    Raises:
+        ValueError: the shapes differ, or the mask's spatial shape does.
+    """
+    if first.shape != second.shape or first.shape[2:] != mask.shape[2:]:
+        raise ValueError(
+            f"images of shape {tuple(first.shape)} and {tuple(second.shape)} cannot be mixed with a mask of shape "
+            f"{tuple(mask.shape)}"
+        )
+    return torch.where(mask, first, second.to(first.dtype))
+
+
+def both_directions(mask: Tensor, count: int) -> Tensor:
+    """Masks `(count, 1, *spatial)` of a bidirectional mix: `mask` for the first `ceil(count / 2)`, its opposite for the rest."""
+    outward = torch.arange(count, device=mask.device).view(-1, *[1] * (mask.ndim - 1)) < (count + 1) // 2
+    return mask == outward
+
+
+def resize_nearest(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Label map or mask `(B, C, *spatial)` at another size, with nnU-Net's own rule for deep supervision (nearest-exact)."""
+    if labels.shape[2:] == tuple(size):
+        return labels
+    return F.interpolate(labels.float(), tuple(size), mode="nearest-exact").to(labels.dtype)
