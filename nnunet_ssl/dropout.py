@@ -58,9 +58,9 @@ class HookedDropout:
         return features
 
     @contextlib.contextmanager
-    def on(self) -> Iterator[None]:
-        """Within this context the network drops channels, in training and in evaluation mode."""
-        before, self.active = self.active, True
+    def on(self, active: bool = True) -> Iterator[None]:
+        """Within this context the network drops channels, in training and in evaluation mode; nothing changes if not `active`."""
+        before, self.active = self.active, self.active or active
         try:
             yield
         finally:

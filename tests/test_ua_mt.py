@@ -21,9 +21,7 @@ def test_passes_per_step(datasets, tmp_path, monkeypatch):
     calls = []
     network, teacher = trainer.network.forward, trainer.teacher.module.forward
     monkeypatch.setattr(trainer.network, "forward", lambda x: calls.append(("student", len(x))) or network(x))
-    monkeypatch.setattr(
-        trainer.teacher.module, "forward", lambda x: calls.append(("teacher", len(x))) or teacher(x)
-    )
+    monkeypatch.setattr(trainer.teacher.module, "forward", lambda x: calls.append(("teacher", len(x))) or teacher(x))
     trainer.train_step(batch)
     labeled, unlabeled = len(batch["data"]), len(batch["unlabeled"])
     assert sorted(calls) == sorted([("student", labeled + unlabeled)] + 9 * [("teacher", unlabeled)])
