@@ -29,11 +29,11 @@ from tests.training import (
     weights_of,
 )
 
-PUBLISHED = ["nnUNetTrainerBCP", "nnUNetTrainerCPS", "nnUNetTrainerFilterMatch", "nnUNetTrainerMeanTeacher"]
+PUBLISHED = ["nnUNetTrainerACMT", "nnUNetTrainerBCP", "nnUNetTrainerCPS", "nnUNetTrainerFilterMatch", "nnUNetTrainerMeanTeacher", "nnUNetTrainerUAMT"]
 TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetTrainerTestShrinkingPool"]
 TRAINERS = PUBLISHED + TEST_ONLY
 
-GOLDEN_FILES = ["bcp", "cps", "mean_teacher", "nnfiltermatch", "ssl4mis_common"]
+GOLDEN_FILES = ["ac_mt", "bcp", "cps", "mean_teacher", "nnfiltermatch", "ssl4mis_common", "ua_mt", "ua_mt_ssl4mis"]
 
 each_trainer = pytest.mark.parametrize("name", TRAINERS)
 each_dimension = pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])

@@ -1,0 +1,67 @@
+"""Dropout for methods that need stochastic passes, added to nnU-Net's network, which has none.
+
+Forward hooks change what flows through the network and leave its modules alone: the keys of its state dict stay those of the
+stock network (`dropout_op` in the plans would rename them). Hooks have to be there before the network is compiled, that is
+before its first call, so a method adds them in `build_method()`; switching them on and off later is seen by compiled networks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def drop_channels(features: Tensor, p: float) -> Tensor:
+    """Dropout2d/3d: each channel of each sample is 0 with probability p, else scaled by 1/(1-p). `(B, C, *spatial)`."""
+    return F.dropout2d(features, p) if features.ndim == 4 else F.dropout3d(features, p)
+
+
+class HookedDropout:
+    """Channel-wise dropout after the bottleneck and before the last segmentation layer, as in the V-Net of UA-MT.
+
+    Off until switched on with `on()`. A copy of the network made afterwards (`copy.deepcopy`) would carry a copy of the switch,
+    so networks are registered first and get their dropout then.
+
+    Args:
+        network: a plain (not wrapped) network of the plans: it has `encoder.stages` and `decoder.seg_layers`.
+        p: probability that a channel is dropped; 0: no hooks at all.
+        in_training: also on wherever the network is in training mode, i.e. in all passes of a student, never in validation.
+
+    Raises:
+        ValueError: p is outside [0, 1).
+        NotImplementedError: the network has no such places.
+    """
+
+    def __init__(self, network: nn.Module, p: float, in_training: bool = False):
+        if not 0 <= p < 1:
+            raise ValueError(f"the dropout probability must be in [0, 1), got {p}")
+        self.p = p
+        self.in_training = in_training
+        self.active = False
+        if p == 0:
+            return
+        try:
+            bottleneck, last = network.encoder.stages[-1], network.decoder.seg_layers[-1]
+        except AttributeError as error:
+            raise NotImplementedError(
+                f"dropout is added to nnU-Net's U-Nets (encoder.stages, decoder.seg_layers); {type(network).__name__}: {error}"
+            ) from error
+        bottleneck.register_forward_hook(lambda module, _, output: self._apply(module, output))
+        last.register_forward_pre_hook(lambda module, inputs: (self._apply(module, inputs[0]), *inputs[1:]))
+
+    def _apply(self, module: nn.Module, features: Tensor) -> Tensor:
+        if self.active or (self.in_training and module.training):
+            return drop_channels(features, self.p)
+        return features
+
+    @contextlib.contextmanager
+    def on(self, active: bool = True) -> Iterator[None]:
+        """Within this context the network drops channels, in training and in evaluation mode; nothing changes if not `active`."""
+        before, self.active = self.active, self.active or active
+        try:
+            yield
+        finally:
+            self.active = before
