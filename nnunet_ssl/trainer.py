@@ -12,6 +12,7 @@ is a subclass that overrides the seams, from most to least common:
     after_step(), after_epoch()       queues, pools
     inference_network()               which network is validated and stored for prediction
     unlabeled_views(intensity)        weak and strong views of one patch
+    labeled_extras()                  maps made of the labeled target by the workers (distances)
 
 `docs/add_a_method.md` walks through an example, `docs/architecture.md` gives the reasons.
 """
@@ -148,6 +149,14 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         """
         return {"unlabeled": intensity}
 
+    def labeled_extras(self) -> Callable[[Tensor], dict[str, Tensor]] | None:
+        """A function that the loader's workers apply to the labeled target; what it returns becomes `batch.extras`.
+
+        For what is slow or needs the CPU, such as distance transforms. It is given the target at full resolution,
+        `(L, 1 or regions (and ignore), *spatial)`, returns tensors by name, can be pickled, and draws no random numbers.
+        """
+        return None
+
     # ------------------------------------------------------------------------------------------- what methods may call
 
     @property
@@ -159,6 +168,15 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     def activation(self) -> str:
         """What turns logits into probabilities: "sigmoid" with region-based training, else "softmax"."""
         return "sigmoid" if self.label_manager.has_regions else "softmax"
+
+    def annotated(self, target: Tensor | list[Tensor]) -> Tensor:
+        """Which voxels of the labeled patches have a label: bool `(L, 1, *spatial)`, False for the ignore label."""
+        target = target[0] if isinstance(target, list) else target
+        if not self.label_manager.has_ignore_label:
+            return torch.ones_like(target[:, :1], dtype=torch.bool)
+        if self.label_manager.has_regions:
+            return target[:, -1:] == 0
+        return target != self.label_manager.ignore_label
 
     def register_teacher(self, decay: float, name: str = "teacher", source: NetworkMember | None = None) -> Teacher:
         """A moving average of `source` (default: the student), updated after every step; see `Teacher`."""
@@ -415,7 +433,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         loader = _generator(augmenter)
         labeled = loader.labeled if isinstance(loader, TwoStreamLoader) else loader
         unlabeled = self._unlabeled_loader(labeled) if self._pool else None
-        self.restart_workers(augmenter, TwoStreamLoader(labeled, unlabeled), role="train")
+        self.restart_workers(augmenter, TwoStreamLoader(labeled, unlabeled, self.labeled_extras()), role="train")
 
     def _unlabeled_loader(self, labeled) -> UnlabeledLoader:
         """Unlabeled patches of the labeled loader's sizes, through the same geometry and intensity transforms."""

@@ -23,6 +23,8 @@ from tests.paths import REPOSITORY, shared_dir
 
 DATA = REPOSITORY / "tests" / "golden" / "data"
 KEPT = ("mean_teacher", "ssl4mis_common")
+# kept as well; the tests that compute the outputs anew or spoil every array are of the first two
+ALSO_KEPT = ("dtc",)
 
 
 def write(folder: Path, name: str, arrays: dict, outputs: set, constants: dict | None = None, own: dict | None = None):
@@ -97,14 +99,17 @@ def test_the_command_finds_every_array_of_the_kept_files_matched(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 of 2 files complete" in done.stdout
+    kept = KEPT + ALSO_KEPT
+    assert f"{len(kept)} of {len(kept)} files complete" in done.stdout
     report = json.loads(record.read_text())
-    for name in KEPT:
+    for name in kept:
         entries = json.loads((DATA / f"{name}.json").read_text())["arrays"].values()
         expected = sum(entry["role"] == "output" for entry in entries)
         found = report[name]
-        assert found["expected"] == found["produced"] == found["matched"] == expected
-        assert found["missing"] == [] and found["not_followed"] == {}
+        not_followed = framework.load_adapter(name).not_followed
+        assert found["expected"] == expected
+        assert found["produced"] == found["matched"] == expected - len(not_followed)
+        assert found["missing"] == [] and found["not_followed"] == not_followed
         assert 0 < found["max_rel_err"] < 1e-5
 
 
@@ -117,7 +122,7 @@ def test_the_command_passes_on_the_whole_data_pack_and_lists_the_files_without_a
         assert (f"\n{path.stem}: no adapter" in printed) == (path.stem not in with_adapter)
 
 
-@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("name", KEPT + ALSO_KEPT)
 def test_the_kept_files_are_those_of_the_data_pack(name):
     golden = shared_dir("golden")
     with np.load(DATA / f"{name}.npz") as ours, np.load(golden / f"{name}.npz") as original:
