@@ -29,14 +29,17 @@ from tests.training import (
     weights_of,
 )
 
-PUBLISHED = ["nnUNetTrainerDTC", "nnUNetTrainerMeanTeacher"]
+PUBLISHED = ["nnUNetTrainerDTC", "nnUNetTrainerMeanTeacher", "nnUNetTrainerUPC"]
 TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetTrainerTestShrinkingPool"]
 TRAINERS = PUBLISHED + TEST_ONLY
 
-GOLDEN_FILES = ["dtc", "mean_teacher", "ssl4mis_common"]
+GOLDEN_FILES = ["dtc", "mean_teacher", "ssl4mis_common", "upc"]
 
-# what has to be set, beside `consistency_weight`, so that every weight of a method is the same small number
-EVERY_WEIGHT = {"nnUNetTrainerDTC": lambda weight: {"sdf_weight": weight}}
+# what has to be set, beside `consistency_weight`, for a step that differs from nnU-Net's by terms of this weight only
+ONLY_WEIGHT = {
+    "nnUNetTrainerDTC": lambda weight: {"sdf_weight": weight},
+    "nnUNetTrainerUPC": lambda weight: {"noise_on_labeled": False},  # official: noise on all images
+}
 
 each_trainer = pytest.mark.parametrize("name", TRAINERS)
 each_dimension = pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
@@ -179,18 +182,20 @@ def stock_step(out, dataset, results, weights, batch, **attributes):
 
 
 @pytest.mark.parametrize("options", [{}, {"regions": True}, {"ignore": True}], ids=str)
-@pytest.mark.parametrize("name", ["nnUNetTrainerDTC", "nnUNetTrainerMeanTeacher", "nnUNetTrainerTestTwoNetworks"])
+@pytest.mark.parametrize(
+    "name", ["nnUNetTrainerDTC", "nnUNetTrainerMeanTeacher", "nnUNetTrainerTestTwoNetworks", "nnUNetTrainerUPC"]
+)
 @pytest.mark.parametrize("weight, tolerance", [(0.0, 0.0), (1e-30, 0.0)])
 def test_without_weight_the_step_is_nnunets_bit_for_bit(name, weight, tolerance, options, datasets, tmp_path):
     out, dataset = datasets(**options)
-    weights = {"consistency_weight": weight} | EVERY_WEIGHT.get(name, lambda w: {})(weight)
+    weights = {"consistency_weight": weight} | ONLY_WEIGHT.get(name, lambda w: {})(weight)
     trainer = started(make_trainer(name, out, dataset, results=tmp_path / "a", **weights))
     start = weights_of(trainer.network)
     (batch,) = next_batches(trainer)
     loss = trainer.train_step(copy_batch(batch))["labeled"]
     expected, expected_loss = stock_step(out, dataset, tmp_path / "b", start, batch)
     assert torch.get_num_threads() == 1
-    if name in EVERY_WEIGHT:
+    if name in ONLY_WEIGHT:
         # a parameter that is 0 and whose gradient is 0 shows the term of weight 1e-30 itself, as a subnormal number
         tolerance = weight
     assert largest_difference(expected, weights_of(trainer.network)) <= tolerance

@@ -166,7 +166,7 @@ def test_the_head_has_one_bounded_channel_per_object(convolution, spatial):
 
 
 def test_a_network_of_another_build_is_refused():
-    with pytest.raises(NotImplementedError, match="Conv2d has no `decoder.seg_layers`"):
+    with pytest.raises(NotImplementedError, match=r"Conv2d has no `decoder\.seg_layers`"):
         segmentation_layer(nn.Conv2d(1, 1, 1))
-    with pytest.raises(NotImplementedError, match="encoder.stages"):
+    with pytest.raises(NotImplementedError, match=r"encoder\.stages"):
         last_encoder_stage(nn.Conv2d(1, 1, 1))
