@@ -22,6 +22,7 @@ class SSLBatch:
         inside: `(U, 1, *spatial)` bool, False in padding (and, where plans normalize inside a mask, outside this mask).
         views: all views by name, each `(U, C, *spatial)`, with the same geometry.
         unlabeled_keys: case identifiers of the unlabeled patches.
+        extras: what the method's `labeled_extras` made of the labeled target, by name.
         logits: filled by the default `terms`: name of a supervised network -> its logits on the unlabeled patches, a list
             with one tensor per head, highest resolution first.
         labeled_logits: the same of the labeled patches.
@@ -34,6 +35,7 @@ class SSLBatch:
     inside: Tensor | None = None
     views: dict[str, Tensor] = field(default_factory=dict)
     unlabeled_keys: Sequence[str] = ()
+    extras: dict[str, Tensor] = field(default_factory=dict)
     logits: dict[str, list[Tensor]] = field(default_factory=dict)
     labeled_logits: dict[str, list[Tensor]] = field(default_factory=dict)
 
@@ -64,4 +66,5 @@ class SSLBatch:
             moved.unlabeled = views[0]
             moved.inside = move(batch["inside"])
             moved.unlabeled_keys = batch["unlabeled_keys"]
+            moved.extras = {k.removeprefix("extra/"): move(v) for k, v in batch.items() if k.startswith("extra/")}
         return moved

@@ -12,6 +12,7 @@ is a subclass that overrides the seams, from most to least common:
     after_step(), after_epoch()       queues, pools
     inference_network()               which network is validated and stored for prediction
     unlabeled_views(intensity)        weak and strong views of one patch
+    labeled_extras()                  maps made of the labeled target by the workers (distances)
 
 `docs/add_a_method.md` walks through an example, `docs/architecture.md` gives the reasons.
 """
@@ -152,6 +153,14 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         """
         return {"unlabeled": intensity}
 
+    def labeled_extras(self) -> Callable[[Tensor], dict[str, Tensor]] | None:
+        """A function that the loader's workers apply to the labeled target; what it returns becomes `batch.extras`.
+
+        For what is slow or needs the CPU, such as distance transforms. It is given the target at full resolution,
+        `(L, 1 or regions (and ignore), *spatial)`, returns tensors by name, can be pickled, and draws no random numbers.
+        """
+        return None
+
     # ------------------------------------------------------------------------------------------- what methods may call
 
     @property
@@ -168,6 +177,15 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     def head_weights(self) -> tuple[float, ...]:
         """Weight of each head in nnU-Net's loss, highest resolution first; (1.0,) without deep supervision."""
         return tuple(float(w) for w in self.loss.weight_factors) if self.enable_deep_supervision else (1.0,)
+
+    def annotated(self, target: Tensor | list[Tensor]) -> Tensor:
+        """Which voxels of the labeled patches have a label: bool `(L, 1, *spatial)`, False for the ignore label."""
+        target = target[0] if isinstance(target, list) else target
+        if not self.label_manager.has_ignore_label:
+            return torch.ones_like(target[:, :1], dtype=torch.bool)
+        if self.label_manager.has_regions:
+            return target[:, -1:] == 0
+        return target != self.label_manager.ignore_label
 
     def register_teacher(
         self, decay: float, name: str = "teacher", source: NetworkMember | None = None, *, warmup: bool = True
@@ -484,7 +502,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         loader = _generator(augmenter)
         labeled = loader.labeled if isinstance(loader, TwoStreamLoader) else loader
         unlabeled = self._unlabeled_loader(labeled) if self._pool else None
-        self.restart_workers(augmenter, TwoStreamLoader(labeled, unlabeled), role="train")
+        self.restart_workers(augmenter, TwoStreamLoader(labeled, unlabeled, self.labeled_extras()), role="train")
 
     def _unlabeled_loader(self, labeled) -> UnlabeledLoader:
         """Unlabeled patches of the labeled loader's sizes, through the same geometry and intensity transforms."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from torch import Tensor
 
 from nnunet_ssl.data.dataset import UnlabeledDataset
 
@@ -44,13 +46,20 @@ class TwoStreamLoader:
     Args:
         labeled: the loader that nnU-Net made.
         unlabeled: None gives the labeled stream alone (validation, an empty pool).
+        labeled_extras: see the trainer's seam of this name; its tensors join the batch as `extra/<name>`.
     """
 
     parent_poll_seconds = 1.0
 
-    def __init__(self, labeled: nnUNetDataLoader, unlabeled: UnlabeledLoader | None = None):
+    def __init__(
+        self,
+        labeled: nnUNetDataLoader,
+        unlabeled: UnlabeledLoader | None = None,
+        labeled_extras: Callable[[Tensor], dict[str, Tensor]] | None = None,
+    ):
         self.labeled = labeled
         self.unlabeled = unlabeled
+        self.labeled_extras = labeled_extras
         self._created_in = os.getpid()
 
     @property
@@ -76,4 +85,7 @@ class TwoStreamLoader:
             batch["unlabeled"] = unlabeled["data"]
             batch["inside"] = unlabeled["target"] >= 0
             batch["unlabeled_keys"] = unlabeled["keys"]
+            if self.labeled_extras is not None:
+                target = batch["target"][0] if isinstance(batch["target"], list) else batch["target"]
+                batch |= {f"extra/{name}": tensor for name, tensor in self.labeled_extras(target).items()}
         return batch

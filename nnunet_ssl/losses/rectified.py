@@ -1,0 +1,127 @@
+"""Pseudo-label losses that are rectified by how far two predictions diverge.
+
+Lu, Yin, Fu, Yang, "Uncertainty-aware pseudo-label and consistency for semi-supervised medical image segmentation",
+Biomedical Signal Processing and Control, 2023. Official code: AIforMS/UPC-Pytorch (`code/train_LA_UPC.py`).
+
+Logits are `(B, C, *spatial)`; maps are `(B, M, *spatial)` with M = 1 for activation "softmax" (one number per voxel) and
+M = C for "sigmoid" (one per voxel and region, each a Bernoulli distribution of its own). Everything is computed in
+float32 at least, from log-probabilities, so that saturated predictions give finite numbers.
+
+No function detaches the student; teacher logits are expected without a gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nnunet_ssl.losses.consistency import probabilities, softmax_kl
+
+
+def _check_shapes(first: Tensor, second: Tensor) -> None:
+    if first.shape != second.shape:
+        raise ValueError(f"both must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
+
+
+def _mean_where(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over samples, channels and the voxels where `mask` `(B, 1, *spatial)` is True; 0 where it never is."""
+    if mask is None:
+        return values.mean()
+    expected = (values.shape[0], 1, *values.shape[2:])
+    if mask.dtype != torch.bool or mask.shape != expected:
+        raise ValueError(f"mask must be bool of shape {expected}, got {mask.dtype} of shape {tuple(mask.shape)}")
+    return torch.where(mask, values, 0).sum() / (mask.sum() * values.shape[1]).clamp(min=1)
+
+
+def divergence_map(student_logits: Tensor, teacher_logits: Tensor, activation: str = "softmax") -> Tensor:
+    """`KL(teacher || student)` at every voxel.
+
+        softmax: sum_c q_c ln(q_c / p_c)
+        sigmoid: q ln(q / p) + (1 - q) ln((1 - q) / (1 - p)) per region
+
+    p: student, q: teacher.
+
+    Args:
+        student_logits, teacher_logits: `(B, C, *spatial)`.
+        activation: "softmax" or "sigmoid".
+
+    Returns:
+        `(B, 1, *spatial)` for "softmax", `(B, C, *spatial)` for "sigmoid".
+
+    Raises:
+        ValueError: shapes differ, or an unknown activation.
+    """
+    divergence = softmax_kl(student_logits, teacher_logits, activation, reduction="none")
+    return divergence.sum(dim=1, keepdim=True) if activation == "softmax" else divergence
+
+
+def pseudo_label_loss_map(student_logits: Tensor, teacher_logits: Tensor, activation: str = "softmax") -> Tensor:
+    """Cross entropy of the student with the teacher's hard labels at every voxel.
+
+        softmax: -ln p_y,  y = argmax_c q_c        sigmoid: -ln p where q > 0.5, else -ln(1 - p), per region
+
+    Arguments, shape of the result and errors are those of `divergence_map`.
+    """
+    _check_shapes(student_logits, teacher_logits)
+    student = student_logits if student_logits.dtype == torch.float64 else student_logits.float()
+    if activation == "softmax":
+        return F.cross_entropy(student, teacher_logits.argmax(dim=1), reduction="none").unsqueeze(1)
+    target = (probabilities(teacher_logits, activation) > 0.5).to(student.dtype)
+    return F.binary_cross_entropy_with_logits(student, target, reduction="none")
+
+
+def rectified_mean(loss_map: Tensor, divergence: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`mean_v(l_v exp(-KL_v)) + mean_v(KL_v)`: a loss weighted down where predictions diverge, and the divergence.
+
+    Gradients go through the loss, the weight and the divergence.
+
+    Args:
+        loss_map: l, `(B, M, *spatial)`.
+        divergence: KL, same shape.
+        mask: `(B, 1, *spatial)` bool, voxels that count; all if None. If none does, the loss is 0.
+
+    Raises:
+        ValueError: shapes differ or the mask does not fit.
+    """
+    _check_shapes(loss_map, divergence)
+    return _mean_where(loss_map * torch.exp(-divergence) + divergence, mask)
+
+
+def rectified_pseudo_label_loss(
+    student_logits: Tensor, teacher_logits: Tensor, activation: str = "softmax", mask: Tensor | None = None
+) -> Tensor:
+    """The loss of the paper: `rectified_mean` of `pseudo_label_loss_map` with `divergence_map`.
+
+    Args:
+        student_logits, teacher_logits: `(B, C, *spatial)`.
+        activation: "softmax" or "sigmoid".
+        mask: `(B, 1, *spatial)` bool, voxels that count; all if None.
+
+    Raises:
+        ValueError: shapes differ, an unknown activation, or the mask does not fit.
+    """
+    divergence = divergence_map(student_logits, teacher_logits, activation)
+    return rectified_mean(pseudo_label_loss_map(student_logits, teacher_logits, activation), divergence, mask)
+
+
+def confident_pseudo_label_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    threshold: float,
+    activation: str = "softmax",
+    mask: Tensor | None = None,
+) -> Tensor:
+    """`mean_v(l_v [max_c q_vc >= threshold])`, the mean over all voxels that count, confident or not.
+
+    What the default flags of the official script train (an ablation in the paper), l of `pseudo_label_loss_map`. For
+    regions the confidence is `max(q, 1 - q)` of each.
+
+    Args:
+        threshold: of the teacher's probability, in [0, 1].
+        student_logits, teacher_logits, activation, mask: as in `rectified_pseudo_label_loss`; so are the errors.
+    """
+    losses = pseudo_label_loss_map(student_logits, teacher_logits, activation)
+    q = probabilities(teacher_logits, activation)
+    confidence = q.amax(dim=1, keepdim=True) if activation == "softmax" else torch.maximum(q, 1 - q)
+    return _mean_where(losses * (confidence >= threshold), mask)

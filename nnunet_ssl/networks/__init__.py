@@ -1,0 +1,1 @@
+"""What methods need beside nnU-Net's own network."""
