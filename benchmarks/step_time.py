@@ -94,7 +94,9 @@ def main() -> None:
     wall = [statistics.median(t[0] for t in series) for series in times]
     cpu = [statistics.median(t[1] for t in series) for series in times]
     ratio, cpu_ratio = wall[1] / wall[0], cpu[1] / cpu[0]
-    print(f"{args.device}, {args.threads} threads, patch {args.patch or 'default'}, median of {args.steps} alternating steps")
+    print(
+        f"{args.device}, {args.threads} threads, patch {args.patch or 'default'}, median of {args.steps} alternating steps"
+    )
     print(f"nnUNetTrainer             {1000 * wall[0]:8.1f} ms wall  {1000 * cpu[0]:8.1f} ms process")
     print(f"{args.tr:<25} {1000 * wall[1]:8.1f} ms wall  {1000 * cpu[1]:8.1f} ms process")
     print(f"ratio                     {ratio:8.3f} wall     {cpu_ratio:8.3f} process; floor {FLOOR:.3f}")

@@ -29,11 +29,31 @@ from tests.training import (
     weights_of,
 )
 
-PUBLISHED = ["nnUNetTrainerACMT", "nnUNetTrainerBCP", "nnUNetTrainerCPS", "nnUNetTrainerDTC", "nnUNetTrainerFilterMatch", "nnUNetTrainerMeanTeacher", "nnUNetTrainerUAMT", "nnUNetTrainerUPC"]
+PUBLISHED = [
+    "nnUNetTrainerACMT",
+    "nnUNetTrainerBCP",
+    "nnUNetTrainerCPS",
+    "nnUNetTrainerDTC",
+    "nnUNetTrainerFilterMatch",
+    "nnUNetTrainerMeanTeacher",
+    "nnUNetTrainerUAMT",
+    "nnUNetTrainerUPC",
+]
 TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetTrainerTestShrinkingPool"]
 TRAINERS = PUBLISHED + TEST_ONLY
 
-GOLDEN_FILES = ["ac_mt", "bcp", "cps", "dtc", "mean_teacher", "nnfiltermatch", "ssl4mis_common", "ua_mt", "ua_mt_ssl4mis", "upc"]
+GOLDEN_FILES = [
+    "ac_mt",
+    "bcp",
+    "cps",
+    "dtc",
+    "mean_teacher",
+    "nnfiltermatch",
+    "ssl4mis_common",
+    "ua_mt",
+    "ua_mt_ssl4mis",
+    "upc",
+]
 
 each_trainer = pytest.mark.parametrize("name", TRAINERS)
 each_dimension = pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
