@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from tests.synthetic import make_dataset, nnunet_folders
+from tests.synthetic import make_dataset
 
 TESTS = Path(__file__).resolve().parent
 EXAMPLE_TRAINERS = TESTS / "example_trainers"
@@ -32,6 +31,15 @@ def example_trainers():
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH", "")]))
 
 
+@pytest.fixture(autouse=True)
+def environment_restored():
+    """nnU-Net's folders and worker counts are environment variables: what one test sets must not reach the next."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def datasets(tmp_path_factory):
     """Function (**options of make_dataset) -> (folder, data set name), each made once a session and shared read-only."""
@@ -45,23 +53,3 @@ def datasets(tmp_path_factory):
         return made[key]
 
     return get
-
-
-@pytest.fixture
-def folders(monkeypatch):
-    """Function (out) that points nnU-Net's environment variables below `out` for the rest of the test."""
-    contexts = []
-
-    def use(out: Path):
-        context = nnunet_folders(out)
-        context.__enter__()
-        contexts.append(context)
-        return out
-
-    yield use
-    for context in reversed(contexts):
-        context.__exit__(None, None, None)
-
-
-def trainer_class(name: str):
-    return recursive_find_trainer_class_by_name(name)

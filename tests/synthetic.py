@@ -7,10 +7,8 @@ nnU-Net's commands need.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -227,23 +225,6 @@ def _preprocess(raw, preprocessed, manager, configuration_manager, configuration
         "cases": {case: record.sha256 for case, record in cases.unlabeled.items()},
     }
     Path(manifest_file(str(preprocessed), configuration_manager)).write_text(json.dumps(manifest))
-
-
-@contextmanager
-def nnunet_folders(out: Path):
-    """nnU-Net's three environment variables point below `out`, one worker process, no compilation."""
-    values = {name: str(out / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    values |= {"nnUNet_n_proc_DA": "1", "nnUNet_compile": "f", "nnUNet_def_n_proc": "1"}
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def check_fold(preprocessed_base: str, labeled_folder: str, fold: int | str) -> 
             raise UserError(
                 f"Fold {fold} is not in {file}, which has {folds} fold(s): 0 to {folds - 1} are allowed. nnU-Net would train "
                 "on a random 80:20 split of all cases. Choose another fold, or write a split with "
-                f"`nnunet_ssl split -d {dataset}`."
+                f"`nnunet_ssl split -d {dataset} --labeled N`."
             )
         return
     cases = infer_dataset_class(labeled_folder).get_identifiers(labeled_folder)
@@ -132,7 +132,7 @@ def gather_cases(
         raise UserError(
             f"Fold {fold}: {', '.join(twice[:10])} would be labeled training case(s) and unlabeled ones at once. "
             f"splits_final.json and unlabeled.json in {preprocessed_base} contradict each other; write both again with "
-            f"`nnunet_ssl split -d {dataset} --overwrite`."
+            f"`nnunet_ssl split -d {dataset} --labeled N --overwrite`."
         )
     leaks = [o for o in overlaps if o.place != "training"]
     if leaks and not allow_transductive:
