@@ -29,11 +29,11 @@ from tests.training import (
     weights_of,
 )
 
-PUBLISHED = ["nnUNetTrainerBCP", "nnUNetTrainerMeanTeacher"]
+PUBLISHED = ["nnUNetTrainerBCP", "nnUNetTrainerMCF", "nnUNetTrainerMeanTeacher"]
 TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetTrainerTestShrinkingPool"]
 TRAINERS = PUBLISHED + TEST_ONLY
 
-GOLDEN_FILES = ["bcp", "mean_teacher", "ssl4mis_common"]
+GOLDEN_FILES = ["bcp", "mcf", "mean_teacher", "ssl4mis_common"]
 
 each_trainer = pytest.mark.parametrize("name", TRAINERS)
 each_dimension = pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
@@ -176,11 +176,12 @@ def stock_step(out, dataset, results, weights, batch, **attributes):
 
 
 @pytest.mark.parametrize("options", [{}, {"regions": True}, {"ignore": True}], ids=str)
-@pytest.mark.parametrize("name", ["nnUNetTrainerMeanTeacher", "nnUNetTrainerTestTwoNetworks"])
+@pytest.mark.parametrize("name", ["nnUNetTrainerMCF", "nnUNetTrainerMeanTeacher", "nnUNetTrainerTestTwoNetworks"])
 @pytest.mark.parametrize("weight, tolerance", [(0.0, 0.0), (1e-30, 0.0)])
 def test_without_weight_the_step_is_nnunets_bit_for_bit(name, weight, tolerance, options, datasets, tmp_path):
     out, dataset = datasets(**options)
-    trainer = started(make_trainer(name, out, dataset, results=tmp_path / "a", consistency_weight=weight))
+    attributes = {"consistency_weight": weight} | ({"rectification_weight": weight} if name.endswith("MCF") else {})
+    trainer = started(make_trainer(name, out, dataset, results=tmp_path / "a", **attributes))
     start = weights_of(trainer.network)
     (batch,) = next_batches(trainer)
     loss = trainer.train_step(copy_batch(batch))["labeled"]
