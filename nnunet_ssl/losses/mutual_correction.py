@@ -1,0 +1,113 @@
+"""Losses of the mutual correction framework (MCF): two networks, each corrected where and by what the other one does better.
+
+Wang, Xiao, Bi, Li, Gao, "MCF: Mutual Correction Framework for Semi-Supervised Medical Image Segmentation", CVPR 2023. Official
+code: WYC-321/MCF (train_MCF.py). Logits `(B, C, *spatial)`; C classes ("softmax", background included) or regions ("sigmoid").
+Targets as nnU-Net's: class indices `(B, 1, *spatial)`, or 0/1 per region `(B, C, *spatial)`. Everything in float32 at least.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nnunet_ssl.hard_labels import hard_labels
+from nnunet_ssl.losses.consistency import probabilities
+from nnunet_ssl.losses.region import one_hot
+
+
+def disagreement(first: Tensor, second: Tensor, activation: str = "softmax", mask: Tensor | None = None) -> Tensor:
+    """Where the hard predictions of two networks differ: bool `(B, 1, *spatial)`, or `(B, R, *spatial)` for regions. No gradient.
+
+    For two classes this is the official exclusive or of the foregrounds.
+
+    Args:
+        mask: `(B, 1, *spatial)` bool, voxels that may count (those that are annotated); all if None.
+
+    Raises:
+        ValueError: the shapes of the logits differ.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"both predictions must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
+    differ = hard_labels(first, activation) != hard_labels(second, activation)
+    return differ if mask is None else differ & mask
+
+
+def rectification_loss(logits: Tensor, target: Tensor, differ: Tensor, activation: str = "softmax") -> Tensor:
+    """Contrastive difference review: the squared error where the networks disagree.
+
+        R = sum_v D_v mean_c (p_vc - y_vc)^2 / sum_v D_v,    0 where they agree everywhere
+
+    D: `disagreement`; y: one-hot target. For two classes the mean over channels is the official (p_foreground - y)^2. For regions
+    D and the error are per region.
+    """
+    error = (probabilities(logits, activation) - one_hot(target, logits.shape[1], activation)) ** 2
+    if activation == "softmax":
+        error = error.mean(1, keepdim=True)
+    # official denominator: sum + 1e-16, the same for whole voxels
+    return (error * differ).sum() / differ.sum().clamp(min=1)
+
+
+def sharpen(logits: Tensor, temperature: float, activation: str = "softmax") -> Tensor:
+    """Sharpened probabilities `p^(1/T) / sum_c p_c^(1/T)` (regions: each against its complement), `(B, C, *spatial)`.
+
+    Computed as softmax (sigmoid) of logits / T, which is the same and does not underflow.
+
+    Raises:
+        ValueError: the temperature is not positive.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    return probabilities((logits if logits.dtype == torch.float64 else logits.float()) / temperature, activation)
+
+
+def mutual_loss(
+    first: Tensor,
+    second: Tensor,
+    first_is_better: Tensor,
+    temperature: float,
+    activation: str = "softmax",
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Dynamic competitive pseudo labels: the worse network follows the sharpened prediction of the better one.
+
+        U = mean_{n,c,v} (p_worse - q)^2,    q = sharpen(better, T), without a gradient
+
+    Args:
+        first, second: logits of the two networks on the unlabeled patches, `(B, C, *spatial)`.
+        first_is_better: bool scalar; the host is not asked for its value.
+        mask: `(B, 1, *spatial)` bool, voxels that count; all if None.
+
+    Returns:
+        (loss of the first network, loss of the second): U for the worse one, 0 for the better one.
+    """
+    label = torch.where(
+        first_is_better, sharpen(first, temperature, activation), sharpen(second, temperature, activation)
+    )
+    worse = torch.where(first_is_better, probabilities(second, activation), probabilities(first, activation))
+    error = (worse - label.detach()) ** 2
+    loss = error.mean() if mask is None else (error * mask).sum() / (mask.sum() * error.shape[1]).clamp(min=1)
+    nothing = torch.zeros_like(loss)
+    return torch.where(first_is_better, nothing, loss), torch.where(first_is_better, loss, nothing)
+
+
+def class_dice_loss(probability: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
+    """The official Dice loss of one class: `1 - (2 sum p y + s) / (sum p^2 + sum y^2 + s)`, sums over batch and voxels.
+
+    Args:
+        probability: of the class, `(B, *spatial)`.
+        target: 0/1 of the same shape.
+    """
+    p, y = probability.float(), target.float()
+    return 1 - (2 * (p * y).sum() + smooth) / ((p * p).sum() + (y * y).sum() + smooth)
+
+
+def cross_entropy_and_class_dice(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> tuple[Tensor, Tensor]:
+    """The official supervised loss of two classes, in its two summands: cross entropy, Dice loss of the foreground (not halved).
+
+    Args:
+        logits: `(B, 2, *spatial)`.
+        target: class indices `(B, 1, *spatial)`.
+    """
+    foreground = torch.softmax(logits.float(), 1)[:, 1]
+    return F.cross_entropy(logits.float(), target[:, 0].long()), class_dice_loss(foreground, target[:, 0] == 1, smooth)
