@@ -9,7 +9,11 @@ from tests.training import copy_batch, largest_difference, make_trainer, started
 
 CALLED = {
     "entropy": [],
-    "model_uncertainty": ["uncertainty.mean_probabilities", "uncertainty.predictive_entropy", "uncertainty.max_entropy"],
+    "model_uncertainty": [
+        "uncertainty.mean_probabilities",
+        "uncertainty.predictive_entropy",
+        "uncertainty.max_entropy",
+    ],
     "confident_learning": ["confident_learning.label_issues", "confident_learning.voxel_label_issues"],
     "prototype": [
         f"prototype_labels.{name}"
@@ -26,7 +30,12 @@ CALLED = {
     ],
 }
 # passes over (student, teacher), the student's first one with the labeled patches; calls of the dropout, two a pass
-PASSES = {"entropy": (1, 1, 0), "model_uncertainty": (9, 1, 16), "confident_learning": (1, 2, 0), "prototype": (1, 12, 20)}
+PASSES = {
+    "entropy": (1, 1, 0),
+    "model_uncertainty": (9, 1, 16),
+    "confident_learning": (1, 2, 0),
+    "prototype": (1, 12, 20),
+}
 
 each_selection = pytest.mark.parametrize("selection", list(CALLED))
 
@@ -34,7 +43,9 @@ each_selection = pytest.mark.parametrize("selection", list(CALLED))
 def a_trainer(datasets, tmp_path, selection, data=None, configuration="2d", **attributes):
     out, dataset = datasets(**(data or {}))
     trainer = started(
-        make_trainer("nnUNetTrainerACMT", out, dataset, configuration, results=tmp_path, selection=selection, **attributes)
+        make_trainer(
+            "nnUNetTrainerACMT", out, dataset, configuration, results=tmp_path, selection=selection, **attributes
+        )
     )
     trainer.iteration = trainer.num_epochs * trainer.num_iterations_per_epoch // 2
     return trainer
