@@ -47,10 +47,8 @@ def selective_mse(
     squared = softmax_mse(student_logits, teacher_logits, activation, mask=mask, reduction="none")
     if mask is not None:
         selected = selected & mask
-    if selected.shape[1] == squared.shape[1]:
-        factor = 1
-    else:
-        factor = squared.shape[1] if channels is None else channels
+    per_voxel = squared.shape[1] if channels is None else channels
+    factor = 1 if selected.shape[1] == squared.shape[1] else per_voxel
     # where, not a product: what is not selected has no influence, whatever its value
     total = torch.where(selected, squared, squared.new_zeros(())).sum()
     return total / (factor * selected.sum()).clamp(min=1)
