@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_ssl import cli, demo
+from nnunet_ssl import cli, commands, demo
 from nnunet_ssl.dataset_conversion import convert
 from nnunet_ssl.errors import UserError
 
@@ -63,7 +63,7 @@ def stubs(tmp_path, monkeypatch):
         file = folder / name
         file.write_text(STUB.format(python=sys.executable, calls=str(calls)))
         file.chmod(file.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(demo, "find_command", lambda name: str(folder / name))
+    monkeypatch.setattr(commands, "find_command", lambda name: str(folder / name))
     monkeypatch.setattr(demo, "_write_phantoms", lambda root, seed: root.mkdir())
     monkeypatch.setattr("nnunet_ssl.plans.small.add_small_configuration", lambda *arguments: "2d_small")
     monkeypatch.setattr(demo, "draw_figure", lambda work, settings: (work / "demo.png").touch())
@@ -77,8 +77,8 @@ def _calls(file: Path) -> list[list[str]]:
 def test_the_public_commands_accept_the_arguments_of_the_demo(tmp_path):
     settings = demo.Settings(None, "4", "2d", 5, 10, 0)
     steps = demo.plan_steps(tmp_path, settings, "cpu", 2)
-    commands = {step.name: step.action for step in steps if not callable(step.action)}
-    ours = [words for words in commands.values() if words[0] == "nnunet_ssl"]
+    typed = {step.name: step.action for step in steps if not callable(step.action)}
+    ours = [words for words in typed.values() if words[0] == "nnunet_ssl"]
     assert [words[1] for words in ours] == ["convert", "plan_and_preprocess", "compare"]
     for words in ours:
         parsed = _parse(importlib.import_module(cli.COMMANDS[words[1]][0]), words[2:])
@@ -94,8 +94,8 @@ def test_the_public_commands_accept_the_arguments_of_the_demo(tmp_path):
             assert parsed.test
             assert parsed.device == "cpu"
     for trainer in settings.trainers:
-        assert commands[f"train_{trainer}"][:6] == ["nnUNetv2_train", "101", "2d_small", "0", "-tr", trainer]
-        assert "imagesTs" in " ".join(commands[f"predict_{trainer}"])
+        assert typed[f"train_{trainer}"][:6] == ["nnUNetv2_train", "101", "2d_small", "0", "-tr", trainer]
+        assert "imagesTs" in " ".join(typed[f"predict_{trainer}"])
 
 
 def test_all_steps_run_once_in_order_and_the_table_is_printed(stubs, tmp_path, capsys):
@@ -183,7 +183,7 @@ def test_commands_see_the_work_folder_the_trainers_and_few_threads(tmp_path, mon
     monkeypatch.setenv("nnUNet_extTrainer", "/my/trainers")
     monkeypatch.setenv("nnUNet_n_proc_DA", "1")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    environment = demo.child_environment(tmp_path, 2)
+    environment = commands.child_environment(tmp_path, 2)
     assert environment["nnUNet_raw"] == str(tmp_path / "nnUNet_raw")
     mine, ours = environment["nnUNet_extTrainer"].split(os.pathsep)
     assert mine == "/my/trainers"
@@ -202,17 +202,17 @@ def test_an_interrupted_command_leaves_no_worker_behind(tmp_path, monkeypatch):
         "time.sleep(60)\n"
     )
     script.chmod(0o755)
-    monkeypatch.setattr(demo, "find_command", lambda name: str(script))
+    monkeypatch.setattr(commands, "find_command", lambda name: str(script))
     reported = []
 
-    def interrupt_when_started(text: str) -> None:
-        reported.append(text)
-        if text:
+    def interrupt_when_started(epoch: int | None) -> None:
+        reported.append(epoch)
+        if epoch is not None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        demo.run_command(["sleeper"], tmp_path / "log.txt", dict(os.environ), interrupt_when_started)
-    assert reported[-1] == "epoch 7"
+        commands.run_command(["sleeper"], tmp_path / "log.txt", dict(os.environ), interrupt_when_started)
+    assert reported[-1] == 7
     pids = list(map(int, (tmp_path / "pids").read_text().split()))
     deadline = time.monotonic() + 10
     while any(_runs(pid) for pid in pids) and time.monotonic() < deadline:
@@ -232,10 +232,10 @@ def _runs(pid: int) -> bool:
 
 def test_commands_are_found_beside_the_running_python_and_missing_ones_are_explained(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    found = Path(demo.find_command("nnUNetv2_train"))
+    found = Path(commands.find_command("nnUNetv2_train"))
     assert found.parent == Path(sys.executable).absolute().parent
     with pytest.raises(UserError, match="nnUNetv2_missing is neither in"):
-        demo.find_command("nnUNetv2_missing")
+        commands.find_command("nnUNetv2_missing")
 
 
 @pytest.mark.parametrize("words", [["--epochs", "0"], ["--iters", "0"], ["-np", "0"], ["--seed", "-1"]])

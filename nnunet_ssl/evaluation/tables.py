@@ -59,7 +59,7 @@ def markdown(head: Head, runs: Sequence[Run], summary: pd.DataFrame, trainers: S
         headings = {FOREGROUND: f"{FOREGROUND} = {classes[0]}"}
     parts = [
         f"# Comparison of {', '.join(trainers)}",
-        _table(
+        markdown_table(
             ["", ""],
             [
                 ["data set", head.dataset],
@@ -75,7 +75,7 @@ def markdown(head: Head, runs: Sequence[Run], summary: pd.DataFrame, trainers: S
         ),
         *(f"**Note.** {note}" for note in head.notes),
         "## Runs",
-        _table(
+        markdown_table(
             [
                 "trainer",
                 "fold",
@@ -139,7 +139,7 @@ def _mean_table(summary: pd.DataFrame, name: str, trainers: Sequence[str]) -> st
             ]
         )
     header = ["trainer", *(f"{metric} ({unit})" for metric, unit in METRICS), "missed", "false", "both empty"]
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _mean_cell(row: pd.Series, unit: str) -> str:
@@ -156,7 +156,7 @@ def _test_table(summary: pd.DataFrame, trainer: str, headings: Mapping[str, str]
     for name, text in headings.items():
         part = summary[(summary["trainer"] == trainer) & (summary["class"] == name)].set_index(["metric", "unit"])
         rows.append([text, *(_test_cell(part.loc[key]) for key in METRICS)])
-    return _table(["class", *(f"{metric} ({unit})" for metric, unit in METRICS)], rows)
+    return markdown_table(["class", *(f"{metric} ({unit})" for metric, unit in METRICS)], rows)
 
 
 def _test_cell(row: pd.Series) -> str:
@@ -172,7 +172,7 @@ def _p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Markdown table with columns of equal width, so that it is also legible as text."""
     widths = [max(3, *(len(row[i]) for row in [header, *rows])) for i in range(len(header))]
     lines = [list(header), ["-" * width for width in widths], *rows]

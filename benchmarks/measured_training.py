@@ -1,0 +1,97 @@
+"""nnU-Net's `nnUNetv2_train` with a stopwatch.
+
+    python benchmarks/measured_training.py --measured FILE [--threads N] 27 2d 0 -tr nnUNetTrainer_4epochs -device cpu
+
+All other arguments are those of `nnUNetv2_train`. FILE (JSON) gets, after every epoch,
+
+    seconds             wall time of each training step, waiting for data not included; steps of a run that was stopped and
+                        continued (`--c`) are added
+    peak_memory_bytes   of tensors on the GPU, or the main process's largest resident set (RSS) on CPU
+    memory              "CUDA" or "RSS": which of them
+
+The trainer's name must have a suffix (`_<N>epochs` ...). The class that is made for this name, in this process only, gets the
+methods that measure, so that nnU-Net's classes and ours stay as they are. It also writes `checkpoint_latest.pth` after every
+epoch (nnU-Net: every 50), so that little is lost when it is stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from nnunetv2.run.run_training import run_training_entry
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from nnunet_ssl.data.unlabeled_list import write_json_atomically
+from nnunet_ssl.discovery.variants import find_trainer
+
+
+def peak_memory(device: torch.device) -> tuple[int, str]:
+    """Bytes and what they are, see above."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device), "CUDA"
+    status = Path("/proc/self/status")
+    if status.is_file():  # the counter of `resource` keeps what the process that started this one had
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return 1024 * int(line.split()[1]), "RSS"
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "RSS"
+
+
+def measure(cls: type, file: Path, threads: int | None = None) -> None:
+    """Let a trainer class write its step times and peak memory to `file` after every epoch.
+
+    Args:
+        cls: changed in place.
+        threads: of torch's operations on CPU; None: nnU-Net's choice, all cores.
+    """
+    seconds: list[float] = []
+
+    def on_train_start(self) -> None:
+        if threads is not None and self.device.type == "cpu":
+            torch.set_num_threads(threads)
+        super(cls, self).on_train_start()
+
+    def train_step(self, batch: dict) -> dict:
+        start = perf_counter()
+        outputs = super(cls, self).train_step(
+            batch
+        )  # ends with a copy of the loss to the host: a GPU has finished then
+        seconds.append(round(perf_counter() - start, 5))
+        return outputs
+
+    def on_epoch_end(self) -> None:
+        before = json.loads(file.read_text()) if file.is_file() and self.current_epoch > 0 else {}
+        peak, kind = peak_memory(self.device)
+        measured = {
+            "seconds": before.get("seconds", []) + seconds,
+            "peak_memory_bytes": max(peak, before.get("peak_memory_bytes", 0)),
+            "memory": kind,
+        }
+        write_json_atomically(measured, file)
+        seconds.clear()
+        super(cls, self).on_epoch_end()
+
+    for method in (on_train_start, train_step, on_epoch_end):
+        setattr(cls, method.__name__, method)
+    cls.save_every = 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="nnUNetv2_train that measures", allow_abbrev=False)
+    parser.add_argument("--measured", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--threads", type=int, default=None, metavar="N")
+    parser.add_argument("-tr", required=True)
+    args, others = parser.parse_known_args()
+    measure(find_trainer(args.tr), args.measured, args.threads)
+    sys.argv = ["nnUNetv2_train", *others, "-tr", args.tr]
+    run_training_entry()
+
+
+if __name__ == "__main__":
+    main()
