@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
+import re
 import subprocess
 import sys
 
@@ -17,6 +19,7 @@ from nnunet_ssl.configurable import ConfigurableTrainer
 from nnunet_ssl.discovery import SCANNED_FOLDER
 from nnunet_ssl.discovery.variants import find_trainer, trainer_classes
 from nnunet_ssl.trainers.mean_teacher import nnUNetTrainerMeanTeacher
+from tests.paths import REPOSITORY
 from tests.training import make_trainer
 
 USER_TRAINER = """
@@ -169,7 +172,8 @@ def test_the_command_lists_each_trainer_with_its_first_line(capsys):
 
 
 def test_every_trainer_has_a_line_of_description():
-    assert [name for name, cls in trainer_classes().items() if not (cls.__doc__ or "").strip()] == []
+    first_lines = {name: (inspect.getdoc(cls) or "").split("\n")[0] for name, cls in trainer_classes().items()}
+    assert [name for name, line in first_lines.items() if not line.endswith(".")] == []  # a sentence, not cut off
 
 
 def test_the_command_prints_hyperparameters_with_values(capsys):
@@ -195,3 +199,12 @@ def test_the_command_prints_the_scanned_folder(capsys):
 
 def test_stock_variants_train_with_stock_code_only():
     assert find_trainer("nnUNetTrainer_seed2").train_step is nnUNetTrainer.train_step
+
+
+def test_every_trainer_is_in_the_readme_and_in_the_table_of_methods():
+    readme = (REPOSITORY / "README.md").read_text()
+    (row,) = [line for line in readme.splitlines() if line.startswith("| `nnunet_ssl trainers`")]
+    table = (REPOSITORY / "docs" / "methods.md").read_text()
+    for name in trainer_classes():
+        assert re.search(rf"\b{name.removeprefix('nnUNetTrainer')}\b", row), name
+        assert f"\n| `{name}` |" in table, name

@@ -15,6 +15,7 @@ from nnunet_ssl.distance_maps import LevelSetTargets, has_boundary, signed_dista
 from nnunet_ssl.losses.binary import binary_cross_entropy, foreground_dice_loss
 from nnunet_ssl.losses.dual_task import dual_task_consistency, level_set_mse, level_set_to_mask
 from nnunet_ssl.networks.features import FeatureTap, LevelSetHead, last_encoder_stage, segmentation_layer
+from tests.training import make_trainer, started
 
 
 def draw(*shape: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
@@ -170,3 +171,38 @@ def test_a_network_of_another_build_is_refused():
         segmentation_layer(nn.Conv2d(1, 1, 1))
     with pytest.raises(NotImplementedError, match=r"encoder\.stages"):
         last_encoder_stage(nn.Conv2d(1, 1, 1))
+
+
+# --------------------------------------------------------------------------------------------------------- the trainer
+
+
+def test_the_step_is_the_one_put_together_by_hand(datasets, tmp_path):
+    out, dataset = datasets(ignore=True)  # label 3
+    trainer = started(make_trainer("nnUNetTrainerDTC", out, dataset, results=tmp_path, unlabeled_batch_size=3))
+    batch = next(trainer.dataloader_train)
+    batch["inside"][0, :, :, :5] = False
+    features = []
+    layer = trainer.student.module.decoder.seg_layers[-1]
+    handle = layer.register_forward_hook(lambda _, inputs, __: features.append(inputs[0]))
+    with torch.no_grad():
+        heads = trainer.student(torch.cat((batch["data"], batch["unlabeled"])))
+        z = trainer.level_set.module[0](features[0]).tanh()
+        supervised = trainer.loss([head[:2] for head in heads], batch["target"])
+    handle.remove()
+    target = batch["target"][0][:, 0]
+    errors = []
+    for i, of_sample in enumerate(target):
+        for k in (1, 2):
+            mask = (of_sample == k).numpy()
+            if mask.any() and not mask.all():
+                error = (z[i, k - 1] - torch.from_numpy(signed_distance_map(mask))) ** 2
+                errors.append(error[of_sample != 3])
+    sdf = torch.cat(errors).mean().item()
+    differences = ((-1500 * z).sigmoid() - heads[0].softmax(1)[:, 1:]) ** 2
+    counted = torch.cat((torch.ones_like(target, dtype=torch.bool), batch["inside"][:, 0]))
+    consistency = differences.movedim(1, -1)[counted].mean().item()
+    found = trainer.train_step(batch)
+    assert found["labeled"] == pytest.approx(supervised.item(), rel=1e-4)
+    assert found["sdf"] == pytest.approx(sdf, rel=1e-4)
+    assert found["consistency"] == pytest.approx(consistency, rel=1e-3)
+    assert found["loss"] == pytest.approx(supervised.item() + 0.3 * sdf + math.exp(-5) * consistency, rel=1e-4)

@@ -13,7 +13,14 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 
 def make_trainer(
-    name, out: Path, dataset: str, configuration: str = "2d", fold=0, results: Path | None = None, device="cpu", **attributes
+    name,
+    out: Path,
+    dataset: str,
+    configuration: str = "2d",
+    fold=0,
+    results: Path | None = None,
+    device="cpu",
+    **attributes,
 ):
     """A trainer, as `nnUNetv2_train` makes it. `attributes` become class attributes of a subclass of the same name."""
     preprocessed = out / "nnUNet_preprocessed" / dataset
