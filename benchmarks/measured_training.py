@@ -1,8 +1,8 @@
 """nnU-Net's `nnUNetv2_train` with a stopwatch.
 
-    python benchmarks/measured_training.py --measured FILE [--threads N] 27 2d 0 -tr nnUNetTrainer_4epochs -device cpu
+    python benchmarks/measured_training.py --measured FILE 27 2d 0 -tr nnUNetTrainer_4epochs -device cpu
 
-All other arguments are those of `nnUNetv2_train`. FILE (JSON) gets, after every epoch,
+Other arguments are those of `nnUNetv2_train`. FILE (JSON) gets, after every epoch,
 
     seconds             wall time of each training step, waiting for data not included; steps of a run that was stopped and
                         continued (`--c`) are added
@@ -11,7 +11,8 @@ All other arguments are those of `nnUNetv2_train`. FILE (JSON) gets, after every
 
 The trainer's name must have a suffix (`_<N>epochs` ...). The class that is made for this name, in this process only, gets the
 methods that measure, so that nnU-Net's classes and ours stay as they are. It also writes `checkpoint_latest.pth` after every
-epoch (nnU-Net: every 50), so that little is lost when it is stopped.
+epoch (nnU-Net: every 50), so that little is lost when it is stopped. On request the final validation is left out, or made
+without mirroring, which is 4 times faster in 2D and 8 times in 3D; `validated.json` beside the checkpoint says how it was made.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from nnunet_ssl.data.unlabeled_list import write_json_atomically
 from nnunet_ssl.discovery.variants import find_trainer
 
+VALIDATED = "validated.json"
+
 
 def peak_memory(device: torch.device) -> tuple[int, str]:
     """Bytes and what they are, see above."""
@@ -43,12 +46,14 @@ def peak_memory(device: torch.device) -> tuple[int, str]:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "RSS"
 
 
-def measure(cls: type, file: Path, threads: int | None = None) -> None:
+def measure(cls: type, file: Path, threads: int | None = None, validation: bool = True, mirroring: bool = True) -> None:
     """Let a trainer class write its step times and peak memory to `file` after every epoch.
 
     Args:
         cls: changed in place.
         threads: of torch's operations on CPU; None: nnU-Net's choice, all cores.
+        validation: whether there is a final validation.
+        mirroring: whether this validation predicts with mirroring, as nnU-Net's does.
     """
     seconds: list[float] = []
 
@@ -77,7 +82,21 @@ def measure(cls: type, file: Path, threads: int | None = None) -> None:
         seconds.clear()
         super(cls, self).on_epoch_end()
 
-    for method in (on_train_start, train_step, on_epoch_end):
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        if not validation:
+            self.print_to_log_file("The final validation is left out.")
+            return
+        record = Path(self.output_folder) / VALIDATED
+        record.unlink(missing_ok=True)
+        axes = self.inference_allowed_mirroring_axes
+        self.inference_allowed_mirroring_axes = axes if mirroring else None
+        try:
+            super(cls, self).perform_actual_validation(save_probabilities)
+        finally:
+            self.inference_allowed_mirroring_axes = axes
+        write_json_atomically({"mirroring": mirroring}, record)
+
+    for method in (on_train_start, train_step, on_epoch_end, perform_actual_validation):
         setattr(cls, method.__name__, method)
     cls.save_every = 1
 
@@ -86,9 +105,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="nnUNetv2_train that measures", allow_abbrev=False)
     parser.add_argument("--measured", type=Path, required=True, metavar="FILE")
     parser.add_argument("--threads", type=int, default=None, metavar="N")
+    parser.add_argument("--no_validation", action="store_true")
+    parser.add_argument("--disable_tta", action="store_true", help="validate without mirroring")
     parser.add_argument("-tr", required=True)
     args, others = parser.parse_known_args()
-    measure(find_trainer(args.tr), args.measured, args.threads)
+    measure(find_trainer(args.tr), args.measured, args.threads, not args.no_validation, not args.disable_tta)
     sys.argv = ["nnUNetv2_train", *others, "-tr", args.tr]
     run_training_entry()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -59,8 +60,8 @@ class Commands:
 
     @staticmethod
     def train(measured: Path) -> None:
-        (measured.parent / "validation").mkdir(parents=True)
-        (measured.parent / "validation" / "summary.json").touch()
+        measured.parent.mkdir(parents=True, exist_ok=True)
+        (measured.parent / "validated.json").write_text(json.dumps({"mirroring": True}))
         measured.write_text(json.dumps({"seconds": [9.0, 0.2, 0.3], "peak_memory_bytes": 2**30, "memory": "RSS"}))
         (measured.parent / "debug.json").write_text(json.dumps({"num_iterations_per_epoch": "5"}))
         checkpoint = {"logging": {"train_losses": [1.0, 0.9]}}
@@ -149,11 +150,14 @@ def test_it_continues_where_it_stopped(faked, tmp_path):
     begun.mkdir(parents=True)
     (begun / "checkpoint_latest.pth").touch()
     cps = experiment.model_folder("nnUNetTrainerCPS_2epochs_5iters_seed0") / "fold_0"
-    (cps / "validation" / "summary.json").unlink()
+    (cps / "validated.json").write_text(json.dumps({"mirroring": False}))
     training = quick_study.Training("nnUNetTrainerCPS", 0, 2, 5)
-    assert quick_study.next_switches(experiment, training, validated=True) == ["--val"]
-    assert quick_study.next_switches(experiment, training, validated=False) is None
-    (cps / "validation" / "summary.json").touch()
+    assert quick_study.next_switches(experiment, training, {"mirroring": True}) == ["--val"]
+    assert quick_study.next_switches(experiment, training, {"mirroring": False}) is None
+    (cps / "validated.json").unlink()
+    assert quick_study.next_switches(experiment, training, {"mirroring": True}) == ["--val"]
+    assert quick_study.next_switches(experiment, training, None) is None
+    (cps / "validated.json").write_text(json.dumps({"mirroring": True}))
     assert study(tmp_path, "-tr", MEAN_TEACHER, "nnUNetTrainerCPS") == 0
     assert faked.trainings == [[f"{MEAN_TEACHER}_2epochs_5iters_seed0", "--c"]]
     assert not [w for w in faked.calls if "convert" in w]
@@ -173,7 +177,6 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(faked, tmp_path,
     assert "without suffixes" in error("-tr", f"{MEAN_TEACHER}_2epochs")
     assert "at least 1" in error("--jobs", "0")
     assert "nnU-Net plans its own" in error("--plan", "nnunet", "--batch_size", 4)
-    assert "mirrors" in error("--disable_tta")
     assert "no run of nnUNetTrainer is finished" in error("--report")
     assert not faked.calls
     assert "no test cases of ACDC" in error("--test")
@@ -206,14 +209,17 @@ def test_the_commands_accept_its_arguments(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
     experiment = quick_study.Experiment("Dataset101_LA", "3d_fullres_small")
     training = quick_study.Training(MEAN_TEACHER, 4, 2, 3)
-    command = quick_study.train_command(experiment, training, ["--c"], arguments)
+    command = quick_study.train_command(experiment, training, {"mirroring": False}, ["--c"], arguments)
+    assert "--no_validation" in quick_study.train_command(experiment, training, None, [], arguments)
     seen = {}
     monkeypatch.setattr(sys, "argv", command[1:])
     monkeypatch.setattr(measured_training, "measure", lambda *given: seen.update(measured=given))
     monkeypatch.setattr(measured_training, "run_training_entry", lambda: seen.update(argv=sys.argv))
     measured_training.main()
     folder = tmp_path / "Dataset101_LA" / f"{training.name}__nnUNetPlans__3d_fullres_small" / "fold_0"
-    assert seen["measured"][:2] == (find_trainer(training.name), folder / "measured.json")
+    cls, file, threads, validation, mirroring = seen["measured"]
+    assert (cls, file, validation, mirroring) == (find_trainer(training.name), folder / "measured.json", True, False)
+    assert threads == max(1, os.cpu_count() // 2)
     expected = ["nnUNetv2_train", "101", "3d_fullres_small", "0", "-device", "cpu", "--c", "-tr", training.name]
     assert seen["argv"] == expected
 
@@ -239,3 +245,26 @@ def test_steps_are_timed_and_memory_is_measured(name, datasets, tmp_path):
     assert measured["memory"] == "RSS" and 2**26 < measured["peak_memory_bytes"] < 2**36
     assert torch.load(next(tmp_path.rglob("checkpoint_latest.pth")), weights_only=False)["current_epoch"] == 1
     assert "train_step" not in vars(ConfigurableTrainer)
+
+
+def test_validation_is_made_without_mirroring_or_left_out(datasets, tmp_path, monkeypatch):
+    out, dataset = datasets()
+    seen = []
+    monkeypatch.setattr(
+        ConfigurableTrainer,
+        "perform_actual_validation",
+        lambda self, save_probabilities=False: seen.append(self.inference_allowed_mirroring_axes),
+        raising=False,
+    )
+    for epochs, options in ((3, {"mirroring": False}), (4, {}), (5, {"validation": False})):
+        cls = find_trainer(f"nnUNetTrainer_{epochs}epochs_seed987")
+        measured_training.measure(cls, tmp_path / "measured.json", **options)
+        trainer = make_trainer(cls, out, dataset, results=tmp_path)
+        trainer.inference_allowed_mirroring_axes = (0, 1)
+        Path(trainer.output_folder).mkdir(parents=True, exist_ok=True)
+        trainer.perform_actual_validation()
+        assert trainer.inference_allowed_mirroring_axes == (0, 1)
+        record = Path(trainer.output_folder) / measured_training.VALIDATED
+        expected = None if options == {"validation": False} else {"mirroring": not options}
+        assert (json.loads(record.read_text()) if record.is_file() else None) == expected
+    assert seen == [None, (0, 1)]
