@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_an_error():
         rectified_mean(torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, 2))
     with pytest.raises(ValueError, match="one shape"):
         pseudo_label_loss_map(torch.zeros(1, 2, 2, 2), torch.zeros(1, 3, 2, 2))
-    with pytest.raises(ValueError, match="mask must be bool"):
+    with pytest.raises(ValueError, match="bool and broadcast"):
         rectified_mean(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2))
 
 

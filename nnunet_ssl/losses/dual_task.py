@@ -14,22 +14,11 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.losses.consistency import probabilities
+from nnunet_ssl.losses.masked import mean_where
 
 
 def _in_float32(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
-
-
-def _mean_where(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of `values` `(B, K, *spatial)` where `mask`, which broadcasts to them, is True; 0 where it never is."""
-    if mask is None:
-        return values.mean()
-    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, values.shape) != values.shape:
-        raise ValueError(
-            f"mask must be bool and broadcast to {tuple(values.shape)}, got {mask.dtype} {tuple(mask.shape)}"
-        )
-    mask = mask.expand_as(values)
-    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
 
 
 def level_set_to_mask(level_set: Tensor, k: float = -1500.0) -> Tensor:
@@ -57,7 +46,7 @@ def level_set_mse(level_set: Tensor, maps: Tensor, mask: Tensor | None = None) -
     """
     if level_set.shape != maps.shape:
         raise ValueError(f"level sets and maps must have one shape, got {tuple(level_set.shape)}, {tuple(maps.shape)}")
-    return _mean_where((_in_float32(level_set) - maps) ** 2, mask)
+    return mean_where((_in_float32(level_set) - maps) ** 2, mask)
 
 
 def dual_task_consistency(
@@ -83,4 +72,4 @@ def dual_task_consistency(
         raise ValueError(
             f"level sets must have the shape of the objects' probabilities {tuple(p.shape)}, got {tuple(level_set.shape)}"
         )
-    return _mean_where((level_set_to_mask(level_set, k) - p) ** 2, mask)
+    return mean_where((level_set_to_mask(level_set, k) - p) ** 2, mask)

@@ -17,21 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_ssl.losses.consistency import probabilities, softmax_kl
+from nnunet_ssl.losses.cross_pseudo import hard_pseudo_label
+from nnunet_ssl.losses.masked import mean_where
 
 
 def _check_shapes(first: Tensor, second: Tensor) -> None:
     if first.shape != second.shape:
         raise ValueError(f"both must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
-
-
-def _mean_where(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over samples, channels and the voxels where `mask` `(B, 1, *spatial)` is True; 0 where it never is."""
-    if mask is None:
-        return values.mean()
-    expected = (values.shape[0], 1, *values.shape[2:])
-    if mask.dtype != torch.bool or mask.shape != expected:
-        raise ValueError(f"mask must be bool of shape {expected}, got {mask.dtype} of shape {tuple(mask.shape)}")
-    return torch.where(mask, values, 0).sum() / (mask.sum() * values.shape[1]).clamp(min=1)
 
 
 def divergence_map(student_logits: Tensor, teacher_logits: Tensor, activation: str = "softmax") -> Tensor:
@@ -65,10 +57,10 @@ def pseudo_label_loss_map(student_logits: Tensor, teacher_logits: Tensor, activa
     """
     _check_shapes(student_logits, teacher_logits)
     student = student_logits if student_logits.dtype == torch.float64 else student_logits.float()
+    label = hard_pseudo_label(teacher_logits, activation)
     if activation == "softmax":
-        return F.cross_entropy(student, teacher_logits.argmax(dim=1), reduction="none").unsqueeze(1)
-    target = (probabilities(teacher_logits, activation) > 0.5).to(student.dtype)
-    return F.binary_cross_entropy_with_logits(student, target, reduction="none")
+        return F.cross_entropy(student, label, reduction="none").unsqueeze(1)
+    return F.binary_cross_entropy_with_logits(student, label.to(student.dtype), reduction="none")
 
 
 def rectified_mean(loss_map: Tensor, divergence: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -85,7 +77,7 @@ def rectified_mean(loss_map: Tensor, divergence: Tensor, mask: Tensor | None = N
         ValueError: shapes differ or the mask does not fit.
     """
     _check_shapes(loss_map, divergence)
-    return _mean_where(loss_map * torch.exp(-divergence) + divergence, mask)
+    return mean_where(loss_map * torch.exp(-divergence) + divergence, mask)
 
 
 def rectified_pseudo_label_loss(
@@ -124,4 +116,4 @@ def confident_pseudo_label_loss(
     losses = pseudo_label_loss_map(student_logits, teacher_logits, activation)
     q = probabilities(teacher_logits, activation)
     confidence = q.amax(dim=1, keepdim=True) if activation == "softmax" else torch.maximum(q, 1 - q)
-    return _mean_where(losses * (confidence >= threshold), mask)
+    return mean_where(losses * (confidence >= threshold), mask)
