@@ -56,10 +56,10 @@ def largest_components(labels: Tensor, connectivity: int | None = None) -> Tenso
     if labels.dtype != torch.bool and labels.shape[1] != 1:
         raise ValueError(f"a map of classes must have one channel, got shape {tuple(labels.shape)}")
     structure = ndimage.generate_binary_structure(axes, connectivity)
-    found = labels.detach().cpu().numpy()
+    found = labels.detach().to(torch.int16).cpu().numpy()  # the copy is what a GPU waits for: small numbers
     kept = np.zeros_like(found)
     for sample, result in zip(found.reshape(-1, *found.shape[2:]), kept.reshape(-1, *found.shape[2:])):
-        for value in np.unique(sample):
-            if value != 0:
-                result[_largest(sample == value, structure)] = value
-    return torch.from_numpy(kept).to(labels.device)
+        for value, box in enumerate(ndimage.find_objects(sample), start=1):
+            if box is not None:
+                result[box][_largest(sample[box] == value, structure)] = value
+    return torch.from_numpy(kept).to(labels.device, labels.dtype)

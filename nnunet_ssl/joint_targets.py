@@ -5,10 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_ssl.losses.cross_pseudo import hard_pseudo_label
+from nnunet_ssl.mixing import resize_nearest
+
+
+def as_target(label: Tensor, like: Tensor, inside: Tensor | None = None) -> Tensor:
+    """A hard label map as nnU-Net's target of one head.
+
+    Args:
+        label: `(U, 1, *any spatial)` class indices, or `(U, R, *any spatial)` regions; resized to the head by nearest neighbor.
+        like: nnU-Net's target of this head, `(L, 1, *spatial)`, or `(L, R, *spatial)` for regions. One channel more than
+            regions marks ignored voxels; a pseudo label ignores none.
+        inside: `(U, 1, *any spatial)` bool. Where it is False the target is background, as in nnU-Net's targets; resized too.
+
+    Returns:
+        `(U, channels of like, *spatial)` of the type of `like`.
+    """
+    size = like.shape[2:]
+    label = resize_nearest(label, size)
+    if inside is not None:
+        label = label * resize_nearest(inside, size)
+    ignored = like.shape[1] - label.shape[1]
+    if ignored:
+        label = torch.cat((label, torch.zeros_like(label[:, :1]).expand(-1, ignored, *size)), dim=1)
+    return label.to(like.dtype)
 
 
 def pseudo_target(logits: Tensor, like: Tensor, activation: str = "softmax", inside: Tensor | None = None) -> Tensor:
@@ -16,26 +38,14 @@ def pseudo_target(logits: Tensor, like: Tensor, activation: str = "softmax", ins
 
     Args:
         logits: `(U, C, *spatial)`.
-        like: nnU-Net's target of the labeled patches for this head, `(L, 1, *spatial)`, or `(L, R, *spatial)` for regions. One
-            channel more than regions marks ignored voxels; a pseudo label ignores none.
         activation: "softmax", or "sigmoid" for regions.
-        inside: `(U, 1, *any spatial)` bool. Where it is False the target is background, as in nnU-Net's targets; resized to
-            the head by nearest neighbor.
+        like, inside: as in `as_target`; `like` of the logits' spatial shape.
 
     Returns:
         `(U, channels of like, *spatial)` of the type of `like`, without a gradient.
     """
     label = hard_pseudo_label(logits, activation)
-    if activation == "softmax":
-        label = label.unsqueeze(1)
-    if inside is not None:
-        if inside.shape[2:] != label.shape[2:]:
-            inside = F.interpolate(inside.float(), size=label.shape[2:], mode="nearest") > 0.5
-        label = label * inside
-    ignored = like.shape[1] - label.shape[1]
-    if ignored:
-        label = torch.cat((label, torch.zeros_like(label[:, :1]).expand(-1, ignored, *label.shape[2:])), dim=1)
-    return label.to(like.dtype)
+    return as_target(label.unsqueeze(1) if activation == "softmax" else label, like, inside)
 
 
 def join_targets(target: Tensor | list[Tensor], pseudo: Sequence[Tensor]) -> Tensor | list[Tensor]:

@@ -120,6 +120,42 @@ def copy_paste(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, first, second.to(first.dtype))
 
 
+def halves(batch: Tensor) -> tuple[Tensor, Tensor]:
+    """The first and the second half of a batch `(B, ...)`, both of `ceil(B / 2)`; of an odd one the first sample is in both."""
+    count = (len(batch) + 1) // 2
+    return batch[:count], batch.roll(-count, 0)[:count]
+
+
+def mix_halves(batch: Tensor, mask: Tensor) -> Tensor:
+    """CutMix of the two halves of images or label maps `(B, C, *spatial)`: the first one where the mask is True.
+
+    The mask `(1, 1, *any spatial)` is resized to the batch by nearest neighbor.
+
+    Returns:
+        `(ceil(B / 2), C, *spatial)`.
+    """
+    return copy_paste(*halves(batch), resize_nearest(mask, batch.shape[2:]))
+
+
+def cross_view_labels(first: Tensor, second: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """What two networks learn on a mix of the halves a, b of a batch: the other's label of a, their own label of b.
+
+        y_1 = q_2(a) M + q_1(b) (1 - M),    y_2 = q_1(a) M + q_2(b) (1 - M)
+
+    Wu et al., "Cross-View Mutual Learning for Semi-Supervised Medical Image Segmentation", ACM MM 2024; official code:
+    SongwuJob/CML (CML_LA_train.py).
+
+    Args:
+        first, second: q_1, q_2, the networks' label maps of the batch before it is mixed, `(B, C, *spatial)`.
+        mask: M, `(1, 1, *spatial)` bool.
+
+    Returns:
+        y_1, y_2, `(ceil(B / 2), C, *spatial)`.
+    """
+    (first_a, first_b), (second_a, second_b) = halves(first), halves(second)
+    return copy_paste(second_a, first_b, mask), copy_paste(first_a, second_b, mask)
+
+
 def both_directions(mask: Tensor, count: int) -> Tensor:
     """Masks `(count, 1, *spatial)` of a bidirectional mix: `mask` for the first `ceil(count / 2)`, its opposite for the rest."""
     outward = torch.arange(count, device=mask.device).view(-1, *[1] * (mask.ndim - 1)) < (count + 1) // 2

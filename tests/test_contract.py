@@ -32,6 +32,7 @@ from tests.training import (
 PUBLISHED = [
     "nnUNetTrainerACMT",
     "nnUNetTrainerBCP",
+    "nnUNetTrainerCML",
     "nnUNetTrainerCPS",
     "nnUNetTrainerDTC",
     "nnUNetTrainerFilterMatch",
@@ -46,6 +47,7 @@ TRAINERS = PUBLISHED + TEST_ONLY
 GOLDEN_FILES = [
     "ac_mt",
     "bcp",
+    "cml",
     "cps",
     "dtc",
     "mcf",

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nnunet_ssl.entropy_filter import case_entropy, entropy_threshold, is_uncertain, uncertain_cases
-from nnunet_ssl.joint_targets import join_targets, pseudo_target
+from nnunet_ssl.joint_targets import as_target, join_targets, pseudo_target
 from nnunet_ssl.turns import turn_and_flip
 from tests.golden.framework import record_calls
 from tests.training import copy_batch, largest_difference, make_trainer, started, weights_of
@@ -82,6 +82,14 @@ def test_the_mask_is_resized_to_lower_heads(size):
     found = pseudo_target(logits, torch.zeros(1, 1, *(s // 2 for s in size)), inside=inside)
     half = size[-1] // 4
     assert (found[..., :half] == 1).all() and (found[..., half + size[-1] % 4 // 2 :] == 0).all()
+
+
+def test_a_label_map_is_resized_to_the_head_as_nnunet_resizes_targets():
+    label = torch.tensor([[[[0, 1, 2, 1]]]])
+    found = as_target(label, torch.zeros(3, 1, 1, 2, dtype=torch.int16), torch.tensor([[[[True, True, True, False]]]]))
+    assert found.tolist() == [[[[1, 0]]]] and found.dtype == torch.int16
+    regions = as_target(label > 0, torch.zeros(3, 2, 1, 4, dtype=torch.bool))  # the last channel: nothing is ignored
+    assert regions.tolist() == [[[[False, True, True, True]], [[False] * 4]]]
 
 
 def test_targets_are_joined_head_by_head():

@@ -10,9 +10,12 @@ from nnunet_ssl.mixing import (
     both_directions,
     box_size,
     copy_paste,
+    cross_view_labels,
     draw_box,
     draw_grid_of_boxes,
     draw_stripe,
+    halves,
+    mix_halves,
     outside_boxes,
     resize_nearest,
 )
@@ -79,3 +82,29 @@ def test_resize_is_nnunets():
             ours = resize_nearest(sample[None], target.shape[1:])[0]
             assert torch.equal(ours, target) and ours.dtype == target.dtype
     assert resize_nearest(labels > 0, (6, 5)).dtype == torch.bool
+
+
+@pytest.mark.parametrize(
+    "count, first, second", [(1, [0], [0]), (2, [0], [1]), (3, [0, 1], [2, 0]), (4, [0, 1], [2, 3])]
+)
+def test_halves_use_every_sample(count, first, second):
+    a, b = halves(torch.arange(count))
+    assert a.tolist() == first and b.tolist() == second
+
+
+@pytest.mark.parametrize("size", [(4, 4), (4, 4, 2)])
+def test_halves_are_mixed_with_a_mask_of_any_size(size):
+    mask = outside_boxes(size, [[(0, 2)] + [(0, n) for n in size[1:]]])  # the upper half is taken from the second image
+    images = torch.stack([torch.full((2, *size), 1.0), torch.full((2, *size), 2.0)])
+    mixed = mix_halves(images, mask)
+    assert mixed.shape == (1, 2, *size) and (mixed[:, :, :2] == 2).all() and (mixed[:, :, 2:] == 1).all()
+    small = images[..., ::2, :] if len(size) == 2 else images[:, :, ::2]
+    assert mix_halves(small, mask).shape == (1, *small.shape[1:])
+
+
+def test_the_other_networks_label_outside_the_box_and_the_own_inside():
+    mask = torch.tensor([[[True, False]]])
+    first, second = torch.tensor([[[10, 11]], [[20, 21]]]), torch.tensor([[[30, 31]], [[40, 41]]])
+    of_first, of_second = cross_view_labels(first, second, mask)
+    assert of_first.tolist() == [[[30, 21]]]  # second network on a, first network on b
+    assert of_second.tolist() == [[[10, 41]]]

@@ -45,6 +45,16 @@ def test_dice_by_hand():
     assert float(masked_dice_loss(logits, target, mask & False)) == 0
 
 
+def test_weights_by_hand():
+    logits = torch.log(torch.tensor([[[0.75, 0.5], [0.25, 0.5]]]))
+    target, weight = torch.tensor([[[0, 1]]]), torch.tensor([[[0.1, 0.3]]])
+    by_hand = (-0.1 * math.log(0.75) - 0.3 * math.log(0.5)) / 0.4
+    assert float(masked_cross_entropy(logits, target, weight)) == pytest.approx(by_hand, rel=1e-6)
+    first = 1 - 2 * 0.1 * 0.75 / (0.1 * 1.75 + 0.3 * 0.5)
+    second = 1 - 2 * 0.3 * 0.5 / (0.1 * 0.25 + 0.3 * 1.5)
+    assert float(masked_dice_loss(logits, target, weight, smooth=0.0)) == pytest.approx((first + second) / 2, rel=1e-6)
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("batch", [False, True])

@@ -49,9 +49,7 @@ class nnUNetTrainerBCP(nnUNetTrainerSSL):
     box_ratio: float = 2 / 3  # of the patch per axis; official
     ema_decay: float = 0.99  # official, no warm-up
     pretrain_fraction: float = 0.25  # of the training; official 10000 of 40000 (ACDC), 2000 of 17000 (LA) iterations
-    largest_component: bool = (
-        True  # of each class in a pseudo label; official. False for lesions, of which there may be several
-    )
+    largest_component: bool = True  # of each class in a pseudo label; official. False where a class has several parts
 
     replaces_labeled_loss = True
 

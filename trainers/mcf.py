@@ -34,7 +34,7 @@ from nnunet_ssl.counterpart import counterpart_architecture
 from nnunet_ssl.losses.mutual_correction import disagreement, mutual_loss, rectification_loss
 from nnunet_ssl.losses.region import masked_dice_loss, split_ignored
 from nnunet_ssl.members import as_heads
-from nnunet_ssl.ramps import sigmoid_rampup
+from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 
@@ -45,7 +45,7 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
     """
 
     consistency_weight: float = 0.1  # official
-    rampup_fraction: float = 1.0  # of the training; official: 40 * 150 of 6000 iterations
+    rampup_fraction: float = 1.0  # of the training; official: 40 * 150 of 6000 iterations; 0: no ramp
     rectification_weight: float = 0.5  # official
     temperature: float = 0.1  # of the sharpening; official
 
@@ -103,7 +103,7 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
         )
 
     def weights(self) -> dict[str, float]:
-        mutual = self.consistency_weight * sigmoid_rampup(self.progress / self.rampup_fraction)
+        mutual = self.consistency_weight * sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction))
         return {
             "rectification": self.rectification_weight,
             "rectification_second": self.rectification_weight,

@@ -8,7 +8,6 @@ Targets as nnU-Net's: class indices `(B, 1, *spatial)`, or 0/1 per region `(B, C
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_ssl.hard_labels import hard_labels
@@ -89,25 +88,3 @@ def mutual_loss(
     loss = error.mean() if mask is None else (error * mask).sum() / (mask.sum() * error.shape[1]).clamp(min=1)
     nothing = torch.zeros_like(loss)
     return torch.where(first_is_better, nothing, loss), torch.where(first_is_better, loss, nothing)
-
-
-def class_dice_loss(probability: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor:
-    """The official Dice loss of one class: `1 - (2 sum p y + s) / (sum p^2 + sum y^2 + s)`, sums over batch and voxels.
-
-    Args:
-        probability: of the class, `(B, *spatial)`.
-        target: 0/1 of the same shape.
-    """
-    p, y = probability.float(), target.float()
-    return 1 - (2 * (p * y).sum() + smooth) / ((p * p).sum() + (y * y).sum() + smooth)
-
-
-def cross_entropy_and_class_dice(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> tuple[Tensor, Tensor]:
-    """The official supervised loss of two classes, in its two summands: cross entropy, Dice loss of the foreground (not halved).
-
-    Args:
-        logits: `(B, 2, *spatial)`.
-        target: class indices `(B, 1, *spatial)`.
-    """
-    foreground = torch.softmax(logits.float(), 1)[:, 1]
-    return F.cross_entropy(logits.float(), target[:, 0].long()), class_dice_loss(foreground, target[:, 0] == 1, smooth)

@@ -2,9 +2,11 @@
 
 Logits `(B, C, *spatial)` in 2D or 3D; C classes (activation "softmax", background included) or regions ("sigmoid"). Targets as
 nnU-Net's: class indices `(B, 1, *spatial)` for classes, 0/1 per region `(B, C, *spatial)` for regions. `mask`, `(B or 1, 1,
-*spatial)` bool, says which voxels count (None: all). Sums over voxels and logarithms are in float32 at least.
+*spatial)`, says which voxels count (bool) or how much (weights of at least 0); None: all. Sums over voxels and logarithms are
+in float32 at least.
 
-Source: `mix_loss`, `mask_DiceLoss` and `DiceLoss` of DeepMed-Lab-ECNU/BCP (Bai et al., CVPR 2023).
+Source: `mix_loss`, `mask_DiceLoss` and `DiceLoss` of DeepMed-Lab-ECNU/BCP (Bai et al., CVPR 2023); with weights
+`supervison_loss` of SongwuJob/CML.
 """
 
 from __future__ import annotations
@@ -75,8 +77,7 @@ def masked_cross_entropy(
     if mask is None:
         return values.mean()
     mask = mask.expand(values.shape)
-    # the official denominator is sum + 1e-16: the same for whole voxels, and 0/1 instead of 0/1e-16 when there are none
-    return (values * mask).sum() / mask.sum().clamp(min=1)
+    return (values * mask).sum() / (mask.sum() + 1e-16)
 
 
 def masked_dice_loss(

@@ -42,13 +42,18 @@ class FeatureTap:
         return features
 
 
-def _part(network: nn.Module, *names: str) -> nn.ModuleList:
+def part_of(network: nn.Module, *names: str) -> nn.ModuleList | nn.Sequential:
+    """The list of modules `network.<name>.<name>...`.
+
+    Raises:
+        NotImplementedError: the network is not built like nnU-Net's.
+    """
     part = network
     for name in names:
         part = getattr(part, name, None)
     if not isinstance(part, (nn.ModuleList, nn.Sequential)):
         raise NotImplementedError(
-            f"{type(network).__name__} has no `{'.'.join(names)}`: this method needs the features of a network like nnU-Net's "
+            f"{type(network).__name__} has no `{'.'.join(names)}`: this method needs a network like nnU-Net's "
             "PlainConvUNet or ResidualEncoderUNet"
         )
     return part
@@ -60,7 +65,7 @@ def segmentation_layer(network: nn.Module) -> nn.Module:
     Raises:
         NotImplementedError: the network is not built like nnU-Net's.
     """
-    return _part(network, "decoder", "seg_layers")[-1]
+    return part_of(network, "decoder", "seg_layers")[-1]
 
 
 def last_encoder_stage(network: nn.Module) -> nn.Module:
@@ -69,7 +74,7 @@ def last_encoder_stage(network: nn.Module) -> nn.Module:
     Raises:
         NotImplementedError: the network is not built like nnU-Net's.
     """
-    return _part(network, "encoder", "stages")[-1]
+    return part_of(network, "encoder", "stages")[-1]
 
 
 class LevelSetHead(nn.Sequential):
