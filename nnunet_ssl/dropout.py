@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunet_ssl.networks.features import last_encoder_stage, segmentation_layer
+
 
 def drop_channels(features: Tensor, p: float) -> Tensor:
     """Dropout2d/3d: each channel of each sample is 0 with probability p, else scaled by 1/(1-p). `(B, C, *spatial)`."""
@@ -43,12 +45,7 @@ class HookedDropout:
         self.active = False
         if p == 0:
             return
-        try:
-            bottleneck, last = network.encoder.stages[-1], network.decoder.seg_layers[-1]
-        except AttributeError as error:
-            raise NotImplementedError(
-                f"dropout is added to nnU-Net's U-Nets (encoder.stages, decoder.seg_layers); {type(network).__name__}: {error}"
-            ) from error
+        bottleneck, last = last_encoder_stage(network), segmentation_layer(network)
         bottleneck.register_forward_hook(lambda module, _, output: self._apply(module, output))
         last.register_forward_pre_hook(lambda module, inputs: (self._apply(module, inputs[0]), *inputs[1:]))
 

@@ -99,7 +99,7 @@ class Student(NetworkMember):
 
 
 class Teacher(NetworkMember):
-    """The exponential moving average of a network's weights. Never trained: its outputs carry no gradient.
+    """The exponential moving average of the weights of a network or module. Never trained: its outputs carry no gradient.
 
     Attributes:
         updates: how many EMA updates it has had, the t of `ema_decay_at`.
@@ -108,7 +108,7 @@ class Teacher(NetworkMember):
     """
 
     def __init__(
-        self, name: str, module: nn.Module, wrapped: nn.Module, source: NetworkMember, decay: float, warmup: bool = True
+        self, name: str, module: nn.Module, wrapped: nn.Module, source: Member, decay: float, warmup: bool = True
     ):
         super().__init__(name, module, wrapped, None, None, None, supervised=False, follows_pretrained=False)
         self.source = source

@@ -57,6 +57,14 @@ def cosine_rampdown(progress: float, initial: float = 1.0) -> float:
     return initial * 0.5 * (1.0 + math.cos(math.pi * _clip(progress)))
 
 
+def geometric_ramp(progress: float, initial: float, final: float) -> float:
+    """`initial * (final / initial)^clip(progress, 0, 1)`: equal factors in equal times.
+
+    Assefa et al., "DyCON", CVPR 2025: the beta of their uncertainty-aware consistency, 5 to 0.5.
+    """
+    return initial * (final / initial) ** _clip(progress)
+
+
 def poly_lr(initial_lr: float, progress: float, exponent: float = 0.9) -> float:
     """`initial_lr * (1 - clip(progress, 0, 1))^exponent`, the learning rate of nnU-Net and of SSL4MIS."""
     return initial_lr * (1.0 - _clip(progress)) ** exponent

@@ -188,13 +188,17 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         return target != self.label_manager.ignore_label
 
     def register_teacher(
-        self, decay: float, name: str = "teacher", source: NetworkMember | None = None, *, warmup: bool = True
+        self, decay: float, name: str = "teacher", source: Member | None = None, *, warmup: bool = True
     ) -> Teacher:
-        """A moving average of `source` (default: the student), updated after every step; see `Teacher`."""
+        """A moving average of `source` (default: the student), updated after every step; see `Teacher`.
+
+        The average of a module that is no segmentation network (a projection head) gives its output as a list of one tensor.
+        """
         source = source or self.student
         module = copy.deepcopy(source.module).requires_grad_(False).eval()
         teacher = Teacher(name, module, self._compiled(module), source, decay, warmup)
-        self._set_deep_supervision(teacher, False)
+        if isinstance(source, NetworkMember):
+            self._set_deep_supervision(teacher, False)
         return self._add(teacher)
 
     def register_network(
@@ -362,6 +366,10 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
 
     def initialize(self) -> None:
         self._refuse_unsupported()
+        if self._do_i_compile():
+            # teachers and further networks run the student's code: dynamo must tell those with hooks (dropout, feature taps)
+            # from those without, or it runs whichever it compiled first
+            torch._dynamo.config.skip_nnmodule_hook_guards = False
         super().initialize()
         self.build_method()
         self._view_names = tuple(self.unlabeled_views([]))

@@ -81,10 +81,18 @@ def test_each_selection_trains_with_every_kind_of_label_and_network(selection, d
 
 
 @each_selection
-@pytest.mark.parametrize("everywhere", [False, True])
-def test_each_selection_in_3d(selection, everywhere, datasets, tmp_path):
-    trainer = a_trainer(datasets, tmp_path, selection, configuration="3d_fullres", train_with_dropout=everywhere)
-    assert all(np.isfinite(v) for v in trainer.train_step(next(trainer.dataloader_train)).values())
+@pytest.mark.parametrize("configuration, everywhere", [("2d", False), ("3d_fullres", False), ("3d_fullres", True)])
+def test_each_selection_alone_trains_the_student(selection, configuration, everywhere, datasets, tmp_path):
+    trainer = a_trainer(datasets, tmp_path, selection, configuration=configuration, train_with_dropout=everywhere)
+    unlabeled = trainer.weights()
+    trainer._weight_names, trainer.weights = None, lambda: {"labeled": 0.0} | unlabeled
+    with torch.no_grad():  # a teacher that disagrees, so that there is something to select
+        for parameter in trainer.teacher.module.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    values = trainer.train_step(next(trainer.dataloader_train))
+    assert all(np.isfinite(v) for v in values.values())
+    assert all(values[term] > 0 for term in unlabeled)
+    assert max(p.grad.abs().max() for p in trainer.network.parameters() if p.grad is not None) > 0
 
 
 def test_unknown_selection_is_refused(datasets, tmp_path):

@@ -35,6 +35,7 @@ PUBLISHED = [
     "nnUNetTrainerCML",
     "nnUNetTrainerCPS",
     "nnUNetTrainerDTC",
+    "nnUNetTrainerDyCON",
     "nnUNetTrainerFilterMatch",
     "nnUNetTrainerMCF",
     "nnUNetTrainerMeanTeacher",
@@ -50,6 +51,7 @@ GOLDEN_FILES = [
     "cml",
     "cps",
     "dtc",
+    "dycon",
     "mcf",
     "mean_teacher",
     "nnfiltermatch",
@@ -200,8 +202,10 @@ def stock_step(out, dataset, results, weights, batch, **attributes):
 
 # What has to be set, beside `consistency_weight`, for a step that differs from nnU-Net's by terms of this weight only.
 WEIGHTS_OF = {
+    "nnUNetTrainerACMT": lambda weight: {},
     "nnUNetTrainerCPS": lambda weight: {},
     "nnUNetTrainerDTC": lambda weight: {"sdf_weight": weight},
+    "nnUNetTrainerDyCON": lambda weight: {"uncertainty_weight": weight, "contrast_weight": weight},
     "nnUNetTrainerMCF": lambda weight: {"rectification_weight": weight},
     "nnUNetTrainerMeanTeacher": lambda weight: {},
     "nnUNetTrainerTestTwoNetworks": lambda weight: {},

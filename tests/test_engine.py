@@ -396,7 +396,7 @@ def test_compiled_networks_are_saved_under_plain_names(datasets, tmp_path):
     other.load_checkpoint(str(tmp_path / "checkpoint.pth"))
 
 
-@pytest.mark.parametrize("name", [MEAN_TEACHER, "nnUNetTrainerTestTwoNetworks"])
+@pytest.mark.parametrize("name", [MEAN_TEACHER, "nnUNetTrainerDyCON", "nnUNetTrainerTestTwoNetworks"])
 def test_compiled_networks_train_and_validate_like_plain_ones(name, datasets, tmp_path, monkeypatch):
     """With dynamo's eager backend: the graphs are traced as on a GPU, without a compiler and without its rounding."""
     out, dataset = datasets()
@@ -567,6 +567,25 @@ def test_a_teacher_without_warm_up_has_its_decay_from_the_first_update_on(datase
         expected = {k: decay * before[k] + (1 - decay) * student[k] for k in student}
         assert largest_difference(expected, weights_of(trainer.teacher.module)) < 1e-6
         assert trainer.teacher.current_decay == decay
+
+
+def test_a_teacher_may_be_the_average_of_a_head(datasets, tmp_path):
+    out, dataset = datasets()
+    trainer = make_trainer(MEAN_TEACHER, out, dataset, results=tmp_path)
+    trainer.initialize()
+    head = trainer.register_module("head", torch.nn.Conv2d(2, 3, 1))
+    teacher = trainer.register_teacher(0.5, "head_teacher", head, warmup=False)
+    features = torch.ones(1, 2, 4, 4)
+    (output,) = teacher(features)
+    assert torch.equal(output, head(features)) and not output.requires_grad
+    before = weights_of(teacher.module)
+    with torch.no_grad():
+        head.module.bias += 1
+    teacher.update()
+    assert torch.allclose(teacher.module.bias, before["bias"] + 0.5)
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    members = torch.load(tmp_path / "checkpoint.pth", weights_only=False)["ssl_state"]["members"]
+    assert largest_difference(members["head_teacher"], weights_of(teacher.module)) == 0
 
 
 @pytest.mark.parametrize("deep_supervision", [True, False])

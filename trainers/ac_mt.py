@@ -13,11 +13,10 @@ Mean Teacher that learns only where a prediction is ambiguous, the opposite of U
     "entropy" (Ent)               H(p_student(u)) >= h
     "model_uncertainty" (MU)      H(mean of T stochastic passes of the student on u + noise) >= h
     "confident_learning" (S-Err)  the student's label is a suspected error under p_teacher(u), see `confident_learning`
-    "prototype" (P-Err)           the student's label is not that of the nearest class prototype in the teacher's features; there is
-                                  a second term, the student's entropy where it is
+    "prototype" (P-Err)           the student's label is not that of the nearest class prototype in the teacher's features; a
+                                  second term is the student's entropy where it is
 
-Dropout for the stochastic passes of MU and P-Err: forward hooks drop whole channels after the bottleneck and before the last
-segmentation layer; the state dict keeps its keys, validation has none, training only with `train_with_dropout` (see `ua_mt.py`).
+The stochastic passes of MU and P-Err have dropout by forward hooks, as in `ua_mt.py`; training only with `train_with_dropout`.
 
 Differs from the official code: C classes instead of two (ln C, one prototype each); regions are selected one by one; MU is a mean
 over channels like the others (official: their sum, so for MU the same loss has the weight 2 * consistency_weight); the entropy
@@ -29,16 +28,15 @@ only; padding does not count; the teacher is in evaluation mode apart from dropo
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from nnunet_ssl.batch import SSLBatch
 from nnunet_ssl.confident_learning import voxel_label_issues
 from nnunet_ssl.dropout import HookedDropout
-from nnunet_ssl.feature_tap import outputs_of
 from nnunet_ssl.losses.consistency import probabilities
 from nnunet_ssl.losses.selective import selective_mse
 from nnunet_ssl.members import NetworkMember
+from nnunet_ssl.networks.features import FeatureTap, decoder_stage
 from nnunet_ssl.perturbations import add_clipped_noise
 from nnunet_ssl.prototype_labels import clean_entropy, pass_statistics, prototype_disagreement
 from nnunet_ssl.ramps import sigmoid_rampup
@@ -79,45 +77,37 @@ class nnUNetTrainerACMT(nnUNetTrainerSSL):
         p = self.dropout if stochastic else 0.0
         self.student_dropout = HookedDropout(self.student.module, p, in_training=self.train_with_dropout)
         self.teacher_dropout = HookedDropout(self.teacher.module, p)
+        if self.selection == "prototype":
+            half_resolution = decoder_stage(self.teacher.module, 1)  # as the official code
+            self.features = FeatureTap(half_resolution, "output", in_evaluation=True)
 
     def noisy(self, batch: SSLBatch) -> Tensor:
         return add_clipped_noise(batch.unlabeled, self.noise_std)
 
-    def teacher_logits(self, images: Tensor) -> Tensor:
-        with self.teacher_dropout.on(self.train_with_dropout):
+    def teacher_logits(self, images: Tensor, dropout: bool = False) -> Tensor:
+        with self.teacher_dropout.on(dropout or self.train_with_dropout):
             return self.teacher(images)[0]
 
     def ambiguous(self, entropy: Tensor, end: float) -> Tensor:
         return select_ambiguous(entropy, ramped_threshold(self.progress, self.threshold_start, end))
 
-    @torch.no_grad()
-    def model_uncertainty(self, batch: SSLBatch) -> Tensor:
-        with self.student_dropout.on():
-            passes = (self.student(self.noisy(batch))[0] for _ in range(self.passes))
-            mean = mean_probabilities(passes, batch.num_unlabeled, self.activation)
-        return relative_entropy(mean, self.activation)
-
-    @torch.no_grad()
-    def stochastic_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Deviation of the teacher's predictions and its mean features at half resolution, as the official code."""
-        stages = self.teacher.module.decoder.stages
-        with self.teacher_dropout.on(), outputs_of(stages[max(len(stages) - 2, 0)]) as features:
-            # the plain network: a compiled one does not look for hooks that were not there when it was compiled
-            passes = ((self.teacher.module(images), features.pop()) for _ in range(self.prototype_passes))
-            return pass_statistics(passes, self.temperature)
-
     def selected(self, student: Tensor, batch: SSLBatch) -> Tensor:
         """The ambiguous voxels: bool `(U, 1, *spatial)`, or per channel `(U, C, *spatial)`."""
+        images, activation = batch.unlabeled, self.activation
         if self.selection == "entropy":
-            return self.ambiguous(relative_entropy(student, self.activation), self.threshold_end)
+            return self.ambiguous(relative_entropy(student, activation), self.threshold_end)
         if self.selection == "model_uncertainty":
-            return self.ambiguous(self.model_uncertainty(batch), self.threshold_end_mu)
-        clean = probabilities(self.teacher_logits(batch.unlabeled), self.activation)
+            with self.student_dropout.on():
+                passes = (self.without_gradient(self.student, self.noisy(batch))[0] for _ in range(self.passes))
+                mean = mean_probabilities(passes, batch.num_unlabeled, activation)
+            return self.ambiguous(relative_entropy(mean, activation), self.threshold_end_mu)
+        clean = probabilities(self.teacher_logits(images), activation)
         if self.selection == "confident_learning":
-            return voxel_label_issues(student, clean, self.rule, batch.inside, self.activation)
-        deviation, features = self.stochastic_features(batch.unlabeled)
+            return voxel_label_issues(student, clean, self.rule, batch.inside, activation)
+        passes = ((self.teacher_logits(images, True), self.features.take()) for _ in range(self.prototype_passes))
+        deviation, features = pass_statistics(passes, self.temperature)
         return prototype_disagreement(
-            student, clean, deviation, features, self.activation, self.deviation_limit, batch.inside
+            student, clean, deviation, features, activation, self.deviation_limit, batch.inside
         )
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:

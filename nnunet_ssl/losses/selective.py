@@ -1,4 +1,4 @@
-"""Consistency on selected voxels: a selection, certain or ambiguous, says where two predictions are asked to agree.
+"""Consistency in which voxels do not count alike: those are selected, or weigh more, that are certain or ambiguous.
 
 Logits are `(B, C, *spatial)` in 2D or 3D. Everything is computed in float32 at least. No argument is detached.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import softmax_mse
+from nnunet_ssl.losses.consistency import probabilities, softmax_mse
+from nnunet_ssl.uncertainty import predictive_entropy
 
 
 def selective_mse(
@@ -52,3 +53,48 @@ def selective_mse(
     # where, not a product: what is not selected has no influence, whatever its value
     total = torch.where(selected, squared, squared.new_zeros(())).sum()
     return total / (factor * selected.sum()).clamp(min=1)
+
+
+def uncertainty_weighted_mse(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    beta: float,
+    activation: str = "softmax",
+    mask: Tensor | None = None,
+    as_released: bool = False,
+) -> Tensor:
+    """Squared difference of probabilities, weighted down where either prediction is uncertain, and the uncertainty itself.
+
+        L = mean_v [ sum_c (p_cv - q_cv)^2 / (e^{beta H(p_v)} + e^{beta H(q_v)}) + beta (H(p_v) + H(q_v)) ]
+
+    p: student, q: teacher, H: entropy in nats. The weights are not detached. For beta > 1 the entropy is most of it: the student is
+    made certain. Regions: each as the two classes inside and outside, mean over them.
+    Assefa et al., CVPR 2025, arXiv:2504.04566 (UnCL of DyCON).
+
+    Args:
+        student_logits, teacher_logits: `(B, C, *spatial)`.
+        beta: per nat of entropy. The largest entropy is ln C, so `beta ln 2 / ln C` means for C classes what beta does for two.
+        activation: "softmax", or "sigmoid" for region heads.
+        mask: voxels that count, `(B, 1, *spatial)` bool; None: all.
+        as_released: the released code adds a `(B, *spatial)` and a `(B, 1, *spatial)` tensor: a mean over `(B, B, *spatial)`, which
+            is the same apart from rounding, with B times the memory. For classes, without a mask.
+
+    Raises:
+        ValueError: shapes do not fit, or the activation is unknown.
+    """
+    allowed = (student_logits.shape[0], 1, *student_logits.shape[2:])
+    if student_logits.shape != teacher_logits.shape or (mask is not None and mask.shape != allowed):
+        shapes = [tuple(x.shape) for x in (student_logits, teacher_logits, mask) if x is not None]
+        raise ValueError(f"logits must have one shape and the mask one channel, got {shapes}")
+    p, q = probabilities(student_logits, activation), probabilities(teacher_logits, activation)
+    student, teacher = predictive_entropy(p, activation), predictive_entropy(q, activation)
+    weighted = (p - q) ** 2 / ((beta * student).exp() + (beta * teacher).exp())
+    # the other of a region's two classes, outside, has the same squared difference
+    weighted = weighted.sum(1, keepdim=True) if activation == "softmax" else 2 * weighted
+    entropies = beta * (student + teacher)
+    if as_released:
+        return (weighted.squeeze(1) + entropies).mean()
+    values = weighted + entropies
+    if mask is None:
+        return values.mean()
+    return torch.where(mask, values, 0).sum() / (mask.sum() * values.shape[1]).clamp(min=1)

@@ -158,6 +158,12 @@ def grad(output: Tensor, inputs: Tensor) -> Tensor:
     return torch.zeros_like(inputs) if gradient is None else gradient
 
 
+def grad_sums(output: Tensor, inputs: Tensor) -> Tensor:
+    """`[sum |g|, sum g^2]` in float64 of the gradient g of output with respect to inputs, for files that store only these."""
+    gradient = grad(output, inputs).double()
+    return torch.stack((gradient.abs().sum(), (gradient**2).sum()))
+
+
 # ----------------------------------------------------------------------------------------------------------- adapters
 
 
@@ -169,7 +175,8 @@ class Adapter:
         trainer: class name of the trainer in whose `train_step` the functions `uses` are called; None without one.
         uses: dotted names of the functions of nnunet_ssl that are under golden values here and that the trainer calls.
         reference_only: dotted names of the others the adapter calls -> why no trainer calls them.
-        not_followed: output arrays that reproduce a defect of the released code -> which defect.
+        not_followed: output arrays that reproduce a defect of the released code -> which defect; or that nobody can reproduce,
+            because they hold a random draw that neither an input nor a seed of the file determines -> said so.
     """
 
     name: str
@@ -276,7 +283,7 @@ class Report:
         expected, produced, matched: numbers of output arrays: in the file, given by the adapter, equal.
         missing: outputs that were not produced, and are not excused by `not_followed`.
         mismatched: output -> what is wrong with what was produced.
-        not_followed: outputs that reproduce a defect of the released code -> which.
+        not_followed: outputs that the adapter lists as not followed -> why.
         max_rel_err: largest relative error over the outputs produced; None if nothing was.
         error: the traceback if the adapter or the file failed as a whole.
     """
