@@ -12,7 +12,8 @@ from nnunet_ssl.entropy_filter import case_entropy, entropy_threshold, is_uncert
 from nnunet_ssl.joint_targets import as_target, join_targets, pseudo_target
 from nnunet_ssl.turns import turn_and_flip
 from tests.golden.framework import record_calls
-from tests.training import copy_batch, largest_difference, make_trainer, started, weights_of
+from tests.test_contract import hide_labels
+from tests.training import copy_batch, copy_dataset, largest_difference, make_trainer, started, weights_of
 
 NAME = "nnUNetTrainerFilterMatch"
 
@@ -203,3 +204,22 @@ def test_the_pool_left_is_in_the_checkpoint(datasets, tmp_path):
     assert other.unlabeled_pool == trainer.unlabeled_pool
     keys = {str(k) for _ in range(6) for k in next(other.dataloader_train)["unlabeled_keys"]}
     assert keys <= set(trainer.unlabeled_pool)
+
+
+def test_the_filter_scores_images_with_hidden_labels_without_their_labels(datasets, tmp_path):
+    out, dataset = datasets()
+    out = copy_dataset(out, tmp_path / "data")
+    folder, hidden = out / "nnUNet_preprocessed" / dataset, ["case_00", "case_01"]
+    hide_labels(folder, hidden)
+    trainer = started(make_trainer(NAME, out, dataset, results=tmp_path / "ours", num_epochs=3))
+    trainer.set_unlabeled_cases(hidden)
+    expected = trainer.score_unlabeled(case_entropy)
+    for file in folder.rglob("case_0[01]_seg.b2nd"):
+        file.unlink()
+    for file in folder.rglob("case_0[01].pkl"):
+        file.unlink()
+    assert trainer.score_unlabeled(case_entropy) == expected and sorted(expected) == hidden
+    trainer.after_epoch()
+    (kept,) = trainer.unlabeled_pool
+    assert expected[kept] == max(expected.values())
+    assert set(map(str, next(trainer.dataloader_train)["unlabeled_keys"])) == {kept}

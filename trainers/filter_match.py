@@ -51,7 +51,7 @@ class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         heads = self.without_gradient(self.student, batch.unlabeled)
         targets = batch.target if isinstance(batch.target, list) else [batch.target]
-        pseudo = [pseudo_target(h, t, self.activation, batch.inside) for h, t in zip(heads, targets, strict=False)]
+        pseudo = [pseudo_target(h, t, self.activation, batch.inside) for h, t in zip(heads, targets, strict=True)]
         turn = self._random_turn(heads)
         images = torch.cat((batch.labeled, turn_and_flip(batch.unlabeled, *turn)))
         target = join_targets(batch.target, [turn_and_flip(p, *turn) for p in pseudo])
