@@ -89,7 +89,7 @@ def decoder_stage(network: nn.Module, below: int) -> nn.Module:
     Raises:
         NotImplementedError: the network is not built like nnU-Net's.
     """
-    stages = _part(network, "decoder", "stages")
+    stages = part_of(network, "decoder", "stages")
     return stages[max(len(stages) - 1 - below, 0)]
 
 
@@ -102,7 +102,7 @@ def encoder_stage(network: nn.Module, stride: int) -> tuple[nn.Module, tuple[int
     Raises:
         NotImplementedError: the network is not built like nnU-Net's.
     """
-    stages, encoder = _part(network, "encoder", "stages"), network.encoder
+    stages, encoder = part_of(network, "encoder", "stages"), network.encoder
     strides = np.cumprod(encoder.strides, axis=0).tolist()
     chosen = next((i for i, along_axes in enumerate(strides) if max(along_axes) >= stride), len(strides) - 1)
     return stages[chosen], tuple(strides[chosen]), encoder.output_channels[chosen]
