@@ -143,7 +143,8 @@ class GoldenFile:
     def byproduct(self, key: str) -> np.ndarray:
         """A stored output that the official computation of a later output takes as its input.
 
-        Only for arrays whose `meaning` says so; `adapt` must still produce `key` itself from the inputs.
+        Only for arrays whose `meaning` says so, or for the values of a random draw that the file does not hold otherwise;
+        `adapt` must still produce `key` itself.
         """
         if key not in self._expected:
             raise GoldenError(f"{self.name}: there is no output array {key!r}")
@@ -175,8 +176,7 @@ class Adapter:
         trainer: class name of the trainer in whose `train_step` the functions `uses` are called; None without one.
         uses: dotted names of the functions of nnunet_ssl that are under golden values here and that the trainer calls.
         reference_only: dotted names of the others the adapter calls -> why no trainer calls them.
-        not_followed: output arrays that reproduce a defect of the released code -> which defect; or that nobody can reproduce,
-            because they hold a random draw that neither an input nor a seed of the file determines -> said so.
+        not_followed: output arrays that reproduce a defect of the released code -> which defect.
     """
 
     name: str

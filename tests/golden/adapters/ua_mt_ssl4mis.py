@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.losses.selective import selective_mse
 from nnunet_ssl.losses.supervised import ce_dice_loss
+from nnunet_ssl.perturbations import add_clipped_noise
 from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup, stepwise_progress
 from nnunet_ssl.uncertainty import max_entropy, mean_probabilities, predictive_entropy, ramped_threshold, select_certain
 from tests.golden.framework import GoldenFile, grad
@@ -15,6 +19,7 @@ TRAINER = "nnUNetTrainerUAMT"
 USES = (
     "nnunet_ssl.losses.combine.weighted_sum",
     "nnunet_ssl.losses.selective.selective_mse",
+    "nnunet_ssl.perturbations.add_clipped_noise",
     "nnunet_ssl.ramps.sigmoid_rampup",
     "nnunet_ssl.uncertainty.max_entropy",
     "nnunet_ssl.uncertainty.mean_probabilities",
@@ -27,15 +32,23 @@ REFERENCE_ONLY = {
     "nnunet_ssl.ramps.ramp_progress": "our progress is the fraction of the training done, known to the engine",
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",
 }
-# the same formula, with its noise, is in mean_teacher.npz
-_NO_NOISE = "no defect: a random draw of which the file has neither the noise nor a seed"
-NOT_FOLLOWED = {"teacher_input2d_0": _NO_NOISE, "teacher_input3d_0": _NO_NOISE}
-
 # numbers that stand in the sidecar's `meaning` and in the specification only; the official code has the two-class constants
 # for any number of classes
 CLASSES = 2
 START, END = 0.75, 1.0
 WEIGHT, RAMP_INTERVAL, RAMP_LENGTH = 0.1, 150, 200
+NOISE_LIMIT = 0.2
+
+
+def _teacher_input(file: GoldenFile, dim: str, unlabeled: int) -> Tensor:
+    """The images with noise of which the file has neither values nor a seed: it is what its noisy images differ by.
+
+    This checks the clipping and that the noise is added to the unlabeled images; mean_teacher.npz, which has its noise, checks
+    the whole formula.
+    """
+    images = file.tensor(f"volume{dim}")[-unlabeled:]
+    noise = torch.from_numpy(file.byproduct(f"teacher_input{dim}_0")) - images
+    return add_clipped_noise(images, std=1.0, limit=NOISE_LIMIT, normal=noise)
 
 
 def _step(file: GoldenFile, dim: str) -> dict[str, Any]:
@@ -53,6 +66,7 @@ def _step(file: GoldenFile, dim: str) -> dict[str, Any]:
     weight = sigmoid_rampup(stepwise_progress(iteration, RAMP_INTERVAL, RAMP_LENGTH), WEIGHT)
     supervised = ce_dice_loss(student[:labeled], file.tensor(f"labels{dim}")[:labeled])
     return {
+        f"teacher_input{dim}_0": _teacher_input(file, dim, len(target)),
         f"uncertainty{dim}": uncertainty,
         f"threshold{dim}": threshold,
         f"mask{dim}": mask,
