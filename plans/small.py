@@ -11,18 +11,13 @@ predicts with as usual. Results with it are below what nnU-Net's own configurati
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_ssl.errors import UserError
+from nnunet_ssl.plans.derived import load_base, plan_topology, save_configuration
 
-# nnU-Net takes the lowest resolution out of the loss, so two stages would leave a loss of nothing (0 / 0)
-_FEWEST_STAGES = 3
-_SMALLEST_FEATURE_MAP = 4  # edge length in the bottleneck, as nnU-Net plans it
 _BLOCK_KEYS = ("n_conv_per_stage", "n_blocks_per_stage", "n_conv_per_stage_decoder")
 
 
@@ -56,42 +51,17 @@ def add_small_configuration(
         UserError: no such plans or configuration, a cascade, a patch that does not fit the number of stages, or a
             different configuration of that name.
     """
-    from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props, pad_shape
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    plans_file = Path(plans_file)
-    if not plans_file.is_file():
-        raise UserError(f"There are no plans {plans_file}. Run nnunet_ssl plan_and_preprocess -d ID first.")
-    plans = json.loads(plans_file.read_text())
-    if base not in plans["configurations"]:
-        allowed = ", ".join(plans["configurations"])
-        raise UserError(f"{plans_file} has no configuration '{base}'. Allowed: {allowed}.")
-    manager = PlansManager(plans).get_configuration(base)
-    if manager.previous_stage_name or manager.next_stage_names:
-        raise UserError(
-            f"'{base}' of {plans_file} belongs to a cascade, whose other stage would not fit a smaller one. "
-            f"Take 2d or 3d_fullres as the base."
-        )
-    if len(patch_size) != len(manager.patch_size):
-        raise UserError(
-            f"The patch size {tuple(patch_size)} has {len(patch_size)} axes, '{base}' of {plans_file} has "
-            f"{len(manager.patch_size)} (planned: {tuple(manager.patch_size)})."
-        )
-
-    spacing = list(manager.spacing)[-len(patch_size) :]
-    _, strides, kernels, *_ = get_pool_and_conv_props(spacing, list(patch_size), _SMALLEST_FEATURE_MAP, 99)
+    plans, manager = load_base(plans_file, base)
     stages = len(features)
-    if not _FEWEST_STAGES <= stages <= len(strides):
-        raise UserError(
-            f"{stages} stages (feature maps {tuple(features)}) do not fit the patch {tuple(patch_size)}: allowed are "
-            f"{_FEWEST_STAGES} to {len(strides)}. Give as many --features, or another --patch_size."
-        )
-    strides, kernels = strides[:stages], kernels[:stages]
-    divisor = [math.prod(axis) for axis in zip(*strides)]
-
+    topology = plan_topology(base, manager, patch_size, stages)
     architecture = dict(manager.configuration["architecture"])
     kwargs = dict(architecture["arch_kwargs"])
-    kwargs.update(n_stages=stages, features_per_stage=list(features), strides=strides, kernel_sizes=kernels)
+    kwargs.update(
+        n_stages=stages,
+        features_per_stage=list(features),
+        strides=topology.strides,
+        kernel_sizes=topology.kernel_sizes,
+    )
     for key in _BLOCK_KEYS:
         if key in kwargs:
             length = stages - 1 if key.endswith("decoder") else stages
@@ -101,25 +71,10 @@ def add_small_configuration(
     configuration = {
         "inherits_from": base,
         "batch_size": int(batch_size),
-        "patch_size": [int(n) for n in pad_shape(patch_size, divisor)],
+        "patch_size": topology.patch_size,
         "architecture": architecture,
     }
-    configuration = json.loads(json.dumps(configuration))  # tuples become lists, as in the file it is compared with
-
-    name = name or f"{base}_small"
-    present = plans["configurations"].get(name)
-    if present == configuration:
-        return name
-    if present is not None and not overwrite:
-        raise UserError(
-            f"{plans_file} already has another configuration '{name}', which models may have been trained with. "
-            f"Choose another name (--name), or replace it with --overwrite."
-        )
-    plans["configurations"][name] = configuration
-    temporary = plans_file.with_name(f".{plans_file.name}.tmp")
-    temporary.write_text(json.dumps(plans, indent=4))
-    os.replace(temporary, plans_file)
-    return name
+    return save_configuration(plans_file, plans, name or f"{base}_small", configuration, overwrite)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
