@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shlex
@@ -447,10 +448,10 @@ def study_table(
                 row[f"{metric} {name}"] = found.loc[name, "mean"]
             row[f"{metric} mean"] = mean = found.loc[FOREGROUND, "mean"]
             row |= {f"{metric} {end}": found.loc[FOREGROUND, end] for end in ("ci_low", "ci_high")}
-            if training.trainer != VANILLA:
-                vanilla = of_metric[of_metric["trainer"].ne(training.name) & of_metric["class"].eq(FOREGROUND)].iloc[0]
-                row[f"{metric} difference"] = mean - vanilla["mean"]
-                row[f"{metric} p"] = found.loc[FOREGROUND, "p"]
+            is_vanilla = training.trainer == VANILLA
+            vanilla = of_metric[of_metric["trainer"].str.startswith(f"{VANILLA}_")].set_index("class")
+            row[f"{metric} difference"] = math.nan if is_vanilla else mean - vanilla.loc[FOREGROUND, "mean"]
+            row[f"{metric} p"] = math.nan if is_vanilla else found.loc[FOREGROUND, "p"]
         row["missed"] = found.loc[FOREGROUND, "n_empty_prediction"]
         file = measured_file(experiment, training)
         measured = json.loads(file.read_text()) if file.is_file() else {}
@@ -535,14 +536,14 @@ def draw_figure(file: Path, table: pd.DataFrame, title: str) -> None:
             axis.plot(row[f"{metric} mean"], position, "o", color=color, markersize=5)
         vanilla = table.loc[table["trainer"].eq(VANILLA), f"{metric} mean"].mean()
         axis.axvline(vanilla, color="0.3", linestyle="--", linewidth=0.8)
-        axis.set_xlabel(f"{metric} ({unit}), mean over cases and classes, 95 % interval over cases")
+        axis.set_xlabel(f"{metric} ({unit})")
         axis.grid(axis="x", color="0.9")
     axes[0].set_yticks(
         range(len(table)),
         [f"{t.removeprefix('nnUNetTrainer') or 'nnU-Net'}, seed {s}" for t, s in zip(table["trainer"], table["seed"])],
     )
-    axes[0].invert_yaxis()
-    figure.suptitle(title, fontsize=10)
+    axes[0].set_ylim(len(table) - 0.5, -0.5)
+    figure.suptitle(f"{title}: means over cases and classes, 95 % intervals over cases", fontsize=10)
     figure.savefig(file)
 
 

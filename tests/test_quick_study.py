@@ -136,6 +136,9 @@ def test_a_study_trains_all_and_writes_the_table(faked, tmp_path, capsys):
     assert report in capsys.readouterr().out
     assert (output_of(tmp_path) / "quick_study.png").stat().st_size > 5000
 
+    assert study(tmp_path) == 0  # nnU-Net alone
+    assert len(pd.read_csv(output_of(tmp_path) / "quick_study.csv")) == 1
+
 
 def test_it_continues_where_it_stopped(faked, tmp_path):
     faked.failing = {f"{MEAN_TEACHER}_2epochs_5iters_seed0"}
