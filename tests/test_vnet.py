@@ -49,7 +49,9 @@ def without_lower_heads(network: VNet) -> int:
 
 def test_the_network_of_ua_mt_has_its_published_size():
     network = build(features=(16, 32, 64, 128, 256), norm_op=nn.BatchNorm3d)
-    assert without_lower_heads(network) == 9_448_866  # papers on LA report 9.44 million, which is without norms: 9_443_266
+    assert (
+        without_lower_heads(network) == 9_448_866
+    )  # papers on LA report 9.44 million, which is without norms: 9_443_266
 
 
 def test_the_network_of_the_paper_has_wide_stages_on_the_right():

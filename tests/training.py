@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -10,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+# nnU-Net looks through all its modules, a second each time; `tests/test_discovery.py` tests that it finds ours
+find_class = functools.cache(recursive_find_trainer_class_by_name)
 
 
 def make_trainer(
@@ -28,7 +32,7 @@ def make_trainer(
     os.environ["nnUNet_preprocessed"] = str(out / "nnUNet_preprocessed")
     os.environ["nnUNet_results"] = str(results or out / "nnUNet_results")
     os.environ["nnUNet_n_proc_DA"] = "0"
-    cls = recursive_find_trainer_class_by_name(name) if isinstance(name, str) else name
+    cls = find_class(name) if isinstance(name, str) else name
     if attributes:
         cls = type(cls.__name__, (cls,), {"__module__": cls.__module__, **attributes})
     plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
