@@ -21,9 +21,9 @@ The stochastic passes of MU and P-Err have dropout by forward hooks, as in `ua_m
 Differs from the official code: C classes instead of two (ln C, one prototype each); regions are selected one by one; MU is a mean
 over channels like the others (official: their sum, so for MU the same loss has the weight 2 * consistency_weight); the entropy
 term of P-Err belongs to the voxel it is computed for (official: batch and channel axes are mixed up); classes that the teacher
-does not see in a patch have no prototype (official: one at 0); no teacher pass that Ent does not use; S-Err without a suspect
-has loss 0. L_sup is nnU-Net's, about twice the official 0.5 (CE + Dice), hence twice the official weight; the highest resolution
-only; padding does not count; the teacher is in evaluation mode apart from dropout, validated and stored.
+does not see in a patch have no prototype (official: one at 0); no loss in S-Err without a suspect; no unused teacher pass. L_sup
+is nnU-Net's, about twice the official 0.5 (CE + Dice), hence twice the official weight; the highest resolution only; padding does
+not count; the teacher is in evaluation mode apart from dropout, validated and stored.
 """
 
 from __future__ import annotations
@@ -78,11 +78,8 @@ class nnUNetTrainerACMT(nnUNetTrainerSSL):
         self.student_dropout = HookedDropout(self.student.module, p, in_training=self.train_with_dropout)
         self.teacher_dropout = HookedDropout(self.teacher.module, p)
         if self.selection == "prototype":
-            half_resolution = decoder_stage(self.teacher.module, 1)  # as the official code
-            self.features = FeatureTap(half_resolution, "output", in_evaluation=True)
-
-    def noisy(self, batch: SSLBatch) -> Tensor:
-        return add_clipped_noise(batch.unlabeled, self.noise_std)
+            # at half resolution, as the official code
+            self.features = FeatureTap(decoder_stage(self.teacher.module, 1), "output", in_evaluation=True)
 
     def teacher_logits(self, images: Tensor, dropout: bool = False) -> Tensor:
         with self.teacher_dropout.on(dropout or self.train_with_dropout):
@@ -98,7 +95,8 @@ class nnUNetTrainerACMT(nnUNetTrainerSSL):
             return self.ambiguous(relative_entropy(student, activation), self.threshold_end)
         if self.selection == "model_uncertainty":
             with self.student_dropout.on():
-                passes = (self.without_gradient(self.student, self.noisy(batch))[0] for _ in range(self.passes))
+                noisy = (add_clipped_noise(images, self.noise_std) for _ in range(self.passes))
+                passes = (self.without_gradient(self.student, x)[0] for x in noisy)
                 mean = mean_probabilities(passes, batch.num_unlabeled, activation)
             return self.ambiguous(relative_entropy(mean, activation), self.threshold_end_mu)
         clean = probabilities(self.teacher_logits(images), activation)
@@ -113,7 +111,7 @@ class nnUNetTrainerACMT(nnUNetTrainerSSL):
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         student = probabilities(logits[0], self.activation)
         selected = self.selected(student, batch)
-        target = self.teacher_logits(self.noisy(batch))
+        target = self.teacher_logits(add_clipped_noise(batch.unlabeled, self.noise_std))
         terms = {"consistency": selective_mse(logits[0], target, selected, self.activation, mask=batch.inside)}
         if self.selection == "prototype":
             terms["clean_entropy"] = clean_entropy(student, selected, batch.inside, self.activation)

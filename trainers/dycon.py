@@ -78,9 +78,8 @@ class nnUNetTrainerDyCON(nnUNetTrainerSSL):
             raise ValueError(f"inference must be 'teacher' or 'student', got {self.inference!r}")
         self.teacher = self.register_teacher(self.ema_decay)
         stage, self.stride, features = encoder_stage(self.student.module, self.cell_stride)
-        head = ProjectionHead(
-            segmentation_layer(self.student.module), features, self.hidden_features, self.embedding_features
-        )
+        layer = segmentation_layer(self.student.module)
+        head = ProjectionHead(layer, features, self.hidden_features, self.embedding_features)
         self.head = self.register_module("head", head)
         self.teacher_head = self.register_teacher(self.ema_decay, "teacher_head", self.head)
         self.features = FeatureTap(stage, "output")
@@ -89,16 +88,10 @@ class nnUNetTrainerDyCON(nnUNetTrainerSSL):
 
     def labels(self, batch: SSLBatch, teacher_logits: Tensor) -> Tensor:
         """Labels of the cells, `(L + U, N)`: of the annotation, and of the teacher's prediction of unlabeled patches."""
-        target, annotated = split_ignored(
-            as_heads(batch.target)[0], self.label_manager.ignore_label, self.label_manager.has_regions
-        )
-        pseudo = hard_labels(teacher_logits, self.activation)
-        return torch.cat(
-            [
-                cell_labels(labels, teacher_logits.shape[1], self.stride, self.activation, mask)
-                for labels, mask in ((target, annotated), (pseudo, batch.inside))
-            ]
-        )
+        manager, channels = self.label_manager, teacher_logits.shape[1]
+        target, annotated = split_ignored(as_heads(batch.target)[0], manager.ignore_label, manager.has_regions)
+        parts = (target, annotated), (hard_labels(teacher_logits, self.activation), batch.inside)
+        return torch.cat([cell_labels(t, channels, self.stride, self.activation, mask) for t, mask in parts])
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         n, activation = batch.num_labeled, self.activation
