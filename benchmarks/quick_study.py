@@ -73,7 +73,9 @@ PACKS = {
     "ACDC": Pack("acdc", 27, "Dataset027_ACDC", "2d", "7", (96, 96), 8, (16, 32, 64, 128)),
     # coarser than published (0.625 mm), so that a small patch covers most of an image; without a validation list, fold 0
     # validates on the labeled cases, so that only the test cases tell something
-    "LA": Pack("la", 101, "Dataset101_LA", "3d_fullres", "8", (32, 48, 64), 2, (8, 16, 32), ("1.25",) * 3, test=True),
+    "LA": Pack(
+        "la", 101, "Dataset101_LA", "3d_fullres", "8", (32, 48, 48), 2, (16, 32, 64, 128), ("2",) * 3, test=True
+    ),
 }
 
 

@@ -206,7 +206,7 @@ def test_the_commands_accept_its_arguments(tmp_path, monkeypatch):
         if name == "convert":
             parsed = parse(importlib.import_module(convert.DATASETS["LA"][0]), parsed.arguments)
             assert (parsed.dataset_id, parsed.labeled, parsed.input) == (101, "8", tmp_path)
-    assert parsed.overwrite_target_spacing == ["1.25", "1.25", "1.25"]
+    assert parsed.overwrite_target_spacing == ["2", "2", "2"]
     assert typed["small"][:3] == ["python", "-m", "nnunet_ssl.plans.small"]
 
     monkeypatch.setenv("nnUNet_results", str(tmp_path))

@@ -39,7 +39,7 @@ from nnunet_ssl.members import NetworkMember
 from nnunet_ssl.networks.features import FeatureTap, decoder_stage
 from nnunet_ssl.perturbations import add_clipped_noise
 from nnunet_ssl.prototype_labels import clean_entropy, pass_statistics, prototype_disagreement
-from nnunet_ssl.ramps import sigmoid_rampup
+from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 from nnunet_ssl.uncertainty import mean_probabilities, ramped_threshold, relative_entropy, select_ambiguous
 
@@ -118,7 +118,7 @@ class nnUNetTrainerACMT(nnUNetTrainerSSL):
         return terms
 
     def weights(self) -> dict[str, float]:
-        weight = self.consistency_weight * sigmoid_rampup(self.progress / self.rampup_fraction)
+        weight = self.consistency_weight * sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction))
         names = ("consistency", "clean_entropy") if self.selection == "prototype" else ("consistency",)
         return dict.fromkeys(names, weight)
 

@@ -32,7 +32,7 @@ from nnunet_ssl.batch import SSLBatch
 from nnunet_ssl.distance_maps import LevelSetTargets, has_boundary
 from nnunet_ssl.losses.dual_task import dual_task_consistency, level_set_mse
 from nnunet_ssl.networks.features import FeatureTap, LevelSetHead, segmentation_layer
-from nnunet_ssl.ramps import sigmoid_rampup
+from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 
@@ -75,5 +75,5 @@ class nnUNetTrainerDTC(nnUNetTrainerSSL):
         }
 
     def weights(self) -> dict[str, float]:
-        ramp = sigmoid_rampup(self.progress / self.rampup_fraction)
+        ramp = sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction))
         return {"sdf": self.sdf_weight, "consistency": self.consistency_weight * ramp}

@@ -42,7 +42,7 @@ from nnunet_ssl.losses.selective import uncertainty_weighted_mse
 from nnunet_ssl.members import NetworkMember, as_heads
 from nnunet_ssl.networks.features import FeatureTap, ProjectionHead, encoder_stage, segmentation_layer
 from nnunet_ssl.perturbations import add_clipped_noise
-from nnunet_ssl.ramps import geometric_ramp, sigmoid_rampup
+from nnunet_ssl.ramps import geometric_ramp, ramp_progress, sigmoid_rampup
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 from nnunet_ssl.uncertainty import max_entropy, ramped_threshold
 
@@ -105,7 +105,9 @@ class nnUNetTrainerDyCON(nnUNetTrainerSSL):
         teacher_embeddings = unit_embeddings(self.teacher_head(self.teacher_features.take())[0])
         cells = choose_cells(embeddings.shape[1], self.max_cells, images.device)
         embeddings, labels = embeddings[:, cells], self.labels(batch, teacher[n:])[:, cells]
-        threshold = ramped_threshold(self.progress / self.negative_fraction, self.negative_start, self.negative_end)
+        threshold = ramped_threshold(
+            ramp_progress(self.progress, self.negative_fraction), self.negative_start, self.negative_end
+        )
 
         pair = student[n:], teacher[n:]
         if self.as_released:
@@ -120,7 +122,7 @@ class nnUNetTrainerDyCON(nnUNetTrainerSSL):
 
     def weights(self) -> dict[str, float]:
         return {
-            "consistency": self.consistency_weight * sigmoid_rampup(self.progress / self.rampup_fraction),
+            "consistency": self.consistency_weight * sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction)),
             "uncertainty": self.uncertainty_weight,
             "contrast": self.contrast_weight,
             "negatives": self.contrast_weight,

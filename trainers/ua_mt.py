@@ -32,7 +32,7 @@ from nnunet_ssl.dropout import HookedDropout
 from nnunet_ssl.losses.selective import selective_mse
 from nnunet_ssl.members import NetworkMember
 from nnunet_ssl.perturbations import add_clipped_noise
-from nnunet_ssl.ramps import sigmoid_rampup
+from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 from nnunet_ssl.uncertainty import max_entropy, mean_probabilities, predictive_entropy, ramped_threshold, select_certain
 
@@ -95,7 +95,9 @@ class nnUNetTrainerUAMT(nnUNetTrainerSSL):
         return {"consistency": loss}
 
     def weights(self) -> dict[str, float]:
-        return {"consistency": self.consistency_weight * sigmoid_rampup(self.progress / self.rampup_fraction)}
+        return {
+            "consistency": self.consistency_weight * sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction))
+        }
 
     def inference_network(self) -> NetworkMember:
         return self.teacher if self.inference == "teacher" else self.student

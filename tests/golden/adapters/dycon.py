@@ -29,13 +29,13 @@ USES = (
     "nnunet_ssl.losses.consistency.softmax_mse",
     "nnunet_ssl.losses.selective.uncertainty_weighted_mse",
     "nnunet_ssl.ramps.geometric_ramp",
+    "nnunet_ssl.ramps.ramp_progress",
     "nnunet_ssl.ramps.sigmoid_rampup",
     "nnunet_ssl.uncertainty.ramped_threshold",
 )
 REFERENCE_ONLY = {
     "nnunet_ssl.losses.foreground_dice.foreground_dice_loss": "part of the script's supervised loss; ours is nnU-Net's",
     "nnunet_ssl.losses.supervised.cross_entropy": "part of the script's supervised loss; ours is nnU-Net's",
-    "nnunet_ssl.ramps.ramp_progress": "our progress is the fraction of the training done, known to the engine",
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",
 }
 

@@ -20,6 +20,7 @@ USES = (
     "nnunet_ssl.losses.consistency.probabilities",
     "nnunet_ssl.losses.consistency.softmax_mse",
     "nnunet_ssl.perturbations.add_clipped_noise",
+    "nnunet_ssl.ramps.ramp_progress",
     "nnunet_ssl.ramps.sigmoid_rampup",
 )
 REFERENCE_ONLY = {
@@ -28,7 +29,6 @@ REFERENCE_ONLY = {
     "nnunet_ssl.losses.supervised.squared_dice_loss": "part of the literature's supervised loss",
     "nnunet_ssl.ramps.delayed": "only the official 2D script starts the consistency late",
     "nnunet_ssl.ramps.poly_lr": "nnU-Net has its own learning rate schedule",
-    "nnunet_ssl.ramps.ramp_progress": "our progress is the fraction of the training done, known to the engine",
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",
 }
 

@@ -19,6 +19,7 @@ USES = (
     "nnunet_ssl.losses.consistency.probabilities",
     "nnunet_ssl.losses.consistency.softmax_mse",
     "nnunet_ssl.losses.selective.selective_mse",
+    "nnunet_ssl.ramps.ramp_progress",
     "nnunet_ssl.ramps.sigmoid_rampup",
     "nnunet_ssl.uncertainty.max_entropy",
     "nnunet_ssl.uncertainty.mean_probabilities",
@@ -31,7 +32,6 @@ REFERENCE_ONLY = {
     "nnunet_ssl.losses.supervised.ce_dice_loss": "the literature's supervised loss; our trainers have nnU-Net's",
     "nnunet_ssl.losses.supervised.cross_entropy": "part of the literature's supervised loss",
     "nnunet_ssl.losses.supervised.squared_dice_loss": "part of the literature's supervised loss",
-    "nnunet_ssl.ramps.ramp_progress": "our progress is the fraction of the training done, known to the engine",
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",
 }
 

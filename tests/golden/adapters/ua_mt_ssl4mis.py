@@ -20,6 +20,7 @@ USES = (
     "nnunet_ssl.losses.combine.weighted_sum",
     "nnunet_ssl.losses.selective.selective_mse",
     "nnunet_ssl.perturbations.add_clipped_noise",
+    "nnunet_ssl.ramps.ramp_progress",
     "nnunet_ssl.ramps.sigmoid_rampup",
     "nnunet_ssl.uncertainty.max_entropy",
     "nnunet_ssl.uncertainty.mean_probabilities",
@@ -29,7 +30,6 @@ USES = (
 )
 REFERENCE_ONLY = {
     "nnunet_ssl.losses.supervised.ce_dice_loss": "the literature's supervised loss; our trainers have nnU-Net's",
-    "nnunet_ssl.ramps.ramp_progress": "our progress is the fraction of the training done, known to the engine",
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",
 }
 # numbers that stand in the sidecar's `meaning` and in the specification only; the official code has the two-class constants
