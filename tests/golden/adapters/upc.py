@@ -45,7 +45,6 @@ REFERENCE_ONLY = {
 LABELED = 2
 RAMP_INTERVAL = 150
 FIRST_EMA_STEP = {"from0": 0, "cross": 97}
-NOISE_LIMIT = 0.4  # of noise with standard deviation `ratio`
 SUPERVISED_WEIGHTS = {"ce": 0.5, "dice": 0.5}
 
 
@@ -73,7 +72,7 @@ def _step(file: GoldenFile) -> dict[str, Any]:
     divergence = divergence_map(student, teacher)
     noise = file.tensor("noise_normal")
     produced = {
-        "student_input": add_clipped_noise(image, file.constant("ratio"), NOISE_LIMIT, normal=noise),
+        "student_input": add_clipped_noise(image, file.constant("ratio"), normal=noise),
         "teacher_input": image,
         "loss_seg": ce,
         "loss_seg_dice": dice,
