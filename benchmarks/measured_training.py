@@ -12,7 +12,8 @@ Other arguments are those of `nnUNetv2_train`. FILE (JSON) gets, after every epo
 The trainer's name must have a suffix (`_<N>epochs` ...). The class that is made for this name, in this process only, gets the
 methods that measure, so that nnU-Net's classes and ours stay as they are. It also writes `checkpoint_latest.pth` after every
 epoch (nnU-Net: every 50), so that little is lost when it is stopped. On request the final validation is left out, or made
-without mirroring, which is 4 times faster in 2D and 8 times in 3D; `validated.json` beside the checkpoint says how it was made.
+without mirroring, which is 4 times faster in 2D and 8 times in 3D (FilterMatch then filters without mirroring too);
+`validated.json` beside the checkpoint says how it was made.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def measure(cls: type, file: Path, threads: int | None = None, validation: bool 
         cls: changed in place.
         threads: of torch's operations on CPU; None: nnU-Net's choice, all cores.
         validation: whether there is a final validation.
-        mirroring: whether this validation predicts with mirroring, as nnU-Net's does.
+        mirroring: whether this validation predicts with mirroring, as nnU-Net's does, and FilterMatch for its filter.
     """
     seconds: list[float] = []
 
@@ -99,6 +100,8 @@ def measure(cls: type, file: Path, threads: int | None = None, validation: bool 
     for method in (on_train_start, train_step, on_epoch_end, perform_actual_validation):
         setattr(cls, method.__name__, method)
     cls.save_every = 1
+    if hasattr(cls, "filter_mirroring"):
+        cls.filter_mirroring = cls.filter_mirroring and mirroring
 
 
 def main() -> None:

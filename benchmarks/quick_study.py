@@ -396,7 +396,7 @@ def train_command(
     command = ["python", str(script), "--measured", str(measured_file(experiment, training)), "--threads", str(threads)]
     if validation is None:
         command.append("--no_validation")
-    elif not validation["mirroring"]:
+    if args.disable_tta:
         command.append("--disable_tta")
     command += [str(int(experiment.dataset[7:10])), experiment.configuration, "0", "-tr", training.name]
     return [*command, "-device", args.device, *switches]

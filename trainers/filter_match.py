@@ -44,6 +44,7 @@ class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
     flip_start: float = 1 / 3  # of the training; official: epoch 100 of 300
     filter_rounds: int = 2  # evenly spread over the training; official: after epochs 100 and 200 of 300; 0: no filter
     filter_percentile: float = 15.0  # of the unlabeled images left, dropped per round; official
+    filter_mirroring: bool = True  # in the predictions for the filter; official. False: 4 (2D) or 8 times faster
 
     def weights(self) -> dict[str, float]:
         return {"joint": 1.0 if self.progress >= self.start else 0.0}
@@ -69,7 +70,7 @@ class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
         done, total, rounds = self.current_epoch + 1, self.num_epochs, self.filter_rounds + 1
         if done == total or done * rounds // total == self.current_epoch * rounds // total:
             return
-        entropies = self.score_unlabeled(lambda p: case_entropy(p, self.activation))
+        entropies = self.score_unlabeled(lambda p: case_entropy(p, self.activation), mirroring=self.filter_mirroring)
         kept = uncertain_cases(entropies, self.filter_percentile) if entropies else []
         self.print_to_log_file(f"entropy filter: {len(kept)} of {len(entropies)} unlabeled images stay")
         if len(kept) < len(entropies):
