@@ -214,7 +214,9 @@ def test_the_commands_accept_its_arguments(tmp_path, monkeypatch):
     training = quick_study.Training(MEAN_TEACHER, 4, 2, 3)
     arguments.disable_tta = True
     command = quick_study.train_command(experiment, training, {"mirroring": False}, ["--c"], arguments)
-    assert {"--no_validation", "--disable_tta"} < set(quick_study.train_command(experiment, training, None, [], arguments))
+    assert {"--no_validation", "--disable_tta"} < set(
+        quick_study.train_command(experiment, training, None, [], arguments)
+    )
     seen = {}
     monkeypatch.setattr(sys, "argv", command[1:])
     monkeypatch.setattr(measured_training, "measure", lambda *given: seen.update(measured=given))
