@@ -57,5 +57,6 @@ class UnlabeledDataset:
     def load_case(self, case: str):
         """Image `(C, *spatial)` and zeros `(1, *spatial)` in place of a segmentation; padding by the loader adds -1."""
         image = self._image(case)
-        zeros = np.broadcast_to(np.int16(0), (1, *image.shape[1:]))
+        # writable, as nnU-Net's loader expects; pages that no patch touches take no memory
+        zeros = np.zeros((1, *image.shape[1:]), np.int16)
         return image, zeros, None, {"class_locations": {}}
