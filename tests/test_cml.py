@@ -99,16 +99,16 @@ def at(mask, target):
 
 
 def forward(member, images):
-    """Logits and what comes out of the encoder's last stage."""
+    """Logits and the positive part of what comes out of the encoder's last stage."""
     features = []
     handle = member.module.encoder.stages[-1].register_forward_hook(lambda _, __, output: features.append(output))
     heads = member(images)
     handle.remove()
-    return heads, features[0]
+    return heads, features[0].clamp(min=0)
 
 
 def discrepancy(a, b):
-    a, b = a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True)
+    a, b = (x / x.norm(dim=1, keepdim=True).clamp(min=1e-12) for x in (a, b))
     return 2 + (a * b.detach()).sum(1).mean() + (a.detach() * b).sum(1).mean()
 
 

@@ -21,8 +21,9 @@ Differs from the official code:
   subnets the same (decoder and encoder are shared), so that the published ACDC figures may be those of one network; not followed.
 * L_sup is nnU-Net's loss with deep supervision, for pseudo labels too. It is about twice the official 0.5 (CE + Dice), so the
   discrepancy weight is twice the official one; the ratio of labels and pseudo labels stays.
-* h is the output of the last encoder stage, without dropout. After LeakyReLU features are mostly positive, so D comes down to
-  about 2 (orthogonal), hardly to 0 (opposite).
+* h is ReLU of what the last encoder stage gives, without dropout. The official networks have ReLU, so that D is at least 2
+  (orthogonal). With nnU-Net's LeakyReLU alone features can have opposite signs: on phantoms both networks found this way to a
+  cosine of -0.96, which says nothing about different features.
 * The stages follow one another in one run with one learning rate schedule, with the last weights, not those that are best on the
   test cases. Two optimizers of equal settings and a gradient clip for each network.
 * An odd patch is mixed with one that was used already, a single one with itself. The box may lie at the last position of an axis
@@ -87,7 +88,7 @@ class nnUNetTrainerCML(nnUNetTrainerSSL):
         terms, features = {}, []
         for i, (member, bottleneck) in enumerate(zip((self.student, self.second), self.bottlenecks)):
             heads = member(images)
-            features.append(bottleneck.take())
+            features.append(torch.relu(bottleneck.take()))
             for name, part in parts.items():
                 loss = self.supervised_loss([h[part] for h in heads], targets[name][i], batch)
                 terms[name if member is self.student else f"{name}_second"] = loss
