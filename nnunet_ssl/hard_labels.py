@@ -11,8 +11,8 @@ from torch import Tensor
 def hard_labels(logits: Tensor, activation: str = "softmax") -> Tensor:
     """The label map that logits `(B, C, *spatial)` predict, in the form of nnU-Net's targets.
 
-    "softmax": the most probable class, int64 `(B, 1, *spatial)`. "sigmoid": regions with a probability of at least 0.5, bool
-    `(B, C, *spatial)`. No gradient.
+    "softmax": the most probable class (the lowest of equals), int64 `(B, 1, *spatial)`. "sigmoid": regions with a probability
+    above 0.5, as nnU-Net decides, bool `(B, C, *spatial)`. No gradient and no threshold of confidence.
 
     Raises:
         ValueError: an unknown activation.
@@ -20,7 +20,7 @@ def hard_labels(logits: Tensor, activation: str = "softmax") -> Tensor:
     if activation == "softmax":
         return logits.argmax(1, keepdim=True)
     if activation == "sigmoid":
-        return logits >= 0
+        return logits > 0
     raise ValueError(f"activation must be 'softmax' or 'sigmoid', got {activation!r}")
 
 

@@ -11,7 +11,7 @@ from nnunet_ssl.hard_labels import hard_labels, largest_components
 def test_classes_and_regions():
     logits = torch.tensor([[[[1.0, -1.0]], [[0.5, 2.0]], [[-3.0, 0.0]]]])
     assert hard_labels(logits).tolist() == [[[[0, 1]]]]
-    assert hard_labels(logits, "sigmoid").tolist() == [[[[True, False]], [[True, True]], [[False, True]]]]
+    assert hard_labels(logits, "sigmoid").tolist() == [[[[True, False]], [[True, True]], [[False, False]]]]
     with pytest.raises(ValueError, match="activation"):
         hard_labels(logits, "tanh")
 

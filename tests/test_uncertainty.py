@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from nnunet_ssl.losses.consistency import softmax_mse
-from nnunet_ssl.losses.foreground_dice import foreground_dice_loss
 from nnunet_ssl.losses.selective import selective_mse
 from nnunet_ssl.uncertainty import (
     max_entropy,
@@ -142,11 +141,3 @@ def test_gradient_only_in_selected_voxels():
 def test_selections_that_do_not_fit_are_refused(selected):
     with pytest.raises(ValueError, match="selected must be bool"):
         selective_mse(*two_voxels(), selected)
-
-
-def test_foreground_dice_by_hand():
-    logits = logits_of([[[0.8, 0.4], [0.2, 0.6]]]).reshape(1, 2, 1, 2)
-    loss = foreground_dice_loss(logits, torch.tensor([[[0, 1]]]), smooth=0.0)
-    assert loss.item() == pytest.approx(1 - 2 * 0.6 / (0.04 + 0.36 + 1))
-    with pytest.raises(ValueError, match="target must have shape"):
-        foreground_dice_loss(logits, torch.zeros(1, 2, 2))

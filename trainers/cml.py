@@ -27,7 +27,7 @@ Differs from the official code:
 * The stages follow one another in one run with one learning rate schedule, with the last weights, not those that are best on the
   test cases. Two optimizers of equal settings and a gradient clip for each network.
 * An odd patch is mixed with one that was used already, a single one with itself. The box may lie at the last position of an axis
-  too. Padding is background in pseudo labels. Ignored voxels stay ignored. Regions: p >= 0.5.
+  too. Padding is background in pseudo labels. Ignored voxels stay ignored. Regions: p > 0.5.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunet_ssl.hard_labels import hard_labels
 from nnunet_ssl.losses.consistency import _in_float32, _reduce
 
 
@@ -23,21 +24,9 @@ def _check_activation(activation: str) -> None:
 
 
 def hard_pseudo_label(logits: Tensor, activation: str = "softmax") -> Tensor:
-    """The decision of a network, without a gradient and without a threshold of confidence.
-
-        softmax: y = argmax_c z_c, class indices `(B, *spatial)` int64; the lowest index of equals
-        sigmoid: y_c = [sigmoid(z_c) > 0.5] = [z_c > 0], `(B, C, *spatial)` bool
-
-    Args:
-        logits: `(B, C, *spatial)`; probabilities give the same classes (softmax only).
-        activation: "softmax", or "sigmoid" for region heads.
-
-    Raises:
-        ValueError: unknown activation.
-    """
-    _check_activation(activation)
-    logits = logits.detach()
-    return logits.argmax(dim=1) if activation == "softmax" else logits > 0
+    """`hard_labels` in the form that cross entropy takes: classes `(B, *spatial)` int64, or regions `(B, C, *spatial)` bool."""
+    labels = hard_labels(logits.detach(), activation)
+    return labels[:, 0] if activation == "softmax" else labels
 
 
 def pseudo_cross_entropy(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from nnunet_ssl.losses.binary import foreground_dice_loss
 from nnunet_ssl.losses.cell_contrast import cell_labels, focal_contrast, hard_negatives, unit_embeddings
 from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.losses.consistency import probabilities, softmax_mse
-from nnunet_ssl.losses.foreground_dice import foreground_dice_loss
 from nnunet_ssl.losses.selective import uncertainty_weighted_mse
 from nnunet_ssl.losses.supervised import cross_entropy
 from nnunet_ssl.ramps import geometric_ramp, ramp_progress, sigmoid_rampup, stepwise_progress
@@ -34,7 +34,7 @@ USES = (
     "nnunet_ssl.uncertainty.ramped_threshold",
 )
 REFERENCE_ONLY = {
-    "nnunet_ssl.losses.foreground_dice.foreground_dice_loss": "part of the script's supervised loss; ours is nnU-Net's",
+    "nnunet_ssl.losses.binary.foreground_dice_loss": "part of the script's supervised loss; ours is nnU-Net's",
     "nnunet_ssl.losses.supervised.cross_entropy": "part of the script's supervised loss; ours is nnU-Net's",
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",
 }
@@ -121,7 +121,7 @@ def _step(file: GoldenFile) -> dict[str, Any]:
     beta = _beta(file, epoch)
     terms = {
         "ce": cross_entropy(labeled, target),
-        "dice": foreground_dice_loss(labeled, target),
+        "dice": foreground_dice_loss(probabilities(labeled)[:, 1], target),
         "consistency": softmax_mse(probabilities(unlabeled), probabilities(unlabeled_teacher)),
         "contrast": _contrast(file, embeddings, labels.chunk(2)[1], epoch, teacher=teacher_embeddings),
         "uncertainty": uncertainty_weighted_mse(student, teacher, beta, as_released=True),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from nnunet_ssl.losses.binary import foreground_dice_loss
 from nnunet_ssl.losses.combine import weighted_sum
-from nnunet_ssl.losses.foreground_dice import foreground_dice_loss
+from nnunet_ssl.losses.consistency import probabilities
 from nnunet_ssl.losses.mutual_correction import disagreement, mutual_loss, rectification_loss, sharpen
 from nnunet_ssl.losses.supervised import cross_entropy
 from nnunet_ssl.ramps import sigmoid_rampup, stepwise_progress
@@ -21,7 +22,8 @@ USES = (
     "nnunet_ssl.ramps.sigmoid_rampup",
 )
 REFERENCE_ONLY = {
-    "nnunet_ssl.losses.foreground_dice.foreground_dice_loss": "part of the official supervised loss; ours is nnU-Net's",
+    "nnunet_ssl.losses.binary.foreground_dice_loss": "part of the official supervised loss; ours is nnU-Net's",
+    "nnunet_ssl.losses.consistency.probabilities": "for the official supervised loss",
     "nnunet_ssl.losses.supervised.cross_entropy": "part of the official supervised loss; ours is nnU-Net's",
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",
 }
@@ -42,7 +44,7 @@ def _step(file: GoldenFile, case: str) -> dict[str, Any]:
     entropy, dice, squared, supervised = {}, {}, {}, {}
     for x, of_network in logits.items():
         entropy[x] = cross_entropy(of_network[:labeled], target)
-        dice[x] = foreground_dice_loss(of_network[:labeled], target[:, 0])
+        dice[x] = foreground_dice_loss(probabilities(of_network[:labeled])[:, 1], target[:, 0])
         squared[x] = rectification_loss(of_network[:labeled], target, differ)
         terms = {"entropy": entropy[x], "dice": dice[x], "squared": squared[x]}
         weights = {"entropy": 1.0, "dice": 1.0, "squared": file.constant("rect_weight")}

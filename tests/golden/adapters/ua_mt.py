@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from nnunet_ssl.losses.binary import foreground_dice_loss
 from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.losses.consistency import probabilities
-from nnunet_ssl.losses.foreground_dice import foreground_dice_loss
 from nnunet_ssl.losses.selective import selective_mse
 from nnunet_ssl.losses.supervised import ce_dice_loss, cross_entropy, squared_dice_loss
 from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup, stepwise_progress
@@ -28,7 +28,7 @@ USES = (
     "nnunet_ssl.uncertainty.select_certain",
 )
 REFERENCE_ONLY = {
-    "nnunet_ssl.losses.foreground_dice.foreground_dice_loss": "part of the LA script's supervised loss",
+    "nnunet_ssl.losses.binary.foreground_dice_loss": "part of the LA script's supervised loss",
     "nnunet_ssl.losses.supervised.ce_dice_loss": "the literature's supervised loss; our trainers have nnU-Net's",
     "nnunet_ssl.losses.supervised.cross_entropy": "part of the literature's supervised loss",
     "nnunet_ssl.losses.supervised.squared_dice_loss": "part of the literature's supervised loss",
@@ -85,7 +85,7 @@ def _step(file: GoldenFile, prefix: str) -> dict[str, Any]:
         return produced
 
     # the same tensors through the LA script
-    cross, dice = cross_entropy(logits, target), foreground_dice_loss(logits, target)
+    cross, dice = cross_entropy(logits, target), foreground_dice_loss(probabilities(logits)[:, 1], target)
     weight = _ramp(file, iteration, "la_consistency_weight", "consistency_rampup_la")
     terms = {"ce": cross, "dice": dice, "consistency": consistency}
     return produced | {
