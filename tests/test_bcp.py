@@ -55,7 +55,7 @@ def test_pretraining_is_nnunets_loss_on_pasted_labeled_patches(options, datasets
     expected_weights = hand_step(other, expected)
     seed_everything(5)
     values = trainer.train_step(copy_batch(batch))
-    assert values["loss"] == values["labeled"] == pytest.approx(float(expected), rel=1e-6)
+    assert values["loss"] == values["labeled"] == pytest.approx(expected.item(), rel=1e-6)
     assert values["pseudo"] == 0
     assert largest_difference(expected_weights, weights_of(trainer.network)) < 1e-6
 
