@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunet_ssl.losses.consistency import in_float32
 from nnunet_ssl.uncertainty import relative_entropy
 
 
@@ -38,12 +39,12 @@ def pass_statistics(passes: Iterable[tuple[Tensor, Tensor]], temperature: float 
     """
     count, mean, squares, features = 0, 0.0, 0.0, 0.0
     for logits, f in passes:
-        p = torch.sigmoid((logits if logits.dtype == torch.float64 else logits.float()) / temperature)
+        p = torch.sigmoid(in_float32(logits) / temperature)
         count += 1
         change = p - mean
         mean = mean + change / count
         squares = squares + change * (p - mean)
-        features = features + (f if f.dtype == torch.float64 else f.float())
+        features = features + in_float32(f)
     if count < 2:
         raise ValueError(f"a deviation needs at least two passes, got {count}")
     return (squares / (count - 1)).sqrt(), features / count

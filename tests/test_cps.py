@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_ssl.cutmix import box_masks, cutmix
 from nnunet_ssl.losses.cross_pseudo import cross_pseudo_losses, hard_pseudo_label, pseudo_cross_entropy
+from nnunet_ssl.mixing import box_masks
 from tests.golden.framework import record_calls
 from tests.training import copy_batch, largest_difference, make_trainer, seed_everything, started, weights_of
 
@@ -135,15 +135,6 @@ def test_boxes_are_drawn_from_the_source_given():
             box_masks(1, (4, 4), share, boxes)
 
 
-def test_cutmix_takes_one_or_the_other():
-    a, b = torch.full((1, 2, 1, 2), 3.0), torch.tensor([[[[5.0, float("nan")]], [[7.0, 8.0]]]])
-    mask = torch.tensor([[[[1.0, 0.0]]]])
-    assert cutmix(a, b, mask).tolist() == [[[[5.0, 3.0]], [[7.0, 3.0]]]]
-    assert cutmix(a > 3, b > 3, mask).tolist() == [[[[True, False]], [[True, False]]]]
-    with pytest.raises(ValueError, match=r"mask \(1, 1, 1, 2\)"):
-        cutmix(a, b, mask[:, 0])
-
-
 # -------------------------------------------------------------------------------------------------------- the trainer
 
 
@@ -189,7 +180,7 @@ def test_with_mix_pseudo_labels_are_made_before_mixing(regions, configuration, d
     seen = []
     forward = trainer.student.network.forward
     monkeypatch.setattr(trainer.network, "forward", lambda x: seen.append(x.clone()) or forward(x))
-    calls = {f: record_calls(monkeypatch, f"nnunet_ssl.cutmix.{f}") for f in ("box_masks", "cutmix")}
+    calls = {f: record_calls(monkeypatch, f"nnunet_ssl.mixing.{f}") for f in ("box_masks", "copy_paste")}
     values = trainer.train_step(copy_batch(batch))
     assert all(calls.values()) and np.isfinite(values["loss"]) and values["cps_first"] > 0 < values["cps_second"]
     assert len(seen) == 2 and torch.equal(seen[0], batch["unlabeled"])

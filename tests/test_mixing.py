@@ -58,6 +58,8 @@ def test_copy_paste_by_hand():
     mask = torch.tensor([[[True, False, True]]])
     assert copy_paste(first, second, mask).tolist() == [[[1.0, 8.0, 3.0]]]
     assert copy_paste(first, second, mask).dtype == torch.float32
+    assert copy_paste(first, torch.tensor([[[float("nan"), 8, 9]]]), mask).tolist() == [[[1.0, 8.0, 3.0]]]
+    assert copy_paste(first > 1, second > 7, mask).tolist() == [[[False, True, True]]]
     with pytest.raises(ValueError, match="cannot be mixed"):
         copy_paste(first, second[..., :2], mask)
 

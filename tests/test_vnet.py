@@ -15,6 +15,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
+from nnunet_ssl.discovery.variants import trainer_classes
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.networks import VNet
 from nnunet_ssl.plans import vnet as preset
@@ -266,14 +267,14 @@ def with_vnet(plans: dict) -> None:
         architecture["arch_kwargs"] |= {"n_conv_per_stage": [1, 2, 2], "n_conv_per_stage_decoder": [2, 1]}
 
 
+ON_UNETS_ONLY = {"nnUNetTrainerMCF"}  # makes its second network from nnU-Net's own
+
+
 @pytest.mark.parametrize(
     "name, configuration",
     [
-        ("nnUNetTrainerMeanTeacher", "2d"),
         ("nnUNetTrainerMeanTeacher", "3d_fullres"),
-        ("nnUNetTrainerUAMT", "2d"),
-        ("nnUNetTrainerDTC", "2d"),
-        ("nnUNetTrainerCPS", "2d"),
+        *((name, "2d") for name in sorted(set(trainer_classes()) - ON_UNETS_ONLY)),
     ],
 )
 def test_a_step_trains_a_vnet_and_its_weights_fit_stock_nnunet(name, configuration, datasets, tmp_path):
@@ -293,6 +294,13 @@ def test_a_step_trains_a_vnet_and_its_weights_fit_stock_nnunet(name, configurati
     stock.network.load_state_dict(torch.load(file, weights_only=False)["network_weights"], strict=True)
     expected = weights_of(trainer.inference_network().module)
     assert largest_difference(expected, weights_of(stock.network)) == 0
+
+
+@pytest.mark.parametrize("name", sorted(ON_UNETS_ONLY))
+def test_a_method_that_needs_a_unet_refuses_a_vnet_with_the_reason(name, datasets, tmp_path):
+    trainer = make_trainer(name, *datasets(change_plans=with_vnet), results=tmp_path)
+    with pytest.raises(NotImplementedError, match="VNet"):
+        trainer.initialize()
 
 
 def test_nnunet_predicts_with_a_trained_vnet(datasets, tmp_path):

@@ -34,8 +34,8 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.batch import SSLBatch
-from nnunet_ssl.cutmix import box_masks, cutmix
 from nnunet_ssl.losses.cross_pseudo import cross_pseudo_losses, hard_pseudo_label
+from nnunet_ssl.mixing import box_masks, copy_paste
 from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
@@ -67,11 +67,11 @@ class nnUNetTrainerCPS(nnUNetTrainerSSL):
         """Replace the unlabeled patches by mixes; returns the pseudo labels of the mixes from both networks."""
         images = batch.unlabeled
         masks = box_masks(len(images), images.shape[2:], self.mix_share, self.mix_boxes)
-        masks = torch.from_numpy(masks).to(images.device, non_blocking=True)
+        masks = torch.from_numpy(masks > 0).to(images.device, non_blocking=True)
         logits = [self.without_gradient(network, images)[0] for network in (self.student, self.second)]
-        first, second = (cutmix(z.roll(1, 0), z, masks) for z in logits)
-        batch.unlabeled = cutmix(images.roll(1, 0), images, masks)
-        batch.inside = cutmix(batch.inside.roll(1, 0), batch.inside, masks)
+        first, second = (copy_paste(z, z.roll(1, 0), masks) for z in logits)
+        batch.unlabeled = copy_paste(images, images.roll(1, 0), masks)
+        batch.inside = copy_paste(batch.inside, batch.inside.roll(1, 0), masks)
         return hard_pseudo_label(first, self.activation), hard_pseudo_label(second, self.activation)
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:

@@ -16,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunet_ssl.losses.consistency import in_float32
+from nnunet_ssl.losses.masked import mean_where
+
 
 def unit_embeddings(features: Tensor) -> Tensor:
     """Features `(B, D, *grid)` as embeddings of length 1, one per cell: `(B, N, D)`, N cells of the grid in its order."""
-    features = features if features.dtype == torch.float64 else features.float()
-    return F.normalize(features.flatten(2).transpose(1, 2), dim=-1)
+    return F.normalize(in_float32(features).flatten(2).transpose(1, 2), dim=-1)
 
 
 def cell_labels(
@@ -155,4 +157,4 @@ def hard_negatives(embeddings: Tensor, teacher_embeddings: Tensor, labels: Tenso
     hard = different & (similarity.detach() > threshold)
     # rounding can put a similarity at or above 1
     losses = -(1 - similarity).clamp(min=1e-6).log()
-    return (losses * hard).sum() / hard.sum().clamp(min=1)
+    return mean_where(losses, hard)

@@ -22,7 +22,8 @@ from torch import Tensor
 _ACTIVATIONS = ("softmax", "sigmoid")
 
 
-def _in_float32(logits: Tensor) -> Tensor:
+def in_float32(logits: Tensor) -> Tensor:
+    """float32, or float64 where it is that already: half precision is too coarse for logarithms and sums."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -61,9 +62,9 @@ def probabilities(logits: Tensor, activation: str = "softmax") -> Tensor:
         ValueError: `activation` is neither "softmax" nor "sigmoid".
     """
     if activation == "softmax":
-        return torch.softmax(_in_float32(logits), dim=1)
+        return torch.softmax(in_float32(logits), dim=1)
     if activation == "sigmoid":
-        return torch.sigmoid(_in_float32(logits))
+        return torch.sigmoid(in_float32(logits))
     raise ValueError(f"activation must be one of {_ACTIVATIONS}, got {activation!r}")
 
 
@@ -114,7 +115,7 @@ def softmax_kl(
     Arguments and errors are those of `softmax_mse`.
     """
     _check(activation, student_logits, teacher_logits, mask)
-    student, teacher = _in_float32(student_logits), _in_float32(teacher_logits)
+    student, teacher = in_float32(student_logits), in_float32(teacher_logits)
     if activation == "softmax":
         divergence = F.kl_div(F.log_softmax(student, 1), torch.softmax(teacher, 1), reduction="none")
     else:
@@ -155,4 +156,4 @@ def symmetric_mse(first: Tensor, second: Tensor, mask: Tensor | None = None) -> 
     The official `symmetric_mse_loss`, used on logits. Mask and errors are those of `softmax_mse`.
     """
     _check("softmax", first, second, mask)
-    return _reduce((_in_float32(first) - _in_float32(second)) ** 2, mask, "mean")
+    return _reduce((in_float32(first) - in_float32(second)) ** 2, mask, "mean")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_ssl.hard_labels import hard_labels
-from nnunet_ssl.losses.consistency import _in_float32, _reduce
+from nnunet_ssl.losses.consistency import _reduce, in_float32
 
 
 def _check_activation(activation: str) -> None:
@@ -53,7 +53,7 @@ def pseudo_cross_entropy(
     voxels = (logits.shape[0], 1, *logits.shape[2:])
     if mask is not None and (tuple(mask.shape) != voxels or mask.dtype != torch.bool):
         raise ValueError(f"mask must be bool of shape {voxels}, got {mask.dtype} of shape {tuple(mask.shape)}")
-    logits = _in_float32(logits)
+    logits = in_float32(logits)
     if activation == "softmax":
         values = F.cross_entropy(logits, label.long(), reduction="none").unsqueeze(1)
     else:

@@ -6,9 +6,10 @@ Official code: SongwuJob/CML (`features_discrepancy_loss` of utils/CML_utils.py)
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from nnunet_ssl.losses.consistency import in_float32
 
 
 def feature_discrepancy(features: Tensor, other: Tensor, eps: float = 1e-6) -> Tensor:
@@ -29,7 +30,7 @@ def feature_discrepancy(features: Tensor, other: Tensor, eps: float = 1e-6) -> T
 
     def normalized(x: Tensor) -> Tensor:
         # first to length 1, which float16 would not survive
-        return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=1)
+        return F.normalize(in_float32(x), dim=1)
 
     return 1 + F.cosine_similarity(normalized(features), normalized(other.detach()), dim=1, eps=eps).mean()
 

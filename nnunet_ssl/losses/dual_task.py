@@ -13,12 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import probabilities
+from nnunet_ssl.losses.consistency import in_float32, probabilities
 from nnunet_ssl.losses.masked import mean_where
-
-
-def _in_float32(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
 
 
 def level_set_to_mask(level_set: Tensor, k: float = -1500.0) -> Tensor:
@@ -30,7 +26,7 @@ def level_set_to_mask(level_set: Tensor, k: float = -1500.0) -> Tensor:
         level_set: `(B, K, *spatial)` in [-1, 1].
         k: steepness, negative because the inside is.
     """
-    return torch.sigmoid(k * _in_float32(level_set))
+    return torch.sigmoid(k * in_float32(level_set))
 
 
 def level_set_mse(level_set: Tensor, maps: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -46,7 +42,7 @@ def level_set_mse(level_set: Tensor, maps: Tensor, mask: Tensor | None = None) -
     """
     if level_set.shape != maps.shape:
         raise ValueError(f"level sets and maps must have one shape, got {tuple(level_set.shape)}, {tuple(maps.shape)}")
-    return mean_where((_in_float32(level_set) - maps) ** 2, mask)
+    return mean_where((in_float32(level_set) - maps) ** 2, mask)
 
 
 def dual_task_consistency(

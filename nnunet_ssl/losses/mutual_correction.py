@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.hard_labels import hard_labels
-from nnunet_ssl.losses.consistency import probabilities
+from nnunet_ssl.losses.consistency import in_float32, probabilities
+from nnunet_ssl.losses.masked import mean_where
 from nnunet_ssl.losses.region import one_hot
 
 
@@ -44,7 +45,7 @@ def rectification_loss(logits: Tensor, target: Tensor, differ: Tensor, activatio
     if activation == "softmax":
         error = error.mean(1, keepdim=True)
     # official denominator: sum + 1e-16, the same for whole voxels
-    return (error * differ).sum() / differ.sum().clamp(min=1)
+    return mean_where(error, differ)
 
 
 def sharpen(logits: Tensor, temperature: float, activation: str = "softmax") -> Tensor:
@@ -57,7 +58,7 @@ def sharpen(logits: Tensor, temperature: float, activation: str = "softmax") -> 
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    return probabilities((logits if logits.dtype == torch.float64 else logits.float()) / temperature, activation)
+    return probabilities(in_float32(logits) / temperature, activation)
 
 
 def mutual_loss(
@@ -85,6 +86,6 @@ def mutual_loss(
     )
     worse = torch.where(first_is_better, probabilities(second, activation), probabilities(first, activation))
     error = (worse - label.detach()) ** 2
-    loss = error.mean() if mask is None else (error * mask).sum() / (mask.sum() * error.shape[1]).clamp(min=1)
+    loss = mean_where(error, mask)
     nothing = torch.zeros_like(loss)
     return torch.where(first_is_better, nothing, loss), torch.where(first_is_better, loss, nothing)

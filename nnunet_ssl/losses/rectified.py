@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import probabilities, softmax_kl
+from nnunet_ssl.losses.consistency import in_float32, probabilities, softmax_kl
 from nnunet_ssl.losses.cross_pseudo import hard_pseudo_label
 from nnunet_ssl.losses.masked import mean_where
 
@@ -56,7 +56,7 @@ def pseudo_label_loss_map(student_logits: Tensor, teacher_logits: Tensor, activa
     Arguments, shape of the result and errors are those of `divergence_map`.
     """
     _check_shapes(student_logits, teacher_logits)
-    student = student_logits if student_logits.dtype == torch.float64 else student_logits.float()
+    student = in_float32(student_logits)
     label = hard_pseudo_label(teacher_logits, activation)
     if activation == "softmax":
         return F.cross_entropy(student, label, reduction="none").unsqueeze(1)

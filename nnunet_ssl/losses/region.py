@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import probabilities
+from nnunet_ssl.losses.consistency import in_float32, probabilities
 
 
 def split_ignored(target: Tensor, ignore_label: int | None, regions: bool) -> tuple[Tensor, Tensor | None]:
@@ -67,7 +67,7 @@ def masked_cross_entropy(
         ValueError: target or mask do not fit the logits.
     """
     _check(logits, target, mask, activation)
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = in_float32(logits)
     if activation == "softmax":
         values = F.cross_entropy(logits, target[:, 0].long(), reduction="none")[:, None]
     else:

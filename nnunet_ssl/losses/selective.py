@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.losses.consistency import probabilities, softmax_mse
+from nnunet_ssl.losses.masked import mean_where
 from nnunet_ssl.uncertainty import predictive_entropy
 
 
@@ -48,11 +49,10 @@ def selective_mse(
     squared = softmax_mse(student_logits, teacher_logits, activation, mask=mask, reduction="none")
     if mask is not None:
         selected = selected & mask
-    per_voxel = squared.shape[1] if channels is None else channels
-    factor = 1 if selected.shape[1] == squared.shape[1] else per_voxel
-    # where, not a product: what is not selected has no influence, whatever its value
-    total = torch.where(selected, squared, squared.new_zeros(())).sum()
-    return total / (factor * selected.sum()).clamp(min=1)
+    loss = mean_where(squared, selected)
+    if channels is None or selected.shape[1] == squared.shape[1]:
+        return loss
+    return loss * (squared.shape[1] / channels)
 
 
 def uncertainty_weighted_mse(
@@ -94,7 +94,4 @@ def uncertainty_weighted_mse(
     entropies = beta * (student + teacher)
     if as_released:
         return (weighted.squeeze(1) + entropies).mean()
-    values = weighted + entropies
-    if mask is None:
-        return values.mean()
-    return torch.where(mask, values, 0).sum() / (mask.sum() * values.shape[1]).clamp(min=1)
+    return mean_where(weighted + entropies, mask)

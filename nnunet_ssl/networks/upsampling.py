@@ -37,7 +37,11 @@ def with_interpolation(network: nn.Module) -> nn.Module:
     Raises:
         NotImplementedError: the network is not built like nnU-Net's.
     """
-    transposed = part_of(network, "decoder", "transpconvs")
-    network.decoder.transpconvs = nn.ModuleList(InterpolatingUpsampling(layer) for layer in transposed)
-    network.decoder.transpconvs.apply(network.initialize)
+    upsampling = part_of(network, "decoder", "transpconvs")
+    # V-Net has normalization and nonlinearity beside each transposed convolution, the U-Nets have the convolution alone
+    for parent in list(upsampling.modules()):
+        for name, layer in list(parent.named_children()):
+            if type(layer) in _CONVOLUTIONS:
+                setattr(parent, name, InterpolatingUpsampling(layer))
+    upsampling.apply(network.initialize)
     return network

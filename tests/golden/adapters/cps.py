@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnunet_ssl.cutmix import box_masks, cutmix
 from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.losses.cross_pseudo import cross_pseudo_losses, hard_pseudo_label
 from nnunet_ssl.losses.supervised import ce_dice_loss
+from nnunet_ssl.mixing import box_masks, copy_paste
 from nnunet_ssl.ramps import sigmoid_rampup, stepwise_progress
 from tests.golden.framework import GoldenFile, grad
 
@@ -22,8 +22,8 @@ USES = (
     "nnunet_ssl.ramps.sigmoid_rampup",
 )
 REFERENCE_ONLY = {
-    "nnunet_ssl.cutmix.box_masks": "called with `mix = True`, which is not the default; tests/test_cps.py sees it called",
-    "nnunet_ssl.cutmix.cutmix": "called with `mix = True`, which is not the default; tests/test_cps.py sees it called",
+    "nnunet_ssl.mixing.box_masks": "called with `mix = True`, which is not the default; tests/test_cps.py sees it called",
+    "nnunet_ssl.mixing.copy_paste": "called with `mix = True`, which is not the default; tests/test_cps.py sees it called",
     "nnunet_ssl.losses.supervised.ce_dice_loss": "the literature's supervised loss; our trainers have nnU-Net's",
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",
 }
@@ -70,13 +70,13 @@ def _cutmix(file: GoldenFile) -> dict[str, Any]:
     share, boxes = file.constant("prop_range", "cutmix_mask"), file.constant("n_boxes", "cutmix_mask")
     mask = torch.from_numpy(box_masks(len(u0), u0.shape[2:], share, boxes, random))
     labels = tuple(
-        hard_pseudo_label(cutmix(file.tensor(f"cutmix_logits_t{net}u0"), file.tensor(f"cutmix_logits_t{net}u1"), mask))
+        hard_pseudo_label(copy_paste(*(file.tensor(f"cutmix_logits_t{net}u{u}") for u in (1, 0)), mask.bool()))
         for net in (1, 2)
     )
     losses = cross_pseudo_losses(file.tensor("cutmix_logits_s1"), file.tensor("cutmix_logits_s2"), labels=labels)
     return {
         "cutmix_mask": mask,
-        "cutmix_mixed": cutmix(u0, u1, mask),
+        "cutmix_mixed": copy_paste(u1, u0, mask.bool()),
         "cutmix_ps_label_1": labels[0],
         "cutmix_ps_label_2": labels[1],
         "cutmix_cps_loss": _total(losses),
