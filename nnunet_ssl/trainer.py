@@ -201,6 +201,16 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             self._set_deep_supervision(teacher, False)
         return self._add(teacher)
 
+    def teacher_or_student(self, teacher: Teacher, choice: str) -> NetworkMember:
+        """`teacher` or the student, for methods that let a class attribute choose which one is validated.
+
+        Raises:
+            ValueError: another choice than "teacher" or "student".
+        """
+        if choice not in ("teacher", "student"):
+            raise ValueError(f"{type(self).__name__}.inference must be 'teacher' or 'student', got {choice!r}")
+        return teacher if choice == "teacher" else self.student
+
     def register_network(
         self,
         name: str,
@@ -372,6 +382,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             torch._dynamo.config.skip_nnmodule_hook_guards = False
         super().initialize()
         self.build_method()
+        self.inference_network()  # a wrong choice is refused now and not at the first validation
         self._view_names = tuple(self.unlabeled_views([]))
         self._weights_at_start = self._fingerprint()
 

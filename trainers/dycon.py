@@ -74,8 +74,6 @@ class nnUNetTrainerDyCON(nnUNetTrainerSSL):
     inference: str = "teacher"  # or "student"
 
     def build_method(self) -> None:
-        if self.inference not in ("teacher", "student"):
-            raise ValueError(f"inference must be 'teacher' or 'student', got {self.inference!r}")
         self.teacher = self.register_teacher(self.ema_decay)
         stage, self.stride, features = encoder_stage(self.student.module, self.cell_stride)
         layer = segmentation_layer(self.student.module)
@@ -129,4 +127,4 @@ class nnUNetTrainerDyCON(nnUNetTrainerSSL):
         }
 
     def inference_network(self) -> NetworkMember:
-        return self.teacher if self.inference == "teacher" else self.student
+        return self.teacher_or_student(self.teacher, self.inference)

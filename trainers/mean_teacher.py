@@ -42,8 +42,6 @@ class nnUNetTrainerMeanTeacher(nnUNetTrainerSSL):
     inference: str = "teacher"  # or "student"
 
     def build_method(self) -> None:
-        if self.inference not in ("teacher", "student"):
-            raise ValueError(f"inference must be 'teacher' or 'student', got {self.inference!r}")
         self.teacher = self.register_teacher(self.ema_decay)
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
@@ -56,4 +54,4 @@ class nnUNetTrainerMeanTeacher(nnUNetTrainerSSL):
         }
 
     def inference_network(self) -> NetworkMember:
-        return self.teacher if self.inference == "teacher" else self.student
+        return self.teacher_or_student(self.teacher, self.inference)

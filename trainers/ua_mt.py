@@ -57,8 +57,6 @@ class nnUNetTrainerUAMT(nnUNetTrainerSSL):
     inference: str = "teacher"  # or "student"
 
     def build_method(self) -> None:
-        if self.inference not in ("teacher", "student"):
-            raise ValueError(f"inference must be 'teacher' or 'student', got {self.inference!r}")
         if self.passes < 1:
             raise ValueError(f"passes must be at least 1, got {self.passes}")
         self.teacher = self.register_teacher(self.ema_decay)
@@ -100,4 +98,4 @@ class nnUNetTrainerUAMT(nnUNetTrainerSSL):
         }
 
     def inference_network(self) -> NetworkMember:
-        return self.teacher if self.inference == "teacher" else self.student
+        return self.teacher_or_student(self.teacher, self.inference)

@@ -54,8 +54,6 @@ class nnUNetTrainerUPC(nnUNetTrainerSSL):
     def build_method(self) -> None:
         if self.selection not in ("divergence", "threshold"):
             raise ValueError(f"selection must be 'divergence' or 'threshold', got {self.selection!r}")
-        if self.inference not in ("teacher", "student"):
-            raise ValueError(f"inference must be 'teacher' or 'student', got {self.inference!r}")
         self.teacher = self.register_teacher(self.ema_decay)
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
@@ -78,4 +76,4 @@ class nnUNetTrainerUPC(nnUNetTrainerSSL):
         }
 
     def inference_network(self) -> NetworkMember:
-        return self.teacher if self.inference == "teacher" else self.student
+        return self.teacher_or_student(self.teacher, self.inference)

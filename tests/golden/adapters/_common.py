@@ -8,6 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ssl.ema import ema_decay_at, ema_update
+from tests.golden.framework import GoldenFile
+
+# number of the first update; stands in the sidecars' `meaning` only
+FIRST_EMA_STEP = {"from0": 0, "cross": 97}
 
 
 def _network(parameters: dict[str, Tensor]) -> nn.ParameterDict:
@@ -36,3 +40,20 @@ def ema_sequence(
         for name, parameter in network.items():
             after[name].append(parameter.detach().clone())
     return {name: torch.stack(values) for name, values in after.items()}
+
+
+def stored_ema_sequences(file: GoldenFile) -> dict[str, Tensor]:
+    """All arrays `ema_<sequence>_teacher_<parameter>`, from the students and the first teacher that the file holds."""
+    produced = {}
+    for sequence in file.match(r"ema_(\w+?)_student_\w+"):
+        names = file.match(rf"ema_{sequence}_student_(\w+)")
+        student = {name: file.tensor(f"ema_{sequence}_student_{name}") for name in names}
+        first = FIRST_EMA_STEP[sequence]
+        teacher = ema_sequence(
+            {name: file.tensor(f"ema_teacher_init_{name}") for name in names},
+            student,
+            range(first, first + len(student[names[0]])),
+            file.constant("ema_decay", f"ema_{sequence}_teacher_{names[0]}"),
+        )
+        produced |= {f"ema_{sequence}_teacher_{name}": values for name, values in teacher.items()}
+    return produced

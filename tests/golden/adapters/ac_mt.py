@@ -28,7 +28,7 @@ from nnunet_ssl.uncertainty import (
     relative_entropy,
     select_ambiguous,
 )
-from tests.golden.adapters._common import ema_sequence
+from tests.golden.adapters._common import stored_ema_sequences
 from tests.golden.framework import GoldenFile, grad
 
 TRAINER = "nnUNetTrainerACMT"
@@ -70,7 +70,6 @@ RAMP_INTERVAL = 150
 ENT_END, MU_START, MU_END = 0.95, 0.75, 0.9
 CLASSES = 2
 MU_CHANNELS = 1
-FIRST_EMA_STEP = {"from0": 0, "cross": 97}
 
 
 def _ramp(file: GoldenFile, iteration: int, key: str) -> float:
@@ -156,19 +155,6 @@ def _perr(file: GoldenFile, unlabeled, clean, noisy) -> dict[str, Any]:
     }
 
 
-def _ema(file: GoldenFile, sequence: str) -> dict[str, Any]:
-    names = file.match(rf"ema_{sequence}_student_(\w+)")
-    student = {name: file.tensor(f"ema_{sequence}_student_{name}") for name in names}
-    first = FIRST_EMA_STEP[sequence]
-    teacher = ema_sequence(
-        {name: file.tensor(f"ema_teacher_init_{name}") for name in names},
-        student,
-        range(first, first + len(student[names[0]])),
-        file.constant("ema_decay"),
-    )
-    return {f"ema_{sequence}_teacher_{name}": values for name, values in teacher.items()}
-
-
 def adapt(file: GoldenFile) -> dict[str, Any]:
     student = file.tensor("student_logits", requires_grad=True)
     clean, noisy = file.tensor("teacher_clean_logits"), file.tensor("teacher_noisy_logits")
@@ -186,8 +172,7 @@ def adapt(file: GoldenFile) -> dict[str, Any]:
     produced |= _mu(file, student, unlabeled, noisy)
     produced |= _serr(file, unlabeled, clean, noisy)
     produced |= _perr(file, unlabeled, clean, noisy)
-    for sequence in file.match(r"ema_(\w+?)_student_\w+"):
-        produced |= _ema(file, sequence)
+    produced |= stored_ema_sequences(file)
     iterations = file.numbers("threshold_iters")
     produced["ent_threshold_values_f64"] = [_ent_threshold(file, i) for i in iterations]
     produced["mu_threshold_values_f64"] = [_mu_threshold(file, i) for i in iterations]

@@ -13,7 +13,7 @@ from nnunet_ssl.losses.selective import uncertainty_weighted_mse
 from nnunet_ssl.losses.supervised import cross_entropy
 from nnunet_ssl.ramps import geometric_ramp, ramp_progress, sigmoid_rampup, stepwise_progress
 from nnunet_ssl.uncertainty import ramped_threshold
-from tests.golden.adapters._common import ema_sequence
+from tests.golden.adapters._common import stored_ema_sequences
 from tests.golden.framework import GoldenFile, grad, grad_sums
 
 TRAINER = "nnUNetTrainerDyCON"
@@ -46,7 +46,6 @@ GRADIENT_BETA = 0.8
 STRIDE = (8, 8, 8)
 CONSISTENCY, RAMP_INTERVAL, RAMP_LENGTH = 0.1, 150, 200
 CLASSES = 2
-FIRST_EMA_STEP = {"from0": 0, "cross": 97}
 NO_FOCUS = 0.0
 
 
@@ -144,23 +143,9 @@ def _step(file: GoldenFile) -> dict[str, Any]:
     }
 
 
-def _ema(file: GoldenFile, sequence: str) -> dict[str, Any]:
-    names = file.match(rf"ema_{sequence}_student_(\w+)")
-    student = {name: file.tensor(f"ema_{sequence}_student_{name}") for name in names}
-    first = FIRST_EMA_STEP[sequence]
-    teacher = ema_sequence(
-        {name: file.tensor(f"ema_teacher_init_{name}") for name in names},
-        student,
-        range(first, first + len(student[names[0]])),
-        file.constant("ema_decay"),
-    )
-    return {f"ema_{sequence}_teacher_{name}": values for name, values in teacher.items()}
-
-
 def adapt(file: GoldenFile) -> dict[str, Any]:
     produced = _uncl(file) | _fecl(file) | _step(file)
-    for sequence in file.match(r"ema_(\w+?)_student_\w+"):
-        produced |= _ema(file, sequence)
+    produced |= stored_ema_sequences(file)
     epochs = file.numbers("beta_epochs")
     produced["beta_values_f64"] = [_beta(file, epoch) for epoch in epochs]
     produced["neg_threshold_values_f64"] = [_threshold(file, epoch, NEGATIVE) for epoch in epochs]

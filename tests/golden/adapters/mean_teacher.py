@@ -9,7 +9,7 @@ from nnunet_ssl.losses.consistency import probabilities, softmax_mse
 from nnunet_ssl.losses.supervised import ce_dice_loss, cross_entropy, squared_dice_loss
 from nnunet_ssl.perturbations import add_clipped_noise
 from nnunet_ssl.ramps import delayed, poly_lr, ramp_progress, sigmoid_rampup, stepwise_progress
-from tests.golden.adapters._common import ema_sequence
+from tests.golden.adapters._common import stored_ema_sequences
 from tests.golden.framework import GoldenFile, grad
 
 TRAINER = "nnUNetTrainerMeanTeacher"
@@ -36,7 +36,6 @@ REFERENCE_ONLY = {
 RAMP_INTERVAL = 150
 ITERATIONS_2D = {"before1000": 900, "after1000": 7500}
 CONSISTENCY_START_2D = 1000
-FIRST_EMA_STEP = {"from0": 0, "cross": 97}
 POLY_LR, POLY_LENGTH = 0.01, 30000
 
 
@@ -76,25 +75,11 @@ def _step(file: GoldenFile, prefix: str, stage: str, iteration: int, start: int)
     }
 
 
-def _ema(file: GoldenFile, sequence: str) -> dict[str, Any]:
-    names = file.match(rf"ema_{sequence}_student_(\w+)")
-    student = {name: file.tensor(f"ema_{sequence}_student_{name}") for name in names}
-    first = FIRST_EMA_STEP[sequence]
-    teacher = ema_sequence(
-        {name: file.tensor(f"ema_teacher_init_{name}") for name in names},
-        student,
-        range(first, first + len(student[names[0]])),
-        file.constant("ema_decay", f"ema_{sequence}_teacher_{names[0]}"),
-    )
-    return {f"ema_{sequence}_teacher_{name}": values for name, values in teacher.items()}
-
-
 def adapt(file: GoldenFile) -> dict[str, Any]:
     produced = _step(file, "", "", file.constant("iter_num"), start=0)
     for stage in file.match(r"mc2d_([a-z]+\d+)_loss"):
         produced |= _step(file, "mc2d_", f"{stage}_", ITERATIONS_2D[stage], CONSISTENCY_START_2D)
-    for sequence in file.match(r"ema_(\w+?)_student_\w+"):
-        produced |= _ema(file, sequence)
+    produced |= stored_ema_sequences(file)
     produced["ramp_weights_f64"] = [_ramp(file, i, "ramp_weights_f64") for i in file.numbers("ramp_iters")]
     produced["poly_lr_f64"] = [poly_lr(POLY_LR, ramp_progress(i, POLY_LENGTH)) for i in file.numbers("poly_iters")]
     return produced

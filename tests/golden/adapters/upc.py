@@ -18,7 +18,7 @@ from nnunet_ssl.losses.rectified import (
 from nnunet_ssl.losses.supervised import cross_entropy
 from nnunet_ssl.perturbations import add_clipped_noise
 from nnunet_ssl.ramps import sigmoid_rampup, stepwise_progress
-from tests.golden.adapters._common import ema_sequence
+from tests.golden.adapters._common import stored_ema_sequences
 from tests.golden.framework import GoldenFile, grad
 
 TRAINER = "nnUNetTrainerUPC"
@@ -44,7 +44,6 @@ REFERENCE_ONLY = {
 # numbers that stand in the specification or in the sidecar's `meaning` only
 LABELED = 2
 RAMP_INTERVAL = 150
-FIRST_EMA_STEP = {"from0": 0, "cross": 97}
 SUPERVISED_WEIGHTS = {"ce": 0.5, "dice": 0.5}
 
 
@@ -91,25 +90,11 @@ def _step(file: GoldenFile) -> dict[str, Any]:
     return produced
 
 
-def _ema(file: GoldenFile, sequence: str) -> dict[str, Any]:
-    names = file.match(rf"ema_{sequence}_student_(\w+)")
-    student = {name: file.tensor(f"ema_{sequence}_student_{name}") for name in names}
-    first = FIRST_EMA_STEP[sequence]
-    teacher = ema_sequence(
-        {name: file.tensor(f"ema_teacher_init_{name}") for name in names},
-        student,
-        range(first, first + len(student[names[0]])),
-        file.constant("ema_decay"),
-    )
-    return {f"ema_{sequence}_teacher_{name}": values for name, values in teacher.items()}
-
-
 def adapt(file: GoldenFile) -> dict[str, Any]:
     produced = _step(file)
     for form in file.match(r"mc2d_([a-z]+)_consistency_loss"):
         logits = file.tensor("mc2d_student_logits"), file.tensor("mc2d_teacher_logits")
         produced[f"mc2d_{form}_consistency_loss"] = _consistency(file, form, *logits)
-    for sequence in file.match(r"ema_(\w+?)_student_\w+"):
-        produced |= _ema(file, sequence)
+    produced |= stored_ema_sequences(file)
     produced["ramp_weights_f64"] = [_ramp(file, iteration) for iteration in file.numbers("ramp_iters")]
     return produced
