@@ -7,9 +7,9 @@ Read are the folders of BWGZK/CycleMix:
 * `MSCMR_scribbles/subjectN_DE_scribble.nii.gz`, the scribbles alone (some unpackings make a folder of that name that holds the
   file).
 
-Codes 0 background, 1 right ventricle, 2 left-ventricle myocardium, 3 left-ventricle cavity; in scribbles 4 = not annotated. Masks of
-the training subjects are not part of the release. One mask of the release, `subject43_DE_manual.nii.gz`, has lost its position
-(origin 0, identity direction); its voxels are those of the image.
+Codes 0 background, 1 right ventricle, 2 left-ventricle myocardium, 3 left-ventricle cavity; in scribbles 4 = not annotated. Masks
+of the training subjects are not part of the release. One mask of the release, `subject43_DE_manual.nii.gz`, has lost its
+position (origin 0, identity direction); laid on the voxels of the image it fits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import SimpleITK as sitk
 
 from nnunet_ssl.dataset_conversion.case_lists import read_split
 from nnunet_ssl.dataset_conversion.common import Case, DatasetDescription, add_common_arguments, some
-from nnunet_ssl.dataset_conversion.reading import check_nifti, read_geometry, read_image, walk
+from nnunet_ssl.dataset_conversion.reading import read_geometry, read_image, walk
 from nnunet_ssl.dataset_conversion.sparse_labels import assign_by_patient
 from nnunet_ssl.dataset_conversion.writing import write_dataset
 from nnunet_ssl.errors import UserError
@@ -90,8 +90,8 @@ def run(args: argparse.Namespace) -> None:
     blank = blank_headers(cases)
     if blank:
         print(
-            f"Warning: {len(blank)} label(s) have lost their position (origin 0, identity direction), with the shape and spacing of "
-            f"the image; the position of the image is used: {some(sorted(path.name for path in blank))}."
+            f"Warning: {len(blank)} label(s) have lost their position (origin 0, identity direction), with the shape and spacing "
+            f"of the image; the position of the image is used: {some(sorted(path.name for path in blank))}."
         )
     dataset = DatasetDescription(
         dataset_id=args.dataset_id,
@@ -192,8 +192,6 @@ def blank_headers(cases: list[Case]) -> frozenset[Path]:
     found = set()
     for case in cases:
         for path in filter(None, (case.label, case.dense)):
-            for file in (case.images[0], path):
-                check_nifti(file)
             image, label = read_geometry(case.images[0]), read_geometry(path)
             lost = not any(label.origin) and np.array_equal(label.direction, np.eye(3).ravel())
             here = any(image.origin) or not np.array_equal(image.direction, np.eye(3).ravel())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import SimpleITK as sitk
@@ -25,10 +25,10 @@ from nnunet_ssl.errors import UserError
 DESCRIPTION = (
     "A folder of images and a folder of sparse label maps (scribbles, points, slices): codes of classes and one code for what is\n"
     "not annotated, which becomes nnU-Net's ignore label.\n\n"
-    "Images are CASE.nii.gz, or CASE_0000.nii.gz with one file per channel; .nii, .nrrd, .mha and .mhd are read too. Labels have the\n"
-    "name of the case, with or without _0000, and the suffix given. Training images without label become unlabeled images.\n"
-    "Without lists (--split) all cases of -i are for training, and fold 0 validates on the labeled ones; test cases come from\n"
-    "--test_images or a list."
+    "Images are CASE.nii.gz, or CASE_0000.nii.gz with one file per channel; .nii, .nrrd, .mha and .mhd are read too. Labels have\n"
+    "the name of the case, with or without _0000, and the suffix given. Training images without label become unlabeled images\n"
+    "if images and labels lie in different folders. Without lists (--split) all cases of -i are for training, and fold 0\n"
+    "validates on the labeled ones; test cases come from --test_images or a list."
 )
 EXAMPLE = (
     "example:\n"
@@ -119,7 +119,8 @@ def run(args: argparse.Namespace) -> None:
         origin,
         f"CASE{args.label_suffix}.nii.gz in {args.label_folder}",
         to_patient,
-        unlabeled_allowed=True,
+        # a mask with a suffix that nobody named would pass for an unlabeled image
+        unlabeled_allowed=args.input.absolute() != args.label_folder.absolute(),
     )
     dataset = DatasetDescription(
         dataset_id=args.dataset_id,
@@ -178,8 +179,8 @@ def find_cases(args: argparse.Namespace) -> list[Case]:
     labels = list_labels(args.label_folder, args.label_suffix, folders, images, args.input)
     if not labels:
         raise UserError(
-            f"{args.label_folder} holds no label CASE{args.label_suffix}.nii.gz of the {len(images)} cases of {args.input}, such as "
-            f"{some(images, 3)}. Check -l and --label_suffix."
+            f"{args.label_folder} holds no label CASE{args.label_suffix}.nii.gz of the {len(images)} cases of {args.input}, such "
+            f"as {some(images, 3)}. Check -l and --label_suffix."
         )
     dense = list_labels(args.dense, args.dense_suffix, folders, images, args.input) if args.dense else {}
     return [
@@ -209,7 +210,7 @@ def find_test_cases(args: argparse.Namespace, cases: Sequence[Case]) -> list[Cas
     ]
 
 
-def patient_finder(pattern: str | None):
+def patient_finder(pattern: str | None) -> Callable[[str], str]:
     """case id (or entry of a list) -> patient. UserError for a pattern that is none or does not match a case."""
     if pattern is None:
         return str
@@ -268,9 +269,9 @@ def list_images(
     for case, by_channel in found.items():
         if sorted(by_channel) != expected:
             raise UserError(
-                f"case {case} of {folder} has the channel(s) {some(sorted(by_channel))}, expected are {some(expected)}: a name that "
-                "ends in four digits means a channel, as in nnU-Net. Complete the case, give one --channel_names per channel, or "
-                "rename files that are cases of their own."
+                f"case {case} of {folder} has the channel(s) {some(sorted(by_channel))}, expected are {some(expected)}: a name "
+                "that ends in four digits means a channel, as in nnU-Net. Complete the case, give one --channel_names per channel, "
+                "or rename files that are cases of their own."
             )
     return {case: tuple(found[case][channel] for channel in expected) for case in sorted(found)}
 
@@ -302,8 +303,8 @@ def list_labels(
         case = name if name in images else re.sub(r"_0000$", "", name)
         if case not in images:
             raise UserError(
-                f"{path} is a label without an image: {image_folder} has no case {case}, but {some(images, 3)}. Add the image, correct "
-                "the suffix, or remove the label."
+                f"{path} is a label without an image: {image_folder} has no case {case}, but {some(images, 3)}. Add the image, "
+                "correct the suffix, or remove the label."
             )
         if case in labels:
             raise UserError(f"case {case} has two labels: {labels[case]} and {path}. Remove one of them.")
