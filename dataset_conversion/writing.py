@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ssl.data.dense_labels import RAW_FOLDER as DENSE_FOLDER
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.splits import patients_on_both_sides, split_hash, write_splits
 from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, content_hash
@@ -39,7 +40,6 @@ from nnunet_ssl.dataset_conversion.staging import (
 from nnunet_ssl.errors import UserError
 
 FILE_ENDING = ".nii.gz"
-DENSE_FOLDER = "labelsTr_dense"  # dense masks of cases whose labelsTr are sparse; same file names
 
 
 def write_dataset(
