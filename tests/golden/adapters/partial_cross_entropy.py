@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nnunet_ssl.losses.partial_cross_entropy import partial_cross_entropy
@@ -32,7 +31,7 @@ def _loss_of_trainer(logits: Tensor, target: Tensor, ignore_label: int, regions:
     """What the trainer's supervised loss is for a data set with these labels and plans with this `batch_dice`."""
     cls = find_class(TRAINER)
     trainer = cls.__new__(cls)
-    trainer.device, trainer.is_ddp, trainer.enable_deep_supervision = torch.device("cpu"), False, False
+    trainer.device, trainer.is_ddp, trainer.enable_deep_supervision = logits.device, False, False
     trainer.label_manager = SimpleNamespace(has_regions=regions, ignore_label=ignore_label)
     trainer.configuration_manager = SimpleNamespace(batch_dice=batch_dice)
     trainer.loss = trainer._build_loss()
@@ -57,7 +56,7 @@ def adapt(file: GoldenFile) -> dict[str, Any]:
         "cyclemix_pce": partial_cross_entropy(logits, target, annotated, over="all"),
         "shapepu_pce": pce,
         "nnunet_dc_ce_all_ignored": _loss_of_trainer(
-            logits, torch.full_like(scribble, unlabeled), unlabeled, regions=False, batch_dice=False
+            logits, scribble.new_full(scribble.shape, unlabeled), unlabeled, regions=False, batch_dice=False
         ),
     }
     for batch_dice in file.match(r"nnunet_dc_ce_batchdice(\d)"):
