@@ -65,7 +65,7 @@ def box_strips(
 def box_rows(item: int, channel: int, boxes: np.ndarray) -> Tensor:
     """Boxes `(n, 2, d)` of one channel of one item as rows `(n, 2 + 2 d)`."""
     rows = np.empty((len(boxes), 2 + 2 * boxes.shape[2]), dtype=np.int64)
-    rows[:, 0], rows[:, 1], rows[:, 2:] = item, channel, boxes.reshape(len(boxes), -1)
+    rows[:, 0], rows[:, 1], rows[:, 2:] = item, channel, boxes.reshape(len(boxes), 2 * boxes.shape[2])
     return torch.from_numpy(rows)
 
 
@@ -73,6 +73,12 @@ def rows_from_corners(corners: Tensor) -> Tensor:
     """Rows of `(n, 6)` boxes `[item, channel, x first, y first, x last, y last]` of images `(y, x)`, as in wsis-boundingbox."""
     item, channel, x, y, last_x, last_y = corners.long().unbind(1)
     return torch.stack((item, channel, y, x, last_y + 1, last_x + 1), 1)
+
+
+def box_volumes(rows: Tensor) -> Tensor:
+    """Voxels of each box, `(n,)`; 2D: the area."""
+    first, behind = rows[:, 2:].chunk(2, dim=1)
+    return (behind - first).prod(1)
 
 
 def fill_boxes(rows: Tensor, shape: Sequence[int]) -> Tensor:

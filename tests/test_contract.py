@@ -47,12 +47,16 @@ PUBLISHED = [
 TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetTrainerTestShrinkingPool"]
 # trainers for sparse labels: with the ignore label, without unlabeled images
 WEAK = [
+    "nnUNetTrainerBoxTightness",
     "nnUNetTrainerScribbleEntropyMin",
     "nnUNetTrainerScribbleIntensityVariance",
     "nnUNetTrainerScribbleMumfordShah",
     "nnUNetTrainerScribblePCE",
     "nnUNetTrainerScribbleTV",
+    "nnUNetTrainerSizeConstraint",
 ]
+# options of the synthetic data set that single trainers need
+NEEDS = {"nnUNetTrainerBoxTightness": {"boxes": True}, "nnUNetTrainerSizeConstraint": {"size_bounds": True}}
 WEAK_TEST_ONLY = ["nnUNetTrainerTestWeak"]
 SEMI_SUPERVISED = PUBLISHED + TEST_ONLY
 TRAINERS = SEMI_SUPERVISED + WEAK + WEAK_TEST_ONLY
@@ -60,6 +64,7 @@ TRAINERS = SEMI_SUPERVISED + WEAK + WEAK_TEST_ONLY
 GOLDEN_FILES = [
     "ac_mt",
     "bcp",
+    "boxes_and_size",
     "cml",
     "cps",
     "dtc",
@@ -83,7 +88,9 @@ each_dimension = pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 
 def needs(name, **options) -> dict:
     """Options of a synthetic data set that the trainer can work on."""
-    return {"ignore": True, "unlabeled": 0} | options if name in WEAK + WEAK_TEST_ONLY else options
+    if name not in WEAK + WEAK_TEST_ONLY:
+        return options
+    return {"ignore": True, "unlabeled": 0} | NEEDS.get(name, {}) | options
 
 
 def run_steps(trainer, batches) -> list[dict]:
@@ -264,11 +271,13 @@ def test_without_weight_the_step_is_nnunets_bit_for_bit(name, weight, options, d
 
 # For trainers with sparse labels, all weights of their terms.
 WEAK_WEIGHTS_OF = {
+    "nnUNetTrainerBoxTightness": lambda weight: {"tightness_weight": weight, "size_weight": weight},
     "nnUNetTrainerScribbleEntropyMin": lambda weight: {"regularizer_weight": weight},
     "nnUNetTrainerScribbleIntensityVariance": lambda weight: {"regularizer_weight": weight},
     "nnUNetTrainerScribbleMumfordShah": lambda weight: {"regularizer_weight": weight},
     "nnUNetTrainerScribblePCE": lambda weight: {},
     "nnUNetTrainerScribbleTV": lambda weight: {"regularizer_weight": weight},
+    "nnUNetTrainerSizeConstraint": lambda weight: {"size_weight": weight},
     "nnUNetTrainerTestWeak": lambda weight: {"entropy_weight": weight},
 }
 
