@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import find_objects, gaussian_filter, label
 
 from nnunet_ssl.data.preprocessed import manifest_file, preprocessing_hash, unlabeled_folder
 from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, hash_case
@@ -123,6 +123,8 @@ def make_dataset(
     regions: bool = False,
     ignore: bool = False,
     dense: bool = False,
+    boxes: bool = False,
+    size_bounds: bool = False,
     channels: int = 1,
     residual: bool = False,
     batch_size: int = 2,
@@ -134,7 +136,8 @@ def make_dataset(
     """Write raw and preprocessed data below `out`; returns the data set's name.
 
     Fold 0 trains on all labeled cases but the last and validates on the last. With `dense` the raw data set has dense labels
-    beside the sparse ones (`ignore`); they are not preprocessed.
+    beside the sparse ones (`ignore`); they are not preprocessed. With `boxes` the sparse labels are boxes of one class, with
+    seeds; with `size_bounds` dataset.json has bounds that a new network does not keep.
     """
     name = f"Dataset{dataset_id:03d}_Synthetic"
     raw, preprocessed = out / "nnUNet_raw" / name, out / "nnUNet_preprocessed" / name
@@ -152,6 +155,8 @@ def make_dataset(
     }
     if regions:
         dataset_json["regions_class_order"] = [1, 2]
+    if size_bounds:
+        dataset_json["size_bounds"] = {key: {"mm2": [1, 10], "mm3": [1, 50]} for key in list(labels)[1:3]}
     plans = make_plans(name, channels, batch_size, residual, mask_norm)
     if change_plans is not None:
         change_plans(plans)
@@ -172,7 +177,9 @@ def make_dataset(
                 _write(image, file)
             if dense and folder == "imagesTr":
                 _write(segmentation, raw / "labelsTr_dense" / f"{case}.nii.gz")
-            if ignore and folder == "imagesTr":
+            if boxes and folder == "imagesTr":
+                segmentation = _boxes(rng, segmentation == 2)
+            elif ignore and folder == "imagesTr":
                 segmentation = np.where(rng.random(segmentation.shape) < 0.6, 3, segmentation).astype(np.uint8)
             if folder != "imagesUn":
                 _write(segmentation, raw / folder.replace("images", "labels") / f"{case}.nii.gz")
@@ -206,6 +213,15 @@ def _phantom(rng: np.random.Generator, channels: int, mask_norm: bool) -> tuple[
             image[radius > 0.9] = 0
         images.append(image.astype(np.float32))
     return segmentation, images
+
+
+def _boxes(rng: np.random.Generator, object_mask: np.ndarray) -> np.ndarray:
+    """Label map of the object's boxes: 3, the ignore label, inside, 1 at some voxels of the object."""
+    segmentation = np.zeros(object_mask.shape, np.uint8)
+    for where in find_objects(label(object_mask)[0]):
+        segmentation[where] = 3
+    segmentation[object_mask & (rng.random(object_mask.shape) < 0.1)] = 1
+    return segmentation
 
 
 def _preprocess(raw, preprocessed, manager, configuration_manager, configuration, dataset_json, cases) -> None:

@@ -1,0 +1,61 @@
+"""The tightness prior of bounding boxes: every line through a box has to meet the object.
+
+Sources: see `nnunet_ssl.boxes`; the projections are those of Zhai et al., "PA-Seg", IEEE TMI 2023, arXiv:2208.05669.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nnunet_ssl.boxes import bounding_boxes, box_rows, box_strips, box_sums
+from nnunet_ssl.losses.size import extended_log_barrier
+
+
+def tightness_loss(
+    p: Tensor, strips: Tensor, bounds: Tensor, *, t: float | None = None, reduction: str = "mean"
+) -> Tensor:
+    """`psi_t(b_s - sum_{v in s} p_v)`, or `max(0, b_s - sum_{v in s} p_v)` without t, over the strips s. 0 without strips.
+
+    Args:
+        p: probabilities `(B, C, *spatial)`.
+        strips: rows of boxes `(n, 2 + 2 d)`, see `nnunet_ssl.boxes`.
+        bounds: b, voxels of the object that each strip has at least, `(n,)`.
+        t: steepness of the log barrier; None: hinge.
+        reduction: "mean" over the strips; official "sum".
+
+    Raises:
+        ValueError: unknown reduction.
+    """
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
+    z = bounds - box_sums(p, strips)
+    total = (F.relu(z) if t is None else extended_log_barrier(z, t)).sum()
+    return total / max(len(strips), 1) if reduction == "mean" else total
+
+
+def projected_tightness(p: Tensor, mask: Tensor, width: int, short_extent: bool = False) -> Tensor:
+    """Hinge on the strips of the projections (largest value along an axis) of volumes, summed over axes, strips and items.
+
+    In a projection every line of the box is crossed by the object as in 2D, so strips of lines ask for as much of
+    the small projection as slabs do of the volume.
+
+    Args:
+        p: foreground probability `(B, *spatial)`, 3D.
+        mask: of the shape of p; one box is laid around what is not 0 in each item.
+        width, short_extent: see `box_strips`.
+    """
+    total = p.new_zeros(())
+    for volume, of_volume in zip(p, mask):
+        for axis in range(volume.ndim):
+            boxes = bounding_boxes(of_volume.amax(axis).cpu().numpy(), components=False)
+            for box in boxes:
+                strips, bounds = box_strips(box, width, short_extent=short_extent)
+                total = total + tightness_loss(
+                    volume.amax(axis)[None, None],
+                    box_rows(0, 0, strips).to(p.device),
+                    torch.from_numpy(bounds).to(p.device, torch.float32),
+                    reduction="sum",
+                )
+    return total
