@@ -11,11 +11,13 @@ from nnunet_ssl.losses.consistency import probabilities
 from nnunet_ssl.losses.dense_crf import bilateral_filter, dense_crf_energy, rloss_downscale
 from tests.golden.framework import GoldenFile, grad
 
-TRAINER = None
-USES = ("nnunet_ssl.losses.dense_crf.bilateral_filter",)
+TRAINER = "nnUNetTrainerScribbleDenseCRF"
+USES = (
+    "nnunet_ssl.losses.combine.weighted_sum",
+    "nnunet_ssl.losses.consistency.probabilities",
+    "nnunet_ssl.losses.dense_crf.bilateral_filter",
+)
 REFERENCE_ONLY = {
-    "nnunet_ssl.losses.combine.weighted_sum": "a weight of the official script; trainers weight their terms by it too",
-    "nnunet_ssl.losses.consistency.probabilities": "the softmax of the official script; not a part of the energy",
     "nnunet_ssl.losses.dense_crf.dense_crf_energy": "grows with the square of the image; the trainer has dense_crf_loss",
     "nnunet_ssl.losses.dense_crf.rloss_downscale": "the official small grid; the trainer's has means over its cells",
 }

@@ -8,10 +8,13 @@ from nnunet_ssl.losses.consistency import probabilities
 from nnunet_ssl.losses.gated_crf import GaussianKernel, gated_crf_loss, kernel_sum, kernel_window
 from tests.golden.framework import GoldenFile, grad
 
-TRAINER = None
-USES = ("nnunet_ssl.losses.gated_crf.GaussianKernel", "nnunet_ssl.losses.gated_crf.gated_crf_loss")
+TRAINER = "nnUNetTrainerScribbleGatedCRF"
+USES = (
+    "nnunet_ssl.losses.consistency.probabilities",
+    "nnunet_ssl.losses.gated_crf.GaussianKernel",
+    "nnunet_ssl.losses.gated_crf.gated_crf_loss",
+)
 REFERENCE_ONLY = {
-    "nnunet_ssl.losses.consistency.probabilities": "the softmax of the official script; not a part of the loss",
     "nnunet_ssl.losses.gated_crf.kernel_sum": "to look at a kernel; a part of the loss",
     "nnunet_ssl.losses.gated_crf.kernel_window": "to look at a kernel",
 }
