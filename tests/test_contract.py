@@ -57,6 +57,9 @@ WEAK = [
 ]
 # options of the synthetic data set that single trainers need
 NEEDS = {"nnUNetTrainerBoxTightness": {"boxes": True}, "nnUNetTrainerSizeConstraint": {"size_bounds": True}}
+    "nnUNetTrainerScribbleDenseCRF",
+    "nnUNetTrainerScribbleGatedCRF",
+]
 WEAK_TEST_ONLY = ["nnUNetTrainerTestWeak"]
 SEMI_SUPERVISED = PUBLISHED + TEST_ONLY
 TRAINERS = SEMI_SUPERVISED + WEAK + WEAK_TEST_ONLY
@@ -67,9 +70,11 @@ GOLDEN_FILES = [
     "boxes_and_size",
     "cml",
     "cps",
+    "dense_crf",
     "dtc",
     "dycon",
     "entropy_tv_intensity",
+    "gated_crf",
     "mcf",
     "mean_teacher",
     "mumford_shah",
@@ -278,6 +283,8 @@ WEAK_WEIGHTS_OF = {
     "nnUNetTrainerScribblePCE": lambda weight: {},
     "nnUNetTrainerScribbleTV": lambda weight: {"regularizer_weight": weight},
     "nnUNetTrainerSizeConstraint": lambda weight: {"size_weight": weight},
+    "nnUNetTrainerScribbleDenseCRF": lambda weight: {"crf_weight": weight},
+    "nnUNetTrainerScribbleGatedCRF": lambda weight: {"crf_weight": weight},
     "nnUNetTrainerTestWeak": lambda weight: {"entropy_weight": weight},
 }
 
