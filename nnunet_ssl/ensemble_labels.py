@@ -16,6 +16,8 @@ from torch import Tensor
 from nnunet_ssl.losses.consistency import in_float32
 from nnunet_ssl.losses.masked import mean_where
 
+NONE = -1  # no label, in packed and in augmented labels; also nnU-Net's mark of padding
+
 
 def update_ensemble(ensemble: Tensor, p: Tensor, alpha: float) -> Tensor:
     """`alpha p + (1 - alpha) W`: the ensemble after a new prediction; a new tensor.
@@ -98,3 +100,21 @@ def filtered_cross_entropy(logits: Tensor, labels: Tensor, none: int, activation
     else:
         values = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
     return mean_where(values, labeled)
+
+
+def pack_regions(labels: Tensor) -> Tensor:
+    """Region labels `(B, R, *spatial)` of 1, 0 or NONE in one channel `(B, 1, *spatial)`, which fits int16 for up to 9 regions.
+
+    One digit of base 3 each, so that they can be augmented like one label map.
+    """
+    return ((labels - NONE) * _powers_of_three(labels.shape[1], labels)).sum(1, keepdim=True)
+
+
+def unpack_regions(packed: Tensor, regions: int) -> Tensor:
+    """Undo of `pack_regions`; where `packed` itself is NONE, no region has a label."""
+    digits = packed.clamp(min=0).long().div(_powers_of_three(regions, packed), rounding_mode="floor")
+    return digits % 3 + NONE
+
+
+def _powers_of_three(count: int, like: Tensor) -> Tensor:
+    return (3 ** torch.arange(count, device=like.device)).view(1, -1, *[1] * (like.ndim - 2))

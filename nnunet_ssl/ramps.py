@@ -76,3 +76,12 @@ def delayed(weight: float, iteration: float, start: float) -> float:
     Some 2D scripts of SSL4MIS leave the consistency term out for the first 1000 iterations.
     """
     return weight if iteration >= start else 0.0
+
+
+def ends_a_part(epoch: int, epochs: int, parts: int) -> bool:
+    """Whether `epoch` (from 0) is the last of one of `parts` equal parts of the training; the end of the training does not count.
+
+    For what is done `parts - 1` times in a run, between epochs.
+    """
+    done = epoch + 1
+    return done < epochs and done * parts // epochs > epoch * parts // epochs

@@ -46,7 +46,12 @@ PUBLISHED = [
 ]
 TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetTrainerTestShrinkingPool"]
 # trainers for sparse labels: with the ignore label, without unlabeled images
-WEAK: list[str] = []
+WEAK = [
+    "nnUNetTrainerScribble2Label",
+    "nnUNetTrainerScribbleDMPLS",
+    "nnUNetTrainerScribbleDMSPS",
+    "nnUNetTrainerScribbleUSTM",
+]
 WEAK_TEST_ONLY = ["nnUNetTrainerTestWeak"]
 SEMI_SUPERVISED = PUBLISHED + TEST_ONLY
 TRAINERS = SEMI_SUPERVISED + WEAK + WEAK_TEST_ONLY
@@ -56,15 +61,18 @@ GOLDEN_FILES = [
     "bcp",
     "cml",
     "cps",
+    "dmpls",
     "dtc",
     "dycon",
     "mcf",
     "mean_teacher",
     "nnfiltermatch",
+    "scribble2label",
     "ssl4mis_common",
     "ua_mt",
     "ua_mt_ssl4mis",
     "upc",
+    "ustm",
 ]
 
 each_trainer = pytest.mark.parametrize("name", TRAINERS)
@@ -79,6 +87,14 @@ def needs(name, **options) -> dict:
 
 def run_steps(trainer, batches) -> list[dict]:
     return [trainer.train_step(copy_batch(batch)) for batch in batches]
+
+
+def to_the_last_quarter(trainer) -> None:
+    """Past every stage switch, with what a method makes between epochs."""
+    trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
+    if hasattr(trainer, "update_labels"):
+        trainer.confidence = 0.2  # an untrained network is sure of nothing
+        trainer.update_labels()
 
 
 def next_batches(trainer, count=1):
@@ -145,7 +161,7 @@ def test_a_step_trains_with_every_kind_of_label_and_network(name, options, datas
             trainer.initialize()
         return
     started(trainer)
-    trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
+    to_the_last_quarter(trainer)
     before = weights_of(trainer.network)
     outputs = run_steps(trainer, next_batches(trainer, 3))  # after two updates a teacher is still equal to its student
     assert all(np.isfinite(v) for o in outputs for v in o.values())
@@ -167,7 +183,7 @@ def test_unequal_batches_and_no_assumption_of_halves(name, datasets, tmp_path):
 def test_terms_of_the_method_reach_the_student_and_never_the_teacher(name, datasets, tmp_path, monkeypatch):
     out, dataset = datasets(**needs(name))
     trainer = started(make_trainer(name, out, dataset, results=tmp_path))
-    trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
+    to_the_last_quarter(trainer)
     run_steps(trainer, next_batches(trainer, 3))  # so that teacher and student differ
     method_weights = trainer.weights
     trainer._weight_names = None
@@ -251,7 +267,13 @@ def test_without_weight_the_step_is_nnunets_bit_for_bit(name, weight, options, d
 
 
 # For trainers with sparse labels, all weights of their terms.
-WEAK_WEIGHTS_OF = {"nnUNetTrainerTestWeak": lambda weight: {"entropy_weight": weight}}
+WEAK_WEIGHTS_OF = {
+    "nnUNetTrainerScribble2Label": lambda weight: {"pseudo_weight": weight},
+    "nnUNetTrainerScribbleDMPLS": lambda weight: {"pseudo_weight": weight, "auxiliary_weight": weight},
+    "nnUNetTrainerScribbleDMSPS": lambda weight: {"pseudo_weight": weight, "auxiliary_weight": weight},
+    "nnUNetTrainerScribbleUSTM": lambda weight: {"consistency_weight": weight},
+    "nnUNetTrainerTestWeak": lambda weight: {"entropy_weight": weight},
+}
 
 
 @pytest.mark.parametrize("options", [{}, {"regions": True}], ids=str)

@@ -37,9 +37,8 @@ def mixed_probabilities(first: Tensor, second: Tensor, beta: Tensor, activation:
     """
     if first.shape != second.shape:
         raise ValueError(f"both decoders must give one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
-    return torch.lerp(
-        probabilities(second, activation), probabilities(first, activation), beta.to(second.device, torch.float32)
-    )
+    p, q = probabilities(first, activation), probabilities(second, activation)
+    return torch.lerp(q, p, beta.to(p))
 
 
 def hard_mixture(mixed: Tensor, activation: str = "softmax") -> Tensor:

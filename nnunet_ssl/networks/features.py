@@ -35,8 +35,8 @@ class FeatureTap:
             self._features = inputs[0] if self._side == "input" else output
 
     def take(self) -> Tensor | list[Tensor]:
-        """The features `(B, F, *spatial)` of the latest forward, with their gradient; they are then forgotten. Of a module that gives
-        a list (an encoder): the list.
+        """The features `(B, F, *spatial)` of the latest forward, with their gradient; they are then forgotten. A list of them where
+        the module gives one, as an encoder does.
 
         Raises:
             RuntimeError: there was no forward that counts since the last call.
