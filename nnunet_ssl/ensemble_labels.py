@@ -17,6 +17,7 @@ from nnunet_ssl.losses.consistency import in_float32
 from nnunet_ssl.losses.masked import mean_where
 
 NONE = -1  # no label, in packed and in augmented labels; also nnU-Net's mark of padding
+MAX_REGIONS = 9  # of pack_regions in int16
 
 
 def update_ensemble(ensemble: Tensor, p: Tensor, alpha: float) -> Tensor:
@@ -103,7 +104,7 @@ def filtered_cross_entropy(logits: Tensor, labels: Tensor, none: int, activation
 
 
 def pack_regions(labels: Tensor) -> Tensor:
-    """Region labels `(B, R, *spatial)` of 1, 0 or NONE in one channel `(B, 1, *spatial)`, which fits int16 for up to 9 regions.
+    """Region labels `(B, R, *spatial)` of 1, 0 or NONE in one channel `(B, 1, *spatial)`, which fits int16 for MAX_REGIONS.
 
     One digit of base 3 each, so that they can be augmented like one label map.
     """

@@ -12,6 +12,7 @@ import torch
 from nnunet_ssl.data.ensemble_store import EnsembleStore
 from nnunet_ssl.data.extra_labels import WithExtraLabels, labels_file
 from nnunet_ssl.ensemble_labels import (
+    MAX_REGIONS,
     NONE,
     confident_labels,
     filtered_cross_entropy,
@@ -88,8 +89,8 @@ def test_regions_travel_in_one_map():
     assert torch.equal(
         unpack_regions(torch.full((1, 1, 2, 2), NONE, dtype=torch.int16), 3), torch.full((1, 3, 2, 2), NONE)
     )
-    largest = pack_regions(torch.ones(1, 9, 1, 1, dtype=torch.long))
-    assert largest.item() == 3**9 - 1 <= torch.iinfo(torch.int16).max
+    largest = [pack_regions(torch.ones(1, MAX_REGIONS + more, 1, 1, dtype=torch.long)).item() for more in (0, 1)]
+    assert largest[0] <= torch.iinfo(torch.int16).max < largest[1]
 
 
 def test_what_does_not_fit_is_refused():
@@ -179,6 +180,10 @@ def test_labels_are_those_of_the_prediction_where_nothing_is_annotated(configura
     assert all(calls) and trainer.ensemble.updates == 2 and trainer.ensemble.is_complete()
     cases = trainer.do_split()[0]
     assert sorted({case for case, _ in predicted}) == sorted(cases) and len(predicted) == 2 * len(cases)
+    files = [np.load(labels_file(trainer.ensemble.folder, case)) for case in cases]
+    share = sum((f != NONE).sum() for f in files) / sum((own_segmentation(trainer, c) == 3).sum() for c in cases)
+    (log,) = tmp_path.rglob("training_log*.txt")
+    assert f"Ensemble, update 2: {share:.1%} of the voxels" in log.read_text() and share > 0
     for case in cases:
         first, second = (p for c, p in predicted if c == case)
         ensemble = (first.half().float() + second) / 2  # the plain mean until 1 / alpha
@@ -231,6 +236,12 @@ def test_labels_are_augmented_with_the_patch_and_change_nothing_else(configurati
             agree = torch.where((target == 3) | ~inside, labels == NONE, labels == target)
         assert agree.float().mean() > 0.97
     assert padded > 0
+
+
+def test_more_regions_than_a_map_holds_are_refused(datasets, tmp_path, monkeypatch):
+    monkeypatch.setattr("nnunet_ssl.trainers.scribble2label.MAX_REGIONS", 1)
+    with pytest.raises(NotImplementedError, match="at most 1 regions into one label map, the data set has 2"):
+        s2l(datasets, tmp_path, options={"regions": True})
 
 
 def test_before_the_first_update_there_are_no_labels(datasets, tmp_path):

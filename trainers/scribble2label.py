@@ -37,6 +37,7 @@ from nnunet_ssl.data.ensemble_store import EnsembleStore
 from nnunet_ssl.data.extra_labels import WithExtraLabels, taking_extra_labels
 from nnunet_ssl.ema import ema_decay_at
 from nnunet_ssl.ensemble_labels import (
+    MAX_REGIONS,
     NONE,
     confident_labels,
     filtered_cross_entropy,
@@ -64,14 +65,17 @@ class nnUNetTrainerScribble2Label(nnUNetTrainerWeak):
     mirroring: bool = False  # in the predictions; official. True: 4 (2D) or 8 times slower
 
     def build_method(self) -> None:
+        if self.label_manager.has_regions and self.label_manager.num_segmentation_heads > MAX_REGIONS:
+            raise NotImplementedError(
+                f"{type(self).__name__} packs the labels of at most {MAX_REGIONS} regions into one label map, the data set has "
+                f"{self.label_manager.num_segmentation_heads}"
+            )
         self.ensemble = self.register_state("ensemble", EnsembleStore(Path(self.output_folder, "ensemble")))
 
     def labeled_dataset(self, dataset):
         if not self.ensemble.is_complete():
             if self.ensemble.updates:
-                self.print_to_log_file(
-                    f"{self.ensemble.folder} is not that of the checkpoint: the ensemble begins anew"
-                )
+                self.print_to_log_file(f"{self.ensemble.folder} is not the checkpoint's: the ensemble begins anew")
             self.ensemble.restart()
         return WithExtraLabels(dataset, self.ensemble.folder)
 
@@ -99,15 +103,19 @@ class nnUNetTrainerScribble2Label(nnUNetTrainerWeak):
         """Predict all training cases, and replace their ensembles and labels."""
         alpha = 1 - ema_decay_at(self.ensemble.updates, 1 - self.alpha)
         dataset = self.dataset_class(self.preprocessed_dataset_folder, self.do_split()[0])
+        labeled = unannotated = 0
         self.ensemble.start_update()
         for case, p in self.predicted_cases(dataset, mirroring=self.mirroring):
             before = self.ensemble.ensemble(case)
             ensemble = p if before is None else update_ensemble(before.to(p.device), p, alpha)
-            unannotated = torch.from_numpy(dataset.load_case(case)[1][:] == self.label_manager.ignore_label).to(
-                p.device
-            )
-            labels = confident_labels(ensemble[None], unannotated[None], self.confidence, NONE, self.activation)
-            if self.label_manager.has_regions:
-                labels = pack_regions(labels)
-            self.ensemble.write(case, ensemble, labels[0, 0])
+            free = torch.from_numpy(dataset.load_case(case)[1][:] == self.label_manager.ignore_label)[None].to(p.device)
+            labels = confident_labels(ensemble[None], free, self.confidence, NONE, self.activation)
+            unannotated += int(free.sum())
+            labeled += int((labels != NONE).any(1).sum())
+            packed = pack_regions(labels) if self.label_manager.has_regions else labels
+            self.ensemble.write(case, ensemble, packed[0, 0])
         self.ensemble.finish_update()
+        self.print_to_log_file(
+            f"Ensemble, update {self.ensemble.updates}: {labeled / max(unannotated, 1):.1%} of the voxels without annotation "
+            "have a label"
+        )
