@@ -85,3 +85,12 @@ def delayed_sigmoid_rampup(progress: float, start: float, length: float, final: 
     """
     ramp = sigmoid_rampup(ramp_progress(max(progress - start, 0.0), length), final)
     return delayed(ramp, progress, start)
+
+
+def ends_a_part(epoch: int, epochs: int, parts: int) -> bool:
+    """Whether `epoch` (from 0) is the last of one of `parts` equal parts of the training; the end of the training does not count.
+
+    For what is done `parts - 1` times in a run, between epochs.
+    """
+    done = epoch + 1
+    return done < epochs and done * parts // epochs > epoch * parts // epochs

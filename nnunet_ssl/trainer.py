@@ -14,6 +14,7 @@ is a subclass that overrides the seams, from most to least common:
     unlabeled_views(intensity)        weak and strong views of one patch
     labeled_extras()                  maps made of the labeled target by the workers (distances)
     labeled_transforms(transforms)    nnU-Net's transforms of the labeled patches
+    labeled_dataset(dataset)          nnU-Net's data set of the training cases
 
 `docs/add_a_method.md` walks through an example, `docs/architecture.md` gives the reasons.
 """
@@ -168,6 +169,10 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     def labeled_transforms(self, transforms: list[BasicTransform]) -> list[BasicTransform]:
         """nnU-Net's training transforms of the labeled patches, in its order, changed. Called once."""
         return transforms
+
+    def labeled_dataset(self, dataset):
+        """nnU-Net's data set of the training cases, or one around it that gives further labels. Called when training starts."""
+        return dataset
 
     # ------------------------------------------------------------------------------------------- what methods may call
 
@@ -348,9 +353,29 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         Returns:
             case -> number, of the whole pool on every GPU.
         """
-        ranks = dist.get_world_size() if self.is_ddp else 1
-        mine = self.unlabeled_pool[self.local_rank :: ranks]
-        images = UnlabeledDataset({case: self._cases.folders[case] for case in mine}, self.dataset_class)
+        images = UnlabeledDataset({c: self._cases.folders[c] for c in self.unlabeled_pool}, self.dataset_class)
+        predictions = self.predicted_cases(images, tile_step_size, mirroring)
+        scores = {case: float(score(p.cpu().numpy())) for case, p in predictions}
+        if self.is_ddp:
+            everyone: list = [None] * dist.get_world_size()
+            dist.all_gather_object(everyone, scores)
+            scores = {case: value for part in everyone for case, value in part.items()}
+        return dict(sorted(scores.items()))
+
+    def predicted_cases(
+        self, dataset, tile_step_size: float = 0.5, mirroring: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Predict whole images with the inference network, by nnU-Net's sliding window. For use between epochs.
+
+        Args:
+            dataset: cases as nnU-Net's data sets hold them (`identifiers`, `load_case`). Of several GPUs each predicts a part of
+                them; the last prediction is followed by a wait for the other GPUs.
+            tile_step_size, mirroring: as in nnU-Net's prediction.
+
+        Yields:
+            case and its probabilities `(C, *spatial)`, float32, of the preprocessed image.
+        """
+        mine = dataset.identifiers[self.local_rank :: dist.get_world_size()] if self.is_ddp else dataset.identifiers
         member = self.inference_network()
         was_training = member.module.training
         self._set_deep_supervision(member, False)
@@ -366,19 +391,15 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
                 type(self).__name__,
                 self.inference_allowed_mirroring_axes,
             )
-            scores = {}
             for case in mine:
-                image = torch.from_numpy(np.array(images.load_case(case)[0][:]))
+                image = torch.from_numpy(np.array(dataset.load_case(case)[0][:]))
                 logits = predictor.predict_sliding_window_return_logits(image)
-                scores[case] = float(score(probabilities(logits[None], self.activation)[0].cpu().numpy()))
+                yield case, probabilities(logits[None], self.activation)[0]
         finally:
             self._set_deep_supervision(member, self.enable_deep_supervision and not isinstance(member, Teacher))
             member.module.train(was_training)
         if self.is_ddp:
-            everyone: list = [None] * ranks
-            dist.all_gather_object(everyone, scores)
-            scores = {case: value for part in everyone for case, value in part.items()}
-        return dict(sorted(scores.items()))
+            dist.barrier()
 
     # -------------------------------------------------------------------------------------------------------- start-up
 
@@ -520,7 +541,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         """nnU-Net's, but cases of sparse labels are validated on their dense labels where there are any."""
         train, validation = super().get_tr_and_val_datasets()
         dense = self._dense_labels()
-        return train, validation if dense is None else self.dataset_class(dense.folder, validation.identifiers)
+        validation = validation if dense is None else self.dataset_class(dense.folder, validation.identifiers)
+        return self.labeled_dataset(train), validation
 
     def _dense_labels(self) -> DenseLabels | None:
         """Dense labels of all validation cases; None where labels are not sparse or such labels are missing."""

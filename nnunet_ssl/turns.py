@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+
+
+def may_turn(spacing: Sequence[float], heads: Sequence[Tensor]) -> bool:
+    """Whether a quarter turn keeps sizes and voxels: equal spacing and equal size of all heads along the last two axes.
+
+    Args:
+        spacing: of the patch, mm along each axis.
+        heads: `(B, C, *spatial)` at all resolutions that are turned.
+    """
+    return bool(np.isclose(spacing[-1], spacing[-2])) and all(h.shape[-1] == h.shape[-2] for h in heads)
 
 
 def turn_and_flip(tensor: Tensor, quarter_turns: int, flipped_axes: Sequence[int] = ()) -> Tensor:

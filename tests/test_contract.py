@@ -59,6 +59,10 @@ WEAK = [
 NEEDS = {"nnUNetTrainerBoxTightness": {"boxes": True}, "nnUNetTrainerSizeConstraint": {"size_bounds": True}}
     "nnUNetTrainerScribbleDenseCRF",
     "nnUNetTrainerScribbleGatedCRF",
+    "nnUNetTrainerScribble2Label",
+    "nnUNetTrainerScribbleDMPLS",
+    "nnUNetTrainerScribbleDMSPS",
+    "nnUNetTrainerScribbleUSTM",
 ]
 WEAK_TEST_ONLY = ["nnUNetTrainerTestWeak"]
 SEMI_SUPERVISED = PUBLISHED + TEST_ONLY
@@ -71,6 +75,7 @@ GOLDEN_FILES = [
     "cml",
     "cps",
     "dense_crf",
+    "dmpls",
     "dtc",
     "dycon",
     "entropy_tv_intensity",
@@ -80,10 +85,12 @@ GOLDEN_FILES = [
     "mumford_shah",
     "nnfiltermatch",
     "partial_cross_entropy",
+    "scribble2label",
     "ssl4mis_common",
     "ua_mt",
     "ua_mt_ssl4mis",
     "upc",
+    "ustm",
 ]
 
 each_trainer = pytest.mark.parametrize("name", TRAINERS)
@@ -100,6 +107,14 @@ def needs(name, **options) -> dict:
 
 def run_steps(trainer, batches) -> list[dict]:
     return [trainer.train_step(copy_batch(batch)) for batch in batches]
+
+
+def to_the_last_quarter(trainer) -> None:
+    """Past every stage switch, with what a method makes between epochs."""
+    trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
+    if hasattr(trainer, "update_labels"):
+        trainer.confidence = 0.2  # an untrained network is sure of nothing
+        trainer.update_labels()
 
 
 def next_batches(trainer, count=1):
@@ -166,7 +181,7 @@ def test_a_step_trains_with_every_kind_of_label_and_network(name, options, datas
             trainer.initialize()
         return
     started(trainer)
-    trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
+    to_the_last_quarter(trainer)
     before = weights_of(trainer.network)
     outputs = run_steps(trainer, next_batches(trainer, 3))  # after two updates a teacher is still equal to its student
     assert all(np.isfinite(v) for o in outputs for v in o.values())
@@ -192,6 +207,7 @@ def test_terms_of_the_method_reach_the_student_and_never_the_teacher(name, datas
     if not trainer.weights():
         pytest.skip(f"{name} has no terms beside nnU-Net's loss")
     trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
+    to_the_last_quarter(trainer)
     run_steps(trainer, next_batches(trainer, 3))  # so that teacher and student differ
     method_weights = trainer.weights
     trainer._weight_names = None
@@ -285,6 +301,10 @@ WEAK_WEIGHTS_OF = {
     "nnUNetTrainerSizeConstraint": lambda weight: {"size_weight": weight},
     "nnUNetTrainerScribbleDenseCRF": lambda weight: {"crf_weight": weight},
     "nnUNetTrainerScribbleGatedCRF": lambda weight: {"crf_weight": weight},
+    "nnUNetTrainerScribble2Label": lambda weight: {"pseudo_weight": weight},
+    "nnUNetTrainerScribbleDMPLS": lambda weight: {"pseudo_weight": weight, "auxiliary_weight": weight},
+    "nnUNetTrainerScribbleDMSPS": lambda weight: {"pseudo_weight": weight, "auxiliary_weight": weight},
+    "nnUNetTrainerScribbleUSTM": lambda weight: {"consistency_weight": weight},
     "nnUNetTrainerTestWeak": lambda weight: {"entropy_weight": weight},
 }
 

@@ -14,6 +14,7 @@ import torch
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 from tests.paths import REPOSITORY
+from tests.test_contract import needs
 from tests.training import copy_batch, copy_dataset, largest_difference, make_trainer, started, weights_of
 
 MEAN_TEACHER = "nnUNetTrainerMeanTeacher"
@@ -347,15 +348,25 @@ def test_validation_and_checkpoints_leave_the_student_in_place(datasets, tmp_pat
     assert len(trainer.teacher(torch.zeros(1, 1, 24, 24))) == 1
 
 
-@pytest.mark.parametrize("name", [MEAN_TEACHER, "nnUNetTrainerTestTwoNetworks"])
-def test_two_processes_train_like_one(name, datasets, tmp_path):
-    out, dataset = datasets(batch_size=4)
-    attributes = {"noise_std": 0.0, "consistency_weight": 0.5} if name == MEAN_TEACHER else {}
+@pytest.mark.parametrize(
+    "name, attributes",
+    [
+        (MEAN_TEACHER, {"noise_std": 0.0, "consistency_weight": 0.5}),
+        ("nnUNetTrainerTestTwoNetworks", {}),
+        # without what is drawn at random: the mixture and the dropped channels
+        ("nnUNetTrainerScribbleDMPLS", {"dropout": 0.0, "pseudo_weight": 0.0}),
+    ],
+)
+def test_two_processes_train_like_one(name, attributes, datasets, tmp_path):
+    out, dataset = datasets(**needs(name, batch_size=4))
     trainer = started(make_trainer(name, out, dataset, results=tmp_path / "one", **attributes))
     trainer.iteration = 0
     batches = [next(trainer.dataloader_train) for _ in range(2)]
-    for batch in batches:
-        batch["inside"].fill_(True)  # else the mean over counted voxels is another one per process
+    for batch in batches:  # all voxels count: else the mean over counted voxels is another one per process
+        if "inside" in batch:
+            batch["inside"].fill_(True)
+        for target in batch["target"]:
+            target[target == 3] = 0  # the ignore label
     reference = {
         "attributes": attributes,
         "start": weights_of(trainer.network),
@@ -396,10 +407,12 @@ def test_compiled_networks_are_saved_under_plain_names(datasets, tmp_path):
     other.load_checkpoint(str(tmp_path / "checkpoint.pth"))
 
 
-@pytest.mark.parametrize("name", [MEAN_TEACHER, "nnUNetTrainerDyCON", "nnUNetTrainerTestTwoNetworks"])
+@pytest.mark.parametrize(
+    "name", [MEAN_TEACHER, "nnUNetTrainerDyCON", "nnUNetTrainerTestTwoNetworks", "nnUNetTrainerScribbleDMPLS"]
+)
 def test_compiled_networks_train_and_validate_like_plain_ones(name, datasets, tmp_path, monkeypatch):
     """With dynamo's eager backend: the graphs are traced as on a GPU, without a compiler and without its rounding."""
-    out, dataset = datasets()
+    out, dataset = datasets(**needs(name))
     compile_network = torch.compile
     monkeypatch.setattr(torch, "compile", lambda module: compile_network(module, backend="eager"))
     results = []

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from nnunet_ssl.losses.combine import weighted_sum
+from nnunet_ssl.losses.combine import over_heads, weighted_sum
 from nnunet_ssl.losses.consistency import probabilities, softmax_dice, softmax_kl, softmax_mse, symmetric_mse
 from nnunet_ssl.losses.supervised import ce_dice_loss, cross_entropy, squared_dice_loss
 
@@ -257,3 +257,10 @@ def test_a_term_without_weight_and_a_step_without_terms_are_refused():
         weighted_sum({"consistensy": torch.tensor(1.0)}, {"consistency": 1.0})
     with pytest.raises(ValueError, match="no loss term"):
         weighted_sum({}, {"a": 1.0})
+
+
+def test_a_term_over_heads_is_weighted_and_leaves_heads_of_weight_zero_alone():
+    heads = [torch.full((1, 1, 4, 4), 3.0), torch.full((1, 1, 2, 2), 5.0), torch.full((1, 1, 1, 1), float("nan"))]
+    assert over_heads(torch.Tensor.mean, heads, (0.75, 0.25, 0.0)).item() == 0.75 * 3 + 0.25 * 5
+    with pytest.raises(ValueError):
+        over_heads(torch.Tensor.mean, heads, (1.0,))

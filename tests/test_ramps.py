@@ -9,6 +9,7 @@ from nnunet_ssl.ramps import (
     cosine_rampdown,
     delayed,
     delayed_sigmoid_rampup,
+    ends_a_part,
     linear_rampup,
     poly_lr,
     ramp_progress,
@@ -64,6 +65,11 @@ def test_poly_lr_starts_at_the_initial_rate_ends_at_zero_and_stays_real_beyond()
     assert poly_lr(0.01, 0.0) == 0.01
     assert poly_lr(0.01, 0.75, exponent=0.5) == pytest.approx(0.005, rel=1e-12)
     assert poly_lr(0.01, 1.0) == poly_lr(0.01, 1.2) == 0.0
+
+
+@pytest.mark.parametrize("epochs, parts, last", [(6, 3, [1, 3]), (10, 4, [2, 4, 7]), (1000, 1, []), (2, 20, [0])])
+def test_parts_of_the_training_end_at_equal_distances_and_its_end_does_not_count(epochs, parts, last):
+    assert [epoch for epoch in range(epochs) if ends_a_part(epoch, epochs, parts)] == last
 
 
 def test_a_delayed_weight_is_zero_before_its_start_and_untouched_from_it_on():

@@ -29,8 +29,9 @@ from torch import Tensor
 from nnunet_ssl.batch import SSLBatch
 from nnunet_ssl.entropy_filter import case_entropy, uncertain_cases
 from nnunet_ssl.joint_targets import join_targets, pseudo_target
+from nnunet_ssl.ramps import ends_a_part
 from nnunet_ssl.trainer import nnUNetTrainerSSL
-from nnunet_ssl.turns import turn_and_flip
+from nnunet_ssl.turns import may_turn, turn_and_flip
 
 
 class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
@@ -60,15 +61,13 @@ class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
 
     def _random_turn(self, heads: list[Tensor]) -> tuple[int, list[int]]:
         """Number of quarter turns and flipped axes, the same for all patches of the step."""
-        spacing = self.configuration_manager.spacing
-        square = np.isclose(spacing[-1], spacing[-2]) and all(h.shape[-1] == h.shape[-2] for h in heads)
+        square = may_turn(self.configuration_manager.spacing, heads)
         quarter_turns = np.random.randint(1, 4) if square else 0
         flips = self.progress >= self.flip_start or not square
         return quarter_turns, [axis for axis in (-2, -1) if flips and np.random.rand() < 0.5]
 
     def after_epoch(self) -> None:
-        done, total, rounds = self.current_epoch + 1, self.num_epochs, self.filter_rounds + 1
-        if done == total or done * rounds // total == self.current_epoch * rounds // total:
+        if not ends_a_part(self.current_epoch, self.num_epochs, self.filter_rounds + 1):
             return
         entropies = self.score_unlabeled(lambda p: case_entropy(p, self.activation), mirroring=self.filter_mirroring)
         kept = uncertain_cases(entropies, self.filter_percentile) if entropies else []

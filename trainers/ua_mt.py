@@ -72,25 +72,27 @@ class nnUNetTrainerUAMT(nnUNetTrainerSSL):
         with self.teacher_dropout.on():
             return self.teacher(noisy)[0]
 
-    def certain(self, batch: SSLBatch) -> Tensor:
-        """Where the teacher is certain: bool `(U, 1, *spatial)`, or `(U, regions, *spatial)`."""
-        passes = (self.noisy_teacher(batch.unlabeled, dropout=True) for _ in range(self.passes))
-        mean = mean_probabilities(passes, batch.num_unlabeled, self.activation)
+    def certain(self, images: Tensor) -> Tensor:
+        """Where the teacher is certain: bool `(B, 1, *spatial)`, or `(B, regions, *spatial)`."""
+        passes = (self.noisy_teacher(images, dropout=True) for _ in range(self.passes))
+        mean = mean_probabilities(passes, len(images), self.activation)
         largest = max_entropy(2 if self.two_class_constants else mean.shape[1], self.activation)
         threshold = ramped_threshold(self.progress, self.threshold_start, self.threshold_end, largest)
         return select_certain(predictive_entropy(mean, self.activation), threshold)
 
-    def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
-        target = self.noisy_teacher(batch.unlabeled, dropout=self.train_with_dropout)
-        loss = selective_mse(
-            logits[0],
-            target,
-            self.certain(batch),
+    def consistency(self, logits: Tensor, images: Tensor, inside: Tensor) -> Tensor:
+        """The student's `logits` against what the teacher is certain of in `images`, inside the image."""
+        return selective_mse(
+            logits,
+            self.noisy_teacher(images, dropout=self.train_with_dropout),
+            self.certain(images),
             self.activation,
-            mask=batch.inside,
+            mask=inside,
             channels=2 if self.two_class_constants else None,
         )
-        return {"consistency": loss}
+
+    def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
+        return {"consistency": self.consistency(logits[0], batch.unlabeled, batch.inside)}
 
     def weights(self) -> dict[str, float]:
         return {

@@ -12,24 +12,18 @@ import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
+from nnunet_ssl.data.recorder import Recorder
+
 PADDING = -1  # nnU-Net's mark
 
 
-class RecordInside(BasicTransform):
+class RecordInside(Recorder):
     """Notes down where the segmentation is not padding; data and random numbers stay as they are."""
 
-    def __init__(self):
-        super().__init__()
-        self._masks: list[torch.Tensor] = []
+    key = "labeled_inside"
 
-    def __call__(self, **data) -> dict:
-        self._masks.append(data["segmentation"][:1] != PADDING)
-        return data
-
-    def pop(self) -> torch.Tensor:
-        """The masks since the last call, `(B, 1, *spatial)` bool, in order."""
-        masks, self._masks = self._masks, []
-        return torch.stack(masks)
+    def record(self, segmentation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return segmentation, segmentation[:1] != PADDING
 
 
 def recording_inside(transforms: Sequence[BasicTransform], padding_label: int) -> list[BasicTransform]:

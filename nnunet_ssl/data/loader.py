@@ -11,7 +11,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
 
 from nnunet_ssl.data.dataset import UnlabeledDataset
-from nnunet_ssl.data.inside import RecordInside
+from nnunet_ssl.data.recorder import Recorder
 
 
 def _exit_with_parent(parent: int, poll_seconds: float) -> None:
@@ -41,8 +41,8 @@ class TwoStreamLoader:
     """What one worker process runs: a labeled batch and, beside it, an unlabeled one.
 
     The labeled stream is the stock loader, untouched. Batches are those of the labeled loader plus `unlabeled`
-    `(U, V*C, *spatial)` (V views stacked along channels), `inside` `(U, 1, *spatial)` bool and `unlabeled_keys`; and where
-    the labeled transforms contain `RecordInside`, its masks as `labeled_inside`.
+    `(U, V*C, *spatial)` (V views stacked along channels), `inside` `(U, 1, *spatial)` bool and `unlabeled_keys`; and what each
+    `Recorder` among the labeled transforms has noted down, under its `key`.
     A worker process ends by itself within about a second when its parent is gone, even if that was killed.
 
     Args:
@@ -63,7 +63,7 @@ class TwoStreamLoader:
         self.unlabeled = unlabeled
         self.labeled_extras = labeled_extras
         transforms = getattr(labeled.transforms, "transforms", ())
-        self._inside = next((t for t in transforms if isinstance(t, RecordInside)), None)
+        self._recorders = [t for t in transforms if isinstance(t, Recorder)]
         self._created_in = os.getpid()
 
     @property
@@ -84,8 +84,7 @@ class TwoStreamLoader:
 
     def __next__(self) -> dict:
         batch = next(self.labeled)
-        if self._inside is not None:
-            batch["labeled_inside"] = self._inside.pop()
+        batch |= {recorder.key: recorder.pop() for recorder in self._recorders}
         if self.unlabeled is not None:
             unlabeled = next(self.unlabeled)
             batch["unlabeled"] = unlabeled["data"]

@@ -18,10 +18,10 @@ from batchgeneratorsv2.transforms.utils.random import OneOfTransform, RandomTran
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from batchgeneratorsv2.transforms.utils.seg_to_regions import ConvertSegmentationToRegionsTransform
 
-from nnunet_ssl.data.inside import RecordInside
+from nnunet_ssl.data.recorder import Recorder
 
 _LABEL_ONLY = (
-    RecordInside,
+    Recorder,
     RemoveLabelTansform,
     ConvertSegmentationToRegionsTransform,
     DownsampleSegForDSTransform,

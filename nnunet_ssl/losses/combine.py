@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -33,3 +33,15 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> T
     for term in active[1:]:
         total = total + term
     return total
+
+
+def over_heads(loss: Callable[[Tensor], Tensor], heads: Sequence[Tensor], head_weights: Sequence[float]) -> Tensor:
+    """`sum_h head_weights[h] * loss(heads[h])` over the heads whose weight is not 0: a term at all resolutions.
+
+    Args:
+        loss: of the logits `(B, C, *spatial)` of one head.
+        heads: highest resolution first.
+        head_weights: one for each head (`nnUNetTrainerSSL.head_weights`).
+    """
+    terms = {str(i): loss(z) for i, (z, weight) in enumerate(zip(heads, head_weights, strict=True)) if weight != 0}
+    return weighted_sum(terms, {str(i): weight for i, weight in enumerate(head_weights)})

@@ -27,15 +27,16 @@ class FeatureTap:
             raise ValueError(f"side must be 'input' or 'output', got {side!r}")
         self._side = side
         self._in_evaluation = in_evaluation
-        self._features: Tensor | None = None
+        self._features: Tensor | list[Tensor] | None = None
         module.register_forward_hook(self._keep)
 
-    def _keep(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    def _keep(self, module: nn.Module, inputs: tuple, output: Tensor | list[Tensor]) -> None:
         if module.training or self._in_evaluation:
             self._features = inputs[0] if self._side == "input" else output
 
-    def take(self) -> Tensor:
-        """The features `(B, F, *spatial)` of the latest forward, with their gradient; they are then forgotten.
+    def take(self) -> Tensor | list[Tensor]:
+        """The features `(B, F, *spatial)` of the latest forward, with their gradient; they are then forgotten. A list of them where
+        the module gives one, as an encoder does.
 
         Raises:
             RuntimeError: there was no forward that counts since the last call.
@@ -71,6 +72,16 @@ def segmentation_layer(network: nn.Module) -> nn.Module:
         NotImplementedError: the network is not built like nnU-Net's.
     """
     return part_of(network, "decoder", "seg_layers")[-1]
+
+
+def encoder_of(network: nn.Module) -> nn.Module:
+    """The encoder; what comes out of it is the list of the features of its stages, the bottleneck last.
+
+    Raises:
+        NotImplementedError: the network is not built like nnU-Net's.
+    """
+    part_of(network, "encoder", "stages")
+    return network.encoder
 
 
 def last_encoder_stage(network: nn.Module) -> nn.Module:
