@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+
+def quarter_turns_fit(spacing: Sequence[float], *shapes: Sequence[int]) -> bool:
+    """Whether a quarter turn keeps the shapes and the distances of voxels: both are equal along the last two axes.
+
+    Args:
+        spacing: mm per axis.
+        shapes: spatial extents in voxels.
+    """
+    return math.isclose(spacing[-1], spacing[-2], rel_tol=1e-5) and all(s[-1] == s[-2] for s in shapes)
 
 
 def turn_and_flip(tensor: Tensor, quarter_turns: int, flipped_axes: Sequence[int] = ()) -> Tensor:
@@ -18,3 +29,9 @@ def turn_and_flip(tensor: Tensor, quarter_turns: int, flipped_axes: Sequence[int
     """
     turned = torch.rot90(tensor, quarter_turns, dims=(-2, -1))
     return torch.flip(turned, list(flipped_axes)) if flipped_axes else turned
+
+
+def undo_turn_and_flip(tensor: Tensor, quarter_turns: int, flipped_axes: Sequence[int] = ()) -> Tensor:
+    """The inverse of `turn_and_flip` with the same arguments: flipped back first, then turned back."""
+    turned = torch.flip(tensor, list(flipped_axes)) if flipped_axes else tensor
+    return torch.rot90(turned, -quarter_turns, dims=(-2, -1))

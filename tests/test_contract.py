@@ -46,7 +46,7 @@ PUBLISHED = [
 ]
 TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetTrainerTestShrinkingPool"]
 # trainers for sparse labels: with the ignore label, without unlabeled images
-WEAK: list[str] = []
+WEAK = ["nnUNetTrainerCycleMix", "nnUNetTrainerShapePU"]
 WEAK_TEST_ONLY = ["nnUNetTrainerTestWeak"]
 SEMI_SUPERVISED = PUBLISHED + TEST_ONLY
 TRAINERS = SEMI_SUPERVISED + WEAK + WEAK_TEST_ONLY
@@ -56,6 +56,7 @@ GOLDEN_FILES = [
     "bcp",
     "cml",
     "cps",
+    "cyclemix_shapepu",
     "dtc",
     "dycon",
     "mcf",
@@ -251,7 +252,19 @@ def test_without_weight_the_step_is_nnunets_bit_for_bit(name, weight, options, d
 
 
 # For trainers with sparse labels, all weights of their terms.
-WEAK_WEIGHTS_OF = {"nnUNetTrainerTestWeak": lambda weight: {"entropy_weight": weight}}
+WEAK_WEIGHTS_OF = {
+    "nnUNetTrainerCycleMix": lambda weight: {
+        "mix_weight": weight,
+        "consistency_weight": weight,
+        "integrity_weight": weight,
+    },
+    "nnUNetTrainerShapePU": lambda weight: {
+        "cut_weight": weight,
+        "consistency_weight": weight,
+        "marginal_weight": weight,
+    },
+    "nnUNetTrainerTestWeak": lambda weight: {"entropy_weight": weight},
+}
 
 
 @pytest.mark.parametrize("options", [{}, {"regions": True}], ids=str)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_ssl.cut_and_turn import cut_and_turned_pass, draw_turn
 from nnunet_ssl.hard_labels import largest_structure
 from nnunet_ssl.losses.cosine import cosine_distance
 from nnunet_ssl.mixing import blend, copy_paste, cutout_masks, draw_block_masks, resize_nearest
@@ -20,6 +21,11 @@ from nnunet_ssl.puzzle_mix import (
     transport_cost,
     transport_plan,
 )
+from nnunet_ssl.turns import quarter_turns_fit, turn_and_flip, undo_turn_and_flip
+from tests.golden.framework import record_calls
+from tests.training import copy_batch, make_trainer, started
+
+TRAINER = "nnUNetTrainerCycleMix"
 
 
 def test_cosine_distance_by_hand():
@@ -151,3 +157,71 @@ def test_boundary_differences_by_hand():
     assert right.tolist() == [[[35 - 1.5]]]
     with pytest.raises(ValueError, match="do not divide"):
         boundary_differences(first, second, (1, 2), cell=3)
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (4, 6), (3, 5, 5)])
+def test_turns_are_undone_exactly(shape):
+    x = torch.arange(float(math.prod(shape))).reshape(1, 1, *shape)
+    for quarter_turns in range(4):
+        for axes in ([], [-1], [-2], [-2, -1]):
+            there = turn_and_flip(x, quarter_turns, axes)
+            assert torch.equal(undo_turn_and_flip(there, quarter_turns, axes), x)
+
+
+def test_quarter_turns_only_where_the_plane_is_square():
+    assert quarter_turns_fit((3.0, 1.0, 1.0), (4, 8, 8)) and not quarter_turns_fit((1.0, 1.0), (8, 6))
+    assert not quarter_turns_fit((1.0, 1.5), (8, 8))
+    random = np.random.RandomState(0)
+    drawn = {(turns, *axes) for turns, axes in (draw_turn((1, 1), (8, 8), random) for _ in range(200))}
+    assert len(drawn) == 16
+    assert {turns for turns, _ in (draw_turn((1, 1), (8, 6), random) for _ in range(50))} == {0, 2}
+
+
+@pytest.mark.parametrize("turn", [(1, [-1]), (3, []), (2, [-2])])
+def test_a_pass_of_a_voxelwise_network_comes_back_to_its_place(turn):
+    """For a network that looks at single voxels, cutting and turning change nothing but the hole."""
+    images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)) + 1
+    target = torch.randint(0, 3, (2, 1, 8, 8), generator=torch.Generator().manual_seed(1)).to(torch.int16)
+    kept = torch.ones(2, 1, 8, 8, dtype=torch.bool)
+    kept[0, :, :3, 5:] = False
+
+    def network(x):
+        full = torch.cat((x, -x), 1)
+        return [full, full[..., ::2, ::2]]
+
+    heads, targets, back = cut_and_turned_pass(network, images, target, kept, turn, ignore_label=3)
+    assert torch.equal(back[:, :1], torch.where(kept, images, 0))
+    assert [t.shape for t in targets] == [(2, 1, 8, 8), (2, 1, 4, 4)] and targets[0].dtype == torch.int16
+    undone = undo_turn_and_flip(targets[0], *turn)
+    assert torch.equal(undone == 3, ~kept) and torch.equal(undone[kept], target[kept])
+    assert torch.equal(undo_turn_and_flip(heads[0], *turn), back)
+
+
+def trained(datasets, tmp_path, configuration="2d", **attributes):
+    out, dataset = datasets(ignore=True, unlabeled=0)
+    trainer = started(make_trainer(TRAINER, out, dataset, configuration, results=tmp_path, **attributes))
+    return trainer, next(trainer.dataloader_train)
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_mixed_labels_are_labels_of_the_mixed_images(configuration, datasets, tmp_path, monkeypatch):
+    trainer, batch = trained(datasets, tmp_path, configuration, cutout=0.01)
+    # the image is its own label map, so what the network sees can be compared with what it is taught
+    batch["data"] = batch["target"][0].float()
+    passes = record_calls(monkeypatch, "nnunet_ssl.cut_and_turn.cut_and_turned_pass")
+    trainer.train_step(copy_batch(batch))
+    (_, images, target, _, _, ignore), _ = passes[0]
+    assert torch.equal(images, target.float()) and ignore == 3
+    first, second = batch["target"][0], batch["target"][0].roll(-1, 0)
+    assert ((target == first) | (target == second)).all()
+    assert set(target.unique().tolist()) <= {0, 1, 2, 3}
+
+
+def test_integrity_is_an_option_with_named_classes(datasets, tmp_path, monkeypatch):
+    trainer, batch = trained(datasets, tmp_path / "a", connected=(1,))
+    calls = record_calls(monkeypatch, "nnunet_ssl.hard_labels.largest_structure")
+    assert trainer.train_step(copy_batch(batch))["integrity"] > 0
+    assert calls[0][0][1] == (1,)
+    trainer, batch = trained(datasets, tmp_path / "b", integrity_weight=0.0)
+    calls.clear()
+    assert trainer.train_step(copy_batch(batch))["integrity"] == 0 and not calls

@@ -15,6 +15,11 @@ from nnunet_ssl.losses.positive_unlabeled import (
     ruled_out,
     sample_voxels,
 )
+from nnunet_ssl.running_mean import RunningMean
+from tests.golden.framework import record_calls
+from tests.training import copy_batch, make_trainer, started
+
+TRAINER = "nnUNetTrainerShapePU"
 
 
 def column(*values):
@@ -117,3 +122,73 @@ def test_a_sample_prefers_voxels_in_the_mask_and_repeats_none():
     two = torch.stack((values, values + 100), 1)[:, :, 0]
     _, both = sample_voxels(5, mask, two)
     assert torch.equal(both[0, 1], both[0, 0] + 100)
+
+
+def test_the_running_mean_begins_with_the_first_value_and_passes_over_what_is_not_finite():
+    mean = RunningMean((2,), decay=0.75)
+    assert mean(torch.tensor([1.0, 3.0], dtype=torch.float64)).tolist() == [1, 3]
+    assert mean(torch.tensor([float("nan"), 0.0])).tolist() == [1, 3]
+    assert mean(torch.tensor([5.0, 7.0])).tolist() == [2, 4]
+    assert int(mean.updates) == 2
+    with pytest.raises(ValueError, match="decay"):
+        RunningMean((2,), decay=1.0)
+
+
+def trained(datasets, tmp_path, configuration="2d", **attributes):
+    out, dataset = datasets(ignore=True, unlabeled=0)
+    trainer = started(make_trainer(TRAINER, out, dataset, configuration, results=tmp_path, **attributes))
+    trainer.iteration = trainer.num_epochs * trainer.num_iterations_per_epoch // 2
+    return trainer, next(trainer.dataloader_train)
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_a_step_calls_what_the_golden_values_prove(configuration, datasets, tmp_path, monkeypatch):
+    trainer, batch = trained(datasets, tmp_path, configuration)
+    library = "nnunet_ssl.losses.positive_unlabeled"
+    names = ("class_shares", "class_thresholds", "estimate_mixture", "marginal_loss", "ruled_out")
+    calls = {name: record_calls(monkeypatch, f"{library}.{name}") for name in names}
+    values = trainer.train_step(copy_batch(batch))
+    assert all(calls.values()) and all(values[name] > 0 for name in ("consistency", "marginal"))
+    (((_, negative), _),) = calls["marginal_loss"]
+    annotated = trainer.annotated(batch["target"])
+    assert negative[:, 1:].any() and not negative[:, 0].any()
+    assert not (negative & annotated).any() and not (negative & ~batch["labeled_inside"]).any()
+    mixture = trainer.mixture.module.mean
+    assert mixture.sum().item() == pytest.approx(1, abs=1e-4) and (mixture >= 0).all()
+
+
+def test_where_the_mixture_is_estimated_is_an_option(datasets, tmp_path, monkeypatch):
+    for number, (choice, other) in enumerate((("unannotated", False), ("annotated", True))):
+        trainer, batch = trained(datasets, tmp_path / str(number), mixture_of=choice)
+        calls = record_calls(monkeypatch, "nnunet_ssl.losses.positive_unlabeled.estimate_mixture")
+        trainer.train_step(copy_batch(batch))
+        (((_, _, mask), _),) = calls
+        annotated = trainer.annotated(batch["target"]) & batch["labeled_inside"]
+        expected = annotated if other else ~trainer.annotated(batch["target"]) & batch["labeled_inside"]
+        assert int(mask.sum()) == int(expected.sum())
+    with pytest.raises(ValueError, match="mixture_of"):
+        trained(datasets, tmp_path / "wrong", mixture_of="both")
+
+
+def test_the_marginal_loss_waits_and_the_mixture_with_it(datasets, tmp_path):
+    trainer, batch = trained(datasets, tmp_path)
+    trainer.iteration = 0
+    assert trainer.weights()["marginal"] == 0
+    assert trainer.train_step(copy_batch(batch))["marginal"] == 0
+    assert int(trainer.mixture.module.updates) == 0
+
+
+def test_holes_have_no_label_and_padding_counts_nowhere(datasets, tmp_path, monkeypatch):
+    trainer, batch = trained(datasets, tmp_path, cutout=0.5)
+    seen = []
+    loss = trainer.supervised_loss
+    monkeypatch.setattr(trainer, "supervised_loss", lambda h, t, b: seen.append(t) or loss(h, t, b))
+    cosine = record_calls(monkeypatch, "nnunet_ssl.losses.cosine.cosine_distance")
+    trainer.train_step(copy_batch(batch))
+    whole, cut = (targets[0] for targets in seen)
+    ignore = trainer.label_manager.ignore_label
+    assert (cut == ignore).sum() > (whole == ignore).sum()
+    for label in (0, 1, 2):
+        assert (cut == label).sum() <= (whole == label).sum()
+    mask = cosine[0][0][2]
+    assert not (mask & ~batch["labeled_inside"]).any() and (~mask & batch["labeled_inside"]).any()

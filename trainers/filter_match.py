@@ -30,7 +30,7 @@ from nnunet_ssl.batch import SSLBatch
 from nnunet_ssl.entropy_filter import case_entropy, uncertain_cases
 from nnunet_ssl.joint_targets import join_targets, pseudo_target
 from nnunet_ssl.trainer import nnUNetTrainerSSL
-from nnunet_ssl.turns import turn_and_flip
+from nnunet_ssl.turns import quarter_turns_fit, turn_and_flip
 
 
 class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
@@ -60,8 +60,7 @@ class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
 
     def _random_turn(self, heads: list[Tensor]) -> tuple[int, list[int]]:
         """Number of quarter turns and flipped axes, the same for all patches of the step."""
-        spacing = self.configuration_manager.spacing
-        square = np.isclose(spacing[-1], spacing[-2]) and all(h.shape[-1] == h.shape[-2] for h in heads)
+        square = quarter_turns_fit(self.configuration_manager.spacing, *(h.shape for h in heads))
         quarter_turns = np.random.randint(1, 4) if square else 0
         flips = self.progress >= self.flip_start or not square
         return quarter_turns, [axis for axis in (-2, -1) if flips and np.random.rand() < 0.5]
