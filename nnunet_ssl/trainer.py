@@ -14,6 +14,7 @@ is a subclass that overrides the seams, from most to least common:
     unlabeled_views(intensity)        weak and strong views of one patch
     labeled_extras()                  maps made of the labeled target by the workers (distances)
     labeled_transforms(transforms)    nnU-Net's transforms of the labeled patches
+    further_streams(labeled)          patches of something else beside the labeled ones (masks)
 
 `docs/add_a_method.md` walks through an example, `docs/architecture.md` gives the reasons.
 """
@@ -34,6 +35,7 @@ from batchgenerators.utilities.file_and_folder_operations import join, save_json
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, autocast, nn
 from torch import distributed as dist
@@ -168,6 +170,13 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     def labeled_transforms(self, transforms: list[BasicTransform]) -> list[BasicTransform]:
         """nnU-Net's training transforms of the labeled patches, in its order, changed. Called once."""
         return transforms
+
+    def further_streams(self, labeled: nnUNetDataLoader) -> dict[str, nnUNetDataLoader]:
+        """Further loaders by name, that the workers draw from beside `labeled`; `batch.extras[name]` is the target of each batch.
+
+        Called when training starts, and raises UserError if what it needs is missing. Loaders can be pickled.
+        """
+        return {}
 
     # ------------------------------------------------------------------------------------------- what methods may call
 
@@ -556,7 +565,10 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             labeled = loader
             labeled.transforms = ComposeTransforms(self.labeled_transforms(self._transforms_of(labeled)))
         unlabeled = self._unlabeled_loader(labeled) if self._pool else None
-        self.restart_workers(augmenter, TwoStreamLoader(labeled, unlabeled, self.labeled_extras()), role="train")
+        streams = self.further_streams(labeled)
+        self.restart_workers(
+            augmenter, TwoStreamLoader(labeled, unlabeled, self.labeled_extras(), streams), role="train"
+        )
 
     def _transforms_of(self, labeled) -> list[BasicTransform]:
         if not isinstance(labeled.transforms, ComposeTransforms):

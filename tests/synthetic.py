@@ -6,10 +6,15 @@ nnU-Net's commands need.
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import SimpleITK as sitk
@@ -18,7 +23,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy.ndimage import gaussian_filter
 
 from nnunet_ssl.data.preprocessed import manifest_file, preprocessing_hash, unlabeled_folder
+from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, hash_case
+from nnunet_ssl.data.unpaired_masks import preprocess_masks
 
 LABELS = {"background": 0, "organ": 1, "lesion": 2}
 REGIONS = {"background": 0, "whole": [1, 2], "lesion": 2}
@@ -123,6 +130,7 @@ def make_dataset(
     regions: bool = False,
     ignore: bool = False,
     dense: bool = False,
+    masks: int = 0,
     channels: int = 1,
     residual: bool = False,
     batch_size: int = 2,
@@ -134,7 +142,7 @@ def make_dataset(
     """Write raw and preprocessed data below `out`; returns the data set's name.
 
     Fold 0 trains on all labeled cases but the last and validates on the last. With `dense` the raw data set has dense labels
-    beside the sparse ones (`ignore`); they are not preprocessed.
+    beside the sparse ones (`ignore`); they are not preprocessed. `masks`: number of dense masks of other patients, preprocessed.
     """
     name = f"Dataset{dataset_id:03d}_Synthetic"
     raw, preprocessed = out / "nnUNet_raw" / name, out / "nnUNet_preprocessed" / name
@@ -191,6 +199,13 @@ def make_dataset(
         _preprocess(
             raw, preprocessed, manager, manager.get_configuration(configuration), configuration, dataset_json, cases
         )
+    for i in range(masks):
+        _write(_phantom(rng, 1, False)[0], raw / "masksUn" / f"mask_{i:02d}.nii.gz")
+    if masks:
+        folders = {"nnUNet_raw": str(raw.parent), "nnUNet_preprocessed": str(preprocessed.parent)}
+        quiet = argparse.Namespace(verbose=False, no_pbar=True)
+        with mock.patch.dict(os.environ, folders), contextlib.redirect_stdout(io.StringIO()):
+            preprocess_masks(RawDataset.open(name), "nnUNetPlans", configurations, [1] * len(configurations), quiet)
     return name
 
 

@@ -46,8 +46,9 @@ PUBLISHED = [
 ]
 TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetTrainerTestShrinkingPool"]
 # trainers for sparse labels: with the ignore label, without unlabeled images
-WEAK = ["nnUNetTrainerCycleMix", "nnUNetTrainerShapePU"]
+WEAK = ["nnUNetTrainerCycleMix", "nnUNetTrainerMAAG", "nnUNetTrainerShapePU"]
 WEAK_TEST_ONLY = ["nnUNetTrainerTestWeak"]
+NEEDS_MASKS = ["nnUNetTrainerMAAG"]
 SEMI_SUPERVISED = PUBLISHED + TEST_ONLY
 TRAINERS = SEMI_SUPERVISED + WEAK + WEAK_TEST_ONLY
 
@@ -59,6 +60,7 @@ GOLDEN_FILES = [
     "cyclemix_shapepu",
     "dtc",
     "dycon",
+    "maag_losses",
     "mcf",
     "mean_teacher",
     "nnfiltermatch",
@@ -75,7 +77,8 @@ each_dimension = pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 
 def needs(name, **options) -> dict:
     """Options of a synthetic data set that the trainer can work on."""
-    return {"ignore": True, "unlabeled": 0} | options if name in WEAK + WEAK_TEST_ONLY else options
+    masks = {"masks": 2} if name in NEEDS_MASKS else {}
+    return {"ignore": True, "unlabeled": 0} | masks | options if name in WEAK + WEAK_TEST_ONLY else options
 
 
 def run_steps(trainer, batches) -> list[dict]:
@@ -258,6 +261,7 @@ WEAK_WEIGHTS_OF = {
         "consistency_weight": weight,
         "integrity_weight": weight,
     },
+    "nnUNetTrainerMAAG": lambda weight: {"adversarial_weight": weight, "discriminator_weight": weight},
     "nnUNetTrainerShapePU": lambda weight: {
         "cut_weight": weight,
         "consistency_weight": weight,

@@ -25,6 +25,15 @@ def least_squares_generator_loss(fake: Tensor) -> Tensor:
     return 0.5 * (in_float32(fake) - 1).square().mean()
 
 
+def flip_signs(output: Tensor, probability: float) -> Tensor:
+    """The discriminator's outputs of a whole batch, with this probability all of the opposite sign; gradients as without.
+
+    The label noise of the official code (`label_noise_layer`), 0.1 while training.
+    """
+    flipped = torch.rand((), device=output.device) < probability
+    return output - torch.where(flipped, 2 * output.detach(), 0)
+
+
 def rescaled(loss: Tensor, reference: Tensor) -> Tensor:
     """`loss` made as large as `|reference|`, by a factor `|reference / loss|` without a gradient."""
     return (reference / loss).detach().abs() * loss
