@@ -24,7 +24,7 @@ class SSLBatch:
         inside: `(U, 1, *spatial)` bool, False in padding (and, where plans normalize inside a mask, outside this mask).
         views: all views by name, each `(U, C, *spatial)`, with the same geometry.
         unlabeled_keys: case identifiers of the unlabeled patches.
-        extras: what the method's `labeled_extras` made of the labeled target, by name.
+        extras: what the method's `labeled_extras` made of the labeled target, and the targets of its `further_streams`, by name.
         logits: filled by the default `terms`: name of a supervised network -> its logits on the unlabeled patches, a list
             with one tensor per head, highest resolution first.
         labeled_logits: the same of the labeled patches.

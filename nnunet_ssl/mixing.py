@@ -155,6 +155,66 @@ def box_masks(
     return masks
 
 
+def cutout_masks(count: int, shape: Sequence[int], length: Sequence[int] | int, random=np.random) -> Tensor:
+    """Cutout: a mask per image, False in one box around a random voxel; what lies outside of the image is cut off.
+
+    DeVries & Taylor, arXiv:1708.04552, in the form of BWGZK/CycleMix and BWGZK/ShapePU (`Cutout`): the box reaches from
+    `v - length // 2` to `v + length // 2`, v uniform, axes drawn in their order.
+
+    Args:
+        count: number of masks B.
+        shape: spatial extent of the images, voxels.
+        length: of the box, voxels; one number or one per axis. Official: 32 of 212.
+        random: `numpy.random` or a `numpy.random.RandomState`.
+
+    Returns:
+        `(B, 1, *shape)` bool, True where the image is kept.
+    """
+    lengths = [length] * len(shape) if isinstance(length, int) else list(length)
+    masks = []
+    for _ in range(count):
+        box = []
+        for extent, side in zip(shape, lengths, strict=True):
+            center = int(random.randint(extent))
+            box.append((max(center - side // 2, 0), min(center + side // 2, extent)))
+        masks.append(outside_boxes(shape, [box]))
+    return torch.cat(masks)
+
+
+def draw_block_masks(count: int, blocks: Sequence[int], alpha: float = 0.5, random=np.random) -> Tensor:
+    """Masks of a grid of blocks: each block comes from the first image with probability lambda ~ Beta(alpha, alpha).
+
+    What CycleMix needs of a mix without the saliency and the graph cut of PuzzleMix: one lambda per call as there
+    (`get_lambda` of BWGZK/CycleMix), each block for itself.
+
+    Args:
+        count: number of masks B.
+        blocks: number of blocks per axis.
+        alpha: official 0.5.
+        random: `numpy.random` or a `numpy.random.RandomState`.
+
+    Returns:
+        `(B, 1, *blocks)` bool.
+    """
+    share = random.beta(alpha, alpha)
+    return torch.from_numpy(random.uniform(size=(count, 1, *blocks)) < share)
+
+
+def blend(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
+    """`M first + (1 - M) second` of images, one-hot labels or probabilities `(B, C, *spatial)`, M in [0, 1].
+
+    The mask `(B or 1, 1, *any spatial)` is resized to the images by nearest neighbor: blocks of equal size for a grid that divides
+    them. With M in {0, 1} this is `copy_paste`, but differentiable in both images.
+
+    Raises:
+        ValueError: the shapes of the images differ.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"images of shape {tuple(first.shape)} and {tuple(second.shape)} cannot be mixed")
+    mask = resize_nearest(mask, first.shape[2:]).to(first.dtype)
+    return mask * first + (1 - mask) * second
+
+
 def copy_paste(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
     """`first` where the mask is True, `second` elsewhere: images or label maps `(B, C, *spatial)`, of the type of `first`.
 

@@ -15,6 +15,7 @@ is a subclass that overrides the seams, from most to least common:
     labeled_extras()                  maps made of the labeled target by the workers (distances)
     labeled_transforms(transforms)    nnU-Net's transforms of the labeled patches
     labeled_dataset(dataset)          nnU-Net's data set of the training cases
+    further_streams(labeled)          patches of something else beside the labeled ones (masks)
 
 `docs/add_a_method.md` walks through an example, `docs/architecture.md` gives the reasons.
 """
@@ -35,6 +36,7 @@ from batchgenerators.utilities.file_and_folder_operations import join, save_json
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, autocast, nn
 from torch import distributed as dist
@@ -173,6 +175,13 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     def labeled_dataset(self, dataset):
         """nnU-Net's data set of the training cases, or one around it that gives further labels. Called when training starts."""
         return dataset
+
+    def further_streams(self, labeled: nnUNetDataLoader) -> dict[str, nnUNetDataLoader]:
+        """Further loaders by name, that the workers draw from beside `labeled`; `batch.extras[name]` is the target of each batch.
+
+        Called when training starts, and raises UserError if what it needs is missing. Loaders can be pickled.
+        """
+        return {}
 
     # ------------------------------------------------------------------------------------------- what methods may call
 
@@ -578,7 +587,10 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             labeled = loader
             labeled.transforms = ComposeTransforms(self.labeled_transforms(self._transforms_of(labeled)))
         unlabeled = self._unlabeled_loader(labeled) if self._pool else None
-        self.restart_workers(augmenter, TwoStreamLoader(labeled, unlabeled, self.labeled_extras()), role="train")
+        streams = self.further_streams(labeled)
+        self.restart_workers(
+            augmenter, TwoStreamLoader(labeled, unlabeled, self.labeled_extras(), streams), role="train"
+        )
 
     def _transforms_of(self, labeled) -> list[BasicTransform]:
         if not isinstance(labeled.transforms, ComposeTransforms):

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 
-def may_turn(spacing: Sequence[float], heads: Sequence[Tensor]) -> bool:
-    """Whether a quarter turn keeps sizes and voxels: equal spacing and equal size of all heads along the last two axes.
+def quarter_turns_fit(spacing: Sequence[float], *shapes: Sequence[int]) -> bool:
+    """Whether a quarter turn keeps the shapes and the distances of voxels: both are equal along the last two axes.
 
     Args:
-        spacing: of the patch, mm along each axis.
-        heads: `(B, C, *spatial)` at all resolutions that are turned.
+        spacing: mm per axis.
+        shapes: spatial extents in voxels.
     """
-    return bool(np.isclose(spacing[-1], spacing[-2])) and all(h.shape[-1] == h.shape[-2] for h in heads)
+    return math.isclose(spacing[-1], spacing[-2], rel_tol=1e-5) and all(s[-1] == s[-2] for s in shapes)
 
 
 def turn_and_flip(tensor: Tensor, quarter_turns: int, flipped_axes: Sequence[int] = ()) -> Tensor:
@@ -29,3 +29,9 @@ def turn_and_flip(tensor: Tensor, quarter_turns: int, flipped_axes: Sequence[int
     """
     turned = torch.rot90(tensor, quarter_turns, dims=(-2, -1))
     return torch.flip(turned, list(flipped_axes)) if flipped_axes else turned
+
+
+def undo_turn_and_flip(tensor: Tensor, quarter_turns: int, flipped_axes: Sequence[int] = ()) -> Tensor:
+    """The inverse of `turn_and_flip` with the same arguments: flipped back first, then turned back."""
+    turned = torch.flip(tensor, list(flipped_axes)) if flipped_axes else tensor
+    return torch.rot90(turned, -quarter_turns, dims=(-2, -1))

@@ -6,10 +6,15 @@ nnU-Net's commands need.
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import SimpleITK as sitk
@@ -18,7 +23,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy.ndimage import find_objects, gaussian_filter, label
 
 from nnunet_ssl.data.preprocessed import manifest_file, preprocessing_hash, unlabeled_folder
+from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, hash_case
+from nnunet_ssl.data.unpaired_masks import preprocess_masks
 
 LABELS = {"background": 0, "organ": 1, "lesion": 2}
 REGIONS = {"background": 0, "whole": [1, 2], "lesion": 2}
@@ -125,6 +132,7 @@ def make_dataset(
     dense: bool = False,
     boxes: bool = False,
     size_bounds: bool = False,
+    masks: int = 0,
     channels: int = 1,
     residual: bool = False,
     batch_size: int = 2,
@@ -137,7 +145,8 @@ def make_dataset(
 
     Fold 0 trains on all labeled cases but the last and validates on the last. With `dense` the raw data set has dense labels
     beside the sparse ones (`ignore`); they are not preprocessed. With `boxes` the sparse labels are boxes of one class, with
-    seeds; with `size_bounds` dataset.json has bounds that a new network does not keep.
+    seeds; with `size_bounds` dataset.json has bounds that a new network does not keep. `masks`: number of dense masks of other
+    patients, preprocessed.
     """
     name = f"Dataset{dataset_id:03d}_Synthetic"
     raw, preprocessed = out / "nnUNet_raw" / name, out / "nnUNet_preprocessed" / name
@@ -198,6 +207,13 @@ def make_dataset(
         _preprocess(
             raw, preprocessed, manager, manager.get_configuration(configuration), configuration, dataset_json, cases
         )
+    for i in range(masks):
+        _write(_phantom(rng, 1, False)[0], raw / "masksUn" / f"mask_{i:02d}.nii.gz")
+    if masks:
+        folders = {"nnUNet_raw": str(raw.parent), "nnUNet_preprocessed": str(preprocessed.parent)}
+        quiet = argparse.Namespace(verbose=False, no_pbar=True)
+        with mock.patch.dict(os.environ, folders), contextlib.redirect_stdout(io.StringIO()):
+            preprocess_masks(RawDataset.open(name), "nnUNetPlans", configurations, [1] * len(configurations), quiet)
     return name
 
 

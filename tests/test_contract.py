@@ -64,7 +64,9 @@ NEEDS = {"nnUNetTrainerBoxTightness": {"boxes": True}, "nnUNetTrainerSizeConstra
     "nnUNetTrainerScribbleDMSPS",
     "nnUNetTrainerScribbleUSTM",
 ]
+WEAK = ["nnUNetTrainerCycleMix", "nnUNetTrainerMAAG", "nnUNetTrainerShapePU"]
 WEAK_TEST_ONLY = ["nnUNetTrainerTestWeak"]
+NEEDS_MASKS = ["nnUNetTrainerMAAG"]
 SEMI_SUPERVISED = PUBLISHED + TEST_ONLY
 TRAINERS = SEMI_SUPERVISED + WEAK + WEAK_TEST_ONLY
 
@@ -80,6 +82,10 @@ GOLDEN_FILES = [
     "dycon",
     "entropy_tv_intensity",
     "gated_crf",
+    "cyclemix_shapepu",
+    "dtc",
+    "dycon",
+    "maag_losses",
     "mcf",
     "mean_teacher",
     "mumford_shah",
@@ -103,6 +109,8 @@ def needs(name, **options) -> dict:
     if name not in WEAK + WEAK_TEST_ONLY:
         return options
     return {"ignore": True, "unlabeled": 0} | NEEDS.get(name, {}) | options
+    masks = {"masks": 2} if name in NEEDS_MASKS else {}
+    return {"ignore": True, "unlabeled": 0} | masks | options if name in WEAK + WEAK_TEST_ONLY else options
 
 
 def run_steps(trainer, batches) -> list[dict]:
@@ -305,6 +313,17 @@ WEAK_WEIGHTS_OF = {
     "nnUNetTrainerScribbleDMPLS": lambda weight: {"pseudo_weight": weight, "auxiliary_weight": weight},
     "nnUNetTrainerScribbleDMSPS": lambda weight: {"pseudo_weight": weight, "auxiliary_weight": weight},
     "nnUNetTrainerScribbleUSTM": lambda weight: {"consistency_weight": weight},
+    "nnUNetTrainerCycleMix": lambda weight: {
+        "mix_weight": weight,
+        "consistency_weight": weight,
+        "integrity_weight": weight,
+    },
+    "nnUNetTrainerMAAG": lambda weight: {"adversarial_weight": weight, "discriminator_weight": weight},
+    "nnUNetTrainerShapePU": lambda weight: {
+        "cut_weight": weight,
+        "consistency_weight": weight,
+        "marginal_weight": weight,
+    },
     "nnUNetTrainerTestWeak": lambda weight: {"entropy_weight": weight},
 }
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_ssl.turns import may_turn
 from tests.golden.framework import record_calls
 from tests.training import copy_batch, make_trainer, started
 
@@ -18,12 +17,6 @@ def a_step(datasets, tmp_path, configuration="2d", **attributes):
     trainer = started(make_trainer(USTM, out, dataset, configuration, results=tmp_path, **attributes))
     trainer.iteration = trainer.num_epochs * trainer.num_iterations_per_epoch // 2
     return trainer, next(trainer.dataloader_train)
-
-
-def test_quarter_turns_need_square_voxels_and_patches():
-    square, long = torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 4)
-    assert may_turn([5.0, 1.0, 1.0], [square]) and not may_turn([1.0, 1.0, 2.0], [square])
-    assert not may_turn([1.0, 1.0], [square, long])
 
 
 def test_passes_per_step(datasets, tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ from nnunet_ssl.entropy_filter import case_entropy, uncertain_cases
 from nnunet_ssl.joint_targets import join_targets, pseudo_target
 from nnunet_ssl.ramps import ends_a_part
 from nnunet_ssl.trainer import nnUNetTrainerSSL
-from nnunet_ssl.turns import may_turn, turn_and_flip
+from nnunet_ssl.turns import quarter_turns_fit, turn_and_flip
 
 
 class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
@@ -61,7 +61,7 @@ class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
 
     def _random_turn(self, heads: list[Tensor]) -> tuple[int, list[int]]:
         """Number of quarter turns and flipped axes, the same for all patches of the step."""
-        square = may_turn(self.configuration_manager.spacing, heads)
+        square = quarter_turns_fit(self.configuration_manager.spacing, *(h.shape for h in heads))
         quarter_turns = np.random.randint(1, 4) if square else 0
         flips = self.progress >= self.flip_start or not square
         return quarter_turns, [axis for axis in (-2, -1) if flips and np.random.rand() < 0.5]

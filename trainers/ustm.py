@@ -26,7 +26,7 @@ from torch import Tensor
 
 from nnunet_ssl.batch import SSLBatch
 from nnunet_ssl.trainers.ua_mt import nnUNetTrainerUAMT
-from nnunet_ssl.turns import may_turn, turn_and_flip
+from nnunet_ssl.turns import quarter_turns_fit, turn_and_flip
 from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 
 
@@ -39,7 +39,7 @@ class nnUNetTrainerScribbleUSTM(nnUNetTrainerWeak, nnUNetTrainerUAMT):
     consistency_weight: float = 1.0  # official, see above
 
     def weak_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
-        step = 1 if may_turn(self.spacing, logits[:1]) else 2
+        step = 1 if quarter_turns_fit(self.spacing, logits[0].shape) else 2
         turns = step * np.random.randint(4 // step)
         turned = [turn_and_flip(x, turns) for x in (logits[0], batch.labeled, batch.labeled_inside)]
         return {"consistency": self.consistency(*turned)}

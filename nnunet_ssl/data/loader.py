@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
@@ -49,6 +49,7 @@ class TwoStreamLoader:
         labeled: the loader that nnU-Net made.
         unlabeled: None gives the labeled stream alone (validation, an empty pool).
         labeled_extras: see the trainer's seam of this name; its tensors join the batch as `extra/<name>`.
+        streams: name -> a further loader of patches; its targets join the batch as `extra/<name>`.
     """
 
     parent_poll_seconds = 1.0
@@ -58,7 +59,9 @@ class TwoStreamLoader:
         labeled: nnUNetDataLoader,
         unlabeled: UnlabeledLoader | None = None,
         labeled_extras: Callable[[Tensor], dict[str, Tensor]] | None = None,
+        streams: Mapping[str, nnUNetDataLoader] | None = None,
     ):
+        self.streams = dict(streams or {})
         self.labeled = labeled
         self.unlabeled = unlabeled
         self.labeled_extras = labeled_extras
@@ -71,9 +74,9 @@ class TwoStreamLoader:
         return self.labeled.transforms  # nnU-Net writes these to debug.json
 
     def set_thread_id(self, thread_id: int) -> None:
-        self.labeled.set_thread_id(thread_id)
-        if self.unlabeled is not None:
-            self.unlabeled.set_thread_id(thread_id)
+        for loader in (self.labeled, self.unlabeled, *self.streams.values()):
+            if loader is not None:
+                loader.set_thread_id(thread_id)
         if os.getpid() != self._created_in:
             threading.Thread(
                 target=_exit_with_parent, args=(os.getppid(), self.parent_poll_seconds), daemon=True
@@ -93,4 +96,4 @@ class TwoStreamLoader:
         if self.labeled_extras is not None:
             target = batch["target"][0] if isinstance(batch["target"], list) else batch["target"]
             batch |= {f"extra/{name}": tensor for name, tensor in self.labeled_extras(target).items()}
-        return batch
+        return batch | {f"extra/{name}": next(loader)["target"] for name, loader in self.streams.items()}

@@ -20,6 +20,7 @@ from nnunet_ssl.data.preprocess_unlabeled import preprocess_configurations
 from nnunet_ssl.data.preprocessed import complete_cases, load_plans, prepare_lists, preprocessing_hash
 from nnunet_ssl.data.raw_dataset import RawDataset, preprocessed_folder
 from nnunet_ssl.data.unlabeled_list import UnlabeledList, write_json_atomically
+from nnunet_ssl.data.unpaired_masks import preprocess_masks
 from nnunet_ssl.errors import UserError
 
 DESCRIPTION = (
@@ -122,6 +123,7 @@ def _plan_and_preprocess(raw: RawDataset, args: argparse.Namespace) -> None:
     for configuration, number in zip(configurations, processes):
         _preprocess_labeled(raw, base, plans_name, configuration, cases, number, args)
     preprocess_dense(raw, content, plans_name, configurations, processes, args)
+    preprocess_masks(raw, plans_name, configurations, processes, args)
     preprocess_configurations(raw, content, plans_name, configurations, processes, args)
 
 

@@ -8,6 +8,7 @@ from nnunet_ssl.data.dense_labels import dense_files, preprocess_dense
 from nnunet_ssl.data.preprocessed import get_configuration, load_plans, prepare_lists, preprocess_unlabeled
 from nnunet_ssl.data.raw_dataset import RawDataset, preprocessed_folder
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
+from nnunet_ssl.data.unpaired_masks import mask_files, preprocess_masks
 from nnunet_ssl.errors import UserError
 
 DESCRIPTION = (
@@ -61,13 +62,14 @@ def run(args: argparse.Namespace) -> None:
         get_configuration(plans_manager, name)
     content = prepare_lists(raw, args.np, args.rehash, args.overwrite, not args.no_pbar)
     nothing_unlabeled = not raw.unlabeled and not any(content.hidden_labels.values())
-    if nothing_unlabeled and not dense_files(raw):
+    if nothing_unlabeled and not dense_files(raw) and not mask_files(raw):
         raise UserError(
             f"{raw.folder / 'imagesUn'} holds no images, and no labels are hidden: there is nothing unlabeled in "
             f"{raw.name}. Put images CASE_0000{raw.dataset_json['file_ending']} into imagesUn, or hide labels with "
             f"`nnunet_ssl split -d {raw.name[7:10]} --labeled ...`."
         )
     preprocess_dense(raw, content, args.p, configurations, [args.np] * len(configurations), args)
+    preprocess_masks(raw, args.p, configurations, [args.np] * len(configurations), args)
     preprocess_configurations(raw, content, args.p, configurations, [args.np] * len(configurations), args)
 
 

@@ -3,7 +3,8 @@
 The images of `imagesUn` go to `<data_identifier>_unlabeled`, a sibling of nnU-Net's own folder of labeled cases. (In that
 folder they would become labeled background wherever nnU-Net takes every case it finds, as with `fold all`.) Beside it,
 `<data_identifier>_unlabeled.json` says which cases are finished and what they were made with. Cases with dense labels for
-validation lie in `<data_identifier>_dense` in the same way (see `dense_labels.py`).
+validation lie in `<data_identifier>_dense` in the same way (see `dense_labels.py`), masks without images in
+`<data_identifier>_masks` (see `unpaired_masks.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import (
@@ -205,6 +208,21 @@ def _remove_cases(folder: Path, keep: set[str]) -> None:
             os.unlink(folder / file)
 
 
+def _for_label_maps(preprocessor_class: type) -> type:
+    """The preprocessor for label maps without an image: a constant image, of which nothing is cropped."""
+
+    class LabelMapPreprocessor(preprocessor_class):
+        def run_case(self, image_files, seg_file, plans_manager, configuration_manager, dataset_json):
+            segmentation, properties = plans_manager.image_reader_writer_class().read_seg(seg_file)
+            channels = len(configuration_manager.normalization_schemes)
+            image = np.ones((channels, *segmentation.shape[1:]), np.float32)
+            return self.run_case_npy(
+                image, segmentation, properties, plans_manager, configuration_manager, dataset_json
+            )
+
+    return LabelMapPreprocessor
+
+
 def _preprocess_case(
     case: str,
     image_files: list[str],
@@ -218,13 +236,15 @@ def _preprocess_case(
 ) -> tuple[str, bool]:
     """Preprocess one case into `scratch/<case>` and move it to `folder`. Returns (what is wrong or "", disk is full)."""
     own = Path(scratch) / case
-    problem = damaged_file(case, image_files)
+    files = image_files or [label_file]
+    problem = damaged_file(case, files)
     if problem is not None:
         return problem, False
     try:
         shutil.rmtree(own, ignore_errors=True)
         own.mkdir(parents=True)
-        preprocessor = configuration_manager.preprocessor_class(verbose=verbose)
+        preprocessor_class = configuration_manager.preprocessor_class
+        preprocessor = (preprocessor_class if image_files else _for_label_maps(preprocessor_class))(verbose=verbose)
         preprocessor.run_case_save(
             str(own / case), image_files, label_file, plans_manager, configuration_manager, dataset_json
         )
@@ -238,7 +258,7 @@ def _preprocess_case(
         return "", False
     except Exception as error:  # one bad case must not cost the others; what happened is reported for each of them
         full = isinstance(error, OSError) and error.errno in _NO_SPACE
-        problem = None if full else explain_reading_error(case, image_files, plans_manager.image_reader_writer_class)
+        problem = None if full else explain_reading_error(case, files, plans_manager.image_reader_writer_class)
         if problem is not None:
             return problem, False
         free = shutil.disk_usage(folder).free
@@ -248,7 +268,7 @@ def _preprocess_case(
                 "space and run the command again; what is finished is kept.",
                 True,
             )
-        return f"case {case} ({', '.join(image_files)}): {type(error).__name__}: {error}", False
+        return f"case {case} ({', '.join(files)}): {type(error).__name__}: {error}", False
     finally:
         shutil.rmtree(own, ignore_errors=True)
 
@@ -282,10 +302,11 @@ def preprocess_unlabeled(
     cases finish: a run that was killed costs the unfinished cases only. A folder made with other plans is made anew.
 
     Args:
-        cases: case id -> channel files, everything the folder shall hold; cases of the folder not named here are removed.
+        cases: case id -> channel files, everything the folder shall hold; cases of the folder not named here are removed. A
+            case without channel files is a label map alone.
         hashes: case id -> hash of what it is made from; a case whose hash has changed is redone.
         labels: case id -> label file, for cases that have one.
-        kind: "unlabeled" or "dense", the end of the folder's name.
+        kind: "unlabeled", "dense" or "masks", the end of the folder's name.
 
     Returns:
         The ids of the cases under the keys `done`, `kept` and `removed`.

@@ -48,6 +48,14 @@ def split_transforms(transforms: ComposeTransforms) -> tuple[list[BasicTransform
     return geometry, intensity
 
 
+def label_transforms(transforms: ComposeTransforms) -> ComposeTransforms:
+    """nnU-Net's training transforms for label maps without an image: geometry and labels, at full resolution."""
+    left_out = (RecordInside, DownsampleSegForDSTransform)
+    return ComposeTransforms(
+        [t for t in transforms.transforms if not _changes_intensity_only(t) and not isinstance(t, left_out)]
+    )
+
+
 class UnlabeledViews(BasicTransform):
     """Turns a cropped image `(C, *spatial)` into its views, stacked along channels `(V*C, *spatial)`.
 

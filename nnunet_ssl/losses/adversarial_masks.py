@@ -1,0 +1,58 @@
+"""Least-squares adversarial losses between predicted and real masks.
+
+Mao et al., "Least Squares Generative Adversarial Networks", ICCV 2017, with the targets 1 (real) and -1 (predicted) of Valvano,
+Leo, Tsaftaris, "Learning to Segment from Scribbles using Multi-scale Adversarial Attention Gates", IEEE TMI 2021,
+arXiv:2007.01152. Official code: gvalvano/multiscale-adversarial-attention-gates (`experiments/acdc/model.py`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nnunet_ssl.losses.consistency import in_float32
+from nnunet_ssl.losses.positive_unlabeled import class_shares
+from nnunet_ssl.losses.region import masked_cross_entropy
+
+
+def least_squares_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """`0.5 mean (D(real) - 1)^2 + 0.5 mean (D(fake) + 1)^2` of a discriminator's outputs, any shape."""
+    return 0.5 * (in_float32(real) - 1).square().mean() + 0.5 * (in_float32(fake) + 1).square().mean()
+
+
+def least_squares_generator_loss(fake: Tensor) -> Tensor:
+    """`0.5 mean (D(fake) - 1)^2`: what is predicted shall pass for real."""
+    return 0.5 * (in_float32(fake) - 1).square().mean()
+
+
+def flip_signs(output: Tensor, probability: float) -> Tensor:
+    """The discriminator's outputs of a whole batch, with this probability all of the opposite sign; gradients as without.
+
+    The label noise of the official code (`label_noise_layer`), 0.1 while training.
+    """
+    flipped = torch.rand((), device=output.device) < probability
+    return output - torch.where(flipped, 2 * output.detach(), 0)
+
+
+def rescaled(loss: Tensor, reference: Tensor) -> Tensor:
+    """`loss` made as large as `|reference|`, by a factor `|reference / loss|` without a gradient."""
+    return (reference / loss).detach().abs() * loss
+
+
+def balanced_cross_entropy(logits: Tensor, target: Tensor, annotated: Tensor) -> Tensor:
+    """Cross entropy of the annotated voxels, classes weighted by the inverse of their number in the batch.
+
+        L = sum_{v annotated} w_y ce_v / (number of voxels),    w_c = n / n_c
+
+    n_c: annotated voxels of class c in the batch, n: of all classes. The mean goes over all voxels, as in the official code, so
+    the loss is small where little is annotated.
+
+    Args:
+        logits: `(B, C, *spatial)`.
+        target: class indices `(B, 1, *spatial)`; any class where not annotated.
+        annotated: bool `(B, 1, *spatial)`.
+    """
+    shares = class_shares(target, logits.shape[1], annotated).float()
+    target = torch.where(annotated, target, 0)
+    weights = torch.where(shares > 0, 1 / shares, 0)[target.long()] * annotated
+    return masked_cross_entropy(logits, target, weights) * weights.mean()

@@ -1,0 +1,34 @@
+"""A moving average of a number, kept in checkpoints."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class RunningMean(nn.Module):
+    """`m <- decay m + (1 - decay) x`, beginning with the first x; what is not finite is passed over.
+
+    Register it with `register_module(name, RunningMean(...), optimizer=None)`.
+
+    Args:
+        shape: of the values.
+        decay: in [0, 1).
+    """
+
+    def __init__(self, shape: tuple[int, ...], decay: float):
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be in [0, 1), got {decay}")
+        self.decay = decay
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float32))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def forward(self, value: Tensor) -> Tensor:
+        """Take `value` in and return the mean."""
+        value, usable = value.to(self.mean), value.isfinite().all()
+        moved = torch.where(self.updates == 0, value, self.decay * self.mean + (1 - self.decay) * value)
+        self.mean.copy_(torch.where(usable, moved, self.mean))
+        self.updates += usable
+        return self.mean.clone()
