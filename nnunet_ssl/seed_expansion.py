@@ -1,12 +1,13 @@
 """Labels grown from a few annotated voxels (scribbles, points) over the voxels that the image itself ties to them.
 
-Images are `(channels, *spatial)`, seeds `(*spatial)` of integers with one value for "not annotated", both 2D or 3D numpy arrays; axes
-and spacing in the order of the arrays, spacing in mm.
+Images are `(channels, *spatial)`, seeds `(*spatial)` of integers with one value for "not annotated", both 2D or 3D numpy arrays.
+Axes and spacing are in the order of the arrays, spacing in mm.
 
-* Random walker: L. Grady, "Random Walks for Image Segmentation", IEEE TPAMI 2006 (scikit-image's), in the form of HiLab-git/WSL4MIS.
-* Geodesic distance: P. J. Toivanen, "New geodesic distance transforms for gray-scale images", Pattern Recognition Letters 1996, with
-  the step cost and the scan of taigw/GeodisTK, which HiLab-git/PA-Seg (Zhai et al., IEEE TMI 2023, arXiv:2208.05669) expands points
-  with.
+* Random walker: L. Grady, "Random Walks for Image Segmentation", IEEE TPAMI 2006; scikit-image's, in the form of
+  HiLab-git/WSL4MIS.
+* Geodesic distance: P. J. Toivanen, "New geodesic distance transforms for gray-scale images", Pattern Recognition Letters 1996,
+  with the step cost and the scan of taigw/GeodisTK, which HiLab-git/PA-Seg (Zhai et al., IEEE TMI 2023, arXiv:2208.05669)
+  expands points with.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from skimage.segmentation import random_walker
 from nnunet_ssl.intensity import rescale_to_unit
 
 _NO_CONTRAST = 1e-5  # GeodisTK: keeps the speed finite between voxels of equal intensity
-# What a voxel looks at while it is scanned forward, as (plane, row, column) offsets; backward: the opposite ones. GeodisTK's 3D scan
-# goes by planes, but its half of the 26 neighbors is that of a scan by rows, so part of it is not up to date when it is read: this
-# delays convergence, and the distance that it converges to is the same.
+# What a voxel looks at while it is scanned forward, as (plane, row, column) offsets; backward: the opposite ones. GeodisTK's 3D
+# scan goes by planes, but its half of the 26 neighbors is that of a scan by rows, so part of it is not up to date when it is read.
+# This delays convergence; the distance that it converges to is the same.
 _FORWARD = tuple(o for o in itertools.product((-1, 0, 1), repeat=3) if (o[1], o[2], o[0]) < (0, 0, 0) and any(o[:2]))
+_HERE = (0, 0, 0)
 _ALONG = (0, 0, -1)  # the one of them within the line that is being scanned
 
 
@@ -63,12 +65,12 @@ def random_walker_labels(
         margin: I is mapped linearly from [-margin, 1 + margin] to [-1, 1] first; WSL4MIS 0.35.
         mode: scikit-image's solver: "bf" (exact, for slices; WSL4MIS), "cg_j" (conjugate gradients, for volumes).
         threshold: a class is given where its probability is above this; 0: everywhere, as WSL4MIS does.
-        required: WSL4MIS' rule: if one of these classes has no seed, the result is 0, background, everywhere. Empty: the classes that
-            are there are expanded.
+        required: WSL4MIS' rule: if one of these classes has no seed, the result is 0, background, everywhere. Empty: the classes
+            that are there are expanded.
 
     Returns:
         `(*spatial)` of the seeds' type. Seeds keep their value. With seeds of one class only nothing is expanded: the walker would
-        reach them from everywhere with probability 1, which says nothing.
+        reach them from everywhere with probability 1, which says nothing. Nor in an image of one intensity.
 
     Raises:
         ValueError: shapes do not fit.
@@ -78,7 +80,7 @@ def random_walker_labels(
     classes = np.unique(seeds[annotated])
     if not set(required) <= set(classes.tolist()):
         return np.zeros_like(seeds)
-    if len(classes) < 2 or annotated.all():
+    if len(classes) < 2 or annotated.all() or image.std() == 0:
         return seeds.copy()
     markers = np.where(annotated, 1 + np.searchsorted(classes, seeds), 0)
     image = rescale_intensity(image, in_range=(-margin, 1 + margin), out_range=(-1, 1))
@@ -148,7 +150,8 @@ def _step_costs(image: np.ndarray, spacing: Sequence[float], weight: float) -> d
     """Offset o of `_FORWARD` -> cost of the step between each voxel v and v + o, with the border of one voxel."""
     image = np.pad(image.astype(np.float32), ((0, 0), *((1, 1),) * 3))
     costs = {}
-    for offset in (*_FORWARD, _ALONG):
+    # the lines above and below a single plane are border
+    for offset in [o for o in (*_FORWARD, _ALONG) if image.shape[1] > 3 or o[0] == 0]:
         # what is rolled in at the ends is border, from which no finite distance comes
         change = np.roll(image, [-step for step in offset], (1, 2, 3)) - image
         change = np.abs(change[0]) if len(change) == 1 else np.sqrt((change**2).sum(0))
@@ -167,20 +170,29 @@ def _scan(distance: np.ndarray, costs: dict[tuple[int, int, int], np.ndarray], b
     for diagonal in range(2, planes + rows + 1):
         first, last = max(1, diagonal - rows), min(planes, diagonal - 1)
         start, stop = first * (rows + 1) + diagonal, last * (rows + 1) + diagonal + 1
-
-        def line(d_plane: int, d_row: int, d_column: int, array: np.ndarray) -> np.ndarray:
-            moved = d_plane * (rows + 2) + d_row
-            return array[start + moved : stop + moved : rows + 1, 1 + d_column : columns + 1 + d_column]
-
-        best = line(0, 0, 0, lines).copy()
-        for offset in _FORWARD:
+        here = _Diagonal(start, stop, rows, columns)
+        best = here.of(lines, _HERE).copy()
+        for offset in of_lines.keys() - {_ALONG}:
             # scanned backward, the step to v + o is the step of v + o to v
-            step = line(*(offset if backward else (0, 0, 0)), of_lines[offset])
-            np.minimum(best, line(*offset, lines) + step, out=best)
+            step = here.of(of_lines[offset], offset if backward else _HERE)
+            np.minimum(best, here.of(lines, offset) + step, out=best)
         # along the line: best_i <- min_{j <= i} (best_j + cost of the steps from j to i)
-        step = line(*(_ALONG if backward else (0, 0, 0)), of_lines[_ALONG])
-        along = np.cumsum(step, axis=1, dtype=np.float64)
-        line(0, 0, 0, lines)[...] = np.minimum(best, np.minimum.accumulate(best - along, axis=1) + along)
+        along = np.cumsum(here.of(of_lines[_ALONG], _ALONG if backward else _HERE), axis=1, dtype=np.float64)
+        here.of(lines, _HERE)[...] = np.minimum(best, np.minimum.accumulate(best - along, axis=1) + along)
+
+
+@dataclass(frozen=True)
+class _Diagonal:
+    """The lines of one diagonal in arrays with a row per line, and the same lines moved by an offset."""
+
+    start: int
+    stop: int
+    rows: int
+    columns: int
+
+    def of(self, array: np.ndarray, offset: tuple[int, int, int]) -> np.ndarray:
+        by = offset[0] * (self.rows + 2) + offset[1]
+        return array[self.start + by : self.stop + by : self.rows + 1, 1 + offset[2] : self.columns + 1 + offset[2]]
 
 
 def geodesic_labels(

@@ -1,7 +1,7 @@
 """Losses of methods that learn from single annotated voxels.
 
-Logits `(B, C, *spatial)` in 2D or 3D, activation "softmax" for classes (background included) or "sigmoid" for regions. Logarithms and
-sums are in float32 at least. No function detaches an argument.
+Logits `(B, C, *spatial)` in 2D or 3D, activation "softmax" for classes (background included) or "sigmoid" for regions.
+Logarithms and sums are in float32 at least. No function detaches an argument.
 
 Zhai et al., "PA-Seg", IEEE TMI 2023, arXiv:2208.05669 (HiLab-git/PA-Seg); Laradji et al., "A Weakly Supervised Consistency-based
 Learning Method for COVID-19 Segmentation in CT Images", WACV 2021, arXiv:2007.02180 (IssamLaradji/covid19_weak_supervision).
@@ -62,8 +62,8 @@ def distillation_loss(
 
         L = T^2 mean_{n,v} sum_c q_c ln(q_c / p_c),    p = softmax(student / T), q = softmax(teacher / T)
 
-    Hinton et al., 2015, arXiv:1503.02531, as in PA-Seg (T = 4): the mean goes over voxels, not over classes. Of regions: the sum over
-    regions of the divergence of the two Bernoulli distributions.
+    Hinton et al., 2015, arXiv:1503.02531, as in PA-Seg (T = 4): the mean goes over voxels, not over classes. Of regions: the sum
+    over regions of the divergence of the two Bernoulli distributions.
 
     Args:
         student_logits: `(B, C, *spatial)`.
@@ -105,8 +105,8 @@ def mirror_consistency(
         logits: of x, `(B, C, *spatial)`.
         logits_of_mirrored: of M x, of the same shape.
         axes: axes of the tensors.
-        activation: p is the softmax or sigmoid of the logits; None: p are the logits themselves, as WSCL has it for a single one. The
-            scale of a softmax's logits means nothing, so for classes this would punish confidence.
+        activation: p is the softmax or sigmoid of the logits; None: p are the logits themselves, as WSCL has it for a single one.
+            An offset and the scale of a softmax's logits hardly change it, so for classes this would punish confidence.
         mask: `(B, 1, *spatial)` bool, voxels of x that count; all if None.
 
     Raises:
