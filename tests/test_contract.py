@@ -48,25 +48,29 @@ TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetT
 # trainers for sparse labels: with the ignore label, without unlabeled images
 WEAK = [
     "nnUNetTrainerBoxTightness",
+    "nnUNetTrainerCycleMix",
+    "nnUNetTrainerMAAG",
+    "nnUNetTrainerScribble2Label",
+    "nnUNetTrainerScribbleDMPLS",
+    "nnUNetTrainerScribbleDMSPS",
+    "nnUNetTrainerScribbleDenseCRF",
     "nnUNetTrainerScribbleEntropyMin",
+    "nnUNetTrainerScribbleGatedCRF",
     "nnUNetTrainerScribbleIntensityVariance",
     "nnUNetTrainerScribbleMumfordShah",
     "nnUNetTrainerScribblePCE",
     "nnUNetTrainerScribbleTV",
+    "nnUNetTrainerScribbleUSTM",
+    "nnUNetTrainerShapePU",
     "nnUNetTrainerSizeConstraint",
 ]
-# options of the synthetic data set that single trainers need
-NEEDS = {"nnUNetTrainerBoxTightness": {"boxes": True}, "nnUNetTrainerSizeConstraint": {"size_bounds": True}}
-    "nnUNetTrainerScribbleDenseCRF",
-    "nnUNetTrainerScribbleGatedCRF",
-    "nnUNetTrainerScribble2Label",
-    "nnUNetTrainerScribbleDMPLS",
-    "nnUNetTrainerScribbleDMSPS",
-    "nnUNetTrainerScribbleUSTM",
-]
-WEAK = ["nnUNetTrainerCycleMix", "nnUNetTrainerMAAG", "nnUNetTrainerShapePU"]
 WEAK_TEST_ONLY = ["nnUNetTrainerTestWeak"]
-NEEDS_MASKS = ["nnUNetTrainerMAAG"]
+# options of the synthetic data set that single trainers need
+NEEDS = {
+    "nnUNetTrainerBoxTightness": {"boxes": True},
+    "nnUNetTrainerMAAG": {"masks": 2},
+    "nnUNetTrainerSizeConstraint": {"size_bounds": True},
+}
 SEMI_SUPERVISED = PUBLISHED + TEST_ONLY
 TRAINERS = SEMI_SUPERVISED + WEAK + WEAK_TEST_ONLY
 
@@ -76,15 +80,13 @@ GOLDEN_FILES = [
     "boxes_and_size",
     "cml",
     "cps",
+    "cyclemix_shapepu",
     "dense_crf",
     "dmpls",
     "dtc",
     "dycon",
     "entropy_tv_intensity",
     "gated_crf",
-    "cyclemix_shapepu",
-    "dtc",
-    "dycon",
     "maag_losses",
     "mcf",
     "mean_teacher",
@@ -109,8 +111,6 @@ def needs(name, **options) -> dict:
     if name not in WEAK + WEAK_TEST_ONLY:
         return options
     return {"ignore": True, "unlabeled": 0} | NEEDS.get(name, {}) | options
-    masks = {"masks": 2} if name in NEEDS_MASKS else {}
-    return {"ignore": True, "unlabeled": 0} | masks | options if name in WEAK + WEAK_TEST_ONLY else options
 
 
 def run_steps(trainer, batches) -> list[dict]:
@@ -301,29 +301,29 @@ def test_without_weight_the_step_is_nnunets_bit_for_bit(name, weight, options, d
 # For trainers with sparse labels, all weights of their terms.
 WEAK_WEIGHTS_OF = {
     "nnUNetTrainerBoxTightness": lambda weight: {"tightness_weight": weight, "size_weight": weight},
-    "nnUNetTrainerScribbleEntropyMin": lambda weight: {"regularizer_weight": weight},
-    "nnUNetTrainerScribbleIntensityVariance": lambda weight: {"regularizer_weight": weight},
-    "nnUNetTrainerScribbleMumfordShah": lambda weight: {"regularizer_weight": weight},
-    "nnUNetTrainerScribblePCE": lambda weight: {},
-    "nnUNetTrainerScribbleTV": lambda weight: {"regularizer_weight": weight},
-    "nnUNetTrainerSizeConstraint": lambda weight: {"size_weight": weight},
-    "nnUNetTrainerScribbleDenseCRF": lambda weight: {"crf_weight": weight},
-    "nnUNetTrainerScribbleGatedCRF": lambda weight: {"crf_weight": weight},
-    "nnUNetTrainerScribble2Label": lambda weight: {"pseudo_weight": weight},
-    "nnUNetTrainerScribbleDMPLS": lambda weight: {"pseudo_weight": weight, "auxiliary_weight": weight},
-    "nnUNetTrainerScribbleDMSPS": lambda weight: {"pseudo_weight": weight, "auxiliary_weight": weight},
-    "nnUNetTrainerScribbleUSTM": lambda weight: {"consistency_weight": weight},
     "nnUNetTrainerCycleMix": lambda weight: {
         "mix_weight": weight,
         "consistency_weight": weight,
         "integrity_weight": weight,
     },
     "nnUNetTrainerMAAG": lambda weight: {"adversarial_weight": weight, "discriminator_weight": weight},
+    "nnUNetTrainerScribble2Label": lambda weight: {"pseudo_weight": weight},
+    "nnUNetTrainerScribbleDMPLS": lambda weight: {"pseudo_weight": weight, "auxiliary_weight": weight},
+    "nnUNetTrainerScribbleDMSPS": lambda weight: {"pseudo_weight": weight, "auxiliary_weight": weight},
+    "nnUNetTrainerScribbleDenseCRF": lambda weight: {"crf_weight": weight},
+    "nnUNetTrainerScribbleEntropyMin": lambda weight: {"regularizer_weight": weight},
+    "nnUNetTrainerScribbleGatedCRF": lambda weight: {"crf_weight": weight},
+    "nnUNetTrainerScribbleIntensityVariance": lambda weight: {"regularizer_weight": weight},
+    "nnUNetTrainerScribbleMumfordShah": lambda weight: {"regularizer_weight": weight},
+    "nnUNetTrainerScribblePCE": lambda weight: {},
+    "nnUNetTrainerScribbleTV": lambda weight: {"regularizer_weight": weight},
+    "nnUNetTrainerScribbleUSTM": lambda weight: {"consistency_weight": weight},
     "nnUNetTrainerShapePU": lambda weight: {
         "cut_weight": weight,
         "consistency_weight": weight,
         "marginal_weight": weight,
     },
+    "nnUNetTrainerSizeConstraint": lambda weight: {"size_weight": weight},
     "nnUNetTrainerTestWeak": lambda weight: {"entropy_weight": weight},
 }
 

@@ -50,7 +50,7 @@ def split_transforms(transforms: ComposeTransforms) -> tuple[list[BasicTransform
 
 def label_transforms(transforms: ComposeTransforms) -> ComposeTransforms:
     """nnU-Net's training transforms for label maps without an image: geometry and labels, at full resolution."""
-    left_out = (RecordInside, DownsampleSegForDSTransform)
+    left_out = (Recorder, DownsampleSegForDSTransform)
     return ComposeTransforms(
         [t for t in transforms.transforms if not _changes_intensity_only(t) and not isinstance(t, left_out)]
     )
