@@ -485,8 +485,9 @@ def assign(
         ]
         require_sparse_labels(frames, "patientXXX_frameYY_scribble.nii.gz")
     in_training = [case for patient in train for case in by_patient[patient]]
-    labeled_ids = [case.case_id for case in in_training if case.patient in chosen and case.label]
-    unlabeled_ids = [case.case_id for case in in_training if case.case_id not in set(labeled_ids)]
+    labeled_cases = [case for case in in_training if case.patient in chosen and case.label]
+    labeled_ids = {case.case_id for case in labeled_cases}
+    unlabeled_ids = [case.case_id for case in in_training if case.case_id not in labeled_ids]
     if groups and unlabeled_ids:
         # a fold must not train on other frames of the patients that it tests
         print(f"{len(unlabeled_ids)} frame(s) have no label and are left out: {some(unlabeled_ids, 5)}.")
@@ -505,14 +506,12 @@ def assign(
     if idle:
         print(f"{len(idle)} frame(s) of validation patients have no label and are left out: {some(idle, 5)}.")
     return Assignment(
-        labeled=tuple(labeled_ids),
+        labeled=tuple(case.case_id for case in labeled_cases),
         unlabeled=tuple(unlabeled_ids),
         validation=tuple(case.case_id for case in in_validation if case.case_id not in idle),
         # of the test patients, the two frames that the challenge asks for; not those of the 4D files
         test=tuple(case.case_id for patient in test for case in by_patient[patient] if "#" not in case.source),
-        folds=cross_validation([case for case in in_training if case.case_id in set(labeled_ids)], groups)
-        if groups
-        else (),
+        folds=cross_validation(labeled_cases, groups) if groups else (),
     )
 
 

@@ -9,7 +9,7 @@ Read are the folders of BWGZK/CycleMix:
 
 Codes 0 background, 1 right ventricle, 2 left-ventricle myocardium, 3 left-ventricle cavity; in scribbles 4 = not annotated. Masks
 of the training subjects are not part of the release. One mask of the release, `subject43_DE_manual.nii.gz`, has lost its
-position (origin 0, identity direction); laid on the voxels of the image it fits.
+position (origin 0, axes parallel to the scanner's); laid on the voxels of the image it fits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import SimpleITK as sitk
 
 from nnunet_ssl.dataset_conversion.case_lists import read_split
 from nnunet_ssl.dataset_conversion.common import Case, DatasetDescription, add_common_arguments, some
-from nnunet_ssl.dataset_conversion.reading import read_geometry, read_image, walk
+from nnunet_ssl.dataset_conversion.reading import Geometry, read_geometry, read_image, walk
 from nnunet_ssl.dataset_conversion.sparse_labels import assign_by_patient
 from nnunet_ssl.dataset_conversion.writing import write_dataset
 from nnunet_ssl.errors import UserError
@@ -90,8 +90,8 @@ def run(args: argparse.Namespace) -> None:
     blank = blank_headers(cases)
     if blank:
         print(
-            f"Warning: {len(blank)} label(s) have lost their position (origin 0, identity direction), with the shape and spacing "
-            f"of the image; the position of the image is used: {some(sorted(path.name for path in blank))}."
+            f"Warning: {len(blank)} label(s) have lost their position (origin 0, no rotation), with the shape and spacing of the "
+            f"image; the position of the image is used: {some(sorted(path.name for path in blank))}."
         )
     dataset = DatasetDescription(
         dataset_id=args.dataset_id,
@@ -193,11 +193,16 @@ def blank_headers(cases: list[Case]) -> frozenset[Path]:
     for case in cases:
         for path in filter(None, (case.label, case.dense)):
             image, label = read_geometry(case.images[0]), read_geometry(path)
-            lost = not any(label.origin) and np.array_equal(label.direction, np.eye(3).ravel())
-            here = any(image.origin) or not np.array_equal(image.direction, np.eye(3).ravel())
-            if lost and here and label.size == image.size and np.allclose(label.spacing, image.spacing):
+            same_grid = label.size == image.size and np.allclose(label.spacing, image.spacing)
+            if same_grid and _has_no_position(label) and not _has_no_position(image):
                 found.add(path)
     return frozenset(found)
+
+
+def _has_no_position(geometry: Geometry) -> bool:
+    """Whether a header says what an empty one says: the identity, in NIfTI's axes (x to the right, y to the front) or ITK's."""
+    identities = (np.diag([-1, -1, 1]), np.eye(3))
+    return not any(geometry.origin) and any(np.array_equal(geometry.direction, one.ravel()) for one in identities)
 
 
 def read_case(case: Case, blank: Collection[Path]) -> tuple[list[sitk.Image], sitk.Image | None]:

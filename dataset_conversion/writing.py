@@ -112,9 +112,7 @@ def write_dataset(
         raise UserError(disk_message(error, target)) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    _report(dataset, assignment, by_id, target, folds)
-    if dataset.ignore_label is not None:
-        _report_sparse(assignment, results)
+    _report(dataset, assignment, by_id, target, folds, results)
     _report_identical({case_id: result.content for case_id, result in results.items()}, dataset.dataset_id)
     return target
 
@@ -429,6 +427,7 @@ def _report(
     by_id: Mapping[str, Case],
     target: Path,
     folds: Sequence[Mapping[str, Sequence[str]]],
+    results: Mapping[str, _Converted],
 ) -> None:
     sparse = dataset.ignore_label is not None
     for part, folder in (
@@ -442,6 +441,8 @@ def _report(
     without = [i for i in assignment.test if (by_id[i].dense if sparse else by_id[i].label) is None]
     if without:
         print(f"{len(without)} test case(s) have no label and cannot be evaluated: {some(without, 5)}.")
+    if sparse:
+        _report_sparse(assignment, results)
     split = folds[0]
     if assignment.folds:
         sizes = ", ".join(f"{number}: {len(fold['train'])} / {len(fold['val'])}" for number, fold in enumerate(folds))

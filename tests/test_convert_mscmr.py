@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 from nnunet_ssl.cli import main
 from nnunet_ssl.data.splits import load_splits
+from nnunet_ssl.dataset_conversion.Dataset145_MSCMR import blank_headers, find_cases
 from tests.acdc_release import placed, read
 from tests.raw_data import use_folders
 
@@ -42,7 +43,9 @@ def arrays(subject: int) -> dict[str, np.ndarray]:
 def write(subject: int, kind: str, folder: Path, array: np.ndarray | None = None, blank: bool = False) -> Path:
     image = sitk.GetImageFromArray(arrays(subject)[kind] if array is None else array)
     image.SetSpacing(SPACING)
-    if not blank:
+    if blank:
+        image.SetDirection((-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0))  # the identity in NIfTI's axes
+    else:
         image.SetOrigin(ORIGIN)
         image.SetDirection(DIRECTION)
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,6 +141,23 @@ def test_lists_of_subjects_and_masks_of_training_subjects_are_used(raw, release,
     assert load_splits(target / "splits_final.json") == [{"train": ["subject2"], "val": ["subject9"]}]
     assert placed(target)["labelsTr_dense"] == ["subject2"]
     assert placed(target)["labelsTs"] == ["subject1", "subject3"]
+
+
+def test_only_a_header_that_says_nothing_is_replaced(release):
+    cases, _ = find_cases(release, None)
+    folder = release / "MSCMR_dataset" / "TestSet" / "labels"
+    mask = folder / "subject43_DE_manual.nii.gz"
+    assert blank_headers(cases) == {mask}
+    image = sitk.ReadImage(str(mask))
+    for direction, origin, found in (
+        ((1, 0, 0, 0, 1, 0, 0, 0, 1), (0, 0, 0), {mask}),  # the identity in ITK's axes
+        ((1, 0, 0, 0, -1, 0, 0, 0, 1), (0, 0, 0), set()),
+        ((-1, 0, 0, 0, -1, 0, 0, 0, 1), (0, 0, 1), set()),
+    ):
+        image.SetDirection(direction)
+        image.SetOrigin(origin)
+        sitk.WriteImage(image, str(mask))
+        assert blank_headers(cases) == found
 
 
 def move_mask(release: Path) -> None:
