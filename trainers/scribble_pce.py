@@ -16,6 +16,8 @@ weights instead of over all voxels. The Dice term stays.
 
 from __future__ import annotations
 
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+
 from nnunet_ssl.data.label_counts import count_annotated
 from nnunet_ssl.losses.partial_cross_entropy import inverse_frequency_weights
 from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
@@ -51,6 +53,7 @@ class nnUNetTrainerScribblePCE(nnUNetTrainerWeak):
             self._cases.train,
             self.label_manager.num_segmentation_heads,
             padding=self.padding == "background",
+            num_threads=max(1, get_allowed_n_proc_DA()),
         )
         weights = inverse_frequency_weights(counts, self.lowest_weight, self.highest_weight)
         loss = self.loss.loss if self.enable_deep_supervision else self.loss

@@ -15,7 +15,7 @@ from nnunet_ssl.data.inside import PADDING
 
 
 def count_annotated(
-    dataset: nnUNetBaseDataset, cases: Sequence[str], num_classes: int, *, padding: bool = True, num_threads: int = 4
+    dataset: nnUNetBaseDataset, cases: Sequence[str], num_classes: int, *, padding: bool = True, num_threads: int = 1
 ) -> Tensor:
     """Annotated voxels per class, summed over the cases.
 
