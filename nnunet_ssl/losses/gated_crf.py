@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.losses.consistency import in_float32
-from nnunet_ssl.losses.potts import potts_channels, quadratic_energy
+from nnunet_ssl.losses.potts import SMALLEST_EXPONENT, potts_channels, quadratic_energy
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _kernel(
             value = torch.full_like(squared, kernel.weight * math.exp(position))
         else:
             # the weight as a summand of the exponent would save a pass, but weights may be 0 or negative
-            value = (squared * (-0.5 / kernel.intensity**2)).add_(position).exp_()
+            value = (squared * (-0.5 / kernel.intensity**2)).add_(position).clamp_(min=SMALLEST_EXPONENT).exp_()
             value = value if kernel.weight == 1 else value.mul_(kernel.weight)
         total = value if total is None else total.add_(value)
     return total

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+SMALLEST_EXPONENT = -60.0
+"""exp(-60) is far below the rounding of any sum here, and above the subnormal numbers, which CPUs are many times slower with."""
+
 
 def potts_channels(probabilities: Tensor, activation: str = "softmax") -> Tensor:
     """Channels s with `sum_c s_ic s_jc` = how far voxels i and j agree, in [0, 1]; `1 - ` that is the Potts cost of the pair.
