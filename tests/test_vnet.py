@@ -20,6 +20,7 @@ from nnunet_ssl.errors import UserError
 from nnunet_ssl.networks import VNet
 from nnunet_ssl.plans import vnet as preset
 from tests.synthetic import make_plans
+from tests.test_contract import needs
 from tests.training import copy_batch, largest_difference, make_trainer, started, weights_of
 
 
@@ -278,7 +279,7 @@ ON_UNETS_ONLY = {"nnUNetTrainerMCF"}  # makes its second network from nnU-Net's 
     ],
 )
 def test_a_step_trains_a_vnet_and_its_weights_fit_stock_nnunet(name, configuration, datasets, tmp_path):
-    out, dataset = datasets(change_plans=with_vnet)
+    out, dataset = datasets(**needs(name, change_plans=with_vnet))
     trainer = started(make_trainer(name, out, dataset, configuration, results=tmp_path))
     assert isinstance(trainer.network, VNet)
     before = weights_of(trainer.network)
