@@ -7,28 +7,29 @@ from torch import Tensor, nn
 
 
 class RunningMean(nn.Module):
-    """`m <- decay m + (1 - decay) x`, beginning with the first x; what is not finite is passed over.
+    """`m <- decay m + (1 - decay) x` for each number, beginning with its first x; what is not finite leaves its number as it is.
 
     Register it with `register_module(name, RunningMean(...), optimizer=None)`.
 
     Args:
         shape: of the values.
         decay: in [0, 1).
+        initial: the mean of a number that has had no value yet.
     """
 
-    def __init__(self, shape: tuple[int, ...], decay: float):
+    def __init__(self, shape: tuple[int, ...], decay: float, initial: float = 0.0):
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}")
         self.decay = decay
-        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float32))
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("mean", torch.full(shape, initial, dtype=torch.float32))
+        self.register_buffer("updates", torch.zeros(shape, dtype=torch.int64))
 
     @torch.no_grad()
     def forward(self, value: Tensor) -> Tensor:
         """Take `value` in and return the mean."""
-        value, usable = value.to(self.mean), value.isfinite().all()
+        value = value.to(self.mean)
         moved = torch.where(self.updates == 0, value, self.decay * self.mean + (1 - self.decay) * value)
-        self.mean.copy_(torch.where(usable, moved, self.mean))
-        self.updates += usable
+        self.mean.copy_(torch.where(value.isfinite(), moved, self.mean))
+        self.updates += value.isfinite()
         return self.mean.clone()

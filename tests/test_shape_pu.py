@@ -125,11 +125,12 @@ def test_a_sample_prefers_voxels_in_the_mask_and_repeats_none():
 
 
 def test_the_running_mean_begins_with_the_first_value_and_passes_over_what_is_not_finite():
-    mean = RunningMean((2,), decay=0.75)
-    assert mean(torch.tensor([1.0, 3.0], dtype=torch.float64)).tolist() == [1, 3]
-    assert mean(torch.tensor([float("nan"), 0.0])).tolist() == [1, 3]
-    assert mean(torch.tensor([5.0, 7.0])).tolist() == [2, 4]
-    assert int(mean.updates) == 2
+    mean = RunningMean((3,), decay=0.75, initial=9.0)
+    nan = float("nan")
+    assert mean(torch.tensor([1.0, 3.0, nan], dtype=torch.float64)).tolist() == [1, 3, 9]
+    assert mean(torch.tensor([nan, 7.0, nan])).tolist() == [1, 4, 9]
+    assert mean(torch.tensor([5.0, 4.0, 2.0])).tolist() == [2, 4, 2]
+    assert mean.updates.tolist() == [2, 3, 1]
     with pytest.raises(ValueError, match="decay"):
         RunningMean((2,), decay=1.0)
 
@@ -175,7 +176,24 @@ def test_the_marginal_loss_waits_and_the_mixture_with_it(datasets, tmp_path):
     trainer.iteration = 0
     assert trainer.weights()["marginal"] == 0
     assert trainer.train_step(copy_batch(batch))["marginal"] == 0
-    assert int(trainer.mixture.module.updates) == 0
+    assert not trainer.mixture.module.updates.any()
+
+
+def test_a_class_that_no_scribble_of_the_batch_has_keeps_its_share(datasets, tmp_path, monkeypatch):
+    trainer, batch = trained(datasets, tmp_path)
+    calls = record_calls(monkeypatch, "nnunet_ssl.losses.positive_unlabeled.marginal_loss")
+    without = copy_batch(batch)
+    without["target"] = [torch.where(t == 2, 3, t) for t in without["target"]]  # 3: not annotated
+    trainer.train_step(without)
+    mixture = trainer.mixture.module.mean.tolist()
+    assert mixture[2] == 1 and 0 < mixture[1] < 1
+    negative = calls[0][0][1]
+    assert negative[:, 1].any() and not negative[:, 2].any()
+    trainer.train_step(copy_batch(batch))
+    known = trainer.mixture.module.mean[2].item()
+    assert 0 < known < 1
+    trainer.train_step(without)
+    assert trainer.mixture.module.mean[2].item() == known
 
 
 def test_holes_have_no_label_and_padding_counts_nowhere(datasets, tmp_path, monkeypatch):

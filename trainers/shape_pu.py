@@ -16,7 +16,8 @@ Differs from the official code:
   every sample, and every sample is masked by its own hole; the consistency is a mean over what is not cut.
 * alpha is estimated on the voxels without an annotation, as the paper says. The code takes the annotated ones
   (`mixture_of = "annotated"`). Its moving average is used (official: of each batch; nnU-Net's 3D batches hold two patches); each
-  GPU has its own. A class without annotations in the batch has the share 0 of this batch (official: NaN).
+  GPU has its own. A class without annotations in the batch keeps its average (official: the code stops), and is not ruled out
+  anywhere before it has one.
 * alpha and the thresholds come from at most `sampled_voxels` voxels of the batch, and from the forward that trains (official: one
   more, in evaluation mode, which nnU-Net's networks do not know).
 * Turns by 90 degrees in the plane of the last two axes, one for the whole batch (official: any angle). Padding counts nowhere.
@@ -69,7 +70,8 @@ class nnUNetTrainerShapePU(nnUNetTrainerWeak):
                 f"{type(self).__name__}.mixture_of must be 'unannotated' or 'annotated', got {self.mixture_of!r}"
             )
         classes = self.label_manager.num_segmentation_heads
-        self.mixture = self.register_module("mixture", RunningMean((classes,), self.mixture_decay), optimizer=None)
+        mean = RunningMean((classes,), self.mixture_decay, initial=1.0)  # a share of 1 rules nothing out
+        self.mixture = self.register_module("mixture", mean, optimizer=None)
 
     def weak_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         shape = batch.labeled.shape[2:]
@@ -96,7 +98,8 @@ class nnUNetTrainerShapePU(nnUNetTrainerWeak):
         counted, sample = sample_voxels(self.sampled_voxels, unlabeled, p)
         of_annotated = self.mixture_of == "annotated"
         mixed_in, mixed = sample_voxels(self.sampled_voxels, positive, p) if of_annotated else (counted, sample)
-        mixture = self.mixture.module(estimate_mixture(mixed, prior, mixed_in))
+        shares = torch.where(prior > 0, estimate_mixture(mixed, prior, mixed_in), torch.nan)
+        mixture = self.mixture.module(shares)
         return ruled_out(p, class_thresholds(sample, mixture, counted), unlabeled)
 
     def weights(self) -> dict[str, float]:
