@@ -46,7 +46,10 @@ PUBLISHED = [
 ]
 TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetTrainerTestShrinkingPool"]
 # trainers for sparse labels: with the ignore label, without unlabeled images
-WEAK: list[str] = []
+WEAK = [
+    "nnUNetTrainerScribbleDenseCRF",
+    "nnUNetTrainerScribbleGatedCRF",
+]
 WEAK_TEST_ONLY = ["nnUNetTrainerTestWeak"]
 SEMI_SUPERVISED = PUBLISHED + TEST_ONLY
 TRAINERS = SEMI_SUPERVISED + WEAK + WEAK_TEST_ONLY
@@ -56,8 +59,10 @@ GOLDEN_FILES = [
     "bcp",
     "cml",
     "cps",
+    "dense_crf",
     "dtc",
     "dycon",
+    "gated_crf",
     "mcf",
     "mean_teacher",
     "nnfiltermatch",
@@ -251,7 +256,11 @@ def test_without_weight_the_step_is_nnunets_bit_for_bit(name, weight, options, d
 
 
 # For trainers with sparse labels, all weights of their terms.
-WEAK_WEIGHTS_OF = {"nnUNetTrainerTestWeak": lambda weight: {"entropy_weight": weight}}
+WEAK_WEIGHTS_OF = {
+    "nnUNetTrainerScribbleDenseCRF": lambda weight: {"crf_weight": weight},
+    "nnUNetTrainerScribbleGatedCRF": lambda weight: {"crf_weight": weight},
+    "nnUNetTrainerTestWeak": lambda weight: {"entropy_weight": weight},
+}
 
 
 @pytest.mark.parametrize("options", [{}, {"regions": True}], ids=str)
