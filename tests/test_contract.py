@@ -47,6 +47,8 @@ PUBLISHED = [
 TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetTrainerTestShrinkingPool"]
 # trainers for sparse labels: with the ignore label, without unlabeled images
 WEAK = [
+    "nnUNetTrainerPointsConsistency",
+    "nnUNetTrainerPointsPASeg",
     "nnUNetTrainerScribbleDenseCRF",
     "nnUNetTrainerScribbleGatedCRF",
 ]
@@ -66,6 +68,8 @@ GOLDEN_FILES = [
     "mcf",
     "mean_teacher",
     "nnfiltermatch",
+    "points",
+    "random_walker",
     "ssl4mis_common",
     "ua_mt",
     "ua_mt_ssl4mis",
@@ -257,6 +261,8 @@ def test_without_weight_the_step_is_nnunets_bit_for_bit(name, weight, options, d
 
 # For trainers with sparse labels, all weights of their terms.
 WEAK_WEIGHTS_OF = {
+    "nnUNetTrainerPointsConsistency": lambda weight: {"mirrored_weight": weight, "consistency_weight": weight},
+    "nnUNetTrainerPointsPASeg": lambda weight: {"crf_weight": weight, "variance_weight": weight},
     "nnUNetTrainerScribbleDenseCRF": lambda weight: {"crf_weight": weight},
     "nnUNetTrainerScribbleGatedCRF": lambda weight: {"crf_weight": weight},
     "nnUNetTrainerTestWeak": lambda weight: {"entropy_weight": weight},
