@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_ssl.data.dense_labels import RAW_FOLDER as DENSE_FOLDER
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset, damaged_file, preprocessed_folder, read_case
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
@@ -28,7 +29,15 @@ from nnunet_ssl.dataset_conversion.writing import target_folder
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.weak import boxes as boxes_of_cases
 from nnunet_ssl.weak import contact_sheet
-from nnunet_ssl.weak.generate import BACKGROUND, RULES, RULES_VERSION, Recipe, sources_of_patients, weaken
+from nnunet_ssl.weak.generate import (
+    BACKGROUND,
+    RULES,
+    RULES_VERSION,
+    VOLUME_POINTS,
+    Recipe,
+    sources_of_patients,
+    weaken,
+)
 
 DESCRIPTION = (
     "Simulate weak labels: copy a raw data set with dense labels and replace the labels of imagesTr by scribbles, points,\n"
@@ -48,7 +57,6 @@ EXAMPLE = (
     "  nnunet_ssl weaken -d 27 -o 127 --kind scribble --rule cut\n"
     "  nnunet_ssl weaken -d 27 -o 128 --kind partial --annotated RV MLV,LVC"
 )
-DENSE_FOLDER = "labelsTr_dense"
 SHOWN_CASES = 6  # on the contact sheet
 # option -> smallest and largest allowed value
 LIMITS = {
@@ -483,7 +491,15 @@ def make_label(job: Job) -> Made:
                     f"case {job.case}: the image has shape {image.shape[1:]}, {job.label} has {labels.shape}. They must agree."
                 )
             tiles = contact_sheet.make_tiles(
-                job.case, image[0], labels, weak, properties["spacing"], job.recipe.axis, job.codes.ignore, boxes
+                job.case,
+                image[0],
+                labels,
+                weak,
+                properties["spacing"],
+                job.recipe.axis,
+                job.codes.ignore,
+                boxes,
+                points=_is_pointwise(job.recipe),
             )
     except UserError as error:
         return Made(fault=str(error))
@@ -562,7 +578,13 @@ def _write_sheet(staging: Path, title: str, recipe: Recipe, codes: Codes, made: 
         codes.names,
         codes.ignore,
         lines=recipe.kind in ("scribble", "points"),
+        points=_is_pointwise(recipe),
     )
+
+
+def _is_pointwise(recipe: Recipe) -> bool:
+    """Whether a case has few annotated spots, most slices none."""
+    return recipe.kind == "points" and recipe.rule in VOLUME_POINTS
 
 
 def _report(
