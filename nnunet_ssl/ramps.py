@@ -76,3 +76,12 @@ def delayed(weight: float, iteration: float, start: float) -> float:
     Some 2D scripts of SSL4MIS leave the consistency term out for the first 1000 iterations.
     """
     return weight if iteration >= start else 0.0
+
+
+def delayed_sigmoid_rampup(progress: float, start: float, length: float, final: float = 1.0) -> float:
+    """0 before `start`, then `sigmoid_rampup` over the next `length` up to `final`; all in shares of the training.
+
+    Regularizers of sparse labels begin when these have shaped the classes: before, one class everywhere is their cheapest solution.
+    """
+    ramp = sigmoid_rampup(ramp_progress(max(progress - start, 0.0), length), final)
+    return delayed(ramp, progress, start)

@@ -46,7 +46,12 @@ PUBLISHED = [
 ]
 TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetTrainerTestShrinkingPool"]
 # trainers for sparse labels: with the ignore label, without unlabeled images
-WEAK: list[str] = []
+WEAK = [
+    "nnUNetTrainerPointsConsistency",
+    "nnUNetTrainerPointsPASeg",
+    "nnUNetTrainerScribbleDenseCRF",
+    "nnUNetTrainerScribbleGatedCRF",
+]
 WEAK_TEST_ONLY = ["nnUNetTrainerTestWeak"]
 SEMI_SUPERVISED = PUBLISHED + TEST_ONLY
 TRAINERS = SEMI_SUPERVISED + WEAK + WEAK_TEST_ONLY
@@ -56,11 +61,15 @@ GOLDEN_FILES = [
     "bcp",
     "cml",
     "cps",
+    "dense_crf",
     "dtc",
     "dycon",
+    "gated_crf",
     "mcf",
     "mean_teacher",
     "nnfiltermatch",
+    "points",
+    "random_walker",
     "ssl4mis_common",
     "ua_mt",
     "ua_mt_ssl4mis",
@@ -251,7 +260,13 @@ def test_without_weight_the_step_is_nnunets_bit_for_bit(name, weight, options, d
 
 
 # For trainers with sparse labels, all weights of their terms.
-WEAK_WEIGHTS_OF = {"nnUNetTrainerTestWeak": lambda weight: {"entropy_weight": weight}}
+WEAK_WEIGHTS_OF = {
+    "nnUNetTrainerPointsConsistency": lambda weight: {"mirrored_weight": weight, "consistency_weight": weight},
+    "nnUNetTrainerPointsPASeg": lambda weight: {"crf_weight": weight, "variance_weight": weight},
+    "nnUNetTrainerScribbleDenseCRF": lambda weight: {"crf_weight": weight},
+    "nnUNetTrainerScribbleGatedCRF": lambda weight: {"crf_weight": weight},
+    "nnUNetTrainerTestWeak": lambda weight: {"entropy_weight": weight},
+}
 
 
 @pytest.mark.parametrize("options", [{}, {"regions": True}], ids=str)

@@ -8,6 +8,7 @@ import pytest
 from nnunet_ssl.ramps import (
     cosine_rampdown,
     delayed,
+    delayed_sigmoid_rampup,
     linear_rampup,
     poly_lr,
     ramp_progress,
@@ -67,3 +68,11 @@ def test_poly_lr_starts_at_the_initial_rate_ends_at_zero_and_stays_real_beyond()
 
 def test_a_delayed_weight_is_zero_before_its_start_and_untouched_from_it_on():
     assert [delayed(0.3, iteration, 1000) for iteration in (0, 999, 1000, 5000)] == [0.0, 0.0, 0.3, 0.3]
+
+
+def test_a_delayed_ramp_is_zero_before_its_start_and_complete_after_start_and_length():
+    assert delayed_sigmoid_rampup(0.0999, 0.1, 0.4, 3.0) == 0
+    assert delayed_sigmoid_rampup(0.1, 0.1, 0.4, 3.0) == pytest.approx(3 * math.exp(-5))
+    assert delayed_sigmoid_rampup(0.3, 0.1, 0.4, 3.0) == pytest.approx(3 * math.exp(-1.25))
+    assert delayed_sigmoid_rampup(0.51, 0.1, 0.4, 3.0) == delayed_sigmoid_rampup(1.0, 0.1, 0.4, 3.0) == 3
+    assert delayed_sigmoid_rampup(0.0, 0.0, 0.0) == 1

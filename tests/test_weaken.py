@@ -394,7 +394,7 @@ def test_a_full_disk_leaves_nothing_and_says_so(raw, capsys, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("nnunet_ssl.weak.command._write_label", full)
+    monkeypatch.setattr("nnunet_ssl.weak.command.write_label", full)
     assert "no space left on the disk" in refusal(capsys, raw)
 
 

@@ -1,4 +1,4 @@
-"""The PNG that shows what `nnunet_ssl weaken` made: slices of some cases, each with its dense and its weak label."""
+"""The PNG that shows what `nnunet_ssl weaken` or `expand` made: slices of some cases, with their labels before and after."""
 
 from __future__ import annotations
 
@@ -21,21 +21,31 @@ _FOREGROUND = ("#D55E00", "#009E73", "#F0E442", "#CC79A7", "#E69F00", "#0072B2")
 
 @dataclass(frozen=True)
 class Tile:
-    """One slice: image (0 to 1), dense and weak codes `(rows, columns)`, boxes (row, column, height, width) by class."""
+    """One slice: image (0 to 1), codes before and after `(rows, columns)`, boxes (row, column, height, width) by class."""
 
     title: str
     image: np.ndarray
-    dense: np.ndarray
-    weak: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
     boxes: tuple[tuple[str, tuple[int, int, int, int]], ...]
     aspect: float  # height of a pixel in units of its width
+
+
+@dataclass(frozen=True)
+class Side:
+    """How one of the two label maps of a slice is drawn."""
+
+    title: str
+    hidden: int  # the code that is not colored
+    alpha: float  # nearly 1 for thin lines and points, less for areas, so that the image is seen through
+    rings: bool = False  # around every annotated spot, which may be one pixel
 
 
 def make_tiles(
     case: str,
     image: np.ndarray,
-    dense: np.ndarray,
-    weak: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
     spacing: Sequence[float],
     axis: int,
     ignore: int,
@@ -46,11 +56,10 @@ def make_tiles(
     foreground, and others spread over the foreground; for `points`, those with the most annotated foreground."""
     low, high = np.percentile(image, (0.5, 99.5))
     image = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
-    image, dense, weak = (np.moveaxis(array, axis, 0) for array in (image, dense, weak))
+    image, before, after = (np.moveaxis(array, axis, 0) for array in (image, before, after))
     in_plane = [size for index, size in enumerate(spacing) if index != axis]
-    foreground = (dense > 0).sum(axis=(1, 2))
-    annotated = ((weak > 0) & (weak != ignore)).sum(axis=(1, 2))
-    extent = np.flatnonzero(foreground) if foreground.any() else np.arange(len(dense))
+    foreground, annotated = (((a > 0) & (a != ignore)).sum(axis=(1, 2)) for a in (before, after))
+    extent = np.flatnonzero(foreground) if foreground.any() else np.arange(len(before))
     spread = [extent[int(share * (len(extent) - 1))] for share in (0.25, 0.75, 0.5, 0.0, 1.0)]
     best = [index for index in np.argsort(-annotated, kind="stable") if annotated[index]]
     candidates = [*(best if points else best[:1]), np.argmax(foreground), *spread]
@@ -67,8 +76,8 @@ def make_tiles(
             Tile(
                 f"{case}, slice {index}",
                 image[index],
-                dense[index],
-                weak[index],
+                before[index],
+                after[index],
                 tuple(cut),
                 in_plane[0] / in_plane[1],
             )
@@ -77,21 +86,12 @@ def make_tiles(
 
 
 def write_contact_sheet(
-    file: Path,
-    rows: Sequence[Sequence[Tile]],
-    title: str,
-    names: Mapping[int, str],
-    ignore: int,
-    lines: bool,
-    points: bool = False,
+    file: Path, rows: Sequence[Sequence[Tile]], title: str, names: Mapping[int, str], before: Side, after: Side
 ) -> None:
-    """Write a PNG with one row per case: each slice with its dense label on the left and its weak label on the right.
+    """Write a PNG with one row per case: each slice with its label before on the left and after on the right.
 
     Args:
         names: code -> name of the class, the background's included.
-        ignore: code of what is not annotated; it is not colored.
-        lines: the weak labels are thin lines or points, drawn opaque; else areas, drawn so that the image is seen through.
-        points: draw a ring around every annotated spot, which may be one pixel.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -110,23 +110,20 @@ def write_contact_sheet(
     for row, tiles in zip(axes, rows):
         for index, tile in enumerate(tiles):
             left, right = row[2 * index : 2 * index + 2]
-            for axis, labels, hidden, alpha in (
-                (left, tile.dense, 0, 0.45),
-                (right, tile.weak, ignore, 0.95 if lines else 0.45),
-            ):
-                colored = _colored(tile.image, labels, color_of, hidden, alpha)
+            for axis, labels, side in ((left, tile.before, before), (right, tile.after, after)):
+                colored = _colored(tile.image, labels, color_of, side)
                 axis.imshow(colored, aspect=tile.aspect, interpolation="nearest")
-            for code, spots in (_spots(tile.weak, color_of) if points else {}).items():
-                right.scatter(
-                    spots[:, 1], spots[:, 0], s=45, facecolors="none", edgecolors=color_of[code], linewidths=1
-                )
+                text = side.title if axis is right else f"{tile.title}: {side.title}"
+                axis.set_title(text, fontsize=7, loc="left", pad=3)
+                for code, spots in (_spots(labels, color_of) if side.rings else {}).items():
+                    axis.scatter(
+                        spots[:, 1], spots[:, 0], s=45, facecolors="none", edgecolors=color_of[code], linewidths=1
+                    )
             for name, (top, start, rows_of_box, columns_of_box) in tile.boxes:
                 corner, edge = (start - 0.5, top - 0.5), box_color.get(name, "white")
                 right.add_patch(
                     Rectangle(corner, columns_of_box, rows_of_box, fill=False, edgecolor=edge, linewidth=1.2)
                 )
-            left.set_title(tile.title, fontsize=7, loc="left", pad=3)
-            right.set_title("weak", fontsize=7, loc="left", pad=3)
     patches = [Patch(color=color_of[code], label=name) for code, name in sorted(names.items())]
     figure.legend(handles=patches, loc="lower center", ncols=min(8, len(patches)), frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=9, y=1 - 0.3 * margin / height, va="top")
@@ -147,15 +144,13 @@ def _spots(labels: np.ndarray, codes: Iterable[int]) -> dict[int, np.ndarray]:
     return spots
 
 
-def _colored(
-    image: np.ndarray, labels: np.ndarray, color_of: Mapping[int, str], hidden: int, alpha: float
-) -> np.ndarray:
+def _colored(image: np.ndarray, labels: np.ndarray, color_of: Mapping[int, str], side: Side) -> np.ndarray:
     """The gray image `(rows, columns)` as RGB, mixed with the color of each label but the hidden one."""
     from matplotlib.colors import to_rgb
 
     colored = np.repeat(image[..., None], 3, axis=2).astype(float)
     for code, color in color_of.items():
-        if code != hidden:
+        if code != side.hidden:
             spot = labels == code
-            colored[spot] = (1 - alpha) * colored[spot] + alpha * np.array(to_rgb(color))
+            colored[spot] = (1 - side.alpha) * colored[spot] + side.alpha * np.array(to_rgb(color))
     return colored
