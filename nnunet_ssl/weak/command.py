@@ -33,7 +33,15 @@ from nnunet_ssl.weak.derived import (
     under_construction,
     write_label,
 )
-from nnunet_ssl.weak.generate import BACKGROUND, RULES, RULES_VERSION, Recipe, sources_of_patients, weaken
+from nnunet_ssl.weak.generate import (
+    BACKGROUND,
+    RULES,
+    RULES_VERSION,
+    VOLUME_POINTS,
+    Recipe,
+    sources_of_patients,
+    weaken,
+)
 
 DESCRIPTION = (
     "Simulate weak labels: copy a raw data set with dense labels and replace the labels of imagesTr by scribbles, points,\n"
@@ -427,7 +435,15 @@ def make_label(job: Job) -> Made:
                     f"case {job.case}: the image has shape {image.shape[1:]}, {job.label} has {labels.shape}. They must agree."
                 )
             tiles = contact_sheet.make_tiles(
-                job.case, image[0], labels, weak, properties["spacing"], job.recipe.axis, job.codes.ignore, boxes
+                job.case,
+                image[0],
+                labels,
+                weak,
+                properties["spacing"],
+                job.recipe.axis,
+                job.codes.ignore,
+                boxes,
+                points=_is_pointwise(job.recipe),
             )
     except UserError as error:
         return Made(fault=str(error))
@@ -471,8 +487,15 @@ def _write_sheet(staging: Path, title: str, recipe: Recipe, codes: Codes, made: 
         f"{title}: {what}" + (f" ({options})" if options else ""),
         codes.names,
         contact_sheet.Side("dense", BACKGROUND, 0.45),
-        contact_sheet.Side("weak", codes.ignore, 0.95 if recipe.kind in ("scribble", "points") else 0.45),
+        contact_sheet.Side(
+            "weak", codes.ignore, 0.95 if recipe.kind in ("scribble", "points") else 0.45, _is_pointwise(recipe)
+        ),
     )
+
+
+def _is_pointwise(recipe: Recipe) -> bool:
+    """Whether a case has few annotated spots, most slices none."""
+    return recipe.kind == "points" and recipe.rule in VOLUME_POINTS
 
 
 def _report(
