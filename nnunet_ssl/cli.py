@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "nnunet_ssl.weak.command",
         "make scribbles, points, boxes, single slices or partial labels from dense ones",
     ),
+    "expand": ("nnunet_ssl.weak.expand", "grow scribbles or points into denser labels, before training"),
     "check": ("nnunet_ssl.data.check", "counts, leaks between unlabeled and test cases, duplicates, outliers"),
     "compare": ("nnunet_ssl.evaluation.compare", "compare trainers case by case, with paired tests"),
     "export": ("nnunet_ssl.export", "write a model that nnU-Net predicts with without this package"),

@@ -554,19 +554,22 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         return self.labeled_dataset(train), validation
 
     def _dense_labels(self) -> DenseLabels | None:
-        """Dense labels of all validation cases; None where labels are not sparse or such labels are missing."""
-        if not self.label_manager.has_ignore_label:
+        """Dense labels of all validation cases; None where labels are neither sparse nor partial or there are no such labels."""
+        if not self.label_manager.has_ignore_label and "partial_labels" not in self.dataset_json:
             return None
         validation = self.do_split()[1] if self._cases is None else self._cases.validation
         found = DenseLabels.of(
             self.preprocessed_dataset_folder_base, self.plans_manager, self.configuration_manager, validation
         )
-        self.print_to_log_file(
-            f"Validation (pseudo Dice and final) is against the dense labels of {found.references}."
-            if found is not None
-            else "Validation is against the sparse labels, on annotated voxels only, and says little about the segmentation "
-            "elsewhere. Dense labels in labelsTr_dense of the raw data set would be used."
-        )
+        if found is not None:
+            self.print_to_log_file(
+                f"Validation (pseudo Dice and final) is against the dense labels of {found.references}."
+            )
+        elif self.label_manager.has_ignore_label:
+            self.print_to_log_file(
+                "Validation is against the sparse labels, on annotated voxels only, and says little about the segmentation "
+                "elsewhere. Dense labels in labelsTr_dense of the raw data set would be used."
+            )
         return found
 
     # ----------------------------------------------------------------------------------------------------- the loaders

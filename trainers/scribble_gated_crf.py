@@ -87,9 +87,9 @@ class nnUNetTrainerScribbleGatedCRF(nnUNetTrainerWeak):
         )
         return {"gated_crf": loss}
 
+    def ramp(self, weight: float) -> float:
+        """`weight` at this point of the training: 0, then rising."""
+        return delayed_sigmoid_rampup(self.progress, self.warmup_fraction, self.rampup_fraction, weight)
+
     def weights(self) -> dict[str, float]:
-        return {
-            "gated_crf": delayed_sigmoid_rampup(
-                self.progress, self.warmup_fraction, self.rampup_fraction, self.crf_weight
-            )
-        }
+        return {"gated_crf": self.ramp(self.crf_weight)}

@@ -1,9 +1,9 @@
-"""Dense labels for validation, of cases whose training labels are sparse.
+"""Dense labels for validation, of cases whose training labels are sparse or partial.
 
-On sparse labels nnU-Net's pseudo Dice and final validation see annotated voxels only. A raw data set may therefore have a
-folder `labelsTr_dense` beside `labelsTr`, with dense label maps under the same file names. They are never trained on: they are
-preprocessed to `<data_identifier>_dense` and copied to `gt_segmentations_dense`, and validation uses them when all validation
-cases of a fold have one.
+On such labels nnU-Net's pseudo Dice and final validation see annotated voxels only, or take classes for background. A raw data
+set may therefore have a folder `labelsTr_dense` beside `labelsTr`, with dense label maps under the same file names. They are
+never trained on: they are preprocessed to `<data_identifier>_dense` and copied to `gt_segmentations_dense`, and validation uses
+them when all validation cases of a fold have one.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def dense_files(raw: RawDataset) -> dict[str, str]:
     """Training case -> its dense label file.
 
     Raises:
-        UserError: a file of `labelsTr_dense` belongs to no training case, or the data set has no ignore label.
+        UserError: a file of `labelsTr_dense` belongs to no training case, or the labels of the data set are neither sparse
+            (no ignore label) nor partial (no key `partial_labels`).
     """
     folder, ending = raw.folder / RAW_FOLDER, raw.dataset_json["file_ending"]
     files = (
@@ -110,10 +111,11 @@ def dense_files(raw: RawDataset) -> dict[str, str]:
         raise UserError(
             f"{folder} holds label maps of {', '.join(unknown[:5])}, which are not in imagesTr. Rename or remove them."
         )
-    if files and "ignore" not in raw.dataset_json["labels"]:
+    if files and "ignore" not in raw.dataset_json["labels"] and "partial_labels" not in raw.dataset_json:
         raise UserError(
-            f"{folder} holds dense labels, which are for validation where labelsTr is sparse, but the labels of "
-            f"{raw.folder / 'dataset.json'} have no 'ignore'. Add it, or remove the folder."
+            f"{folder} holds dense labels, which are for validation where labelsTr is sparse or partial, but the labels of "
+            f"{raw.folder / 'dataset.json'} have no 'ignore', and it has no key 'partial_labels'. Add what is missing, or remove "
+            "the folder."
         )
     return files
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib.metadata
 import json
-import os
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,18 +14,34 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_ssl.data.pool import run_in_processes
-from nnunet_ssl.data.raw_dataset import RawDataset, damaged_file, preprocessed_folder, read_case
+from nnunet_ssl.data.raw_dataset import RawDataset, read_case
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
-from nnunet_ssl.data.splits import load_splits, write_splits
+from nnunet_ssl.data.splits import write_splits
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList, write_json_atomically
 from nnunet_ssl.dataset_conversion.common import LISTED_FAULTS
-from nnunet_ssl.dataset_conversion.staging import disk_message, put_in_place, recover, staging_folder
+from nnunet_ssl.dataset_conversion.staging import recover
 from nnunet_ssl.dataset_conversion.writing import target_folder
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.weak import boxes as boxes_of_cases
 from nnunet_ssl.weak import contact_sheet
-from nnunet_ssl.weak.generate import BACKGROUND, RULES, RULES_VERSION, Recipe, sources_of_patients, weaken
+from nnunet_ssl.weak.derived import (
+    carried_lists,
+    place_files,
+    read_label,
+    same_request,
+    under_construction,
+    write_label,
+)
+from nnunet_ssl.weak.generate import (
+    BACKGROUND,
+    RULES,
+    RULES_VERSION,
+    VOLUME_POINTS,
+    Recipe,
+    sources_of_patients,
+    weaken,
+)
 
 DESCRIPTION = (
     "Simulate weak labels: copy a raw data set with dense labels and replace the labels of imagesTr by scribbles, points,\n"
@@ -48,7 +61,6 @@ EXAMPLE = (
     "  nnunet_ssl weaken -d 27 -o 127 --kind scribble --rule cut\n"
     "  nnunet_ssl weaken -d 27 -o 128 --kind partial --annotated RV MLV,LVC"
 )
-DENSE_FOLDER = "labelsTr_dense"
 SHOWN_CASES = 6  # on the contact sheet
 # option -> smallest and largest allowed value
 LIMITS = {
@@ -264,7 +276,7 @@ def run(args: argparse.Namespace) -> None:
     target = target_folder(args.o, name, option="-o")
     if target == raw.folder.absolute():
         raise UserError(f"-o {args.o}: this is the data set with the dense labels. Give a free id.")
-    case_list, splits = _lists(raw)
+    case_list, splits = carried_lists(raw)
     partial = {}
     if args.kind == "partial":
         partial = _partial_labels(raw, read_sources(args.annotated, codes), case_list, splits, args.seed)
@@ -272,17 +284,15 @@ def run(args: argparse.Namespace) -> None:
 
     recover(target)
     if target.exists() and not args.overwrite:
-        if _same_request(target, dataset_json, sorted(raw.labeled)):
+        if same_request(target, dataset_json, sorted(raw.labeled)):
             print(f"{target} already holds these weak labels; nothing is written. --overwrite makes them again.")
             return
         raise UserError(
             f"{target} exists and holds something else: cases, kind or options differ. Allowed: a free id (-o), or "
             "--overwrite, which replaces the folder once the new one is complete."
         )
-    staging = staging_folder(target)
-    try:
-        staging.mkdir(parents=True)
-        linked = _place_files(raw, staging, args.copy)
+    with under_construction(target) as staging:
+        linked = place_files(raw, raw.labels, staging, args.copy)
         made = _make_labels(raw, recipe, codes, partial, staging, args.np, target.name)
         (staging / "dataset.json").write_text(json.dumps(dataset_json, indent=4) + "\n", encoding="utf-8")
         if case_list is not None:
@@ -292,24 +302,7 @@ def run(args: argparse.Namespace) -> None:
         if recipe.kind == "boxes":
             write_json_atomically(_boxes_json(recipe, made), staging / boxes_of_cases.FILE_NAME)
         _write_sheet(staging, target.name, recipe, codes, made)
-        put_in_place(staging, target)
-    except OSError as error:
-        raise UserError(disk_message(error, target)) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     _report(target, args.o, raw, recipe, codes, made, partial, splits, linked)
-
-
-def _lists(raw: RawDataset) -> tuple[UnlabeledList | None, list[dict[str, list[str]]] | None]:
-    """unlabeled.json and splits_final.json of the data set, from the raw folder, else from the preprocessed one; None
-    where neither has one."""
-    folders = (raw.folder, preprocessed_folder(raw.name))
-    lists = [folder / LIST_FILE for folder in folders if (folder / LIST_FILE).is_file()]
-    splits = [folder / SPLITS_FILE for folder in folders if (folder / SPLITS_FILE).is_file()]
-    return (
-        UnlabeledList.load(lists[0]) if lists else None,
-        load_splits(splits[0]) if splits else None,
-    )
 
 
 def _partial_labels(
@@ -369,47 +362,6 @@ def _dataset_json(raw: RawDataset, name: str, codes: Codes, recipe: Recipe, part
     return content
 
 
-def _same_request(target: Path, dataset_json: Mapping, cases: Sequence[str]) -> bool:
-    try:
-        present = json.loads((target / "dataset.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    ending = dataset_json["file_ending"]
-    labels = target / "labelsTr"
-    return present == dataset_json and labels.is_dir() and all((labels / f"{case}{ending}").is_file() for case in cases)
-
-
-# --- files that stay as they are --------------------------------------------------------------------------------------
-
-
-def _place_files(raw: RawDataset, staging: Path, copy: bool) -> bool:
-    """Images, dense labels and test labels. Returns whether they are links."""
-    from tqdm import tqdm
-
-    ending = raw.dataset_json["file_ending"]
-    files: list[tuple[str, Path]] = []
-    for images, cases in (("imagesTr", raw.labeled), ("imagesUn", raw.unlabeled), ("imagesTs", raw.test)):
-        for case, channels in cases.items():
-            files += [(file, staging / images / f"{case}_{i:04d}{ending}") for i, file in enumerate(channels)]
-    files += [(file, staging / DENSE_FOLDER / f"{case}{ending}") for case, file in raw.labels.items()]
-    files += [(file, staging / "labelsTs" / f"{case}{ending}") for case, file in raw.test_labels.items()]
-    for folder in {file.parent for _, file in files} | {staging / "labelsTr"}:
-        folder.mkdir()
-    for source, target in tqdm(files, desc="Copying" if copy else "Linking", disable=not sys.stderr.isatty()):
-        if not copy:
-            try:
-                # the file itself where the data set holds a symbolic link to it
-                os.link(os.path.realpath(source), target)
-                continue
-            except OSError as error:
-                if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-                    raise
-                print(f"{source} cannot be linked to {target.parent} ({error.strerror}); the files are copied.")
-                copy = True
-        shutil.copyfile(source, target)
-    return not copy
-
-
 # --- the labels -------------------------------------------------------------------------------------------------------
 
 
@@ -462,7 +414,7 @@ def _make_labels(
 def make_label(job: Job) -> Made:
     """Read, weaken and write one case (runs in a worker process)."""
     try:
-        labels, properties = _read_dense(job)
+        labels, properties = read_label(job.case, job.label, job.reader, job.codes.names)
         if job.recipe.kind == "slices" and labels.shape[job.recipe.axis] == 1:
             raise UserError(
                 f"case {job.case}: {job.label} has {labels.shape[job.recipe.axis]} slice along axis {job.recipe.axis}; the kind "
@@ -483,46 +435,20 @@ def make_label(job: Job) -> Made:
                     f"case {job.case}: the image has shape {image.shape[1:]}, {job.label} has {labels.shape}. They must agree."
                 )
             tiles = contact_sheet.make_tiles(
-                job.case, image[0], labels, weak, properties["spacing"], job.recipe.axis, job.codes.ignore, boxes
+                job.case,
+                image[0],
+                labels,
+                weak,
+                properties["spacing"],
+                job.recipe.axis,
+                job.codes.ignore,
+                boxes,
+                points=_is_pointwise(job.recipe),
             )
     except UserError as error:
         return Made(fault=str(error))
-    _write_label(weak, job, properties)
+    write_label(weak, job.target, job.reader, properties)
     return Made("", _counted(labels), _counted(weak), boxes, tiles)
-
-
-def _read_dense(job: Job) -> tuple[np.ndarray, dict]:
-    problem = damaged_file(job.case, [job.label])
-    if problem is not None:
-        raise UserError(problem)
-    try:
-        array, properties = job.reader().read_seg(job.label)
-    except Exception as error:  # readers of five libraries raise whatever they like on a damaged file
-        raise UserError(f"case {job.case}: {job.label} cannot be read ({error}). Restore the file.") from error
-    array = array[0]
-    found = np.unique(array)
-    unknown = [f"{code:g}" for code in found.tolist() if code not in job.codes.names]
-    if unknown:
-        raise UserError(
-            f"case {job.case}: {job.label} holds the code(s) {', '.join(unknown[:10])}; dataset.json names "
-            f"{', '.join(map(str, sorted(job.codes.names)))}. Correct the file or the key 'labels'."
-        )
-    return array.astype(np.uint16), properties
-
-
-def _write_label(weak: np.ndarray, job: Job, properties: dict) -> None:
-    """Write and read again, since SimpleITK does not report a file that it could not write completely."""
-    reader = job.reader()
-    try:
-        reader.write_seg(weak, str(job.target), properties)
-        written, _ = reader.read_seg(str(job.target))
-        complete = np.array_equal(written[0], weak)
-    except RuntimeError:
-        complete = False
-    if not complete:
-        full = shutil.disk_usage(job.target.parent).free < weak.nbytes
-        code = errno.ENOSPC if full else errno.EIO
-        raise OSError(code, os.strerror(code), str(job.target))
 
 
 def _counted(labels: np.ndarray) -> Counter:
@@ -560,9 +486,16 @@ def _write_sheet(staging: Path, title: str, recipe: Recipe, codes: Codes, made: 
         rows,
         f"{title}: {what}" + (f" ({options})" if options else ""),
         codes.names,
-        codes.ignore,
-        lines=recipe.kind in ("scribble", "points"),
+        contact_sheet.Side("dense", BACKGROUND, 0.45),
+        contact_sheet.Side(
+            "weak", codes.ignore, 0.95 if recipe.kind in ("scribble", "points") else 0.45, _is_pointwise(recipe)
+        ),
     )
+
+
+def _is_pointwise(recipe: Recipe) -> bool:
+    """Whether a case has few annotated spots, most slices none."""
+    return recipe.kind == "points" and recipe.rule in VOLUME_POINTS
 
 
 def _report(

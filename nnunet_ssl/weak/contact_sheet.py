@@ -1,12 +1,13 @@
-"""The PNG that shows what `nnunet_ssl weaken` made: slices of some cases, each with its dense and its weak label."""
+"""The PNG that shows what `nnunet_ssl weaken` or `expand` made: slices of some cases, with their labels before and after."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from nnunet_ssl.weak.boxes import Box
 
@@ -20,37 +21,48 @@ _FOREGROUND = ("#D55E00", "#009E73", "#F0E442", "#CC79A7", "#E69F00", "#0072B2")
 
 @dataclass(frozen=True)
 class Tile:
-    """One slice: image (0 to 1), dense and weak codes `(rows, columns)`, boxes (row, column, height, width) by class."""
+    """One slice: image (0 to 1), codes before and after `(rows, columns)`, boxes (row, column, height, width) by class."""
 
     title: str
     image: np.ndarray
-    dense: np.ndarray
-    weak: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
     boxes: tuple[tuple[str, tuple[int, int, int, int]], ...]
     aspect: float  # height of a pixel in units of its width
+
+
+@dataclass(frozen=True)
+class Side:
+    """How one of the two label maps of a slice is drawn."""
+
+    title: str
+    hidden: int  # the code that is not colored
+    alpha: float  # nearly 1 for thin lines and points, less for areas, so that the image is seen through
+    rings: bool = False  # around every annotated spot, which may be one pixel
 
 
 def make_tiles(
     case: str,
     image: np.ndarray,
-    dense: np.ndarray,
-    weak: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
     spacing: Sequence[float],
     axis: int,
     ignore: int,
     boxes: Mapping[str, Sequence[Box]],
+    points: bool = False,
 ) -> list[Tile]:
-    """Up to `SLICES` slices of a case: the one with the most annotated foreground, the one with the most foreground, and others
-    spread over the foreground; in their order."""
+    """Up to `SLICES` slices of a case, in their order: the one with the most annotated foreground, the one with the most
+    foreground, and others spread over the foreground; for `points`, those with the most annotated foreground."""
     low, high = np.percentile(image, (0.5, 99.5))
     image = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
-    image, dense, weak = (np.moveaxis(array, axis, 0) for array in (image, dense, weak))
+    image, before, after = (np.moveaxis(array, axis, 0) for array in (image, before, after))
     in_plane = [size for index, size in enumerate(spacing) if index != axis]
-    foreground = (dense > 0).sum(axis=(1, 2))
-    annotated = ((weak > 0) & (weak != ignore)).sum(axis=(1, 2))
-    extent = np.flatnonzero(foreground) if foreground.any() else np.arange(len(dense))
+    foreground, annotated = (((a > 0) & (a != ignore)).sum(axis=(1, 2)) for a in (before, after))
+    extent = np.flatnonzero(foreground) if foreground.any() else np.arange(len(before))
     spread = [extent[int(share * (len(extent) - 1))] for share in (0.25, 0.75, 0.5, 0.0, 1.0)]
-    candidates = [np.argmax(annotated)] * annotated.any() + [np.argmax(foreground), *spread]
+    best = [index for index in np.argsort(-annotated, kind="stable") if annotated[index]]
+    candidates = [*(best if points else best[:1]), np.argmax(foreground), *spread]
     chosen = sorted(list(dict.fromkeys(map(int, candidates)))[:SLICES])
     tiles = []
     for index in chosen:
@@ -64,8 +76,8 @@ def make_tiles(
             Tile(
                 f"{case}, slice {index}",
                 image[index],
-                dense[index],
-                weak[index],
+                before[index],
+                after[index],
                 tuple(cut),
                 in_plane[0] / in_plane[1],
             )
@@ -74,23 +86,23 @@ def make_tiles(
 
 
 def write_contact_sheet(
-    file: Path, rows: Sequence[Sequence[Tile]], title: str, names: Mapping[int, str], ignore: int, lines: bool
+    file: Path, rows: Sequence[Sequence[Tile]], title: str, names: Mapping[int, str], before: Side, after: Side
 ) -> None:
-    """Write a PNG with one row per case: each slice with its dense label on the left and its weak label on the right.
+    """Write a PNG with one row per case: each slice with its label before on the left and after on the right.
 
     Args:
         names: code -> name of the class, the background's included.
-        ignore: code of what is not annotated; it is not colored.
-        lines: the weak labels are thin lines or points, drawn opaque; else areas, drawn so that the image is seen through.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch, Rectangle
 
     columns = 2 * max(map(len, rows))
-    figure = Figure(figsize=(max(6.0, 2.6 * columns), 2.7 * len(rows) + 0.9), dpi=130, layout="constrained")
+    width, height, margin = max(6.0, 2.6 * columns), 2.7 * len(rows) + 0.8, 0.4  # inch
+    figure = Figure(figsize=(width, height), dpi=130)
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(rows), columns, squeeze=False)
+    edges = {"left": 0.01, "right": 0.99, "bottom": margin / height, "top": 1 - 1.4 * margin / height}
+    axes = figure.subplots(len(rows), columns, squeeze=False, gridspec_kw={**edges, "wspace": 0.03, "hspace": 0.12})
     color_of = {code: _color(code) for code in names}
     box_color = {name: _color(code) for code, name in names.items()}
     for axis in axes.ravel():
@@ -98,20 +110,23 @@ def write_contact_sheet(
     for row, tiles in zip(axes, rows):
         for index, tile in enumerate(tiles):
             left, right = row[2 * index : 2 * index + 2]
-            for axis, labels, alpha in ((left, tile.dense, 0.45), (right, tile.weak, 0.95 if lines else 0.45)):
-                axis.imshow(tile.image, cmap="gray", vmin=0, vmax=1, aspect=tile.aspect, interpolation="nearest")
-                hidden = (0,) if axis is left else (ignore,)
-                axis.imshow(_overlay(labels, color_of, hidden, alpha), aspect=tile.aspect, interpolation="nearest")
-            for name, (top, start, height, width) in tile.boxes:
-                edge = box_color.get(name, "white")
+            for axis, labels, side in ((left, tile.before, before), (right, tile.after, after)):
+                colored = _colored(tile.image, labels, color_of, side)
+                axis.imshow(colored, aspect=tile.aspect, interpolation="nearest")
+                text = side.title if axis is right else f"{tile.title}: {side.title}"
+                axis.set_title(text, fontsize=7, loc="left", pad=3)
+                for code, spots in (_spots(labels, color_of) if side.rings else {}).items():
+                    axis.scatter(
+                        spots[:, 1], spots[:, 0], s=45, facecolors="none", edgecolors=color_of[code], linewidths=1
+                    )
+            for name, (top, start, rows_of_box, columns_of_box) in tile.boxes:
+                corner, edge = (start - 0.5, top - 0.5), box_color.get(name, "white")
                 right.add_patch(
-                    Rectangle((start - 0.5, top - 0.5), width, height, fill=False, edgecolor=edge, linewidth=1.2)
+                    Rectangle(corner, columns_of_box, rows_of_box, fill=False, edgecolor=edge, linewidth=1.2)
                 )
-            left.set_title(tile.title, fontsize=7, loc="left")
-            right.set_title("weak", fontsize=7, loc="left")
     patches = [Patch(color=color_of[code], label=name) for code, name in sorted(names.items())]
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(8, len(patches)), frameon=False, fontsize=8)
-    figure.suptitle(title, fontsize=9)
+    figure.legend(handles=patches, loc="lower center", ncols=min(8, len(patches)), frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=9, y=1 - 0.3 * margin / height, va="top")
     figure.savefig(file)
 
 
@@ -119,11 +134,23 @@ def _color(code: int) -> str:
     return _BACKGROUND if code == 0 else _FOREGROUND[(code - 1) % len(_FOREGROUND)]
 
 
-def _overlay(labels: np.ndarray, color_of: Mapping[int, str], hidden: Sequence[int], alpha: float) -> np.ndarray:
-    from matplotlib.colors import to_rgba
+def _spots(labels: np.ndarray, codes: Iterable[int]) -> dict[int, np.ndarray]:
+    """Code -> centers `(number, 2)` of its connected spots in the slice."""
+    spots = {}
+    for code in codes:
+        parts, number = ndimage.label(labels == code)
+        if number:
+            spots[code] = np.array(ndimage.center_of_mass(parts > 0, parts, range(1, number + 1)))
+    return spots
 
-    overlay = np.zeros((*labels.shape, 4))
+
+def _colored(image: np.ndarray, labels: np.ndarray, color_of: Mapping[int, str], side: Side) -> np.ndarray:
+    """The gray image `(rows, columns)` as RGB, mixed with the color of each label but the hidden one."""
+    from matplotlib.colors import to_rgb
+
+    colored = np.repeat(image[..., None], 3, axis=2).astype(float)
     for code, color in color_of.items():
-        if code not in hidden:
-            overlay[labels == code] = to_rgba(color, alpha)
-    return overlay
+        if code != side.hidden:
+            spot = labels == code
+            colored[spot] = (1 - side.alpha) * colored[spot] + side.alpha * np.array(to_rgb(color))
+    return colored

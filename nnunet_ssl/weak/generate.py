@@ -286,14 +286,12 @@ def partial_labels(labels: np.ndarray, classes: Mapping[str, Sequence[int]]) -> 
 def sources_of_patients(
     patients: Sequence[str], number: int, seed: int = 0, strata: Mapping[str, object] | None = None
 ) -> dict[str, int]:
-    """Which of `number` sources each patient comes from: equally many (or one more) each, in an order made from their names.
+    """Which of `number` sources each patient comes from: equally many (or one more) each, at random.
 
     Args:
         strata: patient -> what is spread evenly over the sources as well, such as the folds that validate on it.
     """
     strata = strata or {}
-
-    def place(patient: str) -> tuple[str, int, str]:
-        return str(strata.get(patient, "")), seed_of(patient, seed=seed), patient
-
-    return {patient: index % number for index, patient in enumerate(sorted(set(patients), key=place))}
+    drawn = np.random.RandomState(seed).permutation(sorted(set(patients))).tolist()
+    drawn.sort(key=lambda patient: str(strata.get(patient, "")))
+    return {patient: index % number for index, patient in enumerate(drawn)}
