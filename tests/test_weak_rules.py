@@ -471,10 +471,31 @@ def test_boxes_of_a_region_hold_all_of_its_codes():
     labels = np.zeros((1, 10, 10), np.uint16)
     labels[0, 2:8, 2:8] = 1
     labels[0, 4:6, 4:6] = 2
-    recipe = Recipe("boxes", "3d", {"margin": 0.0})
+    recipe = Recipe("boxes", "3d", {"margin": 0.0, "radius": None})
     weak, boxes = weaken(labels, "case", (1, 1, 1), recipe, 3, {"whole": (1, 2), "core": (2,)})
     assert boxes == {"whole": [((0, 2, 2), (1, 8, 8))], "core": [((0, 4, 4), (1, 6, 6))]}
     assert (weak == 3).sum() == 36
+
+
+@pytest.mark.parametrize("rule, number", [("2d", 5), ("3d", 2)])
+def test_boxes_may_have_a_seed_in_each_object(rule, number):
+    labels = np.zeros((5, 20, 20), np.uint16)
+    labels[1:4, 2:9, 2:9] = 1
+    labels[2:4, 12:17, 11:16] = 2
+    recipe = Recipe("boxes", rule, {"margin": 0.0, "radius": 0})
+    classes = {"a": (1,), "b": (2,)}
+    weak, boxes = weaken(labels, "case", (5.0, 1.0, 1.0), recipe, IGNORE, classes)
+    seeds = (weak > 0) & (weak != IGNORE)
+    assert seeds.sum() == number == sum(map(len, boxes.values()))
+    assert np.array_equal(weak[seeds], labels[seeds])
+    assert weak[2, 5, 5] == 1 and weak[2, 14, 13] == 2 or rule == "3d"
+    without, _ = weaken(
+        labels, "case", (5.0, 1.0, 1.0), Recipe("boxes", rule, {"margin": 0.0, "radius": None}), 4, classes
+    )
+    assert np.array_equal(np.where(seeds, IGNORE, weak), without)
+    wider, _ = weaken(labels, "case", (5.0, 1.0, 1.0), Recipe("boxes", rule, {"margin": 0.0, "radius": 1}), 4, classes)
+    if rule == "2d":
+        assert ((wider > 0) & (wider != IGNORE)).sum() == 5 * number  # a pixel and its four neighbors
 
 
 def test_the_margin_of_boxes_is_in_mm():

@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_ssl.cli import main
+from nnunet_ssl.data.dense_labels import dense_files
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList
 from nnunet_ssl.weak.boxes import filled_boxes
@@ -240,6 +241,26 @@ def test_partial_labels_are_described_in_dataset_json_and_patients_stay_together
         dense, weak = (read(folder / "labelsTr" / f"{case}.nii.gz") for folder in (raw, target))
         assert np.array_equal(weak, np.where(dense == LABELS[name], dense, 0))
     assert not (target / "boxes.json").exists()
+
+
+def test_dense_labels_are_kept_for_validation_beside_partial_ones(raw, monkeypatch):
+    from nnunet_ssl import trainer
+
+    assert weaken(kind="partial") == 0
+    assert set(dense_files(RawDataset.open(127))) == set(CASES)
+    description = json.loads((made(raw, "partial") / "dataset.json").read_text())
+    asked = []
+    monkeypatch.setattr(trainer.DenseLabels, "of", lambda *arguments: asked.append(arguments))
+    for content, number in (({"labels": LABELS}, 0), (description, 1)):
+        started = SimpleNamespace(
+            label_manager=SimpleNamespace(has_ignore_label=False),
+            dataset_json=content,
+            preprocessed_dataset_folder_base=raw,
+            plans_manager=None,
+            configuration_manager=None,
+            _cases=SimpleNamespace(validation=["p3_a"]),
+        )
+        assert trainer.nnUNetTrainerSSL._dense_labels(started) is None and len(asked) == number
 
 
 def test_sources_may_annotate_several_classes(raw):

@@ -90,8 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--radius",
         type=int,
         metavar="VOXELS",
-        help="[OPTIONAL] points: of what is labeled around a point, within its class. Default: 1; 2 for centroid, random and "
-        "the background points of erosion",
+        help="[OPTIONAL] points: of what is labeled around a point, within its class; default 1, and 2 for centroid, random and "
+        "the background points of erosion. boxes: annotate also the innermost voxel of each object and this much around it; "
+        "default: no such seeds",
     )
     parser.add_argument(
         "--margin",

@@ -46,7 +46,7 @@ RULES: dict[str, dict[str | None, dict[str, object]]] = {
         **{rule: {"radius": 1, "margin": 5.0, "background_points": 10} for rule in ("center", "extreme")},
         **{rule: {"radius": 2, "background_points": 10} for rule in ("centroid", "random", "erosion")},
     },
-    "boxes": {"2d": {"margin": 0.0}, "3d": {"margin": 0.0}},
+    "boxes": {rule: {"margin": 0.0, "radius": None} for rule in ("2d", "3d")},
     "slices": {"fraction": {"fraction": 0.1}, "every": {"every": 10}},
     "partial": {None: {}},
 }
@@ -241,20 +241,30 @@ def box_labels(
     classes: Mapping[str, Sequence[int]],
     rule: str,
     margin: float,
+    radius: int | None,
 ) -> tuple[np.ndarray, dict[str, list[Box]]]:
-    """Background outside the boxes of all classes, `ignore` inside; and the boxes of each class.
+    """Background outside the boxes of all classes, `ignore` inside but for seeds; and the boxes of each class.
 
     Args:
         rule: 2d (one box per component and slice) or 3d (one per component).
         margin: mm by which a box is wider on each side, rounded to voxels.
+        radius: voxels around the innermost voxel of each object that are annotated, as far as the object goes; None: no seeds.
     """
     margins = [round(margin / size) for size in spacing]
     boxes = {}
+    seeds = np.zeros(labels.shape, dtype=bool)
     for name, codes in classes.items():
         mask = np.isin(labels, codes)
         boxes[name] = slice_boxes(mask, margins[1:]) if rule == "2d" else component_boxes(mask, margins)
-    inside = filled_boxes([box for found in boxes.values() for box in found], labels.shape)
-    return np.where(inside, ignore, BACKGROUND).astype(np.uint16), boxes
+        if radius is None:
+            continue
+        parts = zip(mask, seeds) if rule == "2d" else [(mask, seeds)]
+        for part, seeds_of_part in parts:
+            seeds_of_part |= balls(center_points(part, spacing[-part.ndim :]), radius, part)
+    weak = np.full(labels.shape, BACKGROUND, dtype=np.uint16)
+    weak[filled_boxes([box for found in boxes.values() for box in found], labels.shape)] = ignore
+    weak[seeds] = labels[seeds]
+    return weak, boxes
 
 
 def slice_labels(labels: np.ndarray, seed: int, ignore: int, rule: str, **amount: float) -> np.ndarray:
