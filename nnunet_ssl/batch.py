@@ -18,6 +18,8 @@ class SSLBatch:
         target: nnU-Net's target of the labeled images: a list with one tensor `(L, 1 or regions, *spatial)` per head with
             deep supervision, highest resolution first; a single tensor without.
         keys: case identifiers of the labeled patches.
+        labeled_inside: `(L, 1, *spatial)` bool, False in the padding of labeled patches, which nnU-Net's target has as
+            background; None for trainers that do not ask for it (those for weak labels do).
         unlabeled: images `(U, C, *spatial)` of the first view; None when the step has no unlabeled part.
         inside: `(U, 1, *spatial)` bool, False in padding (and, where plans normalize inside a mask, outside this mask).
         views: all views by name, each `(U, C, *spatial)`, with the same geometry.
@@ -31,6 +33,7 @@ class SSLBatch:
     labeled: Tensor
     target: Tensor | list[Tensor]
     keys: Sequence[str]
+    labeled_inside: Tensor | None = None
     unlabeled: Tensor | None = None
     inside: Tensor | None = None
     views: dict[str, Tensor] = field(default_factory=dict)
@@ -60,11 +63,13 @@ class SSLBatch:
         target = batch["target"]
         target = [move(t) for t in target] if isinstance(target, list) else move(target)
         moved = cls(move(batch["data"]), target, batch["keys"])
+        moved.extras = {k.removeprefix("extra/"): move(v) for k, v in batch.items() if k.startswith("extra/")}
+        if "labeled_inside" in batch:
+            moved.labeled_inside = move(batch["labeled_inside"])
         if "unlabeled" in batch:
             views = move(batch["unlabeled"]).chunk(len(view_names), dim=1)
             moved.views = dict(zip(view_names, views, strict=True))
             moved.unlabeled = views[0]
             moved.inside = move(batch["inside"])
             moved.unlabeled_keys = batch["unlabeled_keys"]
-            moved.extras = {k.removeprefix("extra/"): move(v) for k, v in batch.items() if k.startswith("extra/")}
         return moved

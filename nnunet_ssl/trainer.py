@@ -13,6 +13,7 @@ is a subclass that overrides the seams, from most to least common:
     inference_network()               which network is validated and stored for prediction
     unlabeled_views(intensity)        weak and strong views of one patch
     labeled_extras()                  maps made of the labeled target by the workers (distances)
+    labeled_transforms(transforms)    nnU-Net's transforms of the labeled patches
 
 `docs/add_a_method.md` walks through an example, `docs/architecture.md` gives the reasons.
 """
@@ -44,6 +45,7 @@ from nnunet_ssl.configurable import ConfigurableTrainer, declared_hyperparameter
 from nnunet_ssl.curves import Curves
 from nnunet_ssl.data.cases import TrainingCases, check_fold, gather_cases
 from nnunet_ssl.data.dataset import UnlabeledDataset
+from nnunet_ssl.data.dense_labels import DenseLabels
 from nnunet_ssl.data.loader import TwoStreamLoader, UnlabeledLoader
 from nnunet_ssl.data.views import UnlabeledViews, split_transforms
 from nnunet_ssl.errors import UserError
@@ -61,6 +63,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     Attributes:
         unlabeled_batch_size: unlabeled patches per step (over all GPUs); None: as many as labeled ones.
         allow_transductive: accept unlabeled images that are also validation or test images.
+        needs_unlabeled: False: the method has labeled patches only (weak or partial labels), `terms` gets no unlabeled ones.
         max_nonfinite_steps: stop after this many steps in a row with a loss that is not finite.
         replaces_labeled_loss: the method's `terms` replaces nnU-Net's loss on the labeled patches, so it runs even when all
             weights are zero.
@@ -70,6 +73,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
 
     unlabeled_batch_size: int | None = None
     allow_transductive: bool = False
+    needs_unlabeled: bool = True
     max_nonfinite_steps: int = 20
     replaces_labeled_loss: bool = False
     unsupported: dict[str, str] = {}
@@ -160,6 +164,10 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         `(L, 1 or regions (and ignore), *spatial)`, returns tensors by name, can be pickled, and draws no random numbers.
         """
         return None
+
+    def labeled_transforms(self, transforms: list[BasicTransform]) -> list[BasicTransform]:
+        """nnU-Net's training transforms of the labeled patches, in its order, changed. Called once."""
+        return transforms
 
     # ------------------------------------------------------------------------------------------- what methods may call
 
@@ -499,6 +507,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             self.fold,
             self.do_split(),
             self.allow_transductive,
+            self.needs_unlabeled,
         )
         self.print_to_log_file(self._cases)
         for note in self._cases.notes:
@@ -506,6 +515,28 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         # a pool from a checkpoint: cases that have gone since then cannot be drawn
         wanted = self._cases.unlabeled if self._pool is None else self._pool
         self._pool = [case for case in wanted if case in self._cases.folders]
+
+    def get_tr_and_val_datasets(self):
+        """nnU-Net's, but cases of sparse labels are validated on their dense labels where there are any."""
+        train, validation = super().get_tr_and_val_datasets()
+        dense = self._dense_labels()
+        return train, validation if dense is None else self.dataset_class(dense.folder, validation.identifiers)
+
+    def _dense_labels(self) -> DenseLabels | None:
+        """Dense labels of all validation cases; None where labels are not sparse or such labels are missing."""
+        if not self.label_manager.has_ignore_label:
+            return None
+        validation = self.do_split()[1] if self._cases is None else self._cases.validation
+        found = DenseLabels.of(
+            self.preprocessed_dataset_folder_base, self.plans_manager, self.configuration_manager, validation
+        )
+        self.print_to_log_file(
+            f"Validation (pseudo Dice and final) is against the dense labels of {found.references}."
+            if found is not None
+            else "Validation is against the sparse labels, on annotated voxels only, and says little about the segmentation "
+            "elsewhere. Dense labels in labelsTr_dense of the raw data set would be used."
+        )
+        return found
 
     # ----------------------------------------------------------------------------------------------------- the loaders
 
@@ -519,17 +550,24 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
 
     def _use_unlabeled_stream(self, augmenter) -> None:
         loader = _generator(augmenter)
-        labeled = loader.labeled if isinstance(loader, TwoStreamLoader) else loader
+        if isinstance(loader, TwoStreamLoader):
+            labeled = loader.labeled
+        else:
+            labeled = loader
+            labeled.transforms = ComposeTransforms(self.labeled_transforms(self._transforms_of(labeled)))
         unlabeled = self._unlabeled_loader(labeled) if self._pool else None
         self.restart_workers(augmenter, TwoStreamLoader(labeled, unlabeled, self.labeled_extras()), role="train")
 
-    def _unlabeled_loader(self, labeled) -> UnlabeledLoader:
-        """Unlabeled patches of the labeled loader's sizes, through the same geometry and intensity transforms."""
+    def _transforms_of(self, labeled) -> list[BasicTransform]:
         if not isinstance(labeled.transforms, ComposeTransforms):
             raise NotImplementedError(
                 f"{type(self).__name__}: training transforms of type {type(labeled.transforms).__name__} cannot be taken "
                 "apart into geometry and intensity; ComposeTransforms can."
             )
+        return list(labeled.transforms.transforms)
+
+    def _unlabeled_loader(self, labeled) -> UnlabeledLoader:
+        """Unlabeled patches of the labeled loader's sizes, through the same geometry and intensity transforms."""
         geometry, intensity = split_transforms(labeled.transforms)
         views = self.unlabeled_views(intensity)
         first = 1 if labeled.patch_size_was_2d else 0
@@ -588,10 +626,11 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         try:
             values = self._step(SSLBatch.from_loader(batch, self._view_names, self.device), weights)
         except torch.cuda.OutOfMemoryError as error:
+            unlabeled = f" and {self._unlabeled_batch_size_here()} unlabeled" if self._pool else ""
+            lower = "lower `unlabeled_batch_size` in a subclass, or " if self._pool else ""
             raise RuntimeError(
-                f"Out of GPU memory: a step of {type(self).__name__} holds {self.batch_size} labeled and "
-                f"{self._unlabeled_batch_size_here()} unlabeled patches. Lower `unlabeled_batch_size` in a subclass, or plan "
-                "with a smaller -gpu_memory_target."
+                f"Out of GPU memory: a step of {type(self).__name__} holds {self.batch_size} labeled{unlabeled} patches. To "
+                f"make it smaller, {lower}plan with a smaller -gpu_memory_target."
             ) from error
         self.iteration += 1
         self._watch_for_nonfinite(values)
@@ -634,7 +673,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     def _active_terms(self, batch: SSLBatch, weights: Mapping[str, float]) -> dict[str, Tensor]:
         labeled = {self.labeled_name(m) for m in self.supervised_networks()}
         idle = not any(weight for name, weight in weights.items() if name not in labeled)
-        if batch.unlabeled is None or (idle and not self.replaces_labeled_loss):
+        missing = self.needs_unlabeled and batch.unlabeled is None
+        if missing or (idle and not self.replaces_labeled_loss):
             return self.labeled_terms(batch.without_unlabeled())
         terms = self.terms(batch)
         unknown = sorted(set(terms) - set(weights))
@@ -735,8 +775,21 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         with self._inference_network_in_place():
             super().perform_actual_validation(save_probabilities)
+        dense = self._dense_labels()
+        if dense is not None and self.local_rank == 0:
+            self._evaluate_on_dense_labels(dense)
         # nnU-Net leaves deep supervision switched on, whatever the trainer uses
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
+
+    def _evaluate_on_dense_labels(self, dense: DenseLabels) -> None:
+        """Replace nnU-Net's summary of the final validation; the one on annotated voxels becomes `summary_sparse.json`."""
+        folder = Path(self.output_folder, "validation")
+        os.replace(folder / "summary.json", folder / "summary_sparse.json")
+        metrics = dense.evaluate(folder, self.plans_manager, self.dataset_json, self.label_manager)
+        self.print_to_log_file(
+            f"Against dense labels, mean validation Dice: {metrics['foreground_mean']['Dice']:.4f} (summary.json; on "
+            "annotated voxels only: summary_sparse.json)"
+        )
 
     # ----------------------------------------------------------------------------------------------------- checkpoints
 

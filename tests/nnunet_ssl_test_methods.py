@@ -1,4 +1,4 @@
-"""Three small methods of different shapes, to prove the engine's seams beyond Mean Teacher. None is a published method."""
+"""Small methods of different shapes, to prove the engine's seams beyond Mean Teacher. None is a published method."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nnunet_ssl.losses.consistency import softmax_mse
 from nnunet_ssl.trainer import nnUNetTrainerSSL
+from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 
 
 class nnUNetTrainerTestTwoNetworks(nnUNetTrainerSSL):
@@ -107,3 +108,17 @@ class _Counter:
 
     def load_state_dict(self, state):
         self.counts = dict(state)
+
+
+class nnUNetTrainerTestWeak(nnUNetTrainerWeak):
+    """Sparse labels, and the network's own hard prediction where there are none."""
+
+    entropy_weight: float = 0.1
+
+    def weak_terms(self, logits, batch):
+        p = torch.sigmoid(logits[0].float()) if self.activation == "sigmoid" else torch.softmax(logits[0].float(), 1)
+        where = batch.labeled_inside & ~self.annotated(batch.target)
+        return {"entropy": (p * (1 - p) * where).sum() / where.sum().clamp(min=1)}
+
+    def weights(self):
+        return {"entropy": self.entropy_weight}

@@ -122,6 +122,7 @@ def make_dataset(
     dataset_id: int = 991,
     regions: bool = False,
     ignore: bool = False,
+    dense: bool = False,
     channels: int = 1,
     residual: bool = False,
     batch_size: int = 2,
@@ -132,7 +133,8 @@ def make_dataset(
 ) -> str:
     """Write raw and preprocessed data below `out`; returns the data set's name.
 
-    Fold 0 trains on all labeled cases but the last and validates on the last.
+    Fold 0 trains on all labeled cases but the last and validates on the last. With `dense` the raw data set has dense labels
+    beside the sparse ones (`ignore`); they are not preprocessed.
     """
     name = f"Dataset{dataset_id:03d}_Synthetic"
     raw, preprocessed = out / "nnUNet_raw" / name, out / "nnUNet_preprocessed" / name
@@ -168,6 +170,8 @@ def make_dataset(
             files = [raw / folder / f"{case}_{c:04d}.nii.gz" for c in range(channels)]
             for image, file in zip(images, files, strict=True):
                 _write(image, file)
+            if dense and folder == "imagesTr":
+                _write(segmentation, raw / "labelsTr_dense" / f"{case}.nii.gz")
             if ignore and folder == "imagesTr":
                 segmentation = np.where(rng.random(segmentation.shape) < 0.6, 3, segmentation).astype(np.uint8)
             if folder != "imagesUn":

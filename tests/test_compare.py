@@ -271,6 +271,25 @@ def test_regions_and_ignore_label_agree_with_nnunet(tmp_path, monkeypatch):
     assert list(dict.fromkeys(cells(output)["class"])) == ["whole", "core"]
 
 
+def test_sparse_labels_are_compared_on_the_dense_ones_that_there_are(tmp_path, monkeypatch):
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    study = Study(tmp_path, labels={"background": 0, "organ": 1, "lesion": 2, "ignore": 3})
+    for i, case in enumerate(study.cases):
+        reference = truth(i)
+        reference[:, :, 20:] = 3
+        write(reference, study.preprocessed / "gt_segmentations" / f"{case}.nii.gz")
+    study.add_run(A, error=4)
+    sparse = cells(run([A]))["value"]
+    for i, case in enumerate(study.cases):
+        write(truth(i), study.preprocessed / "gt_segmentations_dense" / f"{case}.nii.gz")
+    output = run(
+        [A], overwrite=True
+    )  # summary.json of stock nnU-Net is on the sparse ones, and does not count as changed
+    assert not np.allclose(sparse, cells(output)["value"], equal_nan=True)
+    assert "evaluated here on dense labels (gt_segmentations_dense)" in (output / "compare.md").read_text()
+
+
 def test_a_missed_class_is_zero_dice_has_no_distance_and_is_counted_in_the_report(study):
     study.add_run(A, error=1)
     folder = study.add_run(B, error=1)

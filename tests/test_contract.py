@@ -1,6 +1,7 @@
 """What every trainer must keep, asked of all of them through one table.
 
-A new trainer is added to `TRAINERS`; `test_every_trainer_is_in_the_table` fails until it is.
+A new trainer is added to `PUBLISHED`, or to `WEAK` if it is for sparse labels; `test_every_trainer_is_in_the_table` fails
+until it is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 import nnunet_ssl.trainer
 import nnunet_ssl.trainers
 from nnunet_ssl.discovery.variants import trainer_classes
+from nnunet_ssl.errors import UserError
 from nnunet_ssl.members import Teacher
 from tests.golden.framework import load_adapter, record_calls
 from tests.training import (
@@ -43,7 +45,11 @@ PUBLISHED = [
     "nnUNetTrainerUPC",
 ]
 TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetTrainerTestShrinkingPool"]
-TRAINERS = PUBLISHED + TEST_ONLY
+# trainers for sparse labels: with the ignore label, without unlabeled images
+WEAK: list[str] = []
+WEAK_TEST_ONLY = ["nnUNetTrainerTestWeak"]
+SEMI_SUPERVISED = PUBLISHED + TEST_ONLY
+TRAINERS = SEMI_SUPERVISED + WEAK + WEAK_TEST_ONLY
 
 GOLDEN_FILES = [
     "ac_mt",
@@ -62,7 +68,13 @@ GOLDEN_FILES = [
 ]
 
 each_trainer = pytest.mark.parametrize("name", TRAINERS)
+each_semi_supervised_trainer = pytest.mark.parametrize("name", SEMI_SUPERVISED)
 each_dimension = pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+
+
+def needs(name, **options) -> dict:
+    """Options of a synthetic data set that the trainer can work on."""
+    return {"ignore": True, "unlabeled": 0} | options if name in WEAK + WEAK_TEST_ONLY else options
 
 
 def run_steps(trainer, batches) -> list[dict]:
@@ -74,7 +86,7 @@ def next_batches(trainer, count=1):
 
 
 def test_every_trainer_is_in_the_table():
-    assert sorted(trainer_classes()) == sorted(PUBLISHED)
+    assert sorted(trainer_classes()) == sorted(PUBLISHED + WEAK)
     assert nnunet_ssl.trainers.__doc__
 
 
@@ -93,7 +105,7 @@ def test_found_by_nnunet_with_its_constructor(name):
 @each_dimension
 @pytest.mark.parametrize("deep_supervision", [True, False])
 def test_a_step_trains(name, configuration, deep_supervision, datasets, tmp_path):
-    out, dataset = datasets()
+    out, dataset = datasets(**needs(name))
     trainer = started(
         make_trainer(name, out, dataset, configuration, results=tmp_path, enable_deep_supervision=deep_supervision)
     )
@@ -126,8 +138,13 @@ def test_a_step_trains(name, configuration, deep_supervision, datasets, tmp_path
     ids=lambda o: "+".join(o),
 )
 def test_a_step_trains_with_every_kind_of_label_and_network(name, options, datasets, tmp_path):
-    out, dataset = datasets(**options)
-    trainer = started(make_trainer(name, out, dataset, "2d", results=tmp_path))
+    out, dataset = datasets(**needs(name, **options))
+    trainer = make_trainer(name, out, dataset, "2d", results=tmp_path)
+    if "regions" in options and "regions" in trainer.unsupported:
+        with pytest.raises(NotImplementedError, match="'regions'"):
+            trainer.initialize()
+        return
+    started(trainer)
     trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
     before = weights_of(trainer.network)
     outputs = run_steps(trainer, next_batches(trainer, 3))  # after two updates a teacher is still equal to its student
@@ -136,7 +153,7 @@ def test_a_step_trains_with_every_kind_of_label_and_network(name, options, datas
     assert largest_difference(before, weights_of(trainer.network)) > 0
 
 
-@each_trainer
+@each_semi_supervised_trainer
 def test_unequal_batches_and_no_assumption_of_halves(name, datasets, tmp_path):
     out, dataset = datasets()
     trainer = started(make_trainer(name, out, dataset, results=tmp_path, unlabeled_batch_size=3))
@@ -147,14 +164,15 @@ def test_unequal_batches_and_no_assumption_of_halves(name, datasets, tmp_path):
 
 
 @each_trainer
-def test_unlabeled_terms_reach_the_student_and_never_the_teacher(name, datasets, tmp_path, monkeypatch):
-    out, dataset = datasets()
+def test_terms_of_the_method_reach_the_student_and_never_the_teacher(name, datasets, tmp_path, monkeypatch):
+    out, dataset = datasets(**needs(name))
     trainer = started(make_trainer(name, out, dataset, results=tmp_path))
     trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
     run_steps(trainer, next_batches(trainer, 3))  # so that teacher and student differ
     method_weights = trainer.weights
     trainer._weight_names = None
-    trainer.weights = lambda: {"labeled": 0.0, "labeled_second": 0.0} | method_weights()
+    labeled = dict.fromkeys((trainer.labeled_name(m) for m in trainer.supervised_networks()), 0.0)
+    trainer.weights = lambda: labeled | method_weights()
     teachers = [m for m in trainer._members.values() if isinstance(m, Teacher)]
     state = [weights_of(t.module) for t in teachers]
     gradients = {}
@@ -174,7 +192,7 @@ def test_unlabeled_terms_reach_the_student_and_never_the_teacher(name, datasets,
 
 @each_trainer
 def test_teachers_follow_the_student_exactly(name, datasets, tmp_path):
-    out, dataset = datasets()
+    out, dataset = datasets(**needs(name))
     trainer = started(make_trainer(name, out, dataset, results=tmp_path))
     teachers = [m for m in trainer._members.values() if isinstance(m, Teacher)]
     expected = [weights_of(t.module) for t in teachers]
@@ -232,6 +250,40 @@ def test_without_weight_the_step_is_nnunets_bit_for_bit(name, weight, options, d
     assert loss == expected_loss
 
 
+# For trainers with sparse labels, all weights of their terms.
+WEAK_WEIGHTS_OF = {"nnUNetTrainerTestWeak": lambda weight: {"entropy_weight": weight}}
+
+
+@pytest.mark.parametrize("options", [{}, {"regions": True}], ids=str)
+@pytest.mark.parametrize("name", WEAK_WEIGHTS_OF)
+@pytest.mark.parametrize("weight", [0.0, 1e-30])
+def test_without_weight_a_step_on_sparse_labels_is_nnunets_bit_for_bit(name, weight, options, datasets, tmp_path):
+    out, dataset = datasets(**needs(name, **options))
+    trainer = make_trainer(name, out, dataset, results=tmp_path / "a", **WEAK_WEIGHTS_OF[name](weight))
+    if options and "regions" in trainer.unsupported:
+        pytest.skip(f"{name} refuses regions")
+    started(trainer)
+    trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4  # past every warm-up
+    start = weights_of(trainer.network)
+    (batch,) = next_batches(trainer)
+    loss = trainer.train_step(copy_batch(batch))["labeled"]
+    expected, expected_loss = stock_step(out, dataset, tmp_path / "b", start, batch)
+    assert largest_difference(expected, weights_of(trainer.network)) <= weight  # see above
+    assert loss == expected_loss
+
+
+def test_every_trainer_for_sparse_labels_is_compared_with_nnunet():
+    replacing = {name for name in WEAK if trainer_classes()[name].replaces_labeled_loss}
+    assert sorted(WEAK_WEIGHTS_OF) == sorted({*WEAK, *WEAK_TEST_ONLY} - replacing)
+
+
+@pytest.mark.parametrize("name", [*WEAK, *WEAK_TEST_ONLY])
+def test_labels_that_are_not_sparse_are_refused(name, datasets, tmp_path):
+    out, dataset = datasets()
+    with pytest.raises(UserError, match="have no 'ignore'"):
+        make_trainer(name, out, dataset, results=tmp_path).initialize()
+
+
 def test_without_weight_no_unlabeled_patch_is_looked_at(datasets, tmp_path):
     out, dataset = datasets()
     trainer = started(make_trainer("nnUNetTrainerMeanTeacher", out, dataset, results=tmp_path, consistency_weight=0.0))
@@ -243,7 +295,7 @@ def test_without_weight_no_unlabeled_patch_is_looked_at(datasets, tmp_path):
 
 @each_trainer
 def test_save_load_step_equals_step(name, datasets, tmp_path):
-    out, dataset = datasets()
+    out, dataset = datasets(**needs(name))
     attributes = {"results": tmp_path, "num_epochs": 2, "num_iterations_per_epoch": 2}
     trainer = started(make_trainer(name, out, dataset, **attributes))
     batches = next_batches(trainer, 4)
@@ -280,7 +332,7 @@ def test_save_load_step_equals_step(name, datasets, tmp_path):
 
 @each_trainer
 def test_stock_network_loads_network_weights_and_predicts_like_the_validated_network(name, datasets, tmp_path):
-    out, dataset = datasets()
+    out, dataset = datasets(**needs(name))
     trainer = started(make_trainer(name, out, dataset, results=tmp_path))
     run_steps(trainer, next_batches(trainer, 2))
     file = tmp_path / "checkpoint.pth"
@@ -298,7 +350,7 @@ def test_stock_network_loads_network_weights_and_predicts_like_the_validated_net
     assert checkpoint["trainer_name"] == name
 
 
-@each_trainer
+@each_semi_supervised_trainer
 def test_labels_that_are_hidden_are_never_read(name, tmp_path, datasets):
     out, dataset = datasets()
     out = copy_dataset(out, tmp_path / "data")
@@ -351,7 +403,7 @@ def overwrite_labels(folder, cases):
 
 @each_trainer
 def test_a_cascade_is_refused_with_the_reason(name, datasets, tmp_path):
-    out, dataset = datasets()
+    out, dataset = datasets(**needs(name))
     trainer = make_trainer(name, out, dataset, "3d_cascade_fullres", results=tmp_path)
     with pytest.raises(NotImplementedError, match="first stage's segmentations"):
         trainer.initialize()
@@ -374,7 +426,7 @@ def test_what_the_golden_values_prove_is_what_the_trainer_calls(golden, datasets
     adapter = load_adapter(golden)
     if adapter.trainer is None:
         pytest.skip(f"{golden} belongs to no trainer of its own")
-    out, dataset = datasets()
+    out, dataset = datasets(**needs(adapter.trainer))
     trainer = started(make_trainer(adapter.trainer, out, dataset, results=tmp_path))
     trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4  # past every stage switch
     calls = {name: record_calls(monkeypatch, name) for name in adapter.uses}

@@ -83,6 +83,7 @@ def gather_cases(
     fold: int | str,
     split: tuple[Sequence[str], Sequence[str]],
     allow_transductive: bool,
+    needs_unlabeled: bool = True,
 ) -> TrainingCases:
     """The cases of a fold, checked.
 
@@ -91,6 +92,7 @@ def gather_cases(
         labeled_folder: its subfolder with the labeled cases of this configuration.
         split: training and validation cases of the fold.
         allow_transductive: accept unlabeled images that are also validation or test images.
+        needs_unlabeled: False: unlabeled cases are left out, whether there are any or not.
 
     Raises:
         UserError: no unlabeled cases; their folder is missing, stale or unfinished; a case is labeled and unlabeled at once;
@@ -102,12 +104,12 @@ def gather_cases(
         f"nnunet_ssl preprocess_unlabeled -d {int(dataset[7:].split('_')[0])} -c {configuration} "
         f"-p {plans_manager.plans_name}"
     )
-    if not file.is_file():
+    if not file.is_file() and needs_unlabeled:
         raise UserError(
             f"{file} does not exist, so there are no unlabeled images to train on. Put images into imagesUn of "
             f"nnUNet_raw/{dataset}, then run `{repair}`."
         )
-    cases = UnlabeledList.load(file)
+    cases = UnlabeledList.load(file) if file.is_file() else UnlabeledList()
     if fold == "all" and any(cases.hidden_labels.values()):
         raise UserError(
             f"Fold 'all' trains on the labels of all cases, but {file} hides labels of fold(s) "
@@ -116,6 +118,11 @@ def gather_cases(
         )
     hidden = frozenset(cases.hidden_labels.get(str(fold), []))
     unlabeled = cases.unlabeled_cases(fold)
+    train, validation = split
+    if not needs_unlabeled:
+        notes = [f"The {len(unlabeled)} unlabeled cases are not used: this trainer has labeled patches only."]
+        notes = (notes if unlabeled else []) + _notes_on_validation(train, validation)
+        return TrainingCases(tuple(train), tuple(validation), (), hidden, {}, tuple(notes))
     if not unlabeled:
         raise UserError(
             f"{file} lists no unlabeled case for fold {fold}. Put images into imagesUn of nnUNet_raw/{dataset} and run "
@@ -124,8 +131,6 @@ def gather_cases(
     in_images_un = [case for case in unlabeled if case not in hidden]
     if in_images_un:
         verify_unlabeled(preprocessed_base, plans_manager, configuration_manager, in_images_un)
-    train, validation = split
-
     overlaps = find_overlaps(cases, unlabeled, train, validation)
     twice = [o.case for o in overlaps if o.place == "training" and o.by == "id"]
     if twice:
@@ -143,11 +148,16 @@ def gather_cases(
             "subclass if that is what you study."
         )
     notes = [f"Note: unlabeled {o}." for o in overlaps if o.place == "training"]
-    if set(validation) <= set(train):
-        notes.append(
-            "All validation cases are training cases (a protocol without a validation set): the pseudo Dice and the final "
-            "validation say nothing about unseen cases. Compare on the test cases: `nnunet_ssl compare --test`."
-        )
+    notes += _notes_on_validation(train, validation)
     folder = unlabeled_folder(preprocessed_base, configuration_manager)
     folders = {case: labeled_folder if case in hidden else folder for case in unlabeled}
     return TrainingCases(tuple(train), tuple(validation), tuple(unlabeled), hidden, folders, tuple(notes))
+
+
+def _notes_on_validation(train: Sequence[str], validation: Sequence[str]) -> list[str]:
+    if not set(validation) <= set(train):
+        return []
+    return [
+        "All validation cases are training cases (a protocol without a validation set): the pseudo Dice and the final "
+        "validation say nothing about unseen cases. Compare on the test cases: `nnunet_ssl compare --test`."
+    ]

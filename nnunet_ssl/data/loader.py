@@ -11,6 +11,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
 
 from nnunet_ssl.data.dataset import UnlabeledDataset
+from nnunet_ssl.data.inside import RecordInside
 
 
 def _exit_with_parent(parent: int, poll_seconds: float) -> None:
@@ -40,7 +41,8 @@ class TwoStreamLoader:
     """What one worker process runs: a labeled batch and, beside it, an unlabeled one.
 
     The labeled stream is the stock loader, untouched. Batches are those of the labeled loader plus `unlabeled`
-    `(U, V*C, *spatial)` (V views stacked along channels), `inside` `(U, 1, *spatial)` bool and `unlabeled_keys`.
+    `(U, V*C, *spatial)` (V views stacked along channels), `inside` `(U, 1, *spatial)` bool and `unlabeled_keys`; and where
+    the labeled transforms contain `RecordInside`, its masks as `labeled_inside`.
     A worker process ends by itself within about a second when its parent is gone, even if that was killed.
 
     Args:
@@ -60,6 +62,8 @@ class TwoStreamLoader:
         self.labeled = labeled
         self.unlabeled = unlabeled
         self.labeled_extras = labeled_extras
+        transforms = getattr(labeled.transforms, "transforms", ())
+        self._inside = next((t for t in transforms if isinstance(t, RecordInside)), None)
         self._created_in = os.getpid()
 
     @property
@@ -80,12 +84,14 @@ class TwoStreamLoader:
 
     def __next__(self) -> dict:
         batch = next(self.labeled)
+        if self._inside is not None:
+            batch["labeled_inside"] = self._inside.pop()
         if self.unlabeled is not None:
             unlabeled = next(self.unlabeled)
             batch["unlabeled"] = unlabeled["data"]
             batch["inside"] = unlabeled["target"] >= 0
             batch["unlabeled_keys"] = unlabeled["keys"]
-            if self.labeled_extras is not None:
-                target = batch["target"][0] if isinstance(batch["target"], list) else batch["target"]
-                batch |= {f"extra/{name}": tensor for name, tensor in self.labeled_extras(target).items()}
+        if self.labeled_extras is not None:
+            target = batch["target"][0] if isinstance(batch["target"], list) else batch["target"]
+            batch |= {f"extra/{name}": tensor for name, tensor in self.labeled_extras(target).items()}
         return batch

@@ -14,6 +14,7 @@ import json
 import shutil
 from pathlib import Path
 
+from nnunet_ssl.data.dense_labels import preprocess_dense
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.preprocess_unlabeled import preprocess_configurations
 from nnunet_ssl.data.preprocessed import complete_cases, load_plans, prepare_lists, preprocessing_hash
@@ -120,6 +121,7 @@ def _plan_and_preprocess(raw: RawDataset, args: argparse.Namespace) -> None:
         )
     for configuration, number in zip(configurations, processes):
         _preprocess_labeled(raw, base, plans_name, configuration, cases, number, args)
+    preprocess_dense(raw, content, plans_name, configurations, processes, args)
     preprocess_configurations(raw, content, plans_name, configurations, processes, args)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from nnunet_ssl.data.dense_labels import dense_files, preprocess_dense
 from nnunet_ssl.data.preprocessed import get_configuration, load_plans, prepare_lists, preprocess_unlabeled
 from nnunet_ssl.data.raw_dataset import RawDataset, preprocessed_folder
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
@@ -59,12 +60,14 @@ def run(args: argparse.Namespace) -> None:
     for name in configurations:
         get_configuration(plans_manager, name)
     content = prepare_lists(raw, args.np, args.rehash, args.overwrite, not args.no_pbar)
-    if not raw.unlabeled and not any(content.hidden_labels.values()):
+    nothing_unlabeled = not raw.unlabeled and not any(content.hidden_labels.values())
+    if nothing_unlabeled and not dense_files(raw):
         raise UserError(
             f"{raw.folder / 'imagesUn'} holds no images, and no labels are hidden: there is nothing unlabeled in "
             f"{raw.name}. Put images CASE_0000{raw.dataset_json['file_ending']} into imagesUn, or hide labels with "
             f"`nnunet_ssl split -d {raw.name[7:10]} --labeled ...`."
         )
+    preprocess_dense(raw, content, args.p, configurations, [args.np] * len(configurations), args)
     preprocess_configurations(raw, content, args.p, configurations, [args.np] * len(configurations), args)
 
 

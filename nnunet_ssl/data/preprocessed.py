@@ -1,8 +1,9 @@
-"""Preprocessed unlabeled images: where they lie, what they were made with, making them, and checking them.
+"""Preprocessed cases beside nnU-Net's own: where they lie, what they were made with, making them, and checking them.
 
 The images of `imagesUn` go to `<data_identifier>_unlabeled`, a sibling of nnU-Net's own folder of labeled cases. (In that
 folder they would become labeled background wherever nnU-Net takes every case it finds, as with `fold all`.) Beside it,
-`<data_identifier>_unlabeled.json` says which cases are finished and what they were made with.
+`<data_identifier>_unlabeled.json` says which cases are finished and what they were made with. Cases with dense labels for
+validation lie in `<data_identifier>_dense` in the same way (see `dense_labels.py`).
 """
 
 from __future__ import annotations
@@ -41,14 +42,18 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LITTLE_SPACE = 16 * 1024**2  # bytes; below this much free space a failed write is put down to a full disk
 
 
-def unlabeled_folder(preprocessed_dataset_folder_base: str | Path, configuration_manager: ConfigurationManager) -> str:
-    """The folder of the preprocessed unlabeled cases; nothing but case files may lie in it."""
-    return os.path.join(preprocessed_dataset_folder_base, f"{configuration_manager.data_identifier}_unlabeled")
+def unlabeled_folder(
+    preprocessed_dataset_folder_base: str | Path, configuration_manager: ConfigurationManager, kind: str = "unlabeled"
+) -> str:
+    """The folder of the preprocessed unlabeled (or `kind`) cases; nothing but case files may lie in it."""
+    return os.path.join(preprocessed_dataset_folder_base, f"{configuration_manager.data_identifier}_{kind}")
 
 
-def manifest_file(preprocessed_dataset_folder_base: str | Path, configuration_manager: ConfigurationManager) -> str:
+def manifest_file(
+    preprocessed_dataset_folder_base: str | Path, configuration_manager: ConfigurationManager, kind: str = "unlabeled"
+) -> str:
     """The file beside the folder that names the finished cases and what they were made with."""
-    return unlabeled_folder(preprocessed_dataset_folder_base, configuration_manager) + ".json"
+    return unlabeled_folder(preprocessed_dataset_folder_base, configuration_manager, kind) + ".json"
 
 
 def preprocessing_hash(plans_manager: PlansManager, configuration_manager: ConfigurationManager) -> str:
@@ -203,6 +208,7 @@ def _remove_cases(folder: Path, keep: set[str]) -> None:
 def _preprocess_case(
     case: str,
     image_files: list[str],
+    label_file: str | None,
     folder: str,
     scratch: str,
     plans_manager: PlansManager,
@@ -220,7 +226,7 @@ def _preprocess_case(
         own.mkdir(parents=True)
         preprocessor = configuration_manager.preprocessor_class(verbose=verbose)
         preprocessor.run_case_save(
-            str(own / case), image_files, None, plans_manager, configuration_manager, dataset_json
+            str(own / case), image_files, label_file, plans_manager, configuration_manager, dataset_json
         )
         channels = _stored_channels(own, case)
         expected = len(configuration_manager.normalization_schemes)
@@ -265,6 +271,8 @@ def preprocess_unlabeled(
     *,
     cases: Mapping[str, list[str]],
     hashes: Mapping[str, str],
+    labels: Mapping[str, str] | None = None,
+    kind: str = "unlabeled",
     verbose: bool = False,
     show_progress: bool = True,
 ) -> dict[str, list[str]]:
@@ -275,7 +283,9 @@ def preprocess_unlabeled(
 
     Args:
         cases: case id -> channel files, everything the folder shall hold; cases of the folder not named here are removed.
-        hashes: case id -> content hash of its images; a case whose hash has changed is redone.
+        hashes: case id -> hash of what it is made from; a case whose hash has changed is redone.
+        labels: case id -> label file, for cases that have one.
+        kind: "unlabeled" or "dense", the end of the folder's name.
 
     Returns:
         The ids of the cases under the keys `done`, `kept` and `removed`.
@@ -289,9 +299,10 @@ def preprocess_unlabeled(
     configuration_manager = get_configuration(plans_manager, configuration)
     base = preprocessed_folder(name)
     dataset_json = json.loads((base / "dataset.json").read_text(encoding="utf-8"))
-    folder = Path(unlabeled_folder(base, configuration_manager))
+    folder = Path(unlabeled_folder(base, configuration_manager, kind))
     scratch = Path(f"{folder}.unfinished")
-    file = Path(manifest_file(base, configuration_manager))
+    file = Path(manifest_file(base, configuration_manager, kind))
+    labels = labels or {}
     expected = preprocessing_hash(plans_manager, configuration_manager)
 
     manifest = _load_manifest(file)
@@ -325,10 +336,20 @@ def preprocess_unlabeled(
 
     todo = [case for case in sorted(cases) if case not in finished]
     jobs = [
-        (c, cases[c], str(folder), str(scratch), plans_manager, configuration_manager, dataset_json, verbose)
+        (
+            c,
+            cases[c],
+            labels.get(c),
+            str(folder),
+            str(scratch),
+            plans_manager,
+            configuration_manager,
+            dataset_json,
+            verbose,
+        )
         for c in todo
     ]
-    description = f"Preprocessing unlabeled, {configuration}"
+    description = f"Preprocessing {kind}, {configuration}"
     problems = []
     try:
         for index, (problem, full) in run_in_processes(
@@ -345,7 +366,7 @@ def preprocess_unlabeled(
         shutil.rmtree(scratch, ignore_errors=True)
     if problems:
         raise UserError(
-            f"{len(problems)} of {len(cases)} unlabeled cases failed, {len(finished)} are finished and kept:\n"
+            f"{len(problems)} of {len(cases)} {kind} cases failed, {len(finished)} are finished and kept:\n"
             + "\n".join(sorted(problems))
         )
     return {"done": todo, "kept": kept, "removed": removed}

@@ -18,7 +18,10 @@ from batchgeneratorsv2.transforms.utils.random import OneOfTransform, RandomTran
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from batchgeneratorsv2.transforms.utils.seg_to_regions import ConvertSegmentationToRegionsTransform
 
+from nnunet_ssl.data.inside import RecordInside
+
 _LABEL_ONLY = (
+    RecordInside,
     RemoveLabelTansform,
     ConvertSegmentationToRegionsTransform,
     DownsampleSegForDSTransform,

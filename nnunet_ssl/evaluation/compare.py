@@ -191,7 +191,8 @@ def compare(
     table = _evaluate(jobs, labels, results.reader_writer(experiment, trainers[0]), num_processes)
     if not test:
         for r in runs:
-            _check_against_nnunet(experiment, r, table, labels)
+            references = {reference.parent.name for _, reference in validations[r.trainer, r.fold].values()}
+            notes += _check_against_nnunet(experiment, r, table, labels, *references)
     summary = summarize(table, trainers, list(labels.classes))
     head = _head(experiment, fold_numbers, test, settings, table, splits, notes)
     text = markdown(head, runs, summary, trainers)
@@ -256,12 +257,19 @@ def _evaluate_job(job: _Job, labels: LabelDefinition, reader) -> dict[str, Class
     return evaluate_case(job.prediction, job.reference, labels.classes, labels.ignore_label, reader, job.repair)
 
 
-def _check_against_nnunet(experiment: Experiment, run: Run, table: pd.DataFrame, labels: LabelDefinition) -> None:
-    """UserError if our Dice is not the one nnU-Net wrote after its validation: then files have changed since."""
+def _check_against_nnunet(
+    experiment: Experiment, run: Run, table: pd.DataFrame, labels: LabelDefinition, reference_folder: str
+) -> list[str]:
+    """UserError if our Dice is not the one nnU-Net wrote after its validation: then files have changed since. Returns notes."""
     from nnunet_ssl.evaluation.runs import nnunet_dice
 
     rows = table[(table["trainer"] == run.trainer) & (table["fold"] == str(run.fold)) & (table["metric"] == "Dice")]
-    written = nnunet_dice(run, labels)
+    written = nnunet_dice(run, labels, reference_folder)
+    if not written:
+        return [
+            f"{run.trainer}, fold {run.fold}: evaluated here on dense labels ({reference_folder}), in nnU-Net's own summary.json "
+            "on sparse ones, so that the two cannot be compared with each other."
+        ]
     for case, name, value in rows[["case", "class", "value"]].itertuples(index=False):
         expected = 100 * written.get((case, name), math.nan)
         if not (math.isclose(value, expected, abs_tol=1e-6) or (math.isnan(value) and math.isnan(expected))):
@@ -270,6 +278,7 @@ def _check_against_nnunet(experiment: Experiment, run: Run, table: pd.DataFrame,
                 f"the files give {value:.4f} %. Predictions or references have changed since. Validate again: "
                 f"{experiment.train_command(run.trainer, run.fold, '--val')}"
             )
+    return []
 
 
 def _head(

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_ssl.data.dense_labels import REFERENCES as DENSE_REFERENCES
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE_NAME
 from nnunet_ssl.data.splits import load_splits, split_hash
 from nnunet_ssl.data.unlabeled_list import write_json_atomically
@@ -346,7 +347,7 @@ def case_files(folder: Path, file_ending: str) -> dict[str, Path]:
 
 
 def validation_pairs(experiment: Experiment, run: Run, file_ending: str) -> dict[str, tuple[Path, Path]]:
-    """case -> (prediction, reference) of nnU-Net's final validation.
+    """case -> (prediction, reference) of nnU-Net's final validation; dense references where labels are sparse.
 
     Raises:
         UserError: no validation, an unfinished one, or a reference is missing.
@@ -360,8 +361,12 @@ def validation_pairs(experiment: Experiment, run: Run, file_ending: str) -> dict
             f"{folder} is unfinished: {len(predictions)} predictions and no summary.json, which nnU-Net writes last. "
             f"Validate again: {command}"
         )
-    reference_folder = nnunet_folder("nnUNet_preprocessed") / experiment.dataset / "gt_segmentations"
+    base = nnunet_folder("nnUNet_preprocessed") / experiment.dataset
+    reference_folder = base / DENSE_REFERENCES
     references = case_files(reference_folder, file_ending)
+    if not predictions.keys() <= references.keys():
+        reference_folder = base / "gt_segmentations"
+        references = case_files(reference_folder, file_ending)
     missing = sorted(predictions.keys() - references.keys())
     if missing:
         raise UserError(
@@ -371,8 +376,12 @@ def validation_pairs(experiment: Experiment, run: Run, file_ending: str) -> dict
     return {case: (file, references[case]) for case, file in predictions.items()}
 
 
-def nnunet_dice(run: Run, labels: LabelDefinition) -> dict[tuple[str, str], float]:
-    """(case, class) -> Dice as nnU-Net wrote it to `validation/summary.json`; NaN where both masks are empty."""
+def nnunet_dice(run: Run, labels: LabelDefinition, reference_folder: str) -> dict[tuple[str, str], float]:
+    """(case, class) -> Dice as nnU-Net wrote it to `validation/summary.json`; NaN where both masks are empty.
+
+    Left out is what was evaluated on files of another folder than `reference_folder` (its name): nnU-Net's own trainers
+    validate on sparse labels also where there are dense ones.
+    """
     from nnunetv2.evaluation.evaluate_predictions import load_summary_json
 
     file = run.folder / "validation" / "summary.json"
@@ -380,6 +389,7 @@ def nnunet_dice(run: Run, labels: LabelDefinition) -> dict[tuple[str, str], floa
         return {
             (Path(entry["prediction_file"]).name[: -len(labels.file_ending)], name): entry["metrics"][label]["Dice"]
             for entry in load_summary_json(str(file))["metric_per_case"]
+            if Path(entry["reference_file"]).parent.name == reference_folder
             for name, label in labels.classes.items()
         }
     except (KeyError, json.JSONDecodeError) as error:

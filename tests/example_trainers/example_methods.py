@@ -4,4 +4,5 @@ from nnunet_ssl_test_methods import (  # noqa: F401
     nnUNetTrainerTestMixing,
     nnUNetTrainerTestShrinkingPool,
     nnUNetTrainerTestTwoNetworks,
+    nnUNetTrainerTestWeak,
 )

@@ -1,0 +1,192 @@
+"""Dense labels for validation, of cases whose training labels are sparse.
+
+On sparse labels nnU-Net's pseudo Dice and final validation see annotated voxels only. A raw data set may therefore have a
+folder `labelsTr_dense` beside `labelsTr`, with dense label maps under the same file names. They are never trained on: they are
+preprocessed to `<data_identifier>_dense` and copied to `gt_segmentations_dense`, and validation uses them when all validation
+cases of a fold have one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nnunet_ssl.data.pool import run_in_processes
+from nnunet_ssl.data.preprocessed import (
+    complete_cases,
+    manifest_file,
+    preprocess_unlabeled,
+    preprocessing_hash,
+    unlabeled_folder,
+)
+from nnunet_ssl.data.raw_dataset import RawDataset, preprocessed_folder
+from nnunet_ssl.data.unlabeled_list import UnlabeledList
+from nnunet_ssl.errors import UserError
+
+if TYPE_CHECKING:
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+RAW_FOLDER = "labelsTr_dense"
+REFERENCES = "gt_segmentations_dense"
+KIND = "dense"
+
+
+@dataclass(frozen=True)
+class DenseLabels:
+    """`folder`: preprocessed cases with dense segmentations; `references`: the label files as they were."""
+
+    folder: str
+    references: Path
+
+    @classmethod
+    def of(
+        cls,
+        preprocessed_base: str | Path,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        cases: Sequence[str],
+    ) -> DenseLabels | None:
+        """The dense labels of these cases, or None where a case has none.
+
+        Raises:
+            UserError: there are such labels, but they are not preprocessed with these plans.
+        """
+        references = Path(preprocessed_base, REFERENCES)
+        if not cases or not all(list(references.glob(f"{case}.*")) for case in cases):
+            return None
+        folder = unlabeled_folder(preprocessed_base, configuration_manager, KIND)
+        file = Path(manifest_file(preprocessed_base, configuration_manager, KIND))
+        manifest = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"cases": {}}
+        current = manifest.get("preprocessing_hash") == preprocessing_hash(plans_manager, configuration_manager)
+        if not current or not set(cases) <= set(manifest["cases"]) & complete_cases(Path(folder)):
+            raise UserError(
+                f"{references} holds dense labels, but {folder} is missing, unfinished or made with other plans. Run "
+                f"`nnunet_ssl plan_and_preprocess -d {int(references.parent.name[7:10])}` again (it does what is missing), or "
+                f"delete {references} to validate on sparse labels."
+            )
+        return cls(folder, references)
+
+    def evaluate(
+        self, predictions: Path, plans_manager: PlansManager, dataset_json: dict, label_manager: LabelManager
+    ) -> dict:
+        """nnU-Net's metrics of a folder of predictions, written to its `summary.json`."""
+        from nnunetv2.configuration import default_num_processes
+        from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
+
+        return compute_metrics_on_folder(
+            str(self.references),
+            str(predictions),
+            str(predictions / "summary.json"),
+            plans_manager.image_reader_writer_class(),
+            dataset_json["file_ending"],
+            label_manager.foreground_regions if label_manager.has_regions else label_manager.foreground_labels,
+            label_manager.ignore_label,
+            chill=True,
+            num_processes=default_num_processes,
+        )
+
+
+def dense_files(raw: RawDataset) -> dict[str, str]:
+    """Training case -> its dense label file.
+
+    Raises:
+        UserError: a file of `labelsTr_dense` belongs to no training case, or the data set has no ignore label.
+    """
+    folder, ending = raw.folder / RAW_FOLDER, raw.dataset_json["file_ending"]
+    files = (
+        {file.name[: -len(ending)]: str(file) for file in sorted(folder.glob(f"*{ending}"))} if folder.is_dir() else {}
+    )
+    unknown = sorted(set(files) - set(raw.labeled))
+    if unknown:
+        raise UserError(
+            f"{folder} holds label maps of {', '.join(unknown[:5])}, which are not in imagesTr. Rename or remove them."
+        )
+    if files and "ignore" not in raw.dataset_json["labels"]:
+        raise UserError(
+            f"{folder} holds dense labels, which are for validation where labelsTr is sparse, but the labels of "
+            f"{raw.folder / 'dataset.json'} have no 'ignore'. Add it, or remove the folder."
+        )
+    return files
+
+
+def preprocess_dense(
+    raw: RawDataset,
+    content: UnlabeledList,
+    plans_name: str,
+    configurations: Sequence[str],
+    num_processes: Sequence[int],
+    args: argparse.Namespace,
+) -> None:
+    """Check `labelsTr_dense`, copy it to `nnUNet_preprocessed` and preprocess it. `args` has `verbose` and `no_pbar`.
+
+    Raises:
+        UserError: a label map has other values than dataset.json names, or another shape than the sparse one.
+    """
+    files = dense_files(raw)
+    references = preprocessed_folder(raw.name) / REFERENCES
+    if not files:
+        shutil.rmtree(references, ignore_errors=True)
+        return
+    hashes = _checked(raw, files, max(num_processes), not args.no_pbar)
+    shutil.rmtree(references, ignore_errors=True)
+    references.mkdir(parents=True)
+    for file in files.values():
+        shutil.copy(file, references)
+    hashes = {case: f"{content.labeled[case].sha256}+{digest}" for case, digest in hashes.items()}
+    for configuration, processes in zip(configurations, num_processes, strict=True):
+        outcome = preprocess_unlabeled(
+            raw.name,
+            plans_name,
+            configuration,
+            processes,
+            cases={case: raw.labeled[case] for case in files},
+            hashes=hashes,
+            labels=files,
+            kind=KIND,
+            verbose=args.verbose,
+            show_progress=not args.no_pbar,
+        )
+        counts = ", ".join(f"{len(cases)} {what}" for what, cases in outcome.items())
+        print(f"{raw.name}, {plans_name}, {configuration}: dense labels for validation: {counts}")
+
+
+def _checked(raw: RawDataset, files: dict[str, str], num_processes: int, show_progress: bool) -> dict[str, str]:
+    """Case -> hash of its dense label file."""
+    labels = raw.dataset_json["labels"]
+    allowed = {0}
+    for name, value in labels.items():
+        if name != "ignore":
+            allowed |= set(value if isinstance(value, (list, tuple)) else [value])
+    reader = raw.reader_writer_class()
+    cases = list(files)
+    jobs = [(files[case], raw.labels[case], reader, sorted(allowed)) for case in cases]
+    hashes, problems = {}, []
+    for index, (digest, problem) in run_in_processes(
+        _check, jobs, num_processes, "Checking dense labels", show_progress
+    ):
+        hashes[cases[index]] = digest
+        problems += [problem] if problem else []
+    if problems:
+        raise UserError("\n".join(sorted(problems)))
+    return hashes
+
+
+def _check(dense: str, sparse: str, reader_writer_class: type, allowed: list[int]) -> tuple[str, str]:
+    """`(hash of the file, "")` or `("", what is wrong)`."""
+    segmentation, _ = reader_writer_class().read_seg(dense)
+    shape = reader_writer_class().read_seg(sparse)[0].shape
+    found = ", ".join(f"{value:g}" for value in np.unique(segmentation) if value not in allowed)
+    if found:
+        return "", f"{dense}: holds {found}; allowed in a dense label map are {allowed}. Correct the file or remove it."
+    if segmentation.shape != shape:
+        return "", f"{dense}: shape {segmentation.shape}, but {sparse} has {shape}. Correct the file or remove it."
+    return hashlib.sha256(Path(dense).read_bytes()).hexdigest(), ""
