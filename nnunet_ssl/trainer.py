@@ -14,6 +14,7 @@ is a subclass that overrides the seams, from most to least common:
     unlabeled_views(intensity)        weak and strong views of one patch
     labeled_extras()                  maps made of the labeled target by the workers (distances)
     labeled_transforms(transforms)    nnU-Net's transforms of the labeled patches
+    case_probabilities(cases)         how often labeled patches come from each case
 
 `docs/add_a_method.md` walks through an example, `docs/architecture.md` gives the reasons.
 """
@@ -168,6 +169,10 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     def labeled_transforms(self, transforms: list[BasicTransform]) -> list[BasicTransform]:
         """nnU-Net's training transforms of the labeled patches, in its order, changed. Called once."""
         return transforms
+
+    def case_probabilities(self, cases: Sequence[str]) -> np.ndarray | None:
+        """With which probability a labeled training patch is drawn from each of `cases`, summing up to 1; None: equally often."""
+        return None
 
     # ------------------------------------------------------------------------------------------- what methods may call
 
@@ -555,6 +560,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         else:
             labeled = loader
             labeled.transforms = ComposeTransforms(self.labeled_transforms(self._transforms_of(labeled)))
+            labeled.sampling_probabilities = self.case_probabilities(labeled.indices)
         unlabeled = self._unlabeled_loader(labeled) if self._pool else None
         self.restart_workers(augmenter, TwoStreamLoader(labeled, unlabeled, self.labeled_extras()), role="train")
 

@@ -123,6 +123,7 @@ def make_dataset(
     regions: bool = False,
     ignore: bool = False,
     dense: bool = False,
+    partial: bool = False,
     channels: int = 1,
     residual: bool = False,
     batch_size: int = 2,
@@ -134,7 +135,8 @@ def make_dataset(
     """Write raw and preprocessed data below `out`; returns the data set's name.
 
     Fold 0 trains on all labeled cases but the last and validates on the last. With `dense` the raw data set has dense labels
-    beside the sparse ones (`ignore`); they are not preprocessed.
+    beside the sparse ones (`ignore`); they are not preprocessed. With `partial` the first case has label 1 (with regions: the
+    whole) annotated only, the second label 2 only, and dataset.json says so.
     """
     name = f"Dataset{dataset_id:03d}_Synthetic"
     raw, preprocessed = out / "nnUNet_raw" / name, out / "nnUNet_preprocessed" / name
@@ -152,6 +154,12 @@ def make_dataset(
     }
     if regions:
         dataset_json["regions_class_order"] = [1, 2]
+    if partial:
+        first, second = [name for name in labels if name not in ("background", "ignore")]
+        dataset_json["partial_labels"] = {
+            "sources": {"one": {"prefix": "case_00", "annotated": [first]}},
+            "cases": {"case_01": [second]},
+        }
     plans = make_plans(name, channels, batch_size, residual, mask_norm)
     if change_plans is not None:
         change_plans(plans)
@@ -170,6 +178,8 @@ def make_dataset(
             files = [raw / folder / f"{case}_{c:04d}.nii.gz" for c in range(channels)]
             for image, file in zip(images, files, strict=True):
                 _write(image, file)
+            if partial and case in ("case_00", "case_01"):
+                segmentation = _partially_annotated(segmentation, case, regions)
             if dense and folder == "imagesTr":
                 _write(segmentation, raw / "labelsTr_dense" / f"{case}.nii.gz")
             if ignore and folder == "imagesTr":
@@ -192,6 +202,12 @@ def make_dataset(
             raw, preprocessed, manager, manager.get_configuration(configuration), configuration, dataset_json, cases
         )
     return name
+
+
+def _partially_annotated(segmentation: np.ndarray, case: str, regions: bool) -> np.ndarray:
+    if case == "case_01":
+        return np.where(segmentation == 2, segmentation, 0)
+    return np.minimum(segmentation, 1) if regions else np.where(segmentation == 1, segmentation, 0)
 
 
 def _phantom(rng: np.random.Generator, channels: int, mask_norm: bool) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -1,7 +1,7 @@
 """What every trainer must keep, asked of all of them through one table.
 
-A new trainer is added to `PUBLISHED`, or to `WEAK` if it is for sparse labels; `test_every_trainer_is_in_the_table` fails
-until it is.
+A new trainer is added to `PUBLISHED`, to `WEAK` if it is for sparse labels, or to `PARTIAL` if it is for partial labels;
+`test_every_trainer_is_in_the_table` fails until it is.
 """
 
 from __future__ import annotations
@@ -48,8 +48,11 @@ TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetT
 # trainers for sparse labels: with the ignore label, without unlabeled images
 WEAK: list[str] = []
 WEAK_TEST_ONLY = ["nnUNetTrainerTestWeak"]
+# trainers for partial labels: with the key of dataset.json, without unlabeled images
+PARTIAL = ["nnUNetTrainerPartialLabel", "nnUNetTrainerPartialLabelMT"]
 SEMI_SUPERVISED = PUBLISHED + TEST_ONLY
-TRAINERS = SEMI_SUPERVISED + WEAK + WEAK_TEST_ONLY
+WITH_TERMS = SEMI_SUPERVISED + WEAK + WEAK_TEST_ONLY
+TRAINERS = WITH_TERMS + PARTIAL
 
 GOLDEN_FILES = [
     "ac_mt",
@@ -61,6 +64,7 @@ GOLDEN_FILES = [
     "mcf",
     "mean_teacher",
     "nnfiltermatch",
+    "partial_label",
     "ssl4mis_common",
     "ua_mt",
     "ua_mt_ssl4mis",
@@ -74,6 +78,8 @@ each_dimension = pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 
 def needs(name, **options) -> dict:
     """Options of a synthetic data set that the trainer can work on."""
+    if name in PARTIAL:
+        return {"partial": True, "unlabeled": 0} | options
     return {"ignore": True, "unlabeled": 0} | options if name in WEAK + WEAK_TEST_ONLY else options
 
 
@@ -86,7 +92,7 @@ def next_batches(trainer, count=1):
 
 
 def test_every_trainer_is_in_the_table():
-    assert sorted(trainer_classes()) == sorted(PUBLISHED + WEAK)
+    assert sorted(trainer_classes()) == sorted(PUBLISHED + WEAK + PARTIAL)
     assert nnunet_ssl.trainers.__doc__
 
 
@@ -149,7 +155,7 @@ def test_a_step_trains_with_every_kind_of_label_and_network(name, options, datas
     before = weights_of(trainer.network)
     outputs = run_steps(trainer, next_batches(trainer, 3))  # after two updates a teacher is still equal to its student
     assert all(np.isfinite(v) for o in outputs for v in o.values())
-    assert any(o[term] > 0 for o in outputs for term in trainer.weights())
+    assert name in PARTIAL or any(o[term] > 0 for o in outputs for term in trainer.weights())
     assert largest_difference(before, weights_of(trainer.network)) > 0
 
 
@@ -163,7 +169,7 @@ def test_unequal_batches_and_no_assumption_of_halves(name, datasets, tmp_path):
     assert all(np.isfinite(v) for v in trainer.train_step(batch).values())
 
 
-@each_trainer
+@pytest.mark.parametrize("name", WITH_TERMS)  # the others change the labeled loss and have no term of their own
 def test_terms_of_the_method_reach_the_student_and_never_the_teacher(name, datasets, tmp_path, monkeypatch):
     out, dataset = datasets(**needs(name))
     trainer = started(make_trainer(name, out, dataset, results=tmp_path))

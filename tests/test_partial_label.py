@@ -106,7 +106,7 @@ def test_all_regions_annotated_is_nnunets_binary_cross_entropy_and_dice(spatial,
     nnunets = DC_and_BCE_loss({}, options, use_ignore_label=ignore, dice_class=MemoryEfficientSoftDiceLoss)
     theirs = nnunets(logits, target)
     ours = partial_region_loss(logits, target[:, :2], everything, mask, batch_dice=batch_dice)
-    assert ours.item() == pytest.approx(theirs.item(), abs=1e-7)
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-6)  # theirs is float32 with a mask
     torch.testing.assert_close(gradient(ours, logits)[0], gradient(theirs, logits)[0], rtol=0, atol=1e-8)
 
 

@@ -40,7 +40,6 @@ def annotation_matrix(
     if unknown:
         raise ValueError(f"annotated classes must lie in 1..{num_classes}, got {sorted(unknown)}")
     rows = [[k in ids for k in range(1, num_classes + 1)] for ids in annotated]
-    # not pageable memory that a copy to the GPU would have to wait for
     matrix = torch.tensor(rows, dtype=torch.bool)
     return matrix if device is None else matrix.to(device, non_blocking=True)
 
@@ -223,11 +222,22 @@ def exclusion_dice(
     smooth: float = SMOOTH,
 ) -> Tensor:
     """Dice of p_c with e_c (`excluded_voxels`) for every class, background first: `(K+1,)`, with `batch=False` `(B, K+1)`."""
+    return _exclusion_dice(logits, target, annotated, mask, None, batch, smooth)[0]
+
+
+def _exclusion_dice(
+    logits: Tensor,
+    target: Tensor,
+    annotated: Tensor,
+    mask: Tensor | None,
+    cases: Tensor | None,
+    batch: bool,
+    smooth: float,
+) -> tuple[Tensor, Tensor]:
     _check(logits, target, annotated, mask, channels=1, extra=1)
-    e = excluded_voxels(target, annotated)
-    everywhere = torch.ones(e.shape[:2], dtype=torch.bool, device=e.device)
-    p = torch.softmax(in_float32(logits), dim=1)
-    return _dice(p, e, everywhere, mask, batch, smooth, FLOOR, all_ranks=False)[0]
+    e, p = excluded_voxels(target, annotated), torch.softmax(in_float32(logits), dim=1)
+    cases = torch.ones_like(annotated[:, 0]) if cases is None else cases
+    return _dice(p, e, cases[:, None].expand(p.shape[:2]), mask, batch, smooth, FLOOR, all_ranks=False)
 
 
 def exclusion_loss(
@@ -236,6 +246,7 @@ def exclusion_loss(
     annotated: Tensor,
     mask: Tensor | None = None,
     *,
+    cases: Tensor | None = None,
     batch: bool = True,
     background: bool = False,
     smooth: float = SMOOTH,
@@ -243,9 +254,13 @@ def exclusion_loss(
     """`mean_c exclusion_dice_c`, to be minimized: predictions keep away from where a class cannot be. In [0, 1].
 
     Source: Shi et al. 2021; official weight 2, without background (`do_bg` False).
+
+    Args:
+        cases: bool `(B,)`, the cases that count; None: all.
     """
-    dice = exclusion_dice(logits, target, annotated, mask, batch=batch, smooth=smooth)
-    return dice.mean() if background else dice[..., 1:].mean()
+    dice, counted = _exclusion_dice(logits, target, annotated, mask, cases, batch, smooth)
+    first = 0 if background else 1
+    return _mean_of(dice[..., first:], counted[..., first:])
 
 
 def exclusion_cross_entropy(logits: Tensor, target: Tensor, annotated: Tensor, epsilon: float = 1.0) -> Tensor:
@@ -285,7 +300,9 @@ def partial_label_loss(
     loss = candidate_cross_entropy(merged, target, annotated, mask, pseudo)
     loss = loss + partial_dice_loss(merged, target, annotated, mask, batch=batch_dice, all_ranks=all_ranks)
     if exclusion_weight:
-        excluded = exclusion_loss(logits, target, annotated, mask, batch=batch_dice)
+        # a case that annotates everything has no exclusion term in the official code either
+        cases = ~annotated.all(1)
+        excluded = exclusion_loss(logits, target, annotated, mask, cases=cases, batch=batch_dice)
         loss = loss + exclusion_weight * excluded
     return loss
 
