@@ -57,7 +57,7 @@ def write_dataset(
         UserError: a faulty case or assignment, a full disk, a worker that died, an id that belongs to another data set, an
             existing data set that differs.
     """
-    target = _target_folder(dataset)
+    target = target_folder(dataset.dataset_id, dataset.name)
     by_id = _check_cases(cases)
     _check_assignment(assignment, by_id)
     recover(target)
@@ -99,27 +99,33 @@ def write_dataset(
     return target
 
 
-def _target_folder(dataset: DatasetDescription) -> Path:
+def target_folder(dataset_id: int, name: str, option: str = "-d") -> Path:
+    """`nnUNet_raw/DatasetXXX_Name` of a data set to be made; `option` is what the id is called on the command line.
+
+    Raises:
+        UserError: an id or a name that nnU-Net does not take, an id that another data set has, nnUNet_raw is not set.
+    """
     from nnunetv2.paths import nnUNet_raw
     from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
-    if not 1 <= dataset.dataset_id <= 999:
-        raise UserError(f"-d {dataset.dataset_id}: a data set id lies between 1 and 999.")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", dataset.name):
-        raise UserError(f"-name {dataset.name}: allowed are letters, digits, '_' and '-', as in Dataset101_LA.")
+    if not 1 <= dataset_id <= 999:
+        raise UserError(f"{option} {dataset_id}: a data set id lies between 1 and 999.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise UserError(f"-name {name}: allowed are letters, digits, '_' and '-', as in Dataset101_LA.")
     if not nnUNet_raw.is_set():
         raise UserError(
             "the environment variable nnUNet_raw is not set. Allowed: the folder of nnU-Net's raw data sets. "
             "Set it: export nnUNet_raw=/path/to/nnUNet_raw"
         )
+    folder_name = f"Dataset{dataset_id:03d}_{name}"
     # nnU-Net finds a data set by its number in the raw, the preprocessed and the results folder and stops at two names
-    others = [str(name) for name in find_candidate_datasets(dataset.dataset_id) if name != dataset.folder_name]
+    others = [str(other) for other in find_candidate_datasets(dataset_id) if other != folder_name]
     if others:
         raise UserError(
-            f"-d {dataset.dataset_id}: the id belongs to {some(others)} (in nnUNet_raw, nnUNet_preprocessed or "
-            f"nnUNet_results), so {dataset.folder_name} cannot be made. Give a free id with -d, or the same name with -name."
+            f"{option} {dataset_id}: the id belongs to {some(others)} (in nnUNet_raw, nnUNet_preprocessed or "
+            f"nnUNet_results), so {folder_name} cannot be made. Give a free id with {option}, or the same name with -name."
         )
-    return Path(str(nnUNet_raw)).absolute() / dataset.folder_name
+    return Path(str(nnUNet_raw)).absolute() / folder_name
 
 
 def _check_cases(cases: Sequence[Case]) -> dict[str, Case]:

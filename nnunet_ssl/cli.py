@@ -19,6 +19,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "nnU-Net's planning, then also the unlabeled images",
     ),
     "preprocess_unlabeled": ("nnunet_ssl.data.preprocess_unlabeled", "only the unlabeled images, with existing plans"),
+    "merge": (
+        "nnunet_ssl.dataset_conversion.merge",
+        "one data set with partial labels from several with different classes",
+    ),
     "split": ("nnunet_ssl.data.split", "write splits_final.json for a budget of labels"),
     "check": ("nnunet_ssl.data.check", "counts, leaks between unlabeled and test cases, duplicates, outliers"),
     "compare": ("nnunet_ssl.evaluation.compare", "compare trainers case by case, with paired tests"),

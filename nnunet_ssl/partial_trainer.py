@@ -7,6 +7,8 @@ labeled patches; where every case annotates everything, the step is the one of `
 from __future__ import annotations
 
 import copy
+import functools
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,6 +64,12 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
         manager = self.label_manager
         found = manager.foreground_regions if manager.has_regions else manager.foreground_labels
         return [tuple(target) if isinstance(target, (list, tuple)) else int(target) for target in found]
+
+    @functools.cached_property
+    def everything_annotated(self) -> bool:
+        """Whether all training and validation cases of the fold annotate all classes."""
+        used = itertools.chain(*self.do_split())
+        return all(self.partial.is_annotated(case, target) for case in used for target in self.targets)
 
     def annotated_in(self, cases: Sequence[str]) -> Tensor:
         """Which foreground classes (or regions) are annotated in these cases, bool `(len(cases), K)`."""

@@ -48,6 +48,7 @@ from nnunet_ssl.data.cases import TrainingCases, check_fold, gather_cases
 from nnunet_ssl.data.dataset import UnlabeledDataset
 from nnunet_ssl.data.dense_labels import DenseLabels
 from nnunet_ssl.data.loader import TwoStreamLoader, UnlabeledLoader
+from nnunet_ssl.data.partial_labels import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.views import UnlabeledViews, split_transforms
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.losses.combine import weighted_sum
@@ -522,14 +523,15 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         self._pool = [case for case in wanted if case in self._cases.folders]
 
     def get_tr_and_val_datasets(self):
-        """nnU-Net's, but cases of sparse labels are validated on their dense labels where there are any."""
+        """nnU-Net's, but cases of sparse or partial labels are validated on their dense labels where there are any."""
         train, validation = super().get_tr_and_val_datasets()
         dense = self._dense_labels()
         return train, validation if dense is None else self.dataset_class(dense.folder, validation.identifiers)
 
     def _dense_labels(self) -> DenseLabels | None:
-        """Dense labels of all validation cases; None where labels are not sparse or such labels are missing."""
-        if not self.label_manager.has_ignore_label:
+        """Dense labels of all validation cases; None where labels are not sparse or partial, or such labels are missing."""
+        sparse, partial = self.label_manager.has_ignore_label, PARTIAL_LABELS in self.dataset_json
+        if not sparse and not partial:
             return None
         validation = self.do_split()[1] if self._cases is None else self._cases.validation
         found = DenseLabels.of(
@@ -538,8 +540,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         self.print_to_log_file(
             f"Validation (pseudo Dice and final) is against the dense labels of {found.references}."
             if found is not None
-            else "Validation is against the sparse labels, on annotated voxels only, and says little about the segmentation "
-            "elsewhere. Dense labels in labelsTr_dense of the raw data set would be used."
+            else f"Validation is against the {'sparse labels, on annotated voxels' if sparse else 'partial labels'} only, and says "
+            "little about the segmentation elsewhere. Dense labels in labelsTr_dense of the raw data set would be used."
         )
         return found
 
