@@ -324,3 +324,41 @@ def test_what_does_not_fit_is_named():
         annotation_matrix([[4]], 3)
     with pytest.raises(ValueError, match="'median'"):
         partial_region_loss(logits, torch.zeros(2, 4, 5, 5), torch.ones(2, 4, dtype=torch.bool), reduction="median")
+
+
+# ------------------------------------------------------------------------------------------------------ a toy data set
+
+
+def toy_batch(generator):
+    """Images with three classes of different intensity, and label maps of which case b has class b + 1 only."""
+    full = torch.zeros(3, 1, 12, 12, dtype=torch.long)
+    for case in full:
+        for k in (1, 2, 3):
+            row, column = torch.randint(0, 8, (2,), generator=generator).tolist()
+            case[0, row : row + 4, column : column + 4] = k
+    image = full.float() + 0.15 * torch.randn(full.shape, generator=generator)
+    own = torch.tensor([1, 2, 3]).view(3, 1, 1, 1)
+    return image, full, torch.where(full == own, full, 0)
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["candidate sets", "nnU-Net"])
+def test_single_organ_sources_teach_all_organs_and_plain_training_does_not(plain):
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 16, 1), torch.nn.ReLU(), torch.nn.Conv2d(16, 4, 1))
+    optimizer = torch.optim.Adam(network.parameters(), 0.02)
+    loss_of = nnunets_loss(batch_dice=True)
+    annotated = matrix([1], [2], [3])
+    for _ in range(300):
+        image, _, target = toy_batch(generator)
+        logits = network(image)
+        loss = loss_of(logits, target) if plain else partial_label_loss(logits, target, annotated, batch_dice=True)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    image, full, _ = toy_batch(generator)
+    found = network(image).argmax(1, keepdim=True)
+    dice = [
+        (2 * ((found == k) & (full == k)).sum() / ((found == k).sum() + (full == k).sum())).item() for k in (1, 2, 3)
+    ]
+    assert (min(dice) > 0.8) is not plain, dice
