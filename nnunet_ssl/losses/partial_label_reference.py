@@ -7,7 +7,7 @@ CLIP-driven universal model: Liu et al., ICCV 2023 (ljwztc/CLIP-Driven-Universal
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,16 @@ from nnunet_ssl.losses.partial_label import log_candidate_probability, merged_pr
 from nnunet_ssl.losses.region import one_hot
 
 LABEL_SET_EPSILON = 1e-5
+
+
+def expanded_labels(compact: Tensor, annotated: Sequence[int]) -> Tensor:
+    """Class ids from a map of the same shape in which j is the j-th annotated class (from 1) and 0 the background."""
+    return torch.tensor([0, *annotated], device=compact.device)[compact.long()]
+
+
+def region_target(labels: Tensor, regions: Sequence[Collection[int]]) -> Tensor:
+    """Regions as nnU-Net's target has them, bool `(B, R, *spatial)`, from a label map `(B, 1, *spatial)`."""
+    return torch.cat([torch.isin(labels, torch.tensor([*ids], dtype=labels.dtype)) for ids in regions], dim=1)
 
 
 def target_adaptive_loss(probabilities: Tensor, target: Tensor, annotated: Tensor, floor: float = 1e-10) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +29,7 @@ from nnunet_ssl.losses.partial_label import (
 from nnunet_ssl.losses.partial_label_reference import (
     binary_cross_entropy_per_pair,
     binary_dice_per_pair,
+    expanded_labels,
     label_set_cross_entropy,
     label_set_target,
     label_sets,
@@ -40,6 +40,7 @@ from nnunet_ssl.losses.partial_label_reference import (
     marked_channels,
     mean_of_channels,
     mean_of_pairs,
+    region_target,
     target_adaptive_loss,
 )
 from nnunet_ssl.networks.dynamic_head import dynamic_head
@@ -60,7 +61,7 @@ USES = tuple(
 _REGIONS = "called by the trainer for regions, which tests/test_partial_trainers.py shows"
 _OPTION = "called by the trainer with {}, which tests/test_partial_trainers.py shows"
 _PART = "the cross entropy computes it in one pass with the rest"
-_LITERATURE = "a loss of the literature that no trainer has"
+_LITERATURE = "of a loss of the literature that no trainer has, or of the form of its data"
 _REFERENCE = "nnunet_ssl.losses.partial_label_reference."
 REFERENCE_ONLY = {
     _CORE + "excluded_voxels": _OPTION.format("exclusion_weight = 2"),
@@ -81,6 +82,7 @@ REFERENCE_ONLY = {
     for name in (
         "binary_cross_entropy_per_pair",
         "binary_dice_per_pair",
+        "expanded_labels",
         "label_set_cross_entropy",
         "label_set_target",
         "label_sets",
@@ -91,22 +93,18 @@ REFERENCE_ONLY = {
         "marked_channels",
         "mean_of_channels",
         "mean_of_pairs",
+        "region_target",
         "target_adaptive_loss",
     )
 }
-
-
-def _global(compact: np.ndarray, annotated: list[int]) -> Tensor:
-    """Class ids from a map in which j+1 is the j-th annotated class."""
-    return torch.from_numpy(np.asarray([0, *annotated])[compact])
 
 
 def _marginal(file: GoldenFile, case: str) -> tuple[Tensor, Tensor, Tensor, list[int]]:
     """Logits, target, what is annotated, and the channels of the compact map."""
     logits = file.tensor(f"{case}/in/logits")
     annotated = file.constant("annotated", case)
-    matrix = annotation_matrix([annotated] * len(logits), logits.shape[1] - 1)
-    return logits, _global(file.inputs[f"{case}/in/gt_compact"], annotated), matrix, [0, *annotated]
+    matrix = annotation_matrix([annotated for _ in logits], logits.shape[1] - 1)
+    return logits, expanded_labels(file.tensor(f"{case}/in/gt_compact"), annotated), matrix, [0, *annotated]
 
 
 def _official_marginal(file: GoldenFile, case: str) -> dict[str, Any]:
@@ -133,7 +131,7 @@ def _exact_marginal(file: GoldenFile, case: str) -> dict[str, Any]:
     log_q0 = log_candidate_probability(logits, candidate_sets(matrix))
     # the logarithm of a single class is that of a set with one member
     singles = [
-        log_candidate_probability(logits, annotation_matrix([[c + 1]] * len(logits), logits.shape[1]))
+        log_candidate_probability(logits, annotation_matrix([[c + 1] for _ in logits], logits.shape[1]))
         for c in channels[1:]
     ]
     options = {"batch": file.constant("batch_dice", case), "smooth": file.constant("smooth", case)}
@@ -153,8 +151,8 @@ def _exact_marginal(file: GoldenFile, case: str) -> dict[str, Any]:
 
 def _target_adaptive(file: GoldenFile, case: str) -> dict[str, Any]:
     p, annotated = file.tensor(f"{case}/in/prob"), file.constant("annotated", case)
-    target = _global(file.inputs[f"{case}/in/target"], annotated)[:, None]
-    matrix = annotation_matrix([annotated] * len(p), p.shape[1] - 1)
+    target = expanded_labels(file.tensor(f"{case}/in/target"), annotated)[:, None]
+    matrix = annotation_matrix([annotated for _ in p], p.shape[1] - 1)
     floor = file.constant("clamp_min", case)
     return {
         "merged": merged_probabilities(p, matrix)[:, [0, *annotated]],
@@ -169,8 +167,7 @@ def _multitalent(file: GoldenFile, case: str) -> dict[str, Any]:
     cross_entropy, dice, total = {}, {}, {}
     for level in file.match(rf"{case}/in/logits_(\d+)"):
         logits = file.tensor(f"{case}/in/logits_{level}")
-        labels = file.inputs[f"{case}/in/target_{level}"][:, 0]
-        target = torch.from_numpy(np.stack([np.isin(labels, ids) for ids in regions.values()], axis=1))
+        target = region_target(file.tensor(f"{case}/in/target_{level}"), [*regions.values()])
         options = {"reduction": "sum"}
         cross_entropy[level] = partial_region_cross_entropy(logits, target, valid, proven=False, **options)
         dice[level] = -partial_region_dice_loss(logits, target, valid, batch=batch, **options)
