@@ -109,20 +109,16 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
 
     def _gather_cases(self) -> None:
         super()._gather_cases()
-        used = [*self._cases.train, *self._cases.validation]
-        targets = self.targets
-        self.everything_annotated = all(self.partial.is_annotated(case, target) for case in used for target in targets)
-        present = {case: self._present(case) for case in self._all_cases()}
+        cases = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
+        hidden = self._cases.hidden  # nothing that tells about hidden labels is read
+        present = {case: self._present(case) for case in cases if case not in hidden}
         file = Path(self.preprocessed_dataset_folder_base, LIST_FILE)
         test = UnlabeledList.load(file).test if file.is_file() else ()
-        self.partial.check(present, test)
-        for line in self.partial.summary({case: present[case] for case in self._cases.train}, targets):
+        self.partial.check(present, [*hidden, *test])
+        for line in self.partial.summary({case: present[case] for case in self._cases.train}, self.targets):
             self.print_to_log_file(line)
         if self.everything_annotated:
             self.print_to_log_file("Every case annotates all classes: training is nnU-Net's own.")
-
-    def _all_cases(self) -> list[str]:
-        return list(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
 
     def _present(self, case: str) -> set[Target]:
         """Foreground labels or regions that occur in a case, from what nnU-Net's preprocessing noted down."""

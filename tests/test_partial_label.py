@@ -309,6 +309,43 @@ def test_region_sums_are_over_pairs_and_means_over_what_counts():
         assert partial_region_loss(logits, target, nothing, reduction=reduction, proven=False).item() == 0
 
 
+def test_proven_voxels_weigh_like_voxels_also_where_nothing_is_valid():
+    logits, target = torch.zeros(1, 2, 1, 4, dtype=torch.float64), torch.zeros(1, 2, 1, 4)
+    target[0, 0, 0, 0] = 1  # a cross entropy of log 2 in one of four voxels
+    for valid, expected in (([[False, False]], 0.25), ([[False, True]], 1.25)):
+        for mask, scale in ((None, 1), (torch.ones(1, 1, 1, 4, dtype=torch.bool), 2)):
+            loss = partial_region_cross_entropy(logits, target, torch.tensor(valid), mask)
+            assert loss.item() == pytest.approx(scale * expected * math.log(2))
+
+
+# ------------------------------------------------------------------------------------------------------ several processes
+
+
+@pytest.mark.parametrize("regions", [False, True], ids=["classes", "regions"])
+def test_batch_dice_over_processes_is_that_of_the_whole_batch(regions, monkeypatch):
+    """What each of two processes would gather is put together here."""
+    logits, channels = drawn(4, 4, 5, 5), 4 if regions else 1
+    target = (drawn(4, 4, 5, 5, seed=2) > 0.5).double() if regions else labels(4, (5, 5), 3)
+    annotated = torch.rand(4, 4 if regions else 3, generator=torch.Generator().manual_seed(3)) < 0.5
+    annotated[:2, 1], annotated[2:, 1] = False, True  # a class that one process does not see
+    assert target.shape[1] == channels
+    dice = partial_region_dice_loss if regions else partial_dice_loss
+    whole = dice(logits, target, annotated, batch=True)
+    halves = [slice(0, 2), slice(2, 4)]
+    sent = []
+
+    class Gather:
+        @staticmethod
+        def apply(sums):
+            sent.append(sums)
+            return torch.stack(sent)
+
+    monkeypatch.setattr("nnunet_ssl.losses.partial_label.AllGatherGrad", Gather)
+    for half in halves:
+        found = dice(logits[half], target[half], annotated[half], batch=True, all_ranks=True)
+    assert found.item() == pytest.approx(whole.item(), abs=1e-12)
+
+
 # -------------------------------------------------------------------------------------------------------------- errors
 
 

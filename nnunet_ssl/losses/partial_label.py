@@ -342,15 +342,16 @@ def partial_region_cross_entropy(
     counted = pairs | (target > 0) if proven else pairs
     values = torch.where(counted if mask is None else counted & mask, values, 0)
     axes = tuple(range(2, values.ndim))
+    voxels = torch.ones_like(values[:, :1], dtype=torch.bool) if mask is None else mask
+    voxels = voxels.sum(axes)
     if reduction == "sum":
-        voxels = values[0, 0].numel() if mask is None else mask.sum(axes).clamp(min=1)
-        return (values.sum(axes) / voxels).sum()
+        return (values.sum(axes) / voxels.clamp(min=1)).sum()
     if reduction != "mean":
         raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
-    if mask is None:
-        # the voxels of valid pairs; what is proven beside them adds to the sum in proportion to its voxels
-        return values.sum() / (valid.sum() * values[0, 0].numel()).clamp(min=1)
-    return values.shape[1] * values.sum() / (valid * mask.sum(axes)).sum().clamp(min=1)
+    counted = (valid * voxels).sum()
+    # what is proven adds to this in proportion to its voxels, also where no pair is valid
+    counted = torch.where(counted > 0, counted, voxels.sum()).clamp(min=1)
+    return (1 if mask is None else values.shape[1]) * values.sum() / counted
 
 
 def partial_region_dice_loss(
