@@ -180,7 +180,7 @@ def run(args: argparse.Namespace) -> int:
 
     print(f"Work folder: {root}")
     if not args.report:
-        prepare(root, settings, args, environment)
+        prepare(root, settings, preparing_steps(settings, args.np), environment)
         if test and not case_files(root / "nnUNet_raw" / pack.dataset / "labelsTs", ".nii.gz"):
             raise UserError(
                 f"{settings.data} holds no test cases of {args.pack}. Leave out --test, or give a copy with them (--data)."
@@ -264,7 +264,7 @@ def environment_of(root: Path, args: argparse.Namespace) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------- data and trainings
 
 
-def prepare(root: Path, settings: Settings, args: argparse.Namespace, environment: Mapping[str, str]) -> None:
+def prepare(root: Path, settings: Settings, steps: Sequence[Step], environment: Mapping[str, str]) -> None:
     """Convert, plan and preprocess, unless it is done. UserError where the folder holds data of other settings."""
     file = root / STATE_FILE
     state = {"settings": json.loads(json.dumps(vars(settings))), "seconds": {}}
@@ -281,15 +281,16 @@ def prepare(root: Path, settings: Settings, args: argparse.Namespace, environmen
     (root / "logs").mkdir(parents=True, exist_ok=True)
     run_steps(
         root,
-        preparing_steps(settings, args.np),
+        steps,
         state["seconds"],
         lambda: write_json_atomically(state, file),
         environment,
     )
 
 
-def preparing_steps(settings: Settings, num_processes: int) -> list[Step]:
-    pack = PACKS[settings.pack]
+def preparing_steps(settings: Settings, num_processes: int, pack: Pack | None = None) -> list[Step]:
+    """Conversion, planning, and the small configuration. `pack`: another one than that of the settings."""
+    pack = pack or PACKS[settings.pack]
     dataset, np = str(pack.dataset_id), str(num_processes)
     convert = ["nnunet_ssl", "convert", settings.pack, "-i", settings.data, "-d", dataset]
     convert += ["--labeled", settings.labeled, "-np", np]
@@ -549,7 +550,11 @@ def draw_figure(file: Path, table: pd.DataFrame, title: str) -> None:
     figure.savefig(file)
 
 
-if __name__ == "__main__":
-    # so that `finally` ends the trainings, which are process groups of their own
+def end_trainings_on_sigterm() -> None:
+    """So that `finally` ends the trainings, which are process groups of their own."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+if __name__ == "__main__":
+    end_trainings_on_sigterm()
     sys.exit(main())

@@ -51,7 +51,8 @@ class SSLBatch:
         return 0 if self.unlabeled is None else self.unlabeled.shape[0]
 
     def without_unlabeled(self) -> SSLBatch:
-        return SSLBatch(self.labeled, self.target, self.keys)
+        """What belongs to the labeled patches."""
+        return SSLBatch(self.labeled, self.target, self.keys, self.labeled_inside, extras=self.extras)
 
     @classmethod
     def from_loader(cls, batch: dict, view_names: Sequence[str], device: torch.device) -> SSLBatch:

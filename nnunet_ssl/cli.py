@@ -22,6 +22,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "nnU-Net's planning, then also the unlabeled images",
     ),
     "preprocess_unlabeled": ("nnunet_ssl.data.preprocess_unlabeled", "only the unlabeled images, with existing plans"),
+    "merge": (
+        "nnunet_ssl.dataset_conversion.merge",
+        "one data set with partial labels from several with different classes",
+    ),
     "split": ("nnunet_ssl.data.split", "write splits_final.json for a budget of labels"),
     "weaken": (
         "nnunet_ssl.weak.command",

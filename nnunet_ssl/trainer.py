@@ -16,6 +16,7 @@ is a subclass that overrides the seams, from most to least common:
     labeled_transforms(transforms)    nnU-Net's transforms of the labeled patches
     labeled_dataset(dataset)          nnU-Net's data set of the training cases
     further_streams(labeled)          patches of something else beside the labeled ones (masks)
+    case_probabilities(cases)         how often labeled patches come from each case
 
 `docs/add_a_method.md` walks through an example, `docs/architecture.md` gives the reasons.
 """
@@ -50,6 +51,7 @@ from nnunet_ssl.data.cases import TrainingCases, check_fold, gather_cases
 from nnunet_ssl.data.dataset import UnlabeledDataset
 from nnunet_ssl.data.dense_labels import DenseLabels
 from nnunet_ssl.data.loader import TwoStreamLoader, UnlabeledLoader
+from nnunet_ssl.data.partial_labels import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.views import UnlabeledViews, split_transforms
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.losses.combine import weighted_sum
@@ -182,6 +184,10 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         Called when training starts, and raises UserError if what it needs is missing. Loaders can be pickled.
         """
         return {}
+
+    def case_probabilities(self, cases: Sequence[str]) -> np.ndarray | None:
+        """With which probability a labeled training patch is drawn from each of `cases`, summing up to 1; None: equally often."""
+        return None
 
     # ------------------------------------------------------------------------------------------- what methods may call
 
@@ -547,29 +553,27 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         self._pool = [case for case in wanted if case in self._cases.folders]
 
     def get_tr_and_val_datasets(self):
-        """nnU-Net's, but cases of sparse labels are validated on their dense labels where there are any."""
+        """nnU-Net's, but cases of sparse or partial labels are validated on their dense labels where there are any."""
         train, validation = super().get_tr_and_val_datasets()
         dense = self._dense_labels()
         validation = validation if dense is None else self.dataset_class(dense.folder, validation.identifiers)
         return self.labeled_dataset(train), validation
 
     def _dense_labels(self) -> DenseLabels | None:
-        """Dense labels of all validation cases; None where labels are neither sparse nor partial or there are no such labels."""
-        if not self.label_manager.has_ignore_label and "partial_labels" not in self.dataset_json:
+        """Dense labels of all validation cases; None where labels are not sparse or partial, or such labels are missing."""
+        sparse, partial = self.label_manager.has_ignore_label, PARTIAL_LABELS in self.dataset_json
+        if not sparse and not partial:
             return None
         validation = self.do_split()[1] if self._cases is None else self._cases.validation
         found = DenseLabels.of(
             self.preprocessed_dataset_folder_base, self.plans_manager, self.configuration_manager, validation
         )
-        if found is not None:
-            self.print_to_log_file(
-                f"Validation (pseudo Dice and final) is against the dense labels of {found.references}."
-            )
-        elif self.label_manager.has_ignore_label:
-            self.print_to_log_file(
-                "Validation is against the sparse labels, on annotated voxels only, and says little about the segmentation "
-                "elsewhere. Dense labels in labelsTr_dense of the raw data set would be used."
-            )
+        self.print_to_log_file(
+            f"Validation (pseudo Dice and final) is against the dense labels of {found.references}."
+            if found is not None
+            else f"Validation is against the {'sparse labels, on annotated voxels' if sparse else 'partial labels'} only, and says "
+            "little about the segmentation elsewhere. Dense labels in labelsTr_dense of the raw data set would be used."
+        )
         return found
 
     # ----------------------------------------------------------------------------------------------------- the loaders
@@ -589,6 +593,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         else:
             labeled = loader
             labeled.transforms = ComposeTransforms(self.labeled_transforms(self._transforms_of(labeled)))
+            labeled.sampling_probabilities = self.case_probabilities(labeled.indices)
         unlabeled = self._unlabeled_loader(labeled) if self._pool else None
         streams = self.further_streams(labeled)
         self.restart_workers(

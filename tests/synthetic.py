@@ -133,6 +133,7 @@ def make_dataset(
     boxes: bool = False,
     size_bounds: bool = False,
     masks: int = 0,
+    partial: bool = False,
     channels: int = 1,
     residual: bool = False,
     batch_size: int = 2,
@@ -146,7 +147,8 @@ def make_dataset(
     Fold 0 trains on all labeled cases but the last and validates on the last. With `dense` the raw data set has dense labels
     beside the sparse ones (`ignore`); they are not preprocessed. With `boxes` the sparse labels are boxes of one class, with
     seeds; with `size_bounds` dataset.json has bounds that a new network does not keep. `masks`: number of dense masks of other
-    patients, preprocessed.
+    patients, preprocessed. With `partial` the first case has label 1 (with regions: the whole) annotated only, the second label 2
+    only, and dataset.json says so.
     """
     name = f"Dataset{dataset_id:03d}_Synthetic"
     raw, preprocessed = out / "nnUNet_raw" / name, out / "nnUNet_preprocessed" / name
@@ -166,6 +168,12 @@ def make_dataset(
         dataset_json["regions_class_order"] = [1, 2]
     if size_bounds:
         dataset_json["size_bounds"] = {key: {"mm2": [1, 10], "mm3": [1, 50]} for key in list(labels)[1:3]}
+    if partial:
+        first, second = [name for name in labels if name not in ("background", "ignore")]
+        dataset_json["partial_labels"] = {
+            "sources": {"one": {"prefix": "case_00", "annotated": [first]}},
+            "cases": {"case_01": [second]},
+        }
     plans = make_plans(name, channels, batch_size, residual, mask_norm)
     if change_plans is not None:
         change_plans(plans)
@@ -184,6 +192,8 @@ def make_dataset(
             files = [raw / folder / f"{case}_{c:04d}.nii.gz" for c in range(channels)]
             for image, file in zip(images, files, strict=True):
                 _write(image, file)
+            if partial and case in ("case_00", "case_01"):
+                segmentation = _partially_annotated(segmentation, case, regions)
             if dense and folder == "imagesTr":
                 _write(segmentation, raw / "labelsTr_dense" / f"{case}.nii.gz")
             if boxes and folder == "imagesTr":
@@ -215,6 +225,12 @@ def make_dataset(
         with mock.patch.dict(os.environ, folders), contextlib.redirect_stdout(io.StringIO()):
             preprocess_masks(RawDataset.open(name), "nnUNetPlans", configurations, [1] * len(configurations), quiet)
     return name
+
+
+def _partially_annotated(segmentation: np.ndarray, case: str, regions: bool) -> np.ndarray:
+    if case == "case_01":
+        return np.where(segmentation == 2, segmentation, 0)
+    return np.minimum(segmentation, 1) if regions else np.where(segmentation == 1, segmentation, 0)
 
 
 def _phantom(rng: np.random.Generator, channels: int, mask_norm: bool) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -290,6 +290,32 @@ def test_sparse_labels_are_compared_on_the_dense_ones_that_there_are(tmp_path, m
     assert "evaluated here on dense labels (gt_segmentations_dense)" in (output / "compare.md").read_text()
 
 
+def test_a_class_counts_only_in_the_cases_that_annotate_it(study):
+    partial = {"cases": {"case_1": ["organ"], "case_2": ["organ"], "case_3": []}}
+    folders = [study.add_run(trainer, error).parent for trainer, error in ((A, 3), (B, 1))]
+    for folder in folders:
+        (folder / "dataset.json").write_text(json.dumps(study.dataset | {"partial_labels": partial}))
+    output = run()
+    table = cells(output)
+    dice = table[(table["metric"] == "Dice") & (table["trainer"] == A)].set_index(["case", "class"])
+    hidden = {("case_1", "lesion"), ("case_2", "lesion"), ("case_3", "lesion"), ("case_3", "organ")}
+    for index, row in dice.iterrows():
+        assert (row["empty"] == "not annotated") == (index in hidden)
+        assert np.isnan(row["value"]) == (index in hidden or index == ("case_7", "lesion"))
+    report = (output / "compare.md").read_text()
+    assert "organ in 6, lesion in 4 of 7 cases" in report
+    written = pd.read_csv(output / "compare_summary.csv")
+    row = written[(written["trainer"] == A) & (written["class"] == "lesion") & (written["metric"] == "Dice")].iloc[0]
+    counted = dice.xs("lesion", level="class")["value"].dropna()
+    assert row["n"] == 3 and row["mean"] == pytest.approx(counted.mean())
+    for i, case in enumerate(study.cases[1:], start=1):  # dense labels have everything
+        write(truth(i), study.preprocessed / "gt_segmentations_dense" / f"{case}.nii.gz")
+    table = cells(run(overwrite=True))
+    assert not (table["empty"] == "not annotated").any()
+    (folders[1] / "dataset.json").write_text(json.dumps(study.dataset))
+    refused("'partial_labels' of", overwrite=True)
+
+
 def test_a_missed_class_is_zero_dice_has_no_distance_and_is_counted_in_the_report(study):
     study.add_run(A, error=1)
     folder = study.add_run(B, error=1)

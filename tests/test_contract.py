@@ -1,7 +1,7 @@
 """What every trainer must keep, asked of all of them through one table.
 
-A new trainer is added to `PUBLISHED`, or to `WEAK` if it is for sparse labels; `test_every_trainer_is_in_the_table` fails
-until it is.
+A new trainer is added to `PUBLISHED`, to `WEAK` if it is for sparse labels, or to `PARTIAL` if it is for partial labels;
+`test_every_trainer_is_in_the_table` fails until it is.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ WEAK = [
     "nnUNetTrainerBoxTightness",
     "nnUNetTrainerCycleMix",
     "nnUNetTrainerMAAG",
+    "nnUNetTrainerPointsConsistency",
+    "nnUNetTrainerPointsPASeg",
     "nnUNetTrainerScribble2Label",
     "nnUNetTrainerScribbleDMPLS",
     "nnUNetTrainerScribbleDMSPS",
-    "nnUNetTrainerPointsConsistency",
-    "nnUNetTrainerPointsPASeg",
     "nnUNetTrainerScribbleDenseCRF",
     "nnUNetTrainerScribbleEntropyMin",
     "nnUNetTrainerScribbleGatedCRF",
@@ -73,8 +73,11 @@ NEEDS = {
     "nnUNetTrainerMAAG": {"masks": 2},
     "nnUNetTrainerSizeConstraint": {"size_bounds": True},
 }
+# trainers for partial labels: with the key of dataset.json, without unlabeled images
+PARTIAL = ["nnUNetTrainerPartialLabel", "nnUNetTrainerPartialLabelMT"]
 SEMI_SUPERVISED = PUBLISHED + TEST_ONLY
-TRAINERS = SEMI_SUPERVISED + WEAK + WEAK_TEST_ONLY
+WITH_TERMS = SEMI_SUPERVISED + WEAK + WEAK_TEST_ONLY
+TRAINERS = WITH_TERMS + PARTIAL
 
 GOLDEN_FILES = [
     "ac_mt",
@@ -95,9 +98,10 @@ GOLDEN_FILES = [
     "mumford_shah",
     "nnfiltermatch",
     "partial_cross_entropy",
-    "scribble2label",
+    "partial_label",
     "points",
     "random_walker",
+    "scribble2label",
     "ssl4mis_common",
     "ua_mt",
     "ua_mt_ssl4mis",
@@ -112,9 +116,11 @@ each_dimension = pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 
 def needs(name, **options) -> dict:
     """Options of a synthetic data set that the trainer can work on."""
-    if name not in WEAK + WEAK_TEST_ONLY:
-        return options
-    return {"ignore": True, "unlabeled": 0} | NEEDS.get(name, {}) | options
+    if name in PARTIAL:
+        return {"partial": True, "unlabeled": 0} | options
+    if name in WEAK + WEAK_TEST_ONLY:
+        return {"ignore": True, "unlabeled": 0} | NEEDS.get(name, {}) | options
+    return options
 
 
 def run_steps(trainer, batches) -> list[dict]:
@@ -134,7 +140,7 @@ def next_batches(trainer, count=1):
 
 
 def test_every_trainer_is_in_the_table():
-    assert sorted(trainer_classes()) == sorted(PUBLISHED + WEAK)
+    assert sorted(trainer_classes()) == sorted(PUBLISHED + WEAK + PARTIAL)
     assert nnunet_ssl.trainers.__doc__
 
 
@@ -199,6 +205,7 @@ def test_a_step_trains_with_every_kind_of_label_and_network(name, options, datas
     assert all(np.isfinite(v) for o in outputs for v in o.values())
     # the baseline for sparse labels has no term of its own; a log barrier is negative where its constraint holds
     assert not trainer.weights() or any(o[term] != 0 for o in outputs for term in trainer.weights())
+    assert name in PARTIAL or any(o[term] > 0 for o in outputs for term in trainer.weights())
     assert largest_difference(before, weights_of(trainer.network)) > 0
 
 
@@ -212,7 +219,7 @@ def test_unequal_batches_and_no_assumption_of_halves(name, datasets, tmp_path):
     assert all(np.isfinite(v) for v in trainer.train_step(batch).values())
 
 
-@each_trainer
+@pytest.mark.parametrize("name", WITH_TERMS)  # the others change the labeled loss and have no term of their own
 def test_terms_of_the_method_reach_the_student_and_never_the_teacher(name, datasets, tmp_path, monkeypatch):
     out, dataset = datasets(**needs(name))
     trainer = started(make_trainer(name, out, dataset, results=tmp_path))
@@ -311,11 +318,11 @@ WEAK_WEIGHTS_OF = {
         "integrity_weight": weight,
     },
     "nnUNetTrainerMAAG": lambda weight: {"adversarial_weight": weight, "discriminator_weight": weight},
+    "nnUNetTrainerPointsConsistency": lambda weight: {"mirrored_weight": weight, "consistency_weight": weight},
+    "nnUNetTrainerPointsPASeg": lambda weight: {"crf_weight": weight, "variance_weight": weight},
     "nnUNetTrainerScribble2Label": lambda weight: {"pseudo_weight": weight},
     "nnUNetTrainerScribbleDMPLS": lambda weight: {"pseudo_weight": weight, "auxiliary_weight": weight},
     "nnUNetTrainerScribbleDMSPS": lambda weight: {"pseudo_weight": weight, "auxiliary_weight": weight},
-    "nnUNetTrainerPointsConsistency": lambda weight: {"mirrored_weight": weight, "consistency_weight": weight},
-    "nnUNetTrainerPointsPASeg": lambda weight: {"crf_weight": weight, "variance_weight": weight},
     "nnUNetTrainerScribbleDenseCRF": lambda weight: {"crf_weight": weight},
     "nnUNetTrainerScribbleEntropyMin": lambda weight: {"regularizer_weight": weight},
     "nnUNetTrainerScribbleGatedCRF": lambda weight: {"crf_weight": weight},

@@ -1,9 +1,9 @@
 """Dense labels for validation, of cases whose training labels are sparse or partial.
 
-On such labels nnU-Net's pseudo Dice and final validation see annotated voxels only, or take classes for background. A raw data
-set may therefore have a folder `labelsTr_dense` beside `labelsTr`, with dense label maps under the same file names. They are
-never trained on: they are preprocessed to `<data_identifier>_dense` and copied to `gt_segmentations_dense`, and validation uses
-them when all validation cases of a fold have one.
+On sparse labels nnU-Net's pseudo Dice and final validation see annotated voxels only, and on partial labels they take hidden
+organs for background. A raw data set may therefore have a folder `labelsTr_dense` beside `labelsTr`, with dense label maps of all
+classes under the same file names. They are never trained on: they are preprocessed to `<data_identifier>_dense` and copied to
+`gt_segmentations_dense`, and validation uses them when all validation cases of a fold have one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nnunet_ssl.data.partial_labels import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.preprocessed import (
     complete_cases,
@@ -99,8 +100,7 @@ def dense_files(raw: RawDataset) -> dict[str, str]:
     """Training case -> its dense label file.
 
     Raises:
-        UserError: a file of `labelsTr_dense` belongs to no training case, or the labels of the data set are neither sparse
-            (no ignore label) nor partial (no key `partial_labels`).
+        UserError: a file of `labelsTr_dense` belongs to no training case, or labels are neither sparse nor partial.
     """
     folder, ending = raw.folder / RAW_FOLDER, raw.dataset_json["file_ending"]
     files = (
@@ -111,11 +111,11 @@ def dense_files(raw: RawDataset) -> dict[str, str]:
         raise UserError(
             f"{folder} holds label maps of {', '.join(unknown[:5])}, which are not in imagesTr. Rename or remove them."
         )
-    if files and "ignore" not in raw.dataset_json["labels"] and "partial_labels" not in raw.dataset_json:
+    if files and "ignore" not in raw.dataset_json["labels"] and PARTIAL_LABELS not in raw.dataset_json:
         raise UserError(
             f"{folder} holds dense labels, which are for validation where labelsTr is sparse or partial, but the labels of "
-            f"{raw.folder / 'dataset.json'} have no 'ignore', and it has no key 'partial_labels'. Add what is missing, or remove "
-            "the folder."
+            f"{raw.folder / 'dataset.json'} have no 'ignore', and it has no key '{PARTIAL_LABELS}'. Add what fits, or remove the "
+            "folder."
         )
     return files
 

@@ -188,6 +188,7 @@ def compare(
                     f"training: {experiment.train_command(r.trainer, r.fold, '--val')}"
                 )
 
+    notes += _note_on_partial_labels(jobs, labels)
     table = _evaluate(jobs, labels, results.reader_writer(experiment, trainers[0]), num_processes)
     if not test:
         for r in runs:
@@ -214,6 +215,22 @@ def _jobs_of_test(
     return [
         _Job(trainer, fold, case, str(folder / f"{case}{file_ending}"), str(reference), repair)
         for case, reference in references.items()
+    ]
+
+
+def _note_on_partial_labels(jobs: Sequence[_Job], labels: LabelDefinition) -> list[str]:
+    """What is left out because the reference of a case does not annotate it."""
+    references = {job.case: job.reference for job in jobs}
+    counts = {name: 0 for name in labels.classes}
+    for case, reference in references.items():
+        for name in labels.annotated(case, reference):
+            counts[name] += 1
+    if all(count == len(references) for count in counts.values()):
+        return []
+    shown = ", ".join(f"{name} in {count}" for name, count in counts.items())
+    return [
+        f"Partial labels: a class is counted only in the cases that annotate it ({shown} of {len(references)} cases). nnU-Net's "
+        "own summary.json counts a hidden organ that is found as an error."
     ]
 
 
@@ -252,23 +269,27 @@ def _evaluate(jobs: Sequence[_Job], labels: LabelDefinition, reader, num_process
 
 
 def _evaluate_job(job: _Job, labels: LabelDefinition, reader) -> dict[str, ClassResult]:
-    from nnunet_ssl.evaluation.metrics import evaluate_case
+    from nnunet_ssl.evaluation.metrics import evaluate_case, not_annotated
 
-    return evaluate_case(job.prediction, job.reference, labels.classes, labels.ignore_label, reader, job.repair)
+    annotated = labels.annotated(job.case, job.reference)
+    found = evaluate_case(job.prediction, job.reference, annotated, labels.ignore_label, reader, job.repair)
+    return {name: found[name] if name in annotated else not_annotated() for name in labels.classes}
 
 
 def _check_against_nnunet(
     experiment: Experiment, run: Run, table: pd.DataFrame, labels: LabelDefinition, reference_folder: str
 ) -> list[str]:
     """UserError if our Dice is not the one nnU-Net wrote after its validation: then files have changed since. Returns notes."""
+    from nnunet_ssl.evaluation.metrics import NOT_ANNOTATED
     from nnunet_ssl.evaluation.runs import nnunet_dice
 
     rows = table[(table["trainer"] == run.trainer) & (table["fold"] == str(run.fold)) & (table["metric"] == "Dice")]
+    rows = rows[rows["empty"] != NOT_ANNOTATED]  # nnU-Net's own summary counts them
     written = nnunet_dice(run, labels, reference_folder)
     if not written:
         return [
             f"{run.trainer}, fold {run.fold}: evaluated here on dense labels ({reference_folder}), in nnU-Net's own summary.json "
-            "on sparse ones, so that the two cannot be compared with each other."
+            "on sparse or partial ones, so that the two cannot be compared with each other."
         ]
     for case, name, value in rows[["case", "class", "value"]].itertuples(index=False):
         expected = 100 * written.get((case, name), math.nan)

@@ -38,6 +38,7 @@ DISTANCES = tuple((metric, unit) for unit in ("voxel", "mm") for metric in ("95H
 METRICS = OVERLAPS + DISTANCES
 
 NOT_EMPTY, BOTH_EMPTY, PREDICTION_EMPTY, REFERENCE_EMPTY = "", "both", "prediction", "reference"
+NOT_ANNOTATED = "not annotated"  # the reference says nothing about the class, so that nothing is measured
 
 # headers are stored as float32, so a copy of a header is equal to about this (relative to the spacing)
 _GEOMETRY_TOLERANCE = 1e-3
@@ -45,10 +46,16 @@ _GEOMETRY_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class ClassResult:
-    """What one class of one case gives. `values[(metric, unit)]`; NaN where it is undefined. `empty`: which mask is empty."""
+    """What one class of one case gives. `values[(metric, unit)]`; NaN where it is undefined. `empty`: which mask is empty, or
+    that the class is not annotated in the reference (partial labels)."""
 
     values: Mapping[tuple[str, str], float]
     empty: str
+
+
+def not_annotated() -> ClassResult:
+    """The result of a class that the reference of a case does not annotate: no value."""
+    return ClassResult(dict.fromkeys(METRICS, float("nan")), NOT_ANNOTATED)
 
 
 def label_mask(segmentation: np.ndarray, label: int | Sequence[int]) -> np.ndarray:

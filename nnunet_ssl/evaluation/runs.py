@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ssl.data.dense_labels import REFERENCES as DENSE_REFERENCES
+from nnunet_ssl.data.partial_labels import KEY as PARTIAL_LABELS
+from nnunet_ssl.data.partial_labels import PartialLabels
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE_NAME
 from nnunet_ssl.data.splits import load_splits, split_hash
 from nnunet_ssl.data.unlabeled_list import write_json_atomically
@@ -70,11 +72,19 @@ class Run:
 
 @dataclass(frozen=True)
 class LabelDefinition:
-    """What is evaluated. `classes`: name -> label or labels of a region, without background."""
+    """What is evaluated. `classes`: name -> label or labels of a region, without background. `partial`: which of them are
+    annotated in which case, None: all in all."""
 
     classes: dict[str, int | tuple[int, ...]]
     ignore_label: int | None
     file_ending: str
+    partial: PartialLabels | None = None
+
+    def annotated(self, case: str, reference: str | Path) -> dict[str, int | tuple[int, ...]]:
+        """The classes that the reference of a case annotates. Dense validation labels have all."""
+        if self.partial is None or Path(reference).parent.name == DENSE_REFERENCES:
+            return self.classes
+        return {name: label for name, label in self.classes.items() if self.partial.is_annotated(case, label)}
 
 
 def nnunet_folder(variable: str) -> Path:
@@ -150,7 +160,7 @@ def label_definition(experiment: Experiment, trainers: Sequence[str]) -> LabelDe
     described = {trainer: _load_json(experiment.model_folder(trainer) / "dataset.json") for trainer in trainers}
     first = trainers[0]
     for trainer in trainers[1:]:
-        for key in ("labels", "regions_class_order", "file_ending"):
+        for key in ("labels", "regions_class_order", "file_ending", PARTIAL_LABELS):
             one, other = described[first].get(key), described[trainer].get(key)
             if one != other:
                 raise UserError(
@@ -168,7 +178,8 @@ def label_definition(experiment: Experiment, trainers: Sequence[str]) -> LabelDe
         names.get(_as_tuple(target), str(target)): target if isinstance(target, tuple) else int(target)
         for target in (tuple(target) if isinstance(target, list) else target for target in targets)
     }
-    return LabelDefinition(classes, manager.ignore_label, dataset["file_ending"])
+    partial = PartialLabels.of(dataset, experiment.model_folder(first) / "dataset.json")
+    return LabelDefinition(classes, manager.ignore_label, dataset["file_ending"], partial)
 
 
 def reader_writer(experiment: Experiment, trainer: str):

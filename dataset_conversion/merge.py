@@ -1,0 +1,528 @@
+"""`nnunet_ssl merge`: one data set from several whose cases annotate different classes."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_ssl.data.partial_labels import KEY, PartialLabels
+from nnunet_ssl.data.pool import run_in_processes
+from nnunet_ssl.data.raw_dataset import RawDataset, damaged_file, read_case, wrong_number_of_channels
+from nnunet_ssl.data.splits import split_hash, write_splits
+from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
+from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, content_hash
+from nnunet_ssl.dataset_conversion.common import LISTED_FAULTS, some
+from nnunet_ssl.dataset_conversion.staging import disk_message, put_in_place, recover, staging_folder
+from nnunet_ssl.dataset_conversion.writing import target_folder
+from nnunet_ssl.errors import UserError
+
+DESCRIPTION = """\
+Merge raw data sets with different classes into one with partial labels: the liver of one, the kidneys of another. Case ids
+get the name of their data set as a prefix; label maps get common ids; the key partial_labels of dataset.json says which
+classes a case annotates. imagesTr, imagesUn and imagesTs are copied. Every fold validates on a share of every data set.
+
+The map gives each data set (number or name) the common name of its classes, by label number or by class name; null for a
+class that is not wanted: its voxels get the ignore label (--ignore), never background.
+  {"9": {"1": "spleen"}, "17": {"spleen": "spleen", "right_kidney": "kidney", "left_kidney": "kidney", "aorta": null}}"""
+EXAMPLE = """\
+example:
+  nnunet_ssl merge -i 9 17 -o 203 -name Abdomen --map map.json
+  nnunet_ssl plan_and_preprocess -d 203 -c 3d_fullres
+  nnUNetv2_train 203 3d_fullres 0 -tr nnUNetTrainerPartialLabel"""
+
+DEFAULT_FOLDS = 5
+SECTIONS = {"labeled": "imagesTr", "unlabeled": "imagesUn", "test": "imagesTs"}
+LABELS = {"labeled": "labelsTr", "test": "labelsTs"}
+# formats whose label maps nnU-Net's reader writes as it has read them, without further files beside them
+READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", "NaturalImage2DIO")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-i", nargs="+", required=True, metavar="DATASET", help="ids or names of the data sets to merge"
+    )
+    parser.add_argument("-o", type=int, required=True, metavar="ID", help="id of the data set to make")
+    parser.add_argument("-name", default="Merged", help="[OPTIONAL] name after DatasetXXX_. Default: Merged")
+    parser.add_argument(
+        "--map",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="[OPTIONAL] json file, see above. Default: every class keeps its name, and equal names are one class",
+    )
+    parser.add_argument(
+        "--ignore",
+        action="store_true",
+        help="[OPTIONAL] give the data set an ignore label, for classes mapped to null. It has one anyway where a data set has",
+    )
+    parser.add_argument(
+        "-f", type=int, default=DEFAULT_FOLDS, metavar="N", help=f"[OPTIONAL] number of folds. Default: {DEFAULT_FOLDS}"
+    )
+    parser.add_argument("-np", type=int, default=8, metavar="N", help="[OPTIONAL] number of processes. Default: 8")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="[OPTIONAL] replace an existing data set of this id and name, once the new one is complete",
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set to merge.
+
+    Attributes:
+        codes: label of its label maps -> label of the merged ones.
+        parts: common class -> its own classes that become it.
+        list: its unlabeled.json, None without one.
+        partial: its own partial labels, None where every case annotates everything.
+    """
+
+    raw: RawDataset
+    prefix: str
+    codes: Mapping[int, int]
+    parts: Mapping[str, frozenset[str]]
+    list: UnlabeledList | None
+    partial: PartialLabels | None
+
+    def annotated(self, case: str) -> list[str]:
+        """Common classes that a case annotates.
+
+        Raises:
+            UserError: it annotates a part of a common class only.
+        """
+        if self.partial is None:
+            return list(self.parts)
+        names = self.partial.names(case)
+        found = []
+        for common, own in self.parts.items():
+            if own <= names:
+                found.append(common)
+            elif own & names:
+                raise UserError(
+                    f"{self.raw.name}: case {case} annotates {', '.join(sorted(own & names))} but not "
+                    f"{', '.join(sorted(own - names))}, and the map makes one class '{common}' of both. Keep them apart in --map."
+                )
+        return found
+
+    def patient(self, case: str) -> str:
+        return self.prefix + (case if self.list is None else self.list.patient(case))
+
+
+def run(args: argparse.Namespace) -> None:
+    target = target_folder(args.o, args.name, option="-o")
+    if args.f < 2 or args.np < 1:
+        raise UserError(f"-f {args.f}, -np {args.np}: allowed are 2 folds or more, and 1 process or more.")
+    raws = [RawDataset.open(name) for name in args.i]
+    _check_sources(raws)
+    classes, sources = read_sources(raws, _load_map(args.map), args.map, args.ignore)
+    dataset_json = make_dataset_json(args.name, classes, sources)
+    stratified_folds(sources, _patients(sources), args.f)  # too many folds are refused before anything is copied
+    recover(target)
+    if target.exists() and not args.overwrite:
+        raise UserError(
+            f"{target} exists. Allowed: a free id (-o), or --overwrite, which replaces the folder once the new one is complete."
+        )
+    staging = staging_folder(target)
+    try:
+        staging.mkdir(parents=True)
+        records = _copy_cases(sources, dataset_json, staging, args.np, target.name)
+        splits = stratified_folds(sources, _one_patient_per_image(_patients(sources), records), args.f)
+        (staging / "dataset.json").write_text(json.dumps(dataset_json, indent=4) + "\n", encoding="utf-8")
+        records.save(staging / LIST_FILE)
+        write_splits(staging / "splits_final.json", splits, overwrite=False)
+        put_in_place(staging, target)
+    except OSError as error:
+        raise UserError(disk_message(error, target)) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    _report(args.o, target, sources, dataset_json, records, splits)
+
+
+# ---------------------------------------------------------------------------------------------------- what becomes what
+
+
+def _check_sources(raws: Sequence[RawDataset]) -> None:
+    """UserError for data sets that cannot be one."""
+    first = raws[0]
+    if len(raws) < 2 or len({raw.name for raw in raws}) < len(raws):
+        raise UserError(f"-i {' '.join(raw.name for raw in raws)}: allowed are two data sets or more, each once.")
+    for raw in raws:
+        file = raw.folder / "dataset.json"
+        if any(isinstance(value, list) for value in raw.dataset_json["labels"].values()):
+            raise UserError(
+                f"{file}: its labels are regions, which overlap. Allowed are classes that exclude each other: give the "
+                "data set plain labels."
+            )
+        if "dataset" in raw.dataset_json:
+            raise UserError(
+                f"{file}: the key 'dataset' names files elsewhere. Allowed are data sets with their images in imagesTr."
+            )
+        reader = raw.reader_writer_class().__name__
+        if reader not in READERS:
+            raise UserError(f"{raw.folder}: its files are read by {reader}; allowed are {', '.join(READERS)}.")
+        for key in ("file_ending", "overwrite_image_reader_writer"):
+            if raw.dataset_json.get(key) != first.dataset_json.get(key):
+                raise UserError(
+                    f"{file}: '{key}' is {raw.dataset_json.get(key)}, in {first.name} it is {first.dataset_json.get(key)}. They "
+                    "must agree: convert the files of one."
+                )
+        if _channels(raw) != _channels(first):
+            raise UserError(
+                f"{file}: the channels are {', '.join(_channels(raw))}, in {first.name} {', '.join(_channels(first))}. They must "
+                "agree in number, order and name (nnU-Net normalizes by the name): correct channel_names if the images do."
+            )
+
+
+def _channels(raw: RawDataset) -> list[str]:
+    return list(raw.dataset_json.get("channel_names", raw.dataset_json.get("modality")).values())
+
+
+def _load_map(file: Path | None) -> dict | None:
+    if file is None:
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"--map {file} does not exist. `nnunet_ssl merge -h` shows an example.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"--map {file} is not valid JSON ({error}). `nnunet_ssl merge -h` shows an example.") from error
+    if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
+        raise UserError(f"--map {file} must give each data set an object. `nnunet_ssl merge -h` shows an example.")
+    return content
+
+
+def read_sources(
+    raws: Sequence[RawDataset], mapping: Mapping | None, file: Path | None, ignore: bool
+) -> tuple[dict[str, int], list[Source]]:
+    """The labels of the merged data set, and its sources.
+
+    Args:
+        mapping: data set -> own class (label or name) -> common name or None; None: every class keeps its name.
+        ignore: whether there shall be an ignore label.
+
+    Raises:
+        UserError: an unknown data set or class in the map, a class that it forgets or names twice, null without ignore label.
+    """
+    rest = dict(mapping or {})
+    chosen = []
+    for raw in raws:
+        keys = [key for key in (raw.name, raw.name[7:10], str(int(raw.name[7:10]))) if key in rest]
+        if mapping is not None and len(keys) != 1:
+            raise UserError(
+                f"--map {file}: {raw.name} is named {'twice' if keys else 'nowhere'} (found: {', '.join(mapping)}). Allowed is "
+                f"once, as {int(raw.name[7:10])} or {raw.name}."
+            )
+        chosen.append(_common_names(raw, rest.pop(keys[0]) if keys else None, file))
+    if rest:
+        raise UserError(f"--map {file}: {', '.join(rest)} is not among the data sets of -i. Remove it.")
+    names = list(dict.fromkeys(common for names in chosen for common in names.values() if common is not None))
+    ignore = ignore or any("ignore" in raw.dataset_json["labels"] for raw in raws)
+    labels = {"background": 0, **{name: i for i, name in enumerate(names, start=1)}}
+    if ignore:
+        labels["ignore"] = len(labels)
+    sources = []
+    for raw, names, prefix in zip(raws, chosen, _prefixes(raws), strict=True):
+        own = raw.dataset_json["labels"]
+        unwanted = [name for name, common in names.items() if common is None]
+        if unwanted and not ignore:
+            raise UserError(
+                f"--map {file}: {raw.name} maps {', '.join(unwanted)} to null, and there is no ignore label for these voxels "
+                "(they must not become background). Add --ignore."
+            )
+        codes = {0: 0} | {own[name]: labels["ignore" if common is None else common] for name, common in names.items()}
+        if "ignore" in own:
+            codes[own["ignore"]] = labels["ignore"]
+        parts = {
+            common: frozenset(name for name, other in names.items() if other == common)
+            for common in labels
+            if common in names.values()
+        }
+        if not parts:
+            raise UserError(f"--map {file}: no class of {raw.name} is wanted. Leave the data set out of -i.")
+        found = raw.folder / LIST_FILE
+        case_list = UnlabeledList.load(found) if found.is_file() else None
+        partial = PartialLabels.of(raw.dataset_json, raw.folder / "dataset.json")
+        sources.append(Source(raw, prefix, codes, parts, case_list, partial))
+    return labels, sources
+
+
+def _common_names(raw: RawDataset, mapping: Mapping | None, file: Path | None) -> dict[str, str | None]:
+    """Own class -> common name, None where it is not wanted."""
+    own = {name: label for name, label in raw.dataset_json["labels"].items() if name != "ignore" and label != 0}
+    if mapping is None:
+        return {name: name for name in own}
+    by_label = {str(label): name for name, label in own.items()}
+    names: dict[str, str | None] = {}
+    for key, common in mapping.items():
+        name = by_label.get(key, key)
+        if name not in own:
+            allowed = ", ".join(f"{label} ({name})" for label, name in by_label.items())
+            raise UserError(f"--map {file}: {raw.name} has no class '{key}'. Allowed: {allowed}.")
+        if name in names:
+            raise UserError(f"--map {file}: {raw.name} has '{name}' twice, by label and by name. Delete one.")
+        if common is not None and (not isinstance(common, str) or common in ("", "background", "ignore")):
+            raise UserError(
+                f"--map {file}: {raw.name}, class '{key}' becomes {json.dumps(common)}. Allowed: a name other than background "
+                "and ignore, or null."
+            )
+        names[name] = common
+    forgotten = [name for name in own if name not in names]
+    if forgotten:
+        raise UserError(
+            f"--map {file}: {raw.name} has {', '.join(forgotten)}, for which the map has no name. Add it, or null if the class "
+            "is not wanted."
+        )
+    return {name: names[name] for name in own}  # in the order of dataset.json
+
+
+def _prefixes(raws: Sequence[RawDataset]) -> list[str]:
+    """A prefix for the case ids of each data set; none is the beginning of another."""
+    for prefixes in (
+        [f"{raw.name[11:]}_" for raw in raws],
+        [f"{raw.name[7:]}_" for raw in raws],
+    ):
+        if not any(a is not b and b.startswith(a) for a in prefixes for b in prefixes):
+            return prefixes
+    return [f"{raw.name[7:10]}_{raw.name[11:]}_" for raw in raws]
+
+
+def make_dataset_json(name: str, labels: Mapping[str, int], sources: Sequence[Source]) -> dict:
+    """The merged dataset.json. UserError for a case that annotates a part of a common class."""
+    first = sources[0].raw.dataset_json
+    entries, cases = {}, {}
+    for source in sources:
+        everything = list(source.parts)
+        entries[source.raw.name[7:]] = {"prefix": source.prefix, "annotated": everything}
+        for case in (*source.raw.labeled, *source.raw.test):
+            annotated = source.annotated(case)
+            if annotated != everything:
+                cases[source.prefix + case] = annotated
+    merged = {
+        "name": name,
+        "channel_names": dict(first.get("channel_names", first.get("modality"))),
+        "labels": dict(labels),
+        "numTraining": sum(len(source.raw.labeled) for source in sources),
+        "file_ending": first["file_ending"],
+        KEY: {"default": "all", "sources": entries} | ({"cases": cases} if cases else {}),
+        "nnunet_ssl": {
+            "merged_from": {
+                source.raw.name: {str(own): label for own, label in sorted(source.codes.items())} for source in sources
+            }
+        },
+    }
+    if "overwrite_image_reader_writer" in first:
+        merged["overwrite_image_reader_writer"] = first["overwrite_image_reader_writer"]
+    return merged
+
+
+# -------------------------------------------------------------------------------------------------------------- the files
+
+
+def _copy_cases(
+    sources: Sequence[Source], dataset_json: Mapping, staging: Path, num_processes: int, what: str
+) -> UnlabeledList:
+    """Copy images, rewrite label maps; the content of unlabeled.json. UserError names all faulty cases."""
+    ending = dataset_json["file_ending"]
+    records = UnlabeledList()
+    jobs, places = [], []
+    for source in sources:
+        for section, folder in SECTIONS.items():
+            for case, images in source.raw.images(section).items():
+                labels = {"labeled": source.raw.labels, "test": source.raw.test_labels}.get(section, {})
+                label = labels.get(case)
+                name = source.prefix + case
+                copies = [str(staging / folder / f"{name}_{i:04d}{ending}") for i in range(len(images))]
+                new_label = str(staging / LABELS[section] / f"{name}{ending}") if label else None
+                reader = source.raw.reader_writer_class()
+                jobs.append(
+                    (case, images, copies, label, new_label, dict(source.codes), reader, source.raw.number_of_channels)
+                )
+                places.append((section, source, case))
+                for file in (copies[0], new_label):
+                    if file is not None:
+                        Path(file).parent.mkdir(exist_ok=True)
+    faults = []
+    for index, (digest, fault) in run_in_processes(
+        _copy_case,
+        jobs,
+        num_processes,
+        f"Merging into {what}",
+        show_progress=sys.stderr.isatty(),
+        kept="nothing was written",
+    ):
+        section, source, case = places[index]
+        name = source.prefix + case
+        getattr(records, section)[name] = CaseRecord(f"{source.raw.name}/{SECTIONS[section]}/{case}", digest)
+        if section != "labeled" and source.list is not None and case in source.list.groups:
+            records.groups[name] = source.patient(case)
+        faults += [fault] if fault else []
+    if faults:
+        listed = "\n".join(f"  - {fault}" for fault in sorted(faults)[:LISTED_FAULTS])
+        more = f"\n  ... and {len(faults) - LISTED_FAULTS} more" if len(faults) > LISTED_FAULTS else ""
+        raise UserError(f"{len(faults)} of {len(jobs)} cases cannot be merged; nothing was written.\n{listed}{more}")
+    return records
+
+
+def _copy_case(
+    case: str,
+    images: Sequence[str],
+    copies: Sequence[str],
+    label: str | None,
+    new_label: str | None,
+    codes: Mapping[int, int],
+    reader_writer_class: type,
+    number_of_channels: int,
+) -> tuple[str, str]:
+    """`(content hash, "")` or `("", what is wrong)`."""
+    try:
+        voxels, _ = read_case(case, images, reader_writer_class)
+        if len(voxels) != number_of_channels:
+            return "", wrong_number_of_channels(case, images, len(voxels), number_of_channels)
+        if label is not None:
+            segmentation, properties = read_label(case, label, voxels.shape[1:], codes, reader_writer_class)
+    except UserError as error:
+        return "", str(error)
+    for image, copy in zip(images, copies, strict=True):
+        shutil.copyfile(image, copy)
+    if label is not None:
+        merged = np.zeros(segmentation.shape, np.uint8 if max(codes.values()) < 256 else np.uint16)
+        for own, common in codes.items():
+            merged[segmentation == own] = common
+        reader_writer_class().write_seg(merged, new_label, properties)
+        if damaged_file(case, [new_label]):  # SimpleITK does not report a file that it could not write completely
+            raise OSError(errno.EIO, os.strerror(errno.EIO), new_label)
+    return content_hash(voxels), ""
+
+
+def read_label(
+    case: str, file: str, shape: Sequence[int], codes: Collection[int], reader_writer_class: type
+) -> tuple[np.ndarray, dict]:
+    """A label map `(*spatial)` and its properties, checked.
+
+    Raises:
+        UserError: it cannot be read, has another shape than the image, or holds a label that is not in `codes`.
+    """
+    problem = damaged_file(case, [file])
+    if problem is not None:
+        raise UserError(problem)
+    try:
+        segmentation, properties = reader_writer_class().read_seg(file)
+    except Exception as error:  # readers of several libraries raise whatever they like on a damaged file
+        raise UserError(f"case {case}: {file} cannot be read ({type(error).__name__}: {error}). Restore it.") from error
+    if segmentation.shape[1:] != tuple(shape):
+        raise UserError(
+            f"case {case}: {file} has shape {segmentation.shape[1:]}, the image {tuple(shape)}. Correct it."
+        )
+    unknown = [f"{value:g}" for value in np.unique(segmentation) if value not in codes]
+    if unknown:
+        allowed = ", ".join(map(str, sorted(codes)))
+        raise UserError(f"case {case}: {file} holds {some(unknown, 5)}; dataset.json names {allowed}. Correct it.")
+    return segmentation[0], properties
+
+
+# ----------------------------------------------------------------------------------------------------------------- splits
+
+
+def _patients(sources: Sequence[Source]) -> dict[str, str]:
+    """Labeled case -> patient, as the data sets have it."""
+    return {source.prefix + case: source.patient(case) for source in sources for case in source.raw.labeled}
+
+
+def _one_patient_per_image(patients: Mapping[str, str], records: UnlabeledList) -> dict[str, str]:
+    """Labeled case -> patient, where patients that share an image, also of different data sets, are one; noted in `records`."""
+    joined = {patient: patient for patient in patients.values()}
+
+    def of(patient: str) -> str:
+        while joined[patient] != patient:
+            patient = joined[patient]
+        return patient
+
+    first: dict[str, str] = {}
+    for case, patient in patients.items():
+        joined[of(patient)] = of(first.setdefault(records.labeled[case].sha256, patient))
+    found = {case: of(patient) for case, patient in patients.items()}
+    records.groups |= {case: patient for case, patient in found.items() if patient != case}
+    return found
+
+
+def stratified_folds(
+    sources: Sequence[Source], patient_of: Mapping[str, str], number: int
+) -> list[dict[str, list[str]]]:
+    """Folds in which every data set has its share of the validation cases, without cutting a patient apart.
+
+    Per data set the patients are sorted by a hash of their name and dealt out. A data set with one patient is for training only,
+    or its classes would be missing in a fold.
+
+    Raises:
+        UserError: there are not enough patients for so many folds.
+    """
+    fold_of: dict[str, int | None] = {}
+    for offset, source in enumerate(sources):
+        patients = {patient_of[source.prefix + case] for case in source.raw.labeled}
+        order = sorted(patients, key=lambda patient: hashlib.sha256(patient.encode()).hexdigest())
+        for index, patient in enumerate(order):
+            fold_of.setdefault(patient, (index + offset) % number if len(order) > 1 else None)
+    folds = [
+        {
+            "train": sorted(case for case, patient in patient_of.items() if fold_of[patient] != fold),
+            "val": sorted(case for case, patient in patient_of.items() if fold_of[patient] == fold),
+        }
+        for fold in range(number)
+    ]
+    empty = [fold for fold, split in enumerate(folds) if not split["val"]]
+    if empty:
+        raise UserError(
+            f"-f {number}: fold(s) {', '.join(map(str, empty))} would have no validation case; there are "
+            f"{sum(fold is not None for fold in fold_of.values())} patients to validate on. Ask for fewer folds."
+        )
+    return folds
+
+
+def _report(
+    dataset_id: int,
+    target: Path,
+    sources: Sequence[Source],
+    dataset_json: Mapping,
+    records: UnlabeledList,
+    splits: Sequence[Mapping[str, Sequence[str]]],
+) -> None:
+    for source in sources:
+        raw = source.raw
+        print(
+            f"{raw.name}: {len(raw.labeled)} labeled, {len(raw.unlabeled)} unlabeled, {len(raw.test)} test cases as "
+            f"{source.prefix}*, annotates {', '.join(source.parts)}"
+        )
+        if (raw.folder / "labelsTr_dense").is_dir():
+            print(
+                f"{raw.name}: labelsTr_dense is left out. Dense labels of the merged data set would need the classes of all."
+            )
+        if source.list is not None and any(source.list.hidden_labels.values()):
+            print(
+                f"{raw.name}: its hidden labels (`nnunet_ssl split`) are labels here. Hide them again with `nnunet_ssl split`."
+            )
+    print(f"labels: {', '.join(f'{label} {name}' for name, label in dataset_json['labels'].items())}")
+    cases_of: dict[str, list[str]] = {}
+    for section in SECTIONS:
+        for case, record in getattr(records, section).items():
+            cases_of.setdefault(record.sha256, []).append(case)
+    identical = [" = ".join(cases) for cases in cases_of.values() if len(cases) > 1]
+    if identical:
+        print(
+            f"Warning: {len(identical)} image(s) occur more than once, voxel for voxel: {some(identical)}. Labeled ones are on one "
+            f"side of every fold; `nnunet_ssl check -d {dataset_id}` tells about the others."
+        )
+    for fold, split in enumerate(splits):
+        print(
+            f"fold {fold}: {len(split['train'])} training, {len(split['val'])} validation cases, {split_hash(split)[:12]}"
+        )
+    print(f"Written to {target}. Next: nnunet_ssl plan_and_preprocess -d {dataset_id}")

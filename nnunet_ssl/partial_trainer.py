@@ -1,0 +1,201 @@
+"""The base of trainers for partial labels: every case has only some of the classes annotated.
+
+Which ones is said by the key `partial_labels` of dataset.json (`nnunet_ssl.data.partial_labels`). A method replaces the loss on
+labeled patches; where every case annotates everything, the step is the one of `nnUNetTrainer`, bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from batchgenerators.utilities.file_and_folder_operations import load_pickle
+from nnunetv2.evaluation.evaluate_predictions import load_summary_json, save_summary_json
+from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
+from torch import Tensor
+
+from nnunet_ssl.batch import SSLBatch
+from nnunet_ssl.data.dense_labels import DenseLabels
+from nnunet_ssl.data.partial_labels import KEY, PartialLabels, Target
+from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
+from nnunet_ssl.data.unlabeled_list import UnlabeledList
+from nnunet_ssl.errors import UserError
+from nnunet_ssl.hard_labels import hard_labels
+from nnunet_ssl.losses.partial_label import annotation_matrix
+from nnunet_ssl.losses.region import one_hot, split_ignored
+from nnunet_ssl.trainer import nnUNetTrainerSSL
+
+RESTRICTED_SUMMARY = "summary_annotated.json"
+
+
+class nnUNetTrainerPartial(nnUNetTrainerSSL):
+    """Base class of methods for partial labels.
+
+    Attributes:
+        sampling: how often patches are drawn from a case: "sqrt" ~ 1/sqrt(cases of its source), "uniform", or "class_balanced".
+    """
+
+    needs_unlabeled = False
+    sampling: str = "sqrt"  # MultiTalent
+
+    # ------------------------------------------------------------------------------------------------- what methods call
+
+    def partial_loss(
+        self, logits: Tensor, target: Tensor, annotated: Tensor, mask: Tensor | None, batch: SSLBatch
+    ) -> Tensor:
+        """The loss of one head on partially annotated patches.
+
+        Args:
+            logits: `(L, C, *spatial)`.
+            target: nnU-Net's, without the ignore label: class indices `(L, 1, *spatial)`, or regions `(L, R, *spatial)`.
+            annotated: bool `(L, K)`, K foreground classes or regions.
+            mask: bool `(L, 1, *spatial)`, False for the ignore label; None without one.
+        """
+        raise NotImplementedError
+
+    @property
+    def targets(self) -> list[Target]:
+        """Foreground labels, or with regions the labels of each, in the order of the network's channels."""
+        manager = self.label_manager
+        found = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+        return [tuple(target) if isinstance(target, (list, tuple)) else int(target) for target in found]
+
+    @functools.cached_property
+    def everything_annotated(self) -> bool:
+        """Whether all training and validation cases of the fold annotate all classes."""
+        used = itertools.chain(*self.do_split())
+        return all(self.partial.is_annotated(case, target) for case in used for target in self.targets)
+
+    def annotated_in(self, cases: Sequence[str]) -> Tensor:
+        """Which foreground classes (or regions) are annotated in these cases, bool `(len(cases), K)`."""
+        targets = self.targets
+        columns = [self.partial.columns(str(case), targets) for case in cases]
+        return annotation_matrix(columns, len(targets), self.device)
+
+    def supervised_loss(self, logits: list[Tensor], target: Tensor | list[Tensor], batch: SSLBatch) -> Tensor:
+        """nnU-Net's loss if all cases of the run annotate everything, else `partial_loss` of each head with nnU-Net's weights."""
+        # not decided per batch: under DDP all processes must take the same way through batch Dice
+        if self.everything_annotated:
+            return super().supervised_loss(logits, target, batch)
+        return self._partial_loss(logits, target, self.annotated_in(batch.keys), batch)
+
+    def _partial_loss(self, logits, target, annotated: Tensor, batch: SSLBatch) -> Tensor:
+        targets = target if isinstance(target, list) else [target]
+        losses = []
+        for weight, head, of_head in zip(self.head_weights, logits, targets, strict=True):
+            if weight:
+                plain, mask = split_ignored(of_head, self.label_manager.ignore_label, self.label_manager.has_regions)
+                losses.append(weight * self.partial_loss(head, plain, annotated, mask, batch))
+        return sum(losses[1:], losses[0])
+
+    # ------------------------------------------------------------------------------------------------------- start-up
+
+    def _refuse_unsupported(self) -> None:
+        super()._refuse_unsupported()
+        file = Path(self.preprocessed_dataset_folder_base, "dataset.json")
+        found = PartialLabels.of(self.dataset_json, file)
+        if found is None:
+            raise UserError(
+                f"{file} has no key '{KEY}', which says what is annotated in which case, and {type(self).__name__} needs it. "
+                "`nnunet_ssl merge` writes it; docs/partial_labels.md describes it. If every case annotates everything: "
+                f'"{KEY}": {{"default": "all"}}.'
+            )
+        self.partial = found
+
+    def _gather_cases(self) -> None:
+        super()._gather_cases()
+        cases = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
+        hidden = self._cases.hidden  # nothing that tells about hidden labels is read
+        present = {case: self._present(case) for case in cases if case not in hidden}
+        file = Path(self.preprocessed_dataset_folder_base, LIST_FILE)
+        test = UnlabeledList.load(file).test if file.is_file() else ()
+        self.partial.check(present, [*hidden, *test])
+        for line in self.partial.summary({case: present[case] for case in self._cases.train}, self.targets):
+            self.print_to_log_file(line)
+        if self.everything_annotated:
+            self.print_to_log_file("Every case annotates all classes: training is nnU-Net's own.")
+
+    def _present(self, case: str) -> set[Target]:
+        """Foreground labels or regions that occur in a case, from what nnU-Net's preprocessing noted down."""
+        locations = load_pickle(str(Path(self.preprocessed_dataset_folder, f"{case}.pkl")))["class_locations"]
+        found = {
+            tuple(key) if isinstance(key, (list, tuple)) else int(key) for key, value in locations.items() if len(value)
+        }
+        return found & set(self.targets)  # the rest is what there is for the ignore label
+
+    def case_probabilities(self, cases: Sequence[str]) -> np.ndarray | None:
+        return self.partial.probabilities([str(case) for case in cases], self.targets, self.sampling)
+
+    # ----------------------------------------------------------------------------------------------------- validation
+
+    def _dense_labels(self) -> DenseLabels | None:
+        found = super()._dense_labels()
+        self._dense_validation = found is not None
+        return found
+
+    def _annotated_in_validation(self, cases: Sequence[str]) -> Tensor:
+        """As `annotated_in`; dense validation labels have everything."""
+        annotated = self.annotated_in(cases)
+        return torch.ones_like(annotated) if self._dense_validation else annotated
+
+    def validation_step(self, batch: dict) -> dict:
+        """nnU-Net's, with the method's loss; classes that a case does not annotate do not enter the pseudo Dice."""
+        if self.everything_annotated:
+            return super().validation_step(batch)
+        moved = SSLBatch.from_loader(batch, self._view_names, self.device)
+        annotated = self._annotated_in_validation(moved.keys)
+        with self._inference_network_in_place(), self.autocast():
+            output = self.network(moved.labeled)
+            heads = output if self.enable_deep_supervision else [output]
+            loss = self._partial_loss(heads, moved.target, annotated, moved)
+        target = moved.target[0] if isinstance(moved.target, list) else moved.target
+        regions = self.label_manager.has_regions
+        plain, mask = split_ignored(target, self.label_manager.ignore_label, regions)
+        channels = heads[0].shape[1]
+        predicted = one_hot(hard_labels(heads[0], self.activation), channels, self.activation)
+        counts = get_tp_fp_fn_tn(predicted, plain, tuple(range(2, plain.ndim)), mask)[:3]
+        first = 0 if regions else 1
+        tp, fp, fn = (torch.where(annotated, c[:, first:], 0).sum(0).cpu().numpy() for c in counts)
+        return {"loss": loss.detach().cpu().numpy(), "tp_hard": tp, "fp_hard": fp, "fn_hard": fn}
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        super().perform_actual_validation(save_probabilities)
+        if self.local_rank == 0 and not self._dense_validation:
+            self._summarize_annotated(Path(self.output_folder, "validation"))
+
+    def _summarize_annotated(self, folder: Path) -> None:
+        """A second summary of the final validation, in which a class counts only in the cases that annotate it."""
+        summary = restricted_summary(
+            load_summary_json(str(folder / "summary.json")), self.partial, self.dataset_json["file_ending"]
+        )
+        save_summary_json(summary, str(folder / RESTRICTED_SUMMARY))
+        self.print_to_log_file(
+            f"Over annotated classes of each case only, mean validation Dice: {summary['foreground_mean']['Dice']:.4f} "
+            f"({RESTRICTED_SUMMARY}). summary.json and the mean above count hidden organs as errors."
+        )
+
+
+def restricted_summary(summary: dict, partial: PartialLabels, file_ending: str) -> dict:
+    """nnU-Net's `summary.json` as loaded, with NaN for classes that a case does not annotate and means over the others."""
+    summary = copy.deepcopy(summary)
+    for entry in summary["metric_per_case"]:
+        case = Path(entry["reference_file"]).name.removesuffix(file_ending)
+        for target, metrics in entry["metrics"].items():
+            if not partial.is_annotated(case, target):
+                entry["metrics"][target] = dict.fromkeys(metrics, float("nan"))
+
+    def mean(values: list[float]) -> float:
+        counted = [value for value in values if not np.isnan(value)]
+        return float(np.mean(counted)) if counted else float("nan")
+
+    for target, means in summary["mean"].items():
+        for metric in means:
+            means[metric] = mean([entry["metrics"][target][metric] for entry in summary["metric_per_case"]])
+    for metric in summary["foreground_mean"]:
+        summary["foreground_mean"][metric] = mean([means[metric] for means in summary["mean"].values()])
+    return summary
