@@ -1,13 +1,15 @@
-"""Vanilla nnU-Net and semi-supervised trainers on real data: one plan, one labeled list, equally many optimizer steps.
+"""Vanilla nnU-Net and other trainers on real data: one plan, one labeled list, equally many optimizer steps.
 
-Converts a pack of real data (ACDC in 2D, LA in 3D), plans and preprocesses it, trains nnUNetTrainer and the trainers named,
-each with every seed, evaluates them and writes a table with Dice, 95HD, time and memory. Every step is a public command that
-is printed; its output is in `logs/`. Called again with the same arguments it continues: finished runs stay as they are, an
-unfinished one goes on from its last epoch. Everything of one data set, number of labels and plan lies in one folder below
---out, so that studies of other lengths, seeds or trainers share the preprocessed data. Start only one study at a time in it.
+Converts a pack of real data (ACDC in 2D, LA in 3D, ACDC with the public scribbles or with points made from its masks), plans
+and preprocesses it, trains nnUNetTrainer and the trainers named, each with every seed, evaluates them and writes a table with
+Dice, 95HD, time and memory. Every step is a public command that is printed; its output is in `logs/`. Called again with the
+same arguments it continues: finished runs stay as they are, an unfinished one goes on from its last epoch. Everything of one
+data set, number of labels and plan lies in one folder below --out, so that studies of other lengths, seeds or trainers share
+the preprocessed data. Start only one study at a time in it.
 
 By default a small network on small patches is trained on CPU, and on a GPU what nnU-Net plans itself (--plan). Numbers with
-the small plan compare methods with each other; they are below what nnU-Net's own plan reaches.
+the small plan compare methods with each other; they are below what nnU-Net's own plan reaches. On sparse labels nnUNetTrainer is
+nnU-Net with its ignore label; all trainers are evaluated on dense masks.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -46,9 +48,11 @@ examples:
   python benchmarks/quick_study.py ACDC --labeled 7 --out study -tr nnUNetTrainerMeanTeacher nnUNetTrainerCPS --seeds 0 1 2
   python benchmarks/quick_study.py LA --out study -tr nnUNetTrainerBCP --epochs 4 --jobs 2 --disable_tta
   python benchmarks/quick_study.py ACDC --labeled 3 --out study -tr nnUNetTrainerFilterMatch --epochs 100 --device cuda
+  python benchmarks/quick_study.py ACDC_scribbles --out study -tr nnUNetTrainerScribbleDMPLS nnUNetTrainerScribbleGatedCRF
   python benchmarks/quick_study.py ACDC --labeled 7 --out study -tr nnUNetTrainerCPS --report    (a look while it runs)"""
 
 VANILLA = "nnUNetTrainer"
+EVERYONE = "all"  # instead of a number of labeled patients
 STATE_FILE = "quick_study.json"
 METRICS = {"Dice": "%", "95HD": "mm"}
 
@@ -67,6 +71,10 @@ class Pack:
     features: tuple[int, ...]  # per stage
     spacing: tuple[str, ...] = ()  # mm, of the small plan; (): as planned
     test: bool = False  # always on the test cases
+    converter: str = ""  # of `nnunet_ssl convert`; "": the name of the pack
+    options: tuple[str, ...] = ()  # of the converter; {packs}: the folder of all packs
+    dense_id: int | None = None  # of the data set that `weaken` makes sparse
+    weaken: tuple[str, ...] = ()  # its options
 
 
 PACKS = {
@@ -77,6 +85,23 @@ PACKS = {
         "la", 101, "Dataset101_LA", "3d_fullres", "8", (32, 48, 48), 2, (16, 32, 64, 128), ("2",) * 3, test=True
     ),
 }
+PACKS["ACDC_scribbles"] = replace(
+    PACKS["ACDC"],
+    dataset_id=127,
+    dataset="Dataset127_ACDCscribbles",
+    labeled=EVERYONE,
+    converter="ACDC",
+    options=("-name", "ACDCscribbles", "--scribbles", "{packs}/acdc_scribbles", "--split_patients", "wsl4mis"),
+)
+PACKS["ACDC_points"] = replace(
+    PACKS["ACDC"],
+    dataset_id=128,
+    dataset="Dataset128_ACDCpoints",
+    labeled=EVERYONE,
+    converter="ACDC",
+    dense_id=PACKS["ACDC"].dataset_id,
+    weaken=("-name", "ACDCpoints", "--kind", "points"),
+)
 
 
 @dataclass(frozen=True)
@@ -120,6 +145,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("pack", choices=PACKS, help="data set")
+    defaults = ", ".join(f"{name} {pack.labeled}" for name, pack in PACKS.items())
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="work folder")
     parser.add_argument(
         "-tr",
@@ -128,7 +154,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="TRAINER",
         help=f"trainers without suffixes; {VANILLA} is always the first",
     )
-    parser.add_argument("--labeled", default=None, metavar="N", help="labeled patients or cases. Default: ACDC 7, LA 8")
+    parser.add_argument("--labeled", default=None, metavar="N", help=f"labeled patients or cases. Default: {defaults}")
     parser.add_argument("--epochs", type=int, default=6, metavar="N", help="Default: 6")
     parser.add_argument("--iters", type=int, default=250, metavar="N", help="steps per epoch. Default: 250")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="S", help="Default: 0")
@@ -292,15 +318,18 @@ def preparing_steps(settings: Settings, num_processes: int, pack: Pack | None = 
     """Conversion, planning, and the small configuration. `pack`: another one than that of the settings."""
     pack = pack or PACKS[settings.pack]
     dataset, np = str(pack.dataset_id), str(num_processes)
-    convert = ["nnunet_ssl", "convert", settings.pack, "-i", settings.data, "-d", dataset]
-    convert += ["--labeled", settings.labeled, "-np", np]
+    converted = dataset if pack.dense_id is None else str(pack.dense_id)
+    convert = ["nnunet_ssl", "convert", pack.converter or settings.pack, "-i", settings.data, "-d", converted]
+    convert += [option.format(packs=Path(settings.data).parent) for option in pack.options]
+    convert += ["-np", np] if settings.labeled == EVERYONE else ["--labeled", settings.labeled, "-np", np]
     plan = ["nnunet_ssl", "plan_and_preprocess", "-d", dataset, "-c", pack.configuration, "-np", np, "-npfp", np]
     if settings.plan == "small" and pack.spacing:
         plan += ["-overwrite_target_spacing", *pack.spacing]
-    steps = [
-        Step("convert", "convert to nnU-Net raw format", convert),
-        Step("plan_and_preprocess", "plan and preprocess", plan),
-    ]
+    steps = [Step("convert", "convert to nnU-Net raw format", convert)]
+    if pack.weaken:
+        weaken = ["nnunet_ssl", "weaken", "-d", converted, "-o", dataset, *pack.weaken, "-np", np]
+        steps.append(Step("weaken", "make the labels sparse", weaken))
+    steps.append(Step("plan_and_preprocess", "plan and preprocess", plan))
     if settings.plan == "small":
         small = ["python", "-m", "nnunet_ssl.plans.small", "-d", dataset, "-b", pack.configuration, "--patch_size"]
         small += [*map(str, settings.patch), "--batch_size", str(settings.batch_size)]
