@@ -142,9 +142,16 @@ def trained(datasets, tmp_path, configuration="2d", **attributes):
     return trainer, next(trainer.dataloader_train)
 
 
+def set_mixture(trainer, shares, updates=(1, 1, 1)):
+    """Shares as if estimated before: those of an untrained network's first batch may rule nothing out."""
+    trainer.mixture.module.mean.copy_(torch.tensor(shares))
+    trainer.mixture.module.updates.copy_(torch.tensor(updates))
+
+
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 def test_a_step_calls_what_the_golden_values_prove(configuration, datasets, tmp_path, monkeypatch):
-    trainer, batch = trained(datasets, tmp_path, configuration)
+    trainer, batch = trained(datasets, tmp_path, configuration, mixture_decay=0.99)
+    set_mixture(trainer, [0.6, 0.3, 0.1])
     library = "nnunet_ssl.losses.positive_unlabeled"
     names = ("class_shares", "class_thresholds", "estimate_mixture", "marginal_loss", "ruled_out")
     calls = {name: record_calls(monkeypatch, f"{library}.{name}") for name in names}
@@ -155,7 +162,8 @@ def test_a_step_calls_what_the_golden_values_prove(configuration, datasets, tmp_
     assert negative[:, 1:].any() and not negative[:, 0].any()
     assert not (negative & annotated).any() and not (negative & ~batch["labeled_inside"]).any()
     mixture = trainer.mixture.module.mean
-    assert mixture.sum().item() == pytest.approx(1, abs=1e-4) and (mixture >= 0).all()
+    assert mixture.sum().item() == pytest.approx(1, abs=0.02) and (mixture > 0).all()
+    assert mixture.tolist() != pytest.approx([0.6, 0.3, 0.1], abs=1e-6)
 
 
 def test_where_the_mixture_is_estimated_is_an_option(datasets, tmp_path, monkeypatch):
@@ -180,33 +188,16 @@ def test_the_marginal_loss_waits_and_the_mixture_with_it(datasets, tmp_path):
 
 
 def test_a_class_that_no_scribble_of_the_batch_has_keeps_its_share(datasets, tmp_path, monkeypatch):
-    trainer, batch = trained(datasets, tmp_path)
+    trainer, batch = trained(datasets, tmp_path, mixture_decay=0.99)
+    set_mixture(trainer, [0.6, 0.3, 1.0], updates=(1, 1, 0))  # no batch so far had class 2
     calls = record_calls(monkeypatch, "nnunet_ssl.losses.positive_unlabeled.marginal_loss")
-    without = copy_batch(batch)
-    without["target"] = [torch.where(t == 2, 3, t) for t in without["target"]]  # 3: not annotated
-    trainer.train_step(without)
-    mixture = trainer.mixture.module.mean.tolist()
-    assert mixture[2] == 1 and 0 < mixture[1] < 1
+    batch["target"] = [torch.where(t == 2, 3, t) for t in batch["target"]]  # 3: not annotated
+    trainer.train_step(copy_batch(batch))
+    assert trainer.mixture.module.mean[2] == 1 and trainer.mixture.module.updates.tolist() == [2, 2, 0]
     negative = calls[0][0][1]
     assert negative[:, 1].any() and not negative[:, 2].any()
+    set_mixture(trainer, [0.6, 0.3, 0.1])
     trainer.train_step(copy_batch(batch))
-    known = trainer.mixture.module.mean[2].item()
-    assert 0 < known < 1
-    trainer.train_step(without)
-    assert trainer.mixture.module.mean[2].item() == known
-
-
-def test_holes_have_no_label_and_padding_counts_nowhere(datasets, tmp_path, monkeypatch):
-    trainer, batch = trained(datasets, tmp_path, cutout=0.5)
-    seen = []
-    loss = trainer.supervised_loss
-    monkeypatch.setattr(trainer, "supervised_loss", lambda h, t, b: seen.append(t) or loss(h, t, b))
-    cosine = record_calls(monkeypatch, "nnunet_ssl.losses.cosine.cosine_distance")
-    trainer.train_step(copy_batch(batch))
-    whole, cut = (targets[0] for targets in seen)
-    ignore = trainer.label_manager.ignore_label
-    assert (cut == ignore).sum() > (whole == ignore).sum()
-    for label in (0, 1, 2):
-        assert (cut == label).sum() <= (whole == label).sum()
-    mask = cosine[0][0][2]
-    assert not (mask & ~batch["labeled_inside"]).any() and (~mask & batch["labeled_inside"]).any()
+    assert trainer.mixture.module.mean[2].item() == pytest.approx(0.1)
+    negative = calls[1][0][1]
+    assert negative[:, 2].any()
