@@ -38,7 +38,7 @@ from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 class nnUNetTrainerScribbleDMPLS(nnUNetTrainerWeak):
     """DMPLS: two decoders on one encoder learn a hard random mixture of their predictions.
 
-    Passes per step: nnU-Net's forward and backward with a second decoder.
+    Passes per step: nnU-Net's forward and backward with a second decoder, 1.6 times its feature maps.
     """
 
     pseudo_weight: float = 0.5  # of each decoder, relative to its labeled loss; official

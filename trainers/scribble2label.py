@@ -20,8 +20,8 @@ background). L_sup is nnU-Net's cross entropy + Dice on annotated voxels (offici
 published; CE at all resolutions of deep supervision with nnU-Net's weights, the nearest label at lower ones. Regions: u_c = 1
 where W_c > confidence, 0 where W_c < 1 - confidence, the official rule for its one class.
 
-The files take 2 bytes per voxel and class of the preprocessed training images, on disk; a checkpoint holds their number only. If
-training is continued from a checkpoint that is older than the last update, the ensemble begins anew.
+The files take 2 bytes per voxel and class of the preprocessed training images, on disk, and may be deleted after the training; a
+checkpoint holds their number only. If training is continued from one that is older than the last update, the ensemble begins anew.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class nnUNetTrainerScribble2Label(nnUNetTrainerWeak):
             if self.ensemble.updates:
                 self.print_to_log_file(f"{self.ensemble.folder} is not the checkpoint's: the ensemble begins anew")
             self.ensemble.restart()
+        self.training_cases = dataset
         return WithExtraLabels(dataset, self.ensemble.folder)
 
     def labeled_transforms(self, transforms: list[BasicTransform]) -> list[BasicTransform]:
@@ -102,13 +103,13 @@ class nnUNetTrainerScribble2Label(nnUNetTrainerWeak):
     def update_labels(self) -> None:
         """Predict all training cases, and replace their ensembles and labels."""
         alpha = 1 - ema_decay_at(self.ensemble.updates, 1 - self.alpha)
-        dataset = self.dataset_class(self.preprocessed_dataset_folder, self.do_split()[0])
         labeled = unannotated = 0
         self.ensemble.start_update()
-        for case, p in self.predicted_cases(dataset, mirroring=self.mirroring):
+        for case, p in self.predicted_cases(self.training_cases, mirroring=self.mirroring):
             before = self.ensemble.ensemble(case)
             ensemble = p if before is None else update_ensemble(before.to(p.device), p, alpha)
-            free = torch.from_numpy(dataset.load_case(case)[1][:] == self.label_manager.ignore_label)[None].to(p.device)
+            segmentation = self.training_cases.load_case(case)[1][:]
+            free = torch.from_numpy(segmentation == self.label_manager.ignore_label)[None].to(p.device)
             labels = confident_labels(ensemble[None], free, self.confidence, NONE, self.activation)
             unannotated += int(free.sum())
             labeled += int((labels != NONE).any(1).sum())
