@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from nnunet_ssl import cli
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unpaired_masks import preprocess_masks
 from nnunet_ssl.errors import UserError
@@ -182,6 +183,20 @@ def test_masks_are_resampled_and_keep_their_whole_field_of_view(raw, tmp_path):
     assert volumes == pytest.approx([8 * int((array == label).sum()) for label in (1, 2)], rel=0.15)
     assert set(np.unique(mask[:])) == {0, 1, 2}
     assert len(properties["class_locations"][1]) and len(properties["class_locations"][(-1, 0, 1, 2)])
+
+
+def test_the_command_preprocesses_masks_and_forgets_those_that_are_gone(raw, tmp_path, capsys):
+    dataset, _ = raw
+    command = ["preprocess_unlabeled", "-d", "991", "-c", "2d", "-np", "1", "--no_pbar"]
+    assert cli.main(command) == 0
+    assert "masks without images: 1 done, 0 kept, 0 removed" in capsys.readouterr().out
+    file = tmp_path / "nnUNet_preprocessed" / dataset.name / "nnUNetPlans_2d_masks.json"
+    assert list(json.loads(file.read_text())["cases"]) == ["other"]
+    (dataset.folder / "masksUn" / "other.nii.gz").unlink()
+    preprocess_masks(dataset, "nnUNetPlans", ["2d"], [1], QUIET)
+    assert "0 done, 0 kept, 1 removed" in capsys.readouterr().out
+    with pytest.raises(UserError, match="is empty, unfinished or"):
+        make_trainer(TRAINER, tmp_path, dataset.name, results=tmp_path / "results").on_train_start()
 
 
 def test_a_mask_that_does_not_fit_is_named(raw):

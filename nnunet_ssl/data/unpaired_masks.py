@@ -21,12 +21,14 @@ from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.preprocessed import (
     complete_cases,
     configuration_name,
+    get_configuration,
+    load_plans,
     manifest_file,
     preprocess_unlabeled,
     preprocessing_hash,
     unlabeled_folder,
 )
-from nnunet_ssl.data.raw_dataset import RawDataset
+from nnunet_ssl.data.raw_dataset import RawDataset, preprocessed_folder
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
@@ -113,16 +115,18 @@ def preprocess_masks(
     num_processes: Sequence[int],
     args: argparse.Namespace,
 ) -> None:
-    """Check and preprocess the label maps in `masksUn`. `args` has `verbose` and `no_pbar`.
+    """Check and preprocess the label maps in `masksUn`; masks that are no longer there go. `args` has `verbose` and `no_pbar`.
 
     Raises:
         UserError: a label map cannot be read, or has other values than dataset.json names.
     """
-    files = mask_files(raw)
-    if not files:
-        return
-    hashes = _checked(raw, files, max(num_processes), not args.no_pbar)
+    files, base = mask_files(raw), preprocessed_folder(raw.name)
+    hashes = _checked(raw, files, max(num_processes), not args.no_pbar) if files else {}
+    plans_manager = load_plans(raw.name, plans_name)
     for configuration, processes in zip(configurations, num_processes, strict=True):
+        manifest = manifest_file(base, get_configuration(plans_manager, configuration), KIND)
+        if not files and not Path(manifest).is_file():
+            continue
         outcome = preprocess_unlabeled(
             raw.name,
             plans_name,
