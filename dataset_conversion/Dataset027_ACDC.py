@@ -6,10 +6,15 @@ Three forms are read:
   `patientXXX_4d.nii.gz`, below `training` and `testing` or `ACDC/database/training` and `.../testing`;
 * the h5 files of SSL4MIS: `data/patientXXX_frame01.h5` and `data/slices/patientXXX_frame01_slice_N.h5`, where frame01 and
   frame02 mean the first and second annotated frame, not positions in the cine;
-* the h5 files of WSL4MIS: `ACDC_training_volumes/*.h5`, `ACDC_training_slices/*.h5`, real cine positions.
+* the h5 files of WSL4MIS: `ACDC_training_volumes/*.h5`, `ACDC_training_slices/*.h5`, real cine positions, with scribbles.
 
 h5 volumes are (z, y, x), slices (y, x), without spacing. The protocol of SSL4MIS: 70 training, 10 validation and 20 test patients
-of the 100 in `training`, the first 3, 7 or 14 of the train list labeled. Patients are never cut apart by a split.
+of the 100 in `training`, the first 3, 7 or 14 of the train list labeled; others in `acdc_protocols`. Patients are never cut
+apart by a split.
+
+Scribbles (Valvano et al., IEEE TMI 2021): `patientXXX_frameYY_scribble.nii.gz`, codes 0 to 3 as in the masks and 4 = not annotated,
+or the key `scribble` of WSL4MIS' h5 files. They become labelsTr, with 4 as nnU-Net's ignore label; the masks of the same frames
+become labelsTr_dense, for validation only.
 """
 
 from __future__ import annotations
@@ -17,35 +22,47 @@ from __future__ import annotations
 import argparse
 import re
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.dataset_conversion.case_lists import SplitLists, check_known, choose_labeled, read_split, shipped_list
+from nnunet_ssl.dataset_conversion.acdc_protocols import PROTOCOLS, Protocol, cross_validation, describe
+from nnunet_ssl.dataset_conversion.case_lists import check_known, choose_labeled, read_split
 from nnunet_ssl.dataset_conversion.common import Assignment, Case, DatasetDescription, add_common_arguments, some
-from nnunet_ssl.dataset_conversion.reading import check_nifti, read_h5, read_image, walk
+from nnunet_ssl.dataset_conversion.reading import Geometry, check_nifti, read_geometry, read_h5, read_image, walk
+from nnunet_ssl.dataset_conversion.sparse_labels import require_sparse_labels
 from nnunet_ssl.dataset_conversion.writing import write_dataset
 from nnunet_ssl.errors import UserError
 
 DESCRIPTION = (
     "ACDC (cardiac cine MRI) from the official folders or the h5 files of SSL4MIS or WSL4MIS.\n\n"
-    "Lists: those given with --split (entries may be patients, frames or slices); else the 70 training, 10 validation and 20\n"
-    "test patients of SSL4MIS, as far as they are present. --labeled counts patients. Patients of no list, such as 101 to 150\n"
-    "of `testing`, are left out (see --testing_as_unlabeled). Fold 0 trains on the labeled frames and validates on the\n"
-    "validation patients."
+    "Lists: those given with --split (entries may be patients, frames or slices); else those of --split_patients, by default the\n"
+    "70 training, 10 validation and 20 test patients of SSL4MIS, as far as they are present. --labeled counts patients.\n"
+    "Patients of no list, such as 101 to 150 of `testing`, are left out (see --testing_as_unlabeled). Fold 0 trains on the\n"
+    "labeled frames and validates on the validation patients.\n\n"
+    "With --scribbles, labelsTr holds the scribbles (4 = not annotated = ignore) and labelsTr_dense the masks of the same frames,\n"
+    "for validation only; test labels are masks."
 )
 EXAMPLE = (
     "example:\n"
     "  nnunet_ssl convert ACDC -i ACDC -d 27 --labeled 7\n"
-    "  nnunet_ssl convert ACDC -i ACDC -d 28 -name ACDC4D --labeled 7 --frames_4d"
+    "  nnunet_ssl convert ACDC -i ACDC -d 28 -name ACDC4D --labeled 7 --frames_4d\n"
+    "  nnunet_ssl convert ACDC -i ACDC -d 127 -name ACDCscribbles --scribbles acdc_scribbles --split_patients wsl4mis\n"
+    "  nnunet_ssl convert ACDC -i WSL4MIS/data/ACDC -d 128 -name WSL4MIS --scribbles --headers acdc_scribbles"
 )
 
 # the median in plane (1.48, rounded) and the most frequent distance of slices; true are 0.70-1.92 and 5-10 mm
 DEFAULT_H5_SPACING = (1.5, 1.5, 10.0)
 NIFTI_NAME = re.compile(r"(patient\d{3})_(?:frame(\d+)(_gt)?|(4d))\.nii(?:\.gz)?")
 H5_NAME = re.compile(r"(patient\d{3})_frame(\d+)(?:_slice_(\d+))?\.h5")
+SCRIBBLE_NAME = re.compile(r"(patient\d{3})_frame(\d+)_scribble\.nii(?:\.gz)?")
+CODES = {0: 0, 1: 1, 2: 2, 3: 3}
+NOT_ANNOTATED = 4
+SAME_FOLDER = ""  # value of --scribbles without a folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,57 +80,95 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "not read",
     )
     parser.add_argument(
+        "--split_patients",
+        choices=PROTOCOLS,
+        help="[OPTIONAL] published split by patient. ssl4mis: 70 / 10 / 20 for training, validation, test. wsl4mis: 5 folds of 20 "
+        "patients, no test part. maag: 35 labeled of 70 / 15 / 15. cyclemix: 35 labeled of 70 / 15 / 15, drawn with --seed. "
+        "Default: ssl4mis",
+    )
+    parser.add_argument(
+        "--scribbles",
+        nargs="?",
+        const=SAME_FOLDER,
+        metavar="DIR",
+        help="[OPTIONAL] train on scribbles: folder with patientXXX_frameYY_scribble.nii.gz, at any depth. Without DIR they are "
+        "looked for below -i; for h5 files, which hold them themselves, give no DIR. Every labeled frame needs one",
+    )
+    parser.add_argument(
         "--spacing",
         type=float,
         nargs=3,
         metavar=("X", "Y", "Z"),
         help="[OPTIONAL] only for h5 files, which have no spacing: voxel size in mm for all of them. Default: "
         f"{' '.join(map(str, DEFAULT_H5_SPACING))}, typical of ACDC; true sizes differ between patients, so that distances in "
-        "mm are not true",
+        "mm are not true. With --scribbles there is no default",
+    )
+    parser.add_argument(
+        "--headers",
+        type=Path,
+        metavar="DIR",
+        help="[OPTIONAL] only for h5 files: folder with NIfTI files of the same frames (patientXXX_frameYY.nii.gz, _gt or "
+        "_scribble), whose geometry is used instead of --spacing",
     )
 
 
 def run(args: argparse.Namespace) -> None:
     cases, is_h5 = find_cases(args.input)
-    spacing = tuple(args.spacing or DEFAULT_H5_SPACING)
+    sparse = args.scribbles is not None
+    geometry = None
     if is_h5:
-        if min(spacing) <= 0:
-            raise UserError(f"--spacing {some(map(str, spacing))}: allowed are three positive numbers in mm.")
-        text = " x ".join(f"{value:g}" for value in spacing)
-        print(
-            f"Warning: the h5 files carry no spacing; {text} mm (--spacing) is written for all patients, whose true voxel sizes "
-            "differ. Distances and volumes in mm will not be true."
-        )
+        geometry = h5_geometry(cases, args.spacing, args.headers, sparse)
         if {case.case_id[-2:] for case in cases} <= {"01", "02"}:
             print(
                 "Frame numbers are 01 and 02 only, as in SSL4MIS: first and second annotated frame, not cine positions."
             )
-    elif args.spacing:
-        raise UserError(
-            "--spacing is for h5 files only; the headers of the NIfTI files hold the true spacing. Leave it out."
-        )
+    else:
+        for option in ("spacing", "headers"):
+            if getattr(args, option):
+                raise UserError(
+                    f"--{option} is for h5 files only; the headers of the NIfTI files hold the true spacing. Leave it out."
+                )
+    if sparse:
+        cases = add_scribbles(cases, args.input, args.scribbles, is_h5)
     if args.frames_4d:
         if is_h5:
             raise UserError(f"--frames_4d: {args.input} has h5 files, which hold no 4D images. Leave it out.")
         cases += find_frames_4d(args.input, cases)
-    assignment = assign(cases, args.labeled, args.seed, args.split, args.testing_as_unlabeled)
+    if args.split and args.split_patients:
+        raise UserError("--split and --split_patients both say who trains and who is tested. Leave one of them out.")
+    protocol = None if args.split else PROTOCOLS[args.split_patients or "ssl4mis"](args.seed)
+    assignment = assign(
+        cases, args.labeled, args.seed, args.split, args.testing_as_unlabeled, protocol, args.frames_4d, sparse
+    )
+    spacing = tuple(args.spacing or DEFAULT_H5_SPACING)
+    options = {
+        "converter": "ACDC",
+        "form": "h5" if is_h5 else "nifti",
+        "spacing": list(spacing) if is_h5 and not args.headers else "of the headers",
+    }
+    if sparse:
+        options["scribbles"] = Path(args.scribbles or args.input).absolute().name
     dataset = DatasetDescription(
         dataset_id=args.dataset_id,
         name=args.name,
         channel_names={"0": "cineMRI"},
-        labels={"background": 0, "RV": 1, "MLV": 2, "LVC": 3},
-        label_codes=({0: 0, 1: 1, 2: 2, 3: 3},),
-        description="Right ventricle, left-ventricle myocardium and cavity in cardiac cine MRI",
-        reference="Automated Cardiac Diagnosis Challenge 2017, Bernard et al., IEEE TMI 37, 2018",
+        labels={"background": 0, "RV": 1, "MLV": 2, "LVC": 3} | ({"ignore": NOT_ANNOTATED} if sparse else {}),
+        label_codes=(CODES | {NOT_ANNOTATED: NOT_ANNOTATED} if sparse else CODES,),
+        dense_label_codes=(CODES,) if sparse else (),
+        description="Right ventricle, left-ventricle myocardium and cavity in cardiac cine MRI"
+        + (", scribbles" if sparse else ""),
+        reference="Automated Cardiac Diagnosis Challenge 2017, Bernard et al., IEEE TMI 37, 2018"
+        + ("; scribbles: Valvano et al., IEEE TMI 40, 2021" if sparse else ""),
         license="see the Automated Cardiac Diagnosis Challenge 2017",
-        options={
-            "converter": "ACDC",
-            "form": "h5" if is_h5 else "nifti",
-            "spacing": list(spacing) if is_h5 else "of the headers",
-        },
+        options=options,
     )
-    reader = partial(read_h5_case, spacing=spacing) if is_h5 else read_nifti_case
-    write_dataset(dataset, cases, assignment, reader, args.np, args.overwrite)
+    if is_h5:
+        key = "scribble" if sparse else "label"
+        reader = partial(read_h5_case, geometry=geometry, label_key=key, check_slices=sparse)
+        dense_reader = partial(read_h5_mask, geometry=geometry)
+    else:
+        reader, dense_reader = read_nifti_case, read_nifti_mask
+    write_dataset(dataset, cases, assignment, reader, args.np, args.overwrite, dense_reader)
 
 
 # --- finding the cases ------------------------------------------------------------------------------------------------
@@ -230,11 +285,99 @@ def _h5_cases(folder: Path, found: dict[Path, re.Match]) -> list[Case]:
         source = str(paths[0].relative_to(folder))
         cases[case_id] = Case(case_id, case_id[:10], paths, paths[0], source)
     for case_id, path in volumes.items():
-        cases[case_id] = Case(case_id, case_id[:10], (path,), path, str(path.relative_to(folder)))
+        # slices of a volume that is there serve only to be compared with it
+        beside = tuple(slice_path for _, slice_path in sorted(slices.get(case_id, {}).items()))
+        cases[case_id] = Case(case_id, case_id[:10], (path, *beside), path, str(path.relative_to(folder)))
     rebuilt = len(cases) - len(volumes)
     if rebuilt:
         print(f"{rebuilt} of {len(cases)} volumes are rebuilt from slices.")
     return [cases[case_id] for case_id in sorted(cases)]
+
+
+def add_scribbles(cases: list[Case], folder: Path, scribbles: str, is_h5: bool) -> list[Case]:
+    """The cases with their scribbles as label and their masks as dense mask; prints which scribbles are not used.
+
+    Raises:
+        UserError: a folder of scribbles for h5 files, no scribble, or two of one frame.
+    """
+    if is_h5:
+        if scribbles != SAME_FOLDER:
+            raise UserError(
+                f"--scribbles {scribbles}: the h5 files of {folder} hold scribbles themselves, under the key 'scribble'. Give "
+                "--scribbles without a folder, or the NIfTI files of ACDC with -i."
+            )
+        return [replace(case, dense=case.label) for case in cases]
+    place = Path(scribbles) if scribbles != SAME_FOLDER else folder
+    found: dict[str, Path] = {}
+    for root, _, files in walk(place):
+        for name in files:
+            if (match := SCRIBBLE_NAME.fullmatch(name)) is None:
+                continue
+            case_id = f"{match[1]}_frame{int(match[2]):02d}"
+            if case_id in found:
+                raise UserError(
+                    f"the scribble of {case_id} occurs twice: {found[case_id]} and {root / name}. Remove one of them."
+                )
+            found[case_id] = root / name
+    if not found:
+        raise UserError(
+            f"{place}: no patientXXX_frameYY_scribble.nii.gz found at any depth. Unpack acdc_scribbles.zip and give its folder "
+            "with --scribbles."
+        )
+    strangers = sorted(set(found) - {case.case_id for case in cases})
+    if strangers:
+        print(f"{len(strangers)} scribble(s) have no image below {folder} and are not used: {some(strangers, 5)}.")
+    return [replace(case, label=found.get(case.case_id), dense=case.label) for case in cases]
+
+
+def h5_geometry(
+    cases: list[Case], spacing: list[float] | None, headers: Path | None, sparse: bool
+) -> dict[str, Geometry]:
+    """Geometry of every case: `spacing` for all, or what the NIfTI headers say; prints which.
+
+    Raises:
+        UserError: both or, for scribbles, none of the two are given; a spacing that is not positive; a case without header.
+    """
+    if headers is not None:
+        if spacing:
+            raise UserError("--spacing and --headers both say how large voxels are. Leave one of them out.")
+        # of several files of a frame: the image's, the mask's, the scribble's
+        found: dict[str, dict[int, Path]] = defaultdict(dict)
+        for root, _, files in walk(headers):
+            for name in files:
+                match, rank = NIFTI_NAME.fullmatch(name), 0
+                if match is None:
+                    match, rank = SCRIBBLE_NAME.fullmatch(name), 2
+                elif match[4]:
+                    continue
+                elif match[3]:
+                    rank = 1
+                if match is not None:
+                    found[f"{match[1]}_frame{int(match[2]):02d}"][rank] = root / name
+        missing = [case.case_id for case in cases if case.case_id not in found]
+        if missing:
+            raise UserError(
+                f"--headers {headers}: no patientXXX_frameYY.nii.gz, _gt.nii.gz or _scribble.nii.gz for {len(missing)} of "
+                f"{len(cases)} frames: {some(missing, 5)}. Complete the folder, or give --spacing X Y Z."
+            )
+        print(
+            f"The h5 files carry no spacing; the geometry of {len(cases)} frames is that of the headers in {headers}."
+        )
+        return {case.case_id: read_geometry(min(found[case.case_id].items())[1]) for case in cases}
+    if not spacing and sparse:
+        raise UserError(
+            "the h5 files carry no spacing, and true voxel sizes differ between patients. Give --headers with the folder of the "
+            "scribble release or of ACDC's NIfTI files, or --spacing X Y Z in mm for all patients."
+        )
+    spacing = tuple(spacing or DEFAULT_H5_SPACING)
+    if min(spacing) <= 0:
+        raise UserError(f"--spacing {some(map(str, spacing))}: allowed are three positive numbers in mm.")
+    text = " x ".join(f"{value:g}" for value in spacing)
+    print(
+        f"Warning: the h5 files carry no spacing; {text} mm (--spacing) is written for all patients, whose true voxel sizes "
+        "differ. Distances and volumes in mm will not be true."
+    )
+    return dict.fromkeys((case.case_id for case in cases), Geometry(spacing))
 
 
 def find_frames_4d(folder: Path, cases: list[Case]) -> list[Case]:
@@ -291,11 +434,19 @@ def assign(
     seed: int | None,
     split: list[str] | None,
     testing_as_unlabeled: bool,
+    protocol: Protocol | None,
+    frames_4d: bool = False,
+    sparse: bool = False,
 ) -> Assignment:
-    """Which case goes where; prints what is left out. UserError: see `read_split`, `check_known`, `choose_labeled`."""
+    """Which case goes where, by the lists of `split` or by the protocol; prints what is left out.
+
+    Raises:
+        UserError: see `read_split`, `check_known`, `choose_labeled`, `require_sparse_labels`, `cross_validation`.
+    """
     by_patient: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
         by_patient[case.patient].append(case)
+    groups = protocol.groups if protocol else ()
     if split:
         lists = read_split(split)
         parts = [
@@ -304,23 +455,43 @@ def assign(
         for part in parts:
             check_known(part, by_patient, f"a list ({lists.origin})")
     else:
-        lists = SplitLists(*map(shipped_list, ("acdc_train70.list", "acdc_val10.list", "acdc_test20.list")))
-        parts = [[p for p in part if p in by_patient] for part in (lists.train, lists.validation, lists.test)]
-        print(
-            "Using the standard lists of SSL4MIS: "
-            f"{len(parts[0])} of 70 training, {len(parts[1])} of 10 validation and {len(parts[2])} of 20 test patients are present."
-        )
+        parts = [
+            [patient for patient in part if patient in by_patient]
+            for part in (protocol.train, protocol.validation, protocol.test)
+        ]
+        print(describe(protocol, by_patient))
         if not parts[0]:
             raise UserError(
                 f"none of the {len(by_patient)} patients found ({some(sorted(by_patient), 3)}) is in the standard train list. Give "
                 "your own lists with --split."
             )
+    if groups and (labeled or frames_4d):
+        raise UserError(
+            f"--split_patients wsl4mis tests every patient in one of its folds: {'--labeled' if labeled else '--frames_4d'} would "
+            "make test patients unlabeled training images. Leave it out; `nnunet_ssl split --labeled N` hides labels fold by fold."
+        )
     train, validation, test = parts
     with_label = [patient for patient in train if any(case.label for case in by_patient[patient])]
-    chosen = set(choose_labeled(with_label, labeled, seed, patient_of))
+    if labeled is None and protocol is not None and protocol.labeled is not None:
+        wanted = [patient for patient in protocol.labeled if patient in by_patient]
+        chosen = set(wanted)
+    else:
+        chosen = set(choose_labeled(with_label, labeled, seed, patient_of))
+        wanted = train if labeled is None else chosen
+    if sparse:
+        # the frames of the 4D files have no scribbles in any release
+        frames = [
+            case for patient in train if patient in wanted for case in by_patient[patient] if "#" not in case.source
+        ]
+        require_sparse_labels(frames, "patientXXX_frameYY_scribble.nii.gz")
     in_training = [case for patient in train for case in by_patient[patient]]
-    labeled_ids = [case.case_id for case in in_training if case.patient in chosen and case.label]
+    labeled_cases = [case for case in in_training if case.patient in chosen and case.label]
+    labeled_ids = {case.case_id for case in labeled_cases}
     unlabeled_ids = [case.case_id for case in in_training if case.case_id not in labeled_ids]
+    if groups and unlabeled_ids:
+        # a fold must not train on other frames of the patients that it tests
+        print(f"{len(unlabeled_ids)} frame(s) have no label and are left out: {some(unlabeled_ids, 5)}.")
+        unlabeled_ids = []
     left = [patient for patient in sorted(by_patient) if patient not in {*train, *validation, *test}]
     if testing_as_unlabeled:
         testing = [patient for patient in left if any(_is_testing(case) for case in by_patient[patient])]
@@ -331,15 +502,16 @@ def assign(
         print(f"{len(left)} patient(s) are in no list and are left out: {some(left, 5)}.")
     # frames without label serve neither validation nor evaluation, and must not be trained on either
     in_validation = [case for patient in validation for case in by_patient[patient]]
-    idle = [case.case_id for case in in_validation if case.label is None]
+    idle = [case.case_id for case in in_validation if case.label is None and case.dense is None]
     if idle:
         print(f"{len(idle)} frame(s) of validation patients have no label and are left out: {some(idle, 5)}.")
     return Assignment(
-        labeled=tuple(labeled_ids),
+        labeled=tuple(case.case_id for case in labeled_cases),
         unlabeled=tuple(unlabeled_ids),
-        validation=tuple(case.case_id for case in in_validation if case.label),
+        validation=tuple(case.case_id for case in in_validation if case.case_id not in idle),
         # of the test patients, the two frames that the challenge asks for; not those of the 4D files
         test=tuple(case.case_id for patient in test for case in by_patient[patient] if "#" not in case.source),
+        folds=cross_validation(labeled_cases, groups) if groups else (),
     )
 
 
@@ -365,19 +537,53 @@ def read_nifti_case(case: Case) -> tuple[list[sitk.Image], sitk.Image | None]:
     return [reader.Execute()], None
 
 
-def read_h5_case(case: Case, spacing: tuple[float, ...]) -> tuple[list[sitk.Image], sitk.Image | None]:
-    """A volume (z, y, x), or all slices (y, x) of one in their order; `spacing` in mm (x, y, z)."""
-    keys = ("image", "label") if case.label else ("image",)
-    parts = [read_h5(path, keys) for path in case.images]
-    converted = []
-    for key in keys:
-        arrays = [part[key] for part in parts]
-        dimensions = 3 if H5_NAME.fullmatch(case.images[0].name)[3] is None else 2
-        for path, array in zip(case.images, arrays, strict=True):
-            if array.ndim != dimensions or array.shape != arrays[0].shape:
-                expected = "three axes (z, y, x)" if dimensions == 3 else f"{arrays[0].shape} as {case.images[0].name}"
-                raise UserError(f"{path}: key '{key}' has shape {array.shape}, expected {expected}. Restore the file.")
-        image = sitk.GetImageFromArray(arrays[0] if dimensions == 3 else np.stack(arrays))
-        image.SetSpacing(spacing)
-        converted.append(image)
-    return converted[:1], converted[1] if case.label else None
+def read_nifti_mask(case: Case) -> sitk.Image:
+    return read_image(case.dense)
+
+
+def read_h5_case(
+    case: Case, geometry: Mapping[str, Geometry], label_key: str = "label", check_slices: bool = False
+) -> tuple[list[sitk.Image], sitk.Image | None]:
+    """Image and label of a volume (z, y, x), or of all slices (y, x) of one in their order.
+
+    Args:
+        geometry: of every case, by its id.
+        check_slices: compare the slice files that lie beside a volume with it.
+    """
+    keys = ("image", label_key) if case.label else ("image",)
+    images = [_h5_image(case, key, geometry, check_slices) for key in keys]
+    return images[:1], images[1] if case.label else None
+
+
+def read_h5_mask(case: Case, geometry: Mapping[str, Geometry]) -> sitk.Image:
+    """The dense mask, key `label`; the slice files beside a volume are compared with it."""
+    return _h5_image(case, "label", geometry, check_slices=True)
+
+
+def _h5_image(case: Case, key: str, geometry: Mapping[str, Geometry], check_slices: bool) -> sitk.Image:
+    first = case.images[0]
+    if H5_NAME.fullmatch(first.name)[3] is None:
+        array = read_h5(first, (key,))[key]
+        if array.ndim != 3:
+            raise _wrong_shape(first, key, array, "three axes (z, y, x)")
+        for path in case.images[1:] if check_slices else ():
+            number = int(H5_NAME.fullmatch(path.name)[3])
+            part = read_h5(path, (key,))[key]
+            if number >= len(array) or not np.array_equal(part, array[number]):
+                raise UserError(
+                    f"{path}: key '{key}' differs from slice {number} (from 0) of {first}, which has {len(array)} slices. The "
+                    "slices are cuts of the volumes: download both again, or remove the slice files."
+                )
+    else:
+        parts = [read_h5(path, (key,))[key] for path in case.images]
+        for path, part in zip(case.images, parts, strict=True):
+            if part.ndim != 2 or part.shape != parts[0].shape:
+                raise _wrong_shape(path, key, part, f"{parts[0].shape} as {first.name}")
+        array = np.stack(parts)
+    image = sitk.GetImageFromArray(array)
+    geometry[case.case_id].apply(image, first)
+    return image
+
+
+def _wrong_shape(path: Path, key: str, array: np.ndarray, expected: str) -> UserError:
+    return UserError(f"{path}: key '{key}' has shape {array.shape}, expected {expected}. Restore the file.")

@@ -8,7 +8,7 @@ between data sets happens in these modules.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,12 +30,16 @@ class Case:
     images: tuple[Path, ...]  # one file per channel; whatever else the reader needs for h5 containers and slices
     label: Path | None
     source: str  # the image's (or the case folder's) path relative to the -i folder, kept in unlabeled.json
+    # the dense mask of a case whose `label` is sparse: it is never trained on, but serves validation and tests
+    dense: Path | None = None
 
 
 # Reads a case: one image per channel, and the label. Must return None as label, and not touch its file, where `case.label` is
 # None: this is how labels of unlabeled cases stay unread. Runs in worker processes, hence a top-level function
 # (functools.partial of one is fine). Raises UserError for a file that cannot be used.
 Reader = Callable[[Case], tuple[list[sitk.Image], "sitk.Image | None"]]
+# Reads `case.dense`, where it is not None; the same rules.
+DenseReader = Callable[[Case], sitk.Image]
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Assignment:
     unlabeled: tuple[str, ...] = ()  # imagesUn; a label, where there is one, is not read and not written
     validation: tuple[str, ...] = ()  # imagesTr, labelsTr; only in `val` of the split
     test: tuple[str, ...] = ()  # imagesTs, and labelsTs where there is a label
+    # folds of splits_final.json over labeled and validation cases; none: the one described in `writing.write_dataset`
+    folds: tuple[Mapping[str, Sequence[str]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,11 +66,23 @@ class DatasetDescription:
     # code in the file -> code in nnU-Net. Several mappings: the first that knows every code of a label is used for it, so
     # that a mask of 0/255 and one of 0/1 are both read, but not one that has 0, 1 and 255.
     label_codes: tuple[Mapping[int, int], ...]
+    # the same for dense masks, where labels are sparse and `label_codes` has a code for what is not annotated, which becomes
+    # nnU-Net's `ignore` of `labels`. Empty: labels are dense.
+    dense_label_codes: tuple[Mapping[int, int], ...] = ()
     regions_class_order: tuple[int, ...] | None = None
     description: str = ""
     reference: str = ""
     license: str = "see reference"
     options: Mapping[str, object] = field(default_factory=dict)  # what else decides about the voxels, e.g. the spacing
+
+    def __post_init__(self) -> None:
+        if bool(self.dense_label_codes) != (self.ignore_label is not None):
+            raise ValueError("sparse labels need both the label `ignore` and codes of the dense masks")
+
+    @property
+    def ignore_label(self) -> int | None:
+        """The integer of nnU-Net's `ignore` label; None where all labels are dense."""
+        return self.labels.get("ignore")
 
     @property
     def folder_name(self) -> str:
@@ -79,16 +97,20 @@ def some(names: Iterable[str], limit: int = LISTED_FAULTS) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def add_common_arguments(parser: argparse.ArgumentParser, default_id: int, default_name: str) -> None:
-    """Arguments of every converter: args.input, .dataset_id, .name, .labeled, .seed, .split, .np, .overwrite."""
+def add_common_arguments(parser: argparse.ArgumentParser, default_id: int | None, default_name: str) -> None:
+    """Arguments of every converter: args.input, .dataset_id, .name, .labeled, .seed, .split, .np, .overwrite.
+
+    `default_id` None makes -d a required argument.
+    """
     parser.add_argument("-i", dest="input", type=Path, required=True, metavar="FOLDER", help="folder of the release")
     parser.add_argument(
         "-d",
         dest="dataset_id",
         type=int,
         default=default_id,
+        required=default_id is None,
         metavar="ID",
-        help=f"[OPTIONAL] data set id. Default: {default_id}",
+        help="data set id" if default_id is None else f"[OPTIONAL] data set id. Default: {default_id}",
     )
     parser.add_argument(
         "-name", default=default_name, help=f"[OPTIONAL] name after DatasetXXX_. Default: {default_name}"

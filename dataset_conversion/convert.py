@@ -10,12 +10,15 @@ DATASETS: dict[str, tuple[str, str]] = {
     "LA": ("nnunet_ssl.dataset_conversion.Dataset101_LA", "left atrium, LGE-MRI (2018 challenge), NRRD or h5"),
     "ACDC": ("nnunet_ssl.dataset_conversion.Dataset027_ACDC", "cardiac cine MRI, NIfTI or h5"),
     "BraTS": ("nnunet_ssl.dataset_conversion.Dataset137_BraTS", "brain tumors 2018-2023, NIfTI"),
+    "MSCMR": ("nnunet_ssl.dataset_conversion.Dataset145_MSCMR", "cardiac LGE-MRI with scribbles (CycleMix), NIfTI"),
+    "scribbles": ("nnunet_ssl.dataset_conversion.scribble_folder", "any folder of images and sparse label maps"),
 }
 
 DESCRIPTION = (
     "Bring a public data set into nnU-Net raw format: labeled cases in imagesTr and labelsTr, unlabeled ones in imagesUn,\n"
-    "test cases in imagesTs and labelsTs, with dataset.json, unlabeled.json and splits_final.json.\n\n"
-    "data sets:\n" + "\n".join(f"  {name:<6} {text}" for name, (_, text) in DATASETS.items()) + "\n\n"
+    "test cases in imagesTs and labelsTs, with dataset.json, unlabeled.json and splits_final.json. Sparse labels (scribbles):\n"
+    "what is not annotated becomes nnU-Net's ignore label; dense masks go to labelsTr_dense, for validation only.\n\n"
+    "data sets:\n" + "\n".join(f"  {name:<9} {text}" for name, (_, text) in DATASETS.items()) + "\n\n"
     "`nnunet_ssl convert DATASET -h` shows the arguments of each."
 )
 EXAMPLE = "example:\n  nnunet_ssl convert LA -i 2018_LA -d 101 --labeled 8"

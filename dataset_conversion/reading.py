@@ -6,6 +6,7 @@ import gzip
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -84,6 +85,41 @@ def read_image(path: Path) -> sitk.Image:
         raise _damaged(path, " ".join(str(error).split())[-300:]) from error
 
 
+@dataclass(frozen=True)
+class Geometry:
+    """Where the voxels of an array lie, for files that do not say: spacing in mm and position, axes (x, y, z)."""
+
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...] = (0.0, 0.0, 0.0)
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    size: tuple[int, ...] | None = None  # that the array must have; None: any
+    source: Path | None = None  # file with the header
+
+    def apply(self, image: sitk.Image, path: Path) -> None:
+        """Give it to `image`, which was read from `path`. UserError if the sizes differ."""
+        if self.size is not None and image.GetSize() != self.size:
+            raise UserError(
+                f"{path} has the size {_numbers(image.GetSize())} (x, y, z), the header of {self.source} says "
+                f"{_numbers(self.size)}. They must be the same scan: correct the folder of the headers."
+            )
+        image.SetSpacing(self.spacing)
+        image.SetOrigin(self.origin)
+        image.SetDirection(self.direction)
+
+
+def read_geometry(path: Path) -> Geometry:
+    """Geometry of an image file by its header; the voxels are not read. UserError for a file that is no 3D image."""
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(path))
+    try:
+        header.ReadImageInformation()
+    except RuntimeError as error:
+        raise _damaged(path, " ".join(str(error).split())[-300:]) from error
+    if header.GetDimension() != 3:
+        raise UserError(f"{path} has {header.GetDimension()} dimensions; expected 3. Give the file of one volume.")
+    return Geometry(header.GetSpacing(), header.GetOrigin(), header.GetDirection(), header.GetSize(), path)
+
+
 def read_h5(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     """Arrays of an h5 file by key. UserError that lists the keys found if one is missing or cannot be read."""
     arrays = {}
@@ -115,8 +151,10 @@ def _damaged(path: Path, why: str) -> UserError:
     return UserError(f"{path} cannot be read, it is truncated or corrupt ({why}). Download or unpack it again.")
 
 
-def check_images(case: Case, images: list[sitk.Image], label: sitk.Image | None, dataset: DatasetDescription) -> None:
-    """UserError if channels are missing, not 3D, or not finite, or if channels and label differ in their geometry."""
+def check_images(
+    case: Case, images: list[sitk.Image], labels: Mapping[str, sitk.Image | None], dataset: DatasetDescription
+) -> None:
+    """UserError if channels are missing, not 3D, or not finite, or if channels and labels (by name) differ in geometry."""
     where = f"case {case.case_id} ({case.source})"
     if len(images) != len(dataset.channel_names):
         raise UserError(
@@ -124,7 +162,7 @@ def check_images(case: Case, images: list[sitk.Image], label: sitk.Image | None,
             f"({', '.join(dataset.channel_names.values())}). Complete the case."
         )
     named = [(f"image {name}", image) for name, image in zip(dataset.channel_names.values(), images, strict=True)]
-    named += [("label", label)] if label is not None else []
+    named += [(name, label) for name, label in labels.items() if label is not None]
     for name, image in named:
         if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
             raise UserError(
@@ -154,8 +192,12 @@ def _compared(found: tuple, expected: tuple, tolerance: float | None) -> tuple[t
     return found, expected, np.allclose(found, expected, **keywords)
 
 
-def map_label(case: Case, label: sitk.Image, label_codes: Sequence[Mapping[int, int]]) -> sitk.Image:
-    """The label (uint8) in the codes of nnU-Net, by the first of `label_codes` that knows all of its codes; else UserError."""
+def map_label(case: Case, path: Path, label: sitk.Image, label_codes: Sequence[Mapping[int, int]]) -> sitk.Image:
+    """The label (uint8) in the codes of nnU-Net, by the first of `label_codes` that knows all of its codes.
+
+    Raises:
+        UserError: no mapping does; names the file (`path`), what was found and what is allowed.
+    """
     array = sitk.GetArrayViewFromImage(label)
     found = [value.item() for value in np.unique(array)]
     for codes in label_codes:
@@ -168,7 +210,7 @@ def map_label(case: Case, label: sitk.Image, label_codes: Sequence[Mapping[int, 
             return result
     allowed = " or ".join("{" + ", ".join(map(str, sorted(codes))) + "}" for codes in label_codes)
     raise UserError(
-        f"case {case.case_id}: label {case.label} holds the codes {_numbers(found[:20])}{'...' if len(found) > 20 else ''}; "
+        f"case {case.case_id}: label {path} holds the codes {_numbers(found[:20])}{'...' if len(found) > 20 else ''}; "
         f"allowed is {allowed}. Use the original label file, or leave the case out."
     )
 

@@ -8,16 +8,26 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ssl.data.dense_labels import RAW_FOLDER as DENSE_FOLDER
 from nnunet_ssl.data.pool import run_in_processes
-from nnunet_ssl.data.splits import split_hash, write_splits
+from nnunet_ssl.data.splits import patients_on_both_sides, split_hash, write_splits
 from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, content_hash
 from nnunet_ssl.dataset_conversion.case_lists import check_known
-from nnunet_ssl.dataset_conversion.common import LISTED_FAULTS, Assignment, Case, DatasetDescription, Reader, some
+from nnunet_ssl.dataset_conversion.common import (
+    LISTED_FAULTS,
+    Assignment,
+    Case,
+    DatasetDescription,
+    DenseReader,
+    Reader,
+    some,
+)
 from nnunet_ssl.dataset_conversion.reading import check_images, map_label
 from nnunet_ssl.dataset_conversion.staging import (
     DISK_FULL,
@@ -39,6 +49,7 @@ def write_dataset(
     reader: Reader,
     num_processes: int = 8,
     overwrite: bool = False,
+    dense_reader: DenseReader | None = None,
 ) -> Path:
     """Write `nnUNet_raw/DatasetXXX_Name` with images, labels, dataset.json, unlabeled.json and splits_final.json.
 
@@ -48,7 +59,15 @@ def write_dataset(
     only then, and only with `overwrite`. If the existing one is the result of the same request, nothing is written.
 
     The split has one fold: training on all labeled cases, validation on `assignment.validation`, or on the same labeled
-    cases where the protocol has no validation list.
+    cases where the protocol has no validation list; or the folds that `assignment` gives.
+
+    Where labels are sparse (`dataset.dense_label_codes`), labelsTr holds them, with what is not annotated as nnU-Net's
+    ignore label; `labelsTr_dense` holds the dense masks of the same cases, as far as there are, for validation only; labelsTs
+    is dense. A validation case without sparse label has its dense mask in both folders. At least one label must hold the
+    code of what is not annotated: otherwise the labels are dense or the code is wrong.
+
+    Args:
+        dense_reader: reads the masks of the cases that have one (`Case.dense`).
 
     Returns:
         The folder of the data set.
@@ -67,11 +86,10 @@ def write_dataset(
     try:
         staging.mkdir(parents=True)
         _write_dataset_json(staging, dataset, len(assignment.labeled) + len(assignment.validation))
-        split = {
-            "train": sorted(assignment.labeled),
-            "val": sorted(assignment.validation or assignment.labeled),
-        }
-        write_splits(staging / "splits_final.json", [split], overwrite=False)
+        folds = assignment.folds or (
+            {"train": sorted(assignment.labeled), "val": sorted(assignment.validation or assignment.labeled)},
+        )
+        write_splits(staging / "splits_final.json", folds, overwrite=False)
         if target.exists():
             same = _same_request(staging, target, records)
             if same and not overwrite:
@@ -85,17 +103,17 @@ def write_dataset(
                     f"{target} exists and holds another conversion: cases, labels, options or split differ. Allowed: a free id "
                     "(-d), or --overwrite, which replaces the folder once the new one is complete."
                 )
-        hashes = _convert_all(dataset, by_id, assignment, reader, staging, num_processes)
+        results = _convert_all(dataset, by_id, assignment, reader, dense_reader, staging, num_processes)
         for case_id, record in [*records.unlabeled.items(), *records.labeled.items(), *records.test.items()]:
-            record.sha256 = hashes[case_id]
+            record.sha256 = results[case_id].content
         records.save(staging / "unlabeled.json")
         put_in_place(staging, target)
     except OSError as error:
         raise UserError(disk_message(error, target)) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    _report(dataset, assignment, by_id, target, split)
-    _report_identical(hashes, dataset.dataset_id)
+    _report(dataset, assignment, by_id, target, folds, results)
+    _report_identical({case_id: result.content for case_id, result in results.items()}, dataset.dataset_id)
     return target
 
 
@@ -156,7 +174,11 @@ def _check_assignment(assignment: Assignment, by_id: Mapping[str, Case]) -> None
             "no labeled case: no case of the train list has a label. Allowed: at least one. Check -i and --split."
         )
     for part in ("labeled", "validation"):
-        without = [case_id for case_id in parts[part] if by_id[case_id].label is None]
+        without = [
+            case_id
+            for case_id in parts[part]
+            if by_id[case_id].label is None and (part == "labeled" or by_id[case_id].dense is None)
+        ]
         if without:
             raise UserError(
                 f"{len(without)} {part} case(s) have no label file: {some(without)}. Add the label, or remove the case from "
@@ -171,6 +193,11 @@ def _check_assignment(assignment: Assignment, by_id: Mapping[str, Case]) -> None
                 f"patient {patient} has cases for {side_of[patient]} and for {side} ({case_id}). A patient belongs to one "
                 "side: correct the files given with --split."
             )
+    groups = {case_id: case.patient for case_id, case in by_id.items()}
+    for number, fold in enumerate(assignment.folds):
+        check_known((*fold["train"], *fold["val"]), (*parts["labeled"], *parts["validation"]), f"fold {number}")
+        if both := patients_on_both_sides(fold["train"], fold["val"], groups):
+            raise UserError(f"fold {number} cuts the patient(s) {some(both)} apart. A patient belongs to one side.")
 
 
 def _records(assignment: Assignment, by_id: Mapping[str, Case]) -> UnlabeledList:
@@ -208,6 +235,11 @@ def _write_dataset_json(folder: Path, dataset: DatasetDescription, num_training:
         # how the voxels came about; nnU-Net ignores keys that it does not know
         nnunet_ssl={
             "label_codes": [{str(key): value for key, value in codes.items()} for codes in dataset.label_codes],
+            **(
+                {"dense_label_codes": [{str(k): v for k, v in codes.items()} for codes in dataset.dense_label_codes]}
+                if dataset.dense_label_codes
+                else {}
+            ),
             **dataset.options,
         },
     )
@@ -238,80 +270,149 @@ def _same_request(staging: Path, target: Path, records: UnlabeledList) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class _Converted:
+    """What the conversion of one case has shown."""
+
+    content: str = ""  # content hash of the images
+    fault: str = ""  # why the case cannot be converted
+    empty: bool = False  # a label was written, without any foreground
+    voxels: int = 0  # of a sparse label that was written; 0 where there is none
+    annotated: int = 0  # of these, not ignored
+    differing: int | None = None  # annotated voxels that differ from the dense mask; None without mask
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A case whose `label` and `dense` are None unless they are to be read, and the folders they are written to."""
+
+    case: Case
+    images_folder: str
+    label_folder: str = ""
+    dense_folders: tuple[str, ...] = ()
+
+
+def _jobs(dataset: DatasetDescription, by_id: Mapping[str, Case], assignment: Assignment) -> list[_Job]:
+    sparse = dataset.ignore_label is not None
+    jobs = []
+    for case_id in (*assignment.labeled, *assignment.validation):
+        case = by_id[case_id]
+        both = ("labelsTr", DENSE_FOLDER) if case.label is None else (DENSE_FOLDER,)
+        jobs.append(_Job(case, "imagesTr", "labelsTr", both if sparse else ()))
+    for case_id in assignment.unlabeled:
+        jobs.append(_Job(replace(by_id[case_id], label=None, dense=None), "imagesUn"))
+    for case_id in assignment.test:
+        case = by_id[case_id]
+        jobs.append(
+            _Job(replace(case, label=None), "imagesTs", dense_folders=("labelsTs",))
+            if sparse
+            else _Job(case, "imagesTs", "labelsTs")
+        )
+    return jobs
+
+
 def _convert_all(
     dataset: DatasetDescription,
     by_id: Mapping[str, Case],
     assignment: Assignment,
     reader: Reader,
+    dense_reader: DenseReader | None,
     staging: Path,
     num_processes: int,
-) -> dict[str, str]:
-    """Convert every assigned case; returns the content hash by case id. UserError names all faulty cases."""
-    jobs: list[tuple[Case, str, str | None]] = []
-    for ids, images, labels in (
-        ((*assignment.labeled, *assignment.validation), "imagesTr", "labelsTr"),
-        (assignment.unlabeled, "imagesUn", None),
-        (assignment.test, "imagesTs", "labelsTs"),
-    ):
-        for case_id in ids:
-            case = by_id[case_id]
-            jobs.append((case if labels else replace(case, label=None), images, labels))
-    for folder in {folder for job in jobs for folder in job[1:] if folder}:
+) -> dict[str, _Converted]:
+    """Convert every assigned case; returns the results by case id. UserError names all faulty cases."""
+    jobs = _jobs(dataset, by_id, assignment)
+    folders = {job.images_folder for job in jobs} | {job.label_folder for job in jobs if job.label_folder}
+    # a data set without any dense mask has no empty folder for them
+    folders |= {
+        folder for job in jobs if job.case.dense or "labelsTs" in job.dense_folders for folder in job.dense_folders
+    }
+    for folder in folders:
         (staging / folder).mkdir()
 
-    convert = functools.partial(_convert_case, reader=reader, dataset=dataset, staging=staging)
-    hashes: dict[str, str] = {}
-    faults: list[str] = []
-    empty: list[str] = []
-    for index, (content, label_is_empty, fault) in run_in_processes(
+    convert = functools.partial(
+        _convert_case, reader=reader, dense_reader=dense_reader, dataset=dataset, staging=staging
+    )
+    results: dict[str, _Converted] = {}
+    for index, result in run_in_processes(
         convert,
-        jobs,
+        [(job,) for job in jobs],
         num_processes,
         f"Converting to {dataset.folder_name}",
         show_progress=sys.stderr.isatty(),
         kept="nothing was written",
     ):
-        case_id = jobs[index][0].case_id
-        hashes[case_id] = content
-        if fault:
-            faults.append(fault)
-        elif label_is_empty:
-            empty.append(case_id)
+        results[jobs[index].case.case_id] = result
+    faults = sorted(result.fault for result in results.values() if result.fault)
     if faults:
-        listed = "\n".join(f"  - {fault}" for fault in sorted(faults)[:LISTED_FAULTS])
+        listed = "\n".join(f"  - {fault}" for fault in faults[:LISTED_FAULTS])
         more = f"\n  ... and {len(faults) - LISTED_FAULTS} more" if len(faults) > LISTED_FAULTS else ""
         raise UserError(f"{len(faults)} of {len(jobs)} cases cannot be converted; nothing was written.\n{listed}{more}")
-    if empty:
-        print(f"Warning: {len(empty)} label(s) without any foreground: {some(sorted(empty))}.")
-    return hashes
+    if empty := sorted(case_id for case_id, result in results.items() if result.empty):
+        print(f"Warning: {len(empty)} label(s) without any foreground: {some(empty)}.")
+    if dataset.ignore_label is not None:
+        _check_sparse(dataset, results)
+    return results
+
+
+def _check_sparse(dataset: DatasetDescription, results: Mapping[str, _Converted]) -> None:
+    """UserError if every label is annotated throughout; a warning names those without any annotation."""
+    sparse = {case_id: result for case_id, result in results.items() if result.voxels}
+    if all(result.annotated == result.voxels for result in sparse.values()):
+        codes = {
+            code for codes in dataset.label_codes for code, value in codes.items() if value == dataset.ignore_label
+        }
+        raise UserError(
+            f"none of the {len(sparse)} sparse labels has a voxel of the code {some(map(str, sorted(codes)))}, which marks what "
+            "is not annotated; nothing was written. Either the labels are dense, or another code marks it: look into the "
+            "files and give that code, or convert them as dense labels."
+        )
+    if nothing := sorted(case_id for case_id, result in sparse.items() if not result.annotated):
+        print(f"Warning: {len(nothing)} label(s) without any annotated voxel: {some(nothing)}.")
 
 
 def _convert_case(
-    case: Case,
-    images_folder: str,
-    labels_folder: str | None,
+    job: _Job,
     reader: Reader,
+    dense_reader: DenseReader | None,
     dataset: DatasetDescription,
     staging: Path,
-) -> tuple[str, bool, str]:
-    """Read, check and write one case. Returns the content hash, whether the label is empty, and the fault or ''."""
+) -> _Converted:
+    """Read, check and write one case."""
+    case, ignore = job.case, dataset.ignore_label
     try:
         images, label = reader(case)
-        check_images(case, images, label, dataset)
+        dense = dense_reader(case) if case.dense is not None else None
+        names = ("label",) if ignore is None else (f"label {case.label}", f"dense mask {case.dense}")
+        check_images(case, images, dict(zip(names, (label, dense))), dataset)
         if label is not None:
-            label = map_label(case, label, dataset.label_codes)
+            label = map_label(case, case.label, label, dataset.label_codes)
+        if dense is not None:
+            dense = map_label(case, case.dense, dense, dataset.dense_label_codes)
     except UserError as error:
-        return "", False, str(error)
+        return _Converted(fault=str(error))
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
-        return "", False, f"case {case.case_id} ({case.source}) cannot be read: {error}. Check the input."
+        return _Converted(fault=f"case {case.case_id} ({case.source}) cannot be read: {error}. Check the input.")
     for channel, image in enumerate(images):
-        write_image(image, staging / images_folder / f"{case.case_id}_{channel:04d}{FILE_ENDING}")
+        write_image(image, staging / job.images_folder / f"{case.case_id}_{channel:04d}{FILE_ENDING}")
     if label is not None:
-        write_image(label, staging / labels_folder / f"{case.case_id}{FILE_ENDING}")
+        write_image(label, staging / job.label_folder / f"{case.case_id}{FILE_ENDING}")
+    if dense is not None:
+        for folder in job.dense_folders:
+            write_image(dense, staging / folder / f"{case.case_id}{FILE_ENDING}")
     content = content_hash([sitk.GetArrayViewFromImage(image) for image in images])
-    return content, label is not None and not sitk.GetArrayViewFromImage(label).any(), ""
+    written = label if label is not None else dense
+    if written is None:
+        return _Converted(content)
+    values = sitk.GetArrayViewFromImage(written)
+    annotated = values != ignore if ignore is not None else np.ones_like(values, dtype=bool)
+    empty = not values[annotated].any()
+    if label is None or ignore is None:
+        return _Converted(content, empty=empty)
+    differing = int((values != sitk.GetArrayViewFromImage(dense))[annotated].sum()) if dense is not None else None
+    return _Converted(content, "", empty, values.size, int(annotated.sum()), differing)
 
 
 def _report(
@@ -319,8 +420,10 @@ def _report(
     assignment: Assignment,
     by_id: Mapping[str, Case],
     target: Path,
-    split: Mapping[str, Sequence[str]],
+    folds: Sequence[Mapping[str, Sequence[str]]],
+    results: Mapping[str, _Converted],
 ) -> None:
+    sparse = dataset.ignore_label is not None
     for part, folder in (
         ("labeled", "imagesTr, labelsTr"),
         ("validation", "imagesTr, labelsTr"),
@@ -329,17 +432,23 @@ def _report(
     ):
         ids = getattr(assignment, part)
         print(f"{part:<10}  {len(ids):>5} cases of {len({by_id[i].patient for i in ids}):>5} patients   {folder}")
-    without = [case_id for case_id in assignment.test if by_id[case_id].label is None]
+    without = [i for i in assignment.test if (by_id[i].dense if sparse else by_id[i].label) is None]
     if without:
         print(f"{len(without)} test case(s) have no label and cannot be evaluated: {some(without, 5)}.")
-    if assignment.validation:
+    if sparse:
+        _report_sparse(assignment, results)
+    split = folds[0]
+    if assignment.folds:
+        sizes = ", ".join(f"{number}: {len(fold['train'])} / {len(fold['val'])}" for number, fold in enumerate(folds))
+        print(f"{len(folds)} folds, training / validation cases  {sizes}")
+    elif assignment.validation:
         print(f"Fold 0 trains on the {len(split['train'])} labeled cases and validates on {len(split['val'])} others.")
     else:
         print(
             f"The protocol has no validation list: fold 0 trains on all {len(split['train'])} labeled cases and validates on the "
             "same cases. Compare methods on the test cases."
         )
-    print(f"split hash  {split_hash(split)[:12]}")
+    print(f"split hash  {', '.join(split_hash(fold)[:12] for fold in folds)}")
     print(f"Written to {target}. Next: nnunet_ssl plan_and_preprocess -d {dataset.dataset_id}")
     from nnunetv2.paths import nnUNet_preprocessed
 
@@ -347,6 +456,42 @@ def _report(
         print(
             f"Note: nnUNet_preprocessed/{dataset.folder_name} exists from an earlier conversion. Plan and preprocess again "
             "before training."
+        )
+
+
+def _report_sparse(assignment: Assignment, results: Mapping[str, _Converted]) -> None:
+    """How much is annotated, and whether the sparse labels agree with the dense masks: a label of another case would not."""
+    sparse = {case_id: result for case_id, result in results.items() if result.voxels}
+    shares = sorted(100 * result.annotated / result.voxels for result in sparse.values())
+    print(
+        f"annotated   {np.mean(shares):.2f} % of the voxels of {len(sparse)} sparse labels "
+        f"({shares[0]:.2f} to {shares[-1]:.2f} %); the rest is `ignore`"
+    )
+    dense_only = [case_id for case_id in assignment.validation if not results[case_id].voxels]
+    without = [case_id for case_id, result in sparse.items() if result.differing is None]
+    masks = len(sparse) - len(without) + len(dense_only)
+    if dense_only:
+        print(
+            f"{len(dense_only)} validation case(s) have no sparse label; labelsTr holds their dense mask: {some(dense_only, 5)}."
+        )
+    compared = {
+        case_id: result.differing / result.annotated
+        for case_id, result in sparse.items()
+        if result.differing is not None and result.annotated
+    }
+    if masks:
+        print(f"dense       {masks} masks in {DENSE_FOLDER}, for validation only")
+    if compared:
+        worst = max(compared, key=compared.__getitem__)
+        equal = sum(share == 0 for share in compared.values())
+        print(
+            f"{equal} of {len(compared)} sparse labels agree with the mask on every annotated voxel"
+            + (f"; at most {100 * compared[worst]:.2f} % of them differ ({worst})." if compared[worst] else ".")
+        )
+    if without:
+        print(
+            f"{len(without)} case(s) of imagesTr have no dense mask; a validation on them counts annotated voxels only: "
+            f"{some(sorted(without), 5)}."
         )
 
 

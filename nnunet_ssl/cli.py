@@ -13,7 +13,10 @@ import sys
 from nnunet_ssl.errors import UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "convert": ("nnunet_ssl.dataset_conversion.convert", "bring LA, ACDC or BraTS into nnU-Net raw format"),
+    "convert": (
+        "nnunet_ssl.dataset_conversion.convert",
+        "bring LA, ACDC, BraTS, MSCMR or your scribbles into nnU-Net raw format",
+    ),
     "plan_and_preprocess": (
         "nnunet_ssl.data.plan_and_preprocess",
         "nnU-Net's planning, then also the unlabeled images",

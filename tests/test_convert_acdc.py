@@ -12,14 +12,21 @@ import SimpleITK as sitk
 
 from nnunet_ssl.cli import main
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
-from nnunet_ssl.dataset_conversion.case_lists import shipped_list
+from tests.acdc_release import (
+    SHAPE,
+    SPACING,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    arrays,
+    frames_of,
+    placed,
+    read,
+    write,
+    write_h5,
+    write_patient,
+)
 from tests.paths import shared_dir
-
-TRAIN = shipped_list("acdc_train70.list")[:3]
-VALIDATION = shipped_list("acdc_val10.list")[:1]
-TEST = shipped_list("acdc_test20.list")[:1]
-SHAPE = (11, 6, 8)  # z, y, x; more than ten slices, so that sorting by name fails
-SPACING = (1.4, 1.4, 10.0)
 
 
 @pytest.fixture
@@ -28,52 +35,6 @@ def raw(tmp_path, monkeypatch) -> Path:
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(name, str(folder if name == "nnUNet_raw" else tmp_path / name))
     return folder
-
-
-def arrays(patient: str, frame: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image (z, y, x) int16 and label 0-3 of a synthetic frame."""
-    rng = np.random.default_rng(int(patient[-3:]) * 100 + frame)
-    label = np.zeros(SHAPE, np.uint8)
-    for code in (1, 2, 3):
-        label[2:9, 1:5, 2 * code : 2 * code + 2] = code
-    return rng.integers(0, 300, SHAPE).astype(np.int16), label
-
-
-def write(array: np.ndarray, path: Path) -> Path:
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(SPACING)
-    sitk.WriteImage(image, str(path), useCompression=True)
-    return path
-
-
-def write_patient(folder: Path, patient: str, frames=(1, 12), labels=True, number_4d=0, ending=".nii.gz") -> Path:
-    """Official folder of a patient; with `number_4d`, also the 4D image of that many frames."""
-    place = folder / patient
-    place.mkdir(parents=True)
-    (place / "Info.cfg").write_text(f"ED: {frames[0]}\nES: {frames[1]}\nGroup: DCM\nHeight: 184.0\nNbFrame: 30\n")
-    for frame in frames:
-        image, label = arrays(patient, frame)
-        write(image, place / f"{patient}_frame{frame:02d}{ending}")
-        if labels:
-            write(label, place / f"{patient}_frame{frame:02d}_gt{ending}")
-    if number_4d:
-        volumes = []
-        for frame in range(1, number_4d + 1):
-            volumes.append(sitk.GetImageFromArray(arrays(patient, frame)[0]))
-            volumes[-1].SetSpacing(SPACING)
-        sitk.WriteImage(sitk.JoinSeries(volumes), str(place / f"{patient}_4d{ending}"), useCompression=True)
-    return place
-
-
-def write_h5(folder: Path, patient: str, frame: int, slices: bool, omit=()) -> None:
-    """A volume, or its slices, with image in [0, 1] as SSL4MIS and WSL4MIS store them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    image, label = arrays(patient, frame)
-    image = (image / image.max()).astype(np.float32)
-    parts = [("", slice(None))] if not slices else [(f"_slice_{z}", z) for z in range(len(image)) if z not in omit]
-    for name, part in parts:
-        with h5py.File(folder / f"{patient}_frame{frame:02d}{name}.h5", "w") as file:
-            file["image"], file["label"], file["scribble"] = image[part], label[part], label[part].astype(np.uint16)
 
 
 @pytest.fixture
@@ -90,23 +51,6 @@ def official(tmp_path) -> Path:
 
 def convert(folder: Path, *arguments: str, np: int = 1) -> int:
     return main(["convert", "ACDC", "-i", str(folder), "-np", str(np), *arguments])
-
-
-def read(path: Path) -> tuple[np.ndarray, sitk.Image]:
-    image = sitk.ReadImage(str(path))
-    return sitk.GetArrayFromImage(image), image
-
-
-def placed(target: Path) -> dict[str, list[str]]:
-    folders = ("imagesTr", "labelsTr", "imagesUn", "imagesTs", "labelsTs")
-    return {
-        name: sorted(path.name.removesuffix(".nii.gz").removesuffix("_0000") for path in (target / name).glob("*"))
-        for name in folders
-    }
-
-
-def frames_of(patients, frames=(1, 12)) -> list[str]:
-    return sorted(f"{patient}_frame{frame:02d}" for patient in patients for frame in frames)
 
 
 @pytest.mark.parametrize("wrapper", ["", "database"])

@@ -670,7 +670,7 @@ def test_a_data_set_that_a_killed_conversion_had_moved_aside_comes_back(raw, fiv
 # --- command line -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [["-h"], ["LA", "-h"], ["ACDC", "-h"]])
+@pytest.mark.parametrize("arguments", [["-h"], ["LA", "-h"], ["ACDC", "-h"], ["MSCMR", "-h"], ["scribbles", "-h"]])
 def test_every_help_page_shows_an_example(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main(["convert", *arguments])
