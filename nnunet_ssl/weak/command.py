@@ -517,8 +517,9 @@ def _report(
     total = sum(dense.values())
     print(f"{'class':<16}{'dense voxels':>14}{'annotated':>14}{'of the class':>14}")
     for code, name in codes.names.items():
-        # outside the boxes, and where other classes were, background is said of voxels that are something else
-        share = f"{100 * weak[code] / dense[code]:.2f} %" if dense[code] else "-"
+        # with partial labels, background is also said of voxels that are something else
+        true = dense[code] > 0 and weak[code] <= dense[code]
+        share = f"{100 * weak[code] / dense[code]:.2f} %" if true else "-"
         print(f"{name:<16}{dense[code]:>14}{weak[code]:>14}{share:>14}")
     print(
         f"{len(made)} cases, {100 * (total - weak[codes.ignore]) / total:.2f} % of all voxels annotated; "
