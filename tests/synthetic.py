@@ -178,10 +178,10 @@ def make_dataset(
             files = [raw / folder / f"{case}_{c:04d}.nii.gz" for c in range(channels)]
             for image, file in zip(images, files, strict=True):
                 _write(image, file)
-            if partial and case in ("case_00", "case_01"):
-                segmentation = _partially_annotated(segmentation, case, regions)
             if dense and folder == "imagesTr":
                 _write(segmentation, raw / "labelsTr_dense" / f"{case}.nii.gz")
+            if partial and case in ("case_00", "case_01"):
+                segmentation = _partially_annotated(segmentation, case, regions)
             if ignore and folder == "imagesTr":
                 segmentation = np.where(rng.random(segmentation.shape) < 0.6, 3, segmentation).astype(np.uint8)
             if folder != "imagesUn":
