@@ -124,6 +124,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"-f {args.f}, -np {args.np}: allowed are 2 folds or more, and 1 process or more.")
     raws = [RawDataset.open(name) for name in args.i]
     _check_sources(raws)
+    if target.name in [raw.name for raw in raws]:
+        raise UserError(f"-o {args.o}: {target.name} is one of the data sets to merge. Give a free id.")
     classes, sources = read_sources(raws, _load_map(args.map), args.map, args.ignore)
     dataset_json = make_dataset_json(args.name, classes, sources)
     stratified_folds(sources, _patients(sources), args.f)  # too many folds are refused before anything is copied

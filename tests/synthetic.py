@@ -192,10 +192,10 @@ def make_dataset(
             files = [raw / folder / f"{case}_{c:04d}.nii.gz" for c in range(channels)]
             for image, file in zip(images, files, strict=True):
                 _write(image, file)
-            if partial and case in ("case_00", "case_01"):
-                segmentation = _partially_annotated(segmentation, case, regions)
             if dense and folder == "imagesTr":
                 _write(segmentation, raw / "labelsTr_dense" / f"{case}.nii.gz")
+            if partial and case in ("case_00", "case_01"):
+                segmentation = _partially_annotated(segmentation, case, regions)
             if boxes and folder == "imagesTr":
                 segmentation = _boxes(rng, segmentation == 2)
             elif ignore and folder == "imagesTr":

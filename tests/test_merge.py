@@ -234,6 +234,8 @@ def test_an_existing_data_set_is_replaced_only_with_overwrite_and_kept_when_that
     (root / "nnUNet_raw" / "Dataset009_Spleen" / "labelsTr" / "c0.nii.gz").write_bytes(b"")
     assert merge(root, "--ignore", "--overwrite") == 1
     assert (target / "dataset.json").read_text() == before
+    assert main(["merge", "-i", "203", "9", "-o", "203", "-name", "Abdomen", "--overwrite"]) == 1
+    assert "Dataset203_Abdomen is one of the data sets to merge" in capsys.readouterr().err
     assert merge(root, ids=("9", "9"), mapping=None) == 1 and merge(root, mapping="missing.json") == 1
     (root / "nnUNet_raw" / "Dataset203_Other").mkdir()
     assert merge(root, "--ignore", "--overwrite") == 1

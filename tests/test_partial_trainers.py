@@ -12,7 +12,9 @@ from nnunet_ssl.errors import UserError
 from nnunet_ssl.losses.partial_label import annotation_matrix, partial_label_loss
 from nnunet_ssl.pseudo_labels import candidate_pseudo_labels, resized_labels
 from tests.golden.framework import record_calls
+from tests.synthetic import make_dataset
 from tests.test_contract import PARTIAL, next_batches, run_steps, stock_step
+from tests.test_weak_trainer import preprocess
 from tests.training import (
     copy_batch,
     copy_dataset,
@@ -261,6 +263,24 @@ def test_the_final_validation_has_a_second_summary_of_what_is_annotated(copied, 
     assert annotated["mean"]["1"] == full["mean"]["1"] and np.isnan(annotated["mean"]["2"]["Dice"])
     assert annotated["foreground_mean"]["Dice"] == full["mean"]["1"]["Dice"] != full["foreground_mean"]["Dice"]
     assert "Over annotated classes of each case only" in log_of(tmp_path / "a")
+
+
+def test_dense_labels_of_the_validation_cases_count_with_all_classes(tmp_path):
+    out = tmp_path / "data"
+    dataset = make_dataset(out, unlabeled=0, partial=True, dense=True, configurations=("2d",))
+    file = out / "nnUNet_preprocessed" / dataset / "splits_final.json"
+    file.write_text(json.dumps([{"train": ["case_01", "case_02", "case_03"], "val": ["case_00"]}]))
+    trainer = started(make_trainer(TRAINER, out, dataset, results=tmp_path / "a"))
+    assert not any((next(trainer.dataloader_val)["target"][0] == 2).any() for _ in range(4))
+    assert "Validation is against the partial labels" in log_of(tmp_path / "a")
+    preprocess(dataset)
+    trainer = started(make_trainer(TRAINER, out, dataset, results=tmp_path / "b"))
+    batch = next(batch for batch in iter(lambda: next(trainer.dataloader_val), None) if (batch["target"][0] == 2).any())
+    trainer.on_validation_epoch_start()
+    with torch.no_grad():
+        found = trainer.validation_step(batch)
+    assert found["tp_hard"][1] + found["fn_hard"][1] == (batch["target"][0] == 2).sum()
+    assert "against the dense labels of" in log_of(tmp_path / "b")
 
 
 # -------------------------------------------------------------------------------------------------------------- start
