@@ -10,7 +10,6 @@ from torch import Tensor
 from nnunet_ssl.losses.partial_cross_entropy import partial_cross_entropy
 from nnunet_ssl.losses.region import masked_dice_loss, split_ignored
 from tests.golden.framework import GoldenFile, grad
-from tests.training import find_class
 
 TRAINER = "nnUNetTrainerScribblePCE"
 USES: tuple[str, ...] = ()  # the trainer has nnU-Net's own loss; the `nnunet_*` arrays are what it computes
@@ -29,7 +28,9 @@ DICE_SMOOTH = 1e-5  # of WSL4MIS; stands in the specification only
 
 def _loss_of_trainer(logits: Tensor, target: Tensor, ignore_label: int, regions: bool, batch_dice: bool) -> Tensor:
     """What the trainer's supervised loss is for a data set with these labels and plans with this `batch_dice`."""
-    cls = find_class(TRAINER)
+    # here and not above, where a test would replace it by a recorder of calls, as it does with functions
+    from nnunet_ssl.trainers.scribble_pce import nnUNetTrainerScribblePCE as cls
+
     trainer = cls.__new__(cls)
     trainer.device, trainer.is_ddp, trainer.enable_deep_supervision = logits.device, False, False
     trainer.label_manager = SimpleNamespace(has_regions=regions, ignore_label=ignore_label)
