@@ -259,6 +259,7 @@ def test_dense_labels_are_kept_for_validation_beside_partial_ones(raw, monkeypat
             plans_manager=None,
             configuration_manager=None,
             _cases=SimpleNamespace(validation=["p3_a"]),
+            print_to_log_file=print,
         )
         assert trainer.nnUNetTrainerSSL._dense_labels(started) is None and len(asked) == number
 
