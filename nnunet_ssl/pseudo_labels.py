@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_ssl.losses.consistency import in_float32
@@ -30,10 +27,3 @@ def candidate_pseudo_labels(logits: Tensor, annotated: Tensor, threshold: float)
     hidden = ~candidates.view(*candidates.shape, *[1] * (logits.ndim - 2))
     share, label = torch.softmax(in_float32(logits).masked_fill(hidden, -torch.inf), dim=1).max(1, keepdim=True)
     return torch.where(share >= threshold, label, NONE)
-
-
-def resized_labels(labels: Tensor, spatial: Sequence[int]) -> Tensor:
-    """Labels `(B, 1, *spatial)` at another resolution, by the nearest voxel as nnU-Net's targets for deep supervision."""
-    if tuple(labels.shape[2:]) == tuple(spatial):
-        return labels
-    return F.interpolate(labels.float(), tuple(spatial), mode="nearest-exact").to(labels.dtype)

@@ -10,7 +10,8 @@ import torch
 
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.losses.partial_label import annotation_matrix, partial_label_loss
-from nnunet_ssl.pseudo_labels import candidate_pseudo_labels, resized_labels
+from nnunet_ssl.mixing import resize_nearest
+from nnunet_ssl.pseudo_labels import candidate_pseudo_labels
 from tests.golden.framework import record_calls
 from tests.synthetic import make_dataset
 from tests.test_contract import PARTIAL, next_batches, run_steps, stock_step
@@ -184,7 +185,7 @@ def test_pseudo_labels_shrink_like_nnunets_targets():
     labels = torch.randint(-1, 3, (2, 1, 12, 24, 24))
     for scale in (1, 0.5, 0.25):
         (expected,) = DownsampleSegForDSTransform([scale])(segmentation=labels[0])["segmentation"]
-        found = resized_labels(labels, expected.shape[1:])
+        found = resize_nearest(labels, expected.shape[1:])
         assert torch.equal(found[0], expected) and found.dtype == labels.dtype
 
 

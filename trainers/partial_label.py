@@ -31,8 +31,9 @@ from nnunet_ssl.batch import SSLBatch
 from nnunet_ssl.data.inside import recording_inside
 from nnunet_ssl.losses.partial_label import partial_label_loss, partial_region_loss
 from nnunet_ssl.members import NetworkMember
+from nnunet_ssl.mixing import resize_nearest
 from nnunet_ssl.partial_trainer import nnUNetTrainerPartial
-from nnunet_ssl.pseudo_labels import candidate_pseudo_labels, resized_labels
+from nnunet_ssl.pseudo_labels import candidate_pseudo_labels
 
 
 class nnUNetTrainerPartialLabel(nnUNetTrainerPartial):
@@ -82,7 +83,7 @@ class nnUNetTrainerPartialLabelMT(nnUNetTrainerPartialLabel):
             teacher_logits = self.teacher(batch.labeled)[0]
             found = candidate_pseudo_labels(teacher_logits, annotated, self.threshold)
             batch.extras["pseudo"] = torch.where(batch.labeled_inside, found, -1)
-        return resized_labels(batch.extras["pseudo"], logits.shape[2:])
+        return resize_nearest(batch.extras["pseudo"], logits.shape[2:])
 
     def inference_network(self) -> NetworkMember:
         return self.teacher_or_student(self.teacher, self.inference)

@@ -9,7 +9,6 @@ classes under the same file names. They are never trained on: they are preproces
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -17,10 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from nnunet_ssl.data.label_files import checked_label_files
 from nnunet_ssl.data.partial_labels import KEY as PARTIAL_LABELS
-from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.preprocessed import (
     complete_cases,
     manifest_file,
@@ -138,7 +135,7 @@ def preprocess_dense(
     if not files:
         shutil.rmtree(references, ignore_errors=True)
         return
-    hashes = _checked(raw, files, max(num_processes), not args.no_pbar)
+    hashes = checked_label_files(raw, files, "dense label map", max(num_processes), not args.no_pbar, raw.labels)
     shutil.rmtree(references, ignore_errors=True)
     references.mkdir(parents=True)
     for file in files.values():
@@ -159,36 +156,3 @@ def preprocess_dense(
         )
         counts = ", ".join(f"{len(cases)} {what}" for what, cases in outcome.items())
         print(f"{raw.name}, {plans_name}, {configuration}: dense labels for validation: {counts}")
-
-
-def _checked(raw: RawDataset, files: dict[str, str], num_processes: int, show_progress: bool) -> dict[str, str]:
-    """Case -> hash of its dense label file."""
-    labels = raw.dataset_json["labels"]
-    allowed = {0}
-    for name, value in labels.items():
-        if name != "ignore":
-            allowed |= set(value if isinstance(value, (list, tuple)) else [value])
-    reader = raw.reader_writer_class()
-    cases = list(files)
-    jobs = [(files[case], raw.labels[case], reader, sorted(allowed)) for case in cases]
-    hashes, problems = {}, []
-    for index, (digest, problem) in run_in_processes(
-        _check, jobs, num_processes, "Checking dense labels", show_progress
-    ):
-        hashes[cases[index]] = digest
-        problems += [problem] if problem else []
-    if problems:
-        raise UserError("\n".join(sorted(problems)))
-    return hashes
-
-
-def _check(dense: str, sparse: str, reader_writer_class: type, allowed: list[int]) -> tuple[str, str]:
-    """`(hash of the file, "")` or `("", what is wrong)`."""
-    segmentation, _ = reader_writer_class().read_seg(dense)
-    shape = reader_writer_class().read_seg(sparse)[0].shape
-    found = ", ".join(f"{value:g}" for value in np.unique(segmentation) if value not in allowed)
-    if found:
-        return "", f"{dense}: holds {found}; allowed in a dense label map are {allowed}. Correct the file or remove it."
-    if segmentation.shape != shape:
-        return "", f"{dense}: shape {segmentation.shape}, but {sparse} has {shape}. Correct the file or remove it."
-    return hashlib.sha256(Path(dense).read_bytes()).hexdigest(), ""

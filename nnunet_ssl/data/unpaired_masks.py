@@ -9,7 +9,6 @@ them is mixed supervision, which a comparison with methods that see scribbles al
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunet_ssl.data.pool import run_in_processes
+from nnunet_ssl.data.label_files import checked_label_files
 from nnunet_ssl.data.preprocessed import (
     complete_cases,
     configuration_name,
@@ -121,7 +120,7 @@ def preprocess_masks(
         UserError: a label map cannot be read, or has other values than dataset.json names.
     """
     files, base = mask_files(raw), preprocessed_folder(raw.name)
-    hashes = _checked(raw, files, max(num_processes), not args.no_pbar) if files else {}
+    hashes = checked_label_files(raw, files, "mask", max(num_processes), not args.no_pbar) if files else {}
     plans_manager = load_plans(raw.name, plans_name)
     for configuration, processes in zip(configurations, num_processes, strict=True):
         manifest = manifest_file(base, get_configuration(plans_manager, configuration), KIND)
@@ -141,32 +140,3 @@ def preprocess_masks(
         )
         counts = ", ".join(f"{len(cases)} {what}" for what, cases in outcome.items())
         print(f"{raw.name}, {plans_name}, {configuration}: masks without images: {counts}")
-
-
-def _checked(raw: RawDataset, files: dict[str, str], num_processes: int, show_progress: bool) -> dict[str, str]:
-    """Name -> hash of the file."""
-    allowed = {0}
-    for name, value in raw.dataset_json["labels"].items():
-        if name != "ignore":
-            allowed |= set(value if isinstance(value, (list, tuple)) else [value])
-    reader, names = raw.reader_writer_class(), list(files)
-    jobs = [(files[name], reader, sorted(allowed)) for name in names]
-    hashes, problems = {}, []
-    for index, (digest, problem) in run_in_processes(_check, jobs, num_processes, "Checking masks", show_progress):
-        hashes[names[index]] = digest
-        problems += [problem] if problem else []
-    if problems:
-        raise UserError("\n".join(sorted(problems)))
-    return hashes
-
-
-def _check(file: str, reader_writer_class: type, allowed: list[int]) -> tuple[str, str]:
-    """`(hash of the file, "")` or `("", what is wrong)`."""
-    try:
-        segmentation, _ = reader_writer_class().read_seg(file)
-    except Exception as error:  # readers of five libraries raise whatever they like on a damaged file
-        return "", f"{file} cannot be read ({type(error).__name__}). Restore or remove it."
-    found = ", ".join(f"{value:g}" for value in np.unique(segmentation) if value not in allowed)
-    if found:
-        return "", f"{file}: holds {found}; allowed in a mask are {allowed}. Correct the file or remove it."
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest(), ""

@@ -26,6 +26,7 @@ from nnunet_ssl.errors import UserError
 from nnunet_ssl.weak import boxes as boxes_of_cases
 from nnunet_ssl.weak import contact_sheet
 from nnunet_ssl.weak.derived import (
+    add_writing_arguments,
     carried_lists,
     place_files,
     read_label,
@@ -124,18 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="[OPTIONAL] axis along which slices are counted, in nnU-Net's order (z, y, x for NIfTI). Default: 0",
     )
     parser.add_argument("--seed", type=int, default=0, help="[OPTIONAL] another draw of everything random. Default: 0")
-    parser.add_argument("-np", type=int, default=8, metavar="N", help="[OPTIONAL] number of processes. Default: 8")
-    parser.add_argument(
-        "--copy",
-        action="store_true",
-        help="[OPTIONAL] copy images and dense labels. Default: hard links, which need no space and are independent names of "
-        "the same file",
-    )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="[OPTIONAL] replace an existing data set of this id and name, once the new one is complete",
-    )
+    add_writing_arguments(parser)
 
 
 # --- what is asked for ------------------------------------------------------------------------------------------------

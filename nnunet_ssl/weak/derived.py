@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import json
@@ -21,6 +22,22 @@ from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.dataset_conversion.staging import disk_message, put_in_place, staging_folder
 from nnunet_ssl.errors import UserError
+
+
+def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
+    """args.np, .copy and .overwrite of a command that makes a data set from another one."""
+    parser.add_argument("-np", type=int, default=8, metavar="N", help="[OPTIONAL] number of processes. Default: 8")
+    parser.add_argument(
+        "--copy",
+        action="store_true",
+        help="[OPTIONAL] copy images and dense labels. Default: hard links, which need no space and are independent names of "
+        "the same file",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="[OPTIONAL] replace an existing data set of this id and name, once the new one is complete",
+    )
 
 
 @contextlib.contextmanager

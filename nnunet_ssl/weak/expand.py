@@ -26,6 +26,7 @@ from nnunet_ssl.errors import UserError
 from nnunet_ssl.seed_expansion import Geodesic, RandomWalker, expand_seeds
 from nnunet_ssl.weak import contact_sheet
 from nnunet_ssl.weak.derived import (
+    add_writing_arguments,
     carried_lists,
     place_files,
     read_label,
@@ -89,18 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="[OPTIONAL] expand in every slice across the axis of the largest spacing by itself",
     )
     where.add_argument("--volume", action="store_true", help="[OPTIONAL] expand in the volume")
-    parser.add_argument("-np", type=int, default=8, metavar="N", help="[OPTIONAL] number of processes. Default: 8")
-    parser.add_argument(
-        "--copy",
-        action="store_true",
-        help="[OPTIONAL] copy images and dense labels. Default: hard links, which need no space and are independent names of "
-        "the same file",
-    )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="[OPTIONAL] replace an existing data set of this id and name, once the new one is complete",
-    )
+    add_writing_arguments(parser)
 
 
 @dataclass(frozen=True)

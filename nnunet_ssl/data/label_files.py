@@ -1,0 +1,63 @@
+"""Label maps of a raw data set beside labelsTr: checked before anything is made of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_ssl.data.pool import run_in_processes
+from nnunet_ssl.data.raw_dataset import RawDataset
+from nnunet_ssl.errors import UserError
+
+
+def checked_label_files(
+    raw: RawDataset,
+    files: Mapping[str, str],
+    what: str,
+    num_processes: int,
+    show_progress: bool,
+    like: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Read label maps and return name -> hash of the file.
+
+    Args:
+        files: name -> file.
+        what: "dense label map", "mask": for messages.
+        like: name -> label file that must have the same shape.
+
+    Raises:
+        UserError: files cannot be read, hold other values than dataset.json names (the ignore label is none of them), or have
+            another shape; all of them are named.
+    """
+    allowed = {0}
+    for name, value in raw.dataset_json["labels"].items():
+        if name != "ignore":
+            allowed |= set(value if isinstance(value, (list, tuple)) else [value])
+    reader, names = raw.reader_writer_class(), list(files)
+    jobs = [(files[name], None if like is None else like[name], reader, sorted(allowed), what) for name in names]
+    hashes, problems = {}, []
+    for index, (digest, problem) in run_in_processes(_check, jobs, num_processes, f"Checking {what}s", show_progress):
+        hashes[names[index]] = digest
+        problems += [problem] if problem else []
+    if problems:
+        raise UserError("\n".join(sorted(problems)))
+    return hashes
+
+
+def _check(file: str, like: str | None, reader_writer_class: type, allowed: list[int], what: str) -> tuple[str, str]:
+    """`(hash of the file, "")` or `("", what is wrong)`."""
+    try:
+        segmentation, _ = reader_writer_class().read_seg(file)
+    except Exception as error:  # readers of five libraries raise whatever they like on a damaged file
+        return "", f"{file} cannot be read ({type(error).__name__}). Restore or remove it."
+    found = ", ".join(f"{value:g}" for value in np.unique(segmentation) if value not in allowed)
+    if found:
+        return "", f"{file}: holds {found}; allowed in a {what} are {allowed}. Correct the file or remove it."
+    if like is not None:
+        shape = reader_writer_class().read_seg(like)[0].shape
+        if segmentation.shape != shape:
+            return "", f"{file}: shape {segmentation.shape}, but {like} has {shape}. Correct the file or remove it."
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest(), ""
