@@ -138,7 +138,9 @@ def run(words: Sequence[str] | None) -> int:
         study.prepare(root, settings, preparing_steps(settings, args.np), environment)
         for name, experiment in experiments.items():
             of_pack = [t for what, ts in trainings.items() if RUNS[what][0] == name for t in ts]
-            failed += study.train(root, of_pack, experiment, validation, args, environment)
+            work = root / experiment.dataset  # nnUNetTrainer trains on both: its logs must not be one file
+            (work / "logs").mkdir(parents=True, exist_ok=True)
+            failed += study.train(work, of_pack, experiment, validation, args, environment)
 
     finished = {
         what: [t for t in ts if study.next_switches(experiments[RUNS[what][0]], t, validation) is None]
@@ -153,7 +155,7 @@ def run(words: Sequence[str] | None) -> int:
                 folder = output / f"compare_{experiment.dataset}_seed{seed}"
                 summaries[name, seed] = study.compare(root, folder, experiment, names, args.test, args, environment)
     if not summaries:
-        raise UserError(f"no run is finished. See {root / 'logs'}.")
+        raise UserError(f"no run is finished. See the logs in {root}.")
     table = study_table(finished, summaries)
     notes = study.head_notes(settings, experiments[PARTIAL], args.test, args)
     notes.append(
