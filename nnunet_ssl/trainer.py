@@ -824,13 +824,13 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
 
     def _evaluate_on_dense_labels(self, dense: DenseLabels) -> None:
-        """Replace nnU-Net's summary of the final validation; the one on annotated voxels becomes `summary_sparse.json`."""
+        """Replace nnU-Net's summary of the final validation; that against the labels in use becomes `summary_sparse.json`."""
         folder = Path(self.output_folder, "validation")
         os.replace(folder / "summary.json", folder / "summary_sparse.json")
         metrics = dense.evaluate(folder, self.plans_manager, self.dataset_json, self.label_manager)
         self.print_to_log_file(
-            f"Against dense labels, mean validation Dice: {metrics['foreground_mean']['Dice']:.4f} (summary.json; on "
-            "annotated voxels only: summary_sparse.json)"
+            f"Against dense labels, mean validation Dice: {metrics['foreground_mean']['Dice']:.4f} (summary.json; "
+            "against the labels as they are trained on: summary_sparse.json)"
         )
 
     # ----------------------------------------------------------------------------------------------------- checkpoints
