@@ -17,7 +17,7 @@ import numpy as np
 
 from nnunet_ssl.data.partial_labels import KEY, PartialLabels
 from nnunet_ssl.data.pool import run_in_processes
-from nnunet_ssl.data.raw_dataset import RawDataset, damaged_file, read_case, wrong_number_of_channels
+from nnunet_ssl.data.raw_dataset import RawDataset, damaged_file, read_case, read_label_map, wrong_number_of_channels
 from nnunet_ssl.data.splits import split_hash, write_splits
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, content_hash
@@ -414,13 +414,7 @@ def read_label(
     Raises:
         UserError: it cannot be read, has another shape than the image, or holds a label that is not in `codes`.
     """
-    problem = damaged_file(case, [file])
-    if problem is not None:
-        raise UserError(problem)
-    try:
-        segmentation, properties = reader_writer_class().read_seg(file)
-    except Exception as error:  # readers of several libraries raise whatever they like on a damaged file
-        raise UserError(f"case {case}: {file} cannot be read ({type(error).__name__}: {error}). Restore it.") from error
+    segmentation, properties = read_label_map(case, file, reader_writer_class)
     if segmentation.shape[1:] != tuple(shape):
         raise UserError(
             f"case {case}: {file} has shape {segmentation.shape[1:]}, the image {tuple(shape)}. Correct it."

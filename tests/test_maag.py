@@ -204,7 +204,7 @@ def test_a_mask_that_does_not_fit_is_named(raw):
     sitk.WriteImage(sitk.GetImageFromArray(array + 2), str(dataset.folder / "masksUn" / "bad.nii.gz"))
     (dataset.folder / "masksUn" / "cut.nii.gz").write_bytes(b"nothing")
     with pytest.raises(
-        UserError, match=r"(?s)bad\.nii\.gz: holds 3, 4; allowed in a mask are \[0, 1, 2\].*cut\.nii\.gz cannot be"
+        UserError, match=r"(?s)bad\.nii\.gz: holds 3, 4; allowed in a mask are \[0, 1, 2\].*cut\.nii\.gz.*cannot be"
     ):
         preprocess_masks(dataset, "nnUNetPlans", ["2d"], [1], QUIET)
 

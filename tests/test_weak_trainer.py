@@ -145,6 +145,10 @@ def test_bad_dense_labels_are_refused(sparse):
     sitk.WriteImage(good[1:], str(file))
     with pytest.raises(UserError, match=r"case_01.nii.gz: shape .* but .*labelsTr"):
         preprocess(name)
+    sitk.WriteImage(good, str(file))
+    file.write_bytes(file.read_bytes()[:-200])  # SimpleITK would fill what is missing with background
+    with pytest.raises(UserError, match=r"case_01.nii.gz .*truncated or damaged"):
+        preprocess(name)
     sitk.WriteImage(good, str(folder / "other.nii.gz"))
     with pytest.raises(UserError, match="other, which are not in imagesTr"):
         dense_files(RawDataset.open(name))

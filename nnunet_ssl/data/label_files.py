@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_ssl.data.pool import run_in_processes
-from nnunet_ssl.data.raw_dataset import RawDataset
+from nnunet_ssl.data.raw_dataset import RawDataset, read_label_map
 from nnunet_ssl.errors import UserError
 
 
@@ -37,7 +37,7 @@ def checked_label_files(
         if name != "ignore":
             allowed |= set(value if isinstance(value, (list, tuple)) else [value])
     reader, names = raw.reader_writer_class(), list(files)
-    jobs = [(files[name], None if like is None else like[name], reader, sorted(allowed), what) for name in names]
+    jobs = [(name, files[name], None if like is None else like[name], reader, sorted(allowed), what) for name in names]
     hashes, problems = {}, []
     for index, (digest, problem) in run_in_processes(_check, jobs, num_processes, f"Checking {what}s", show_progress):
         hashes[names[index]] = digest
@@ -47,17 +47,18 @@ def checked_label_files(
     return hashes
 
 
-def _check(file: str, like: str | None, reader_writer_class: type, allowed: list[int], what: str) -> tuple[str, str]:
+def _check(
+    name: str, file: str, like: str | None, reader_writer_class: type, allowed: list[int], what: str
+) -> tuple[str, str]:
     """`(hash of the file, "")` or `("", what is wrong)`."""
     try:
-        segmentation, _ = reader_writer_class().read_seg(file)
-    except Exception as error:  # readers of five libraries raise whatever they like on a damaged file
-        return "", f"{file} cannot be read ({type(error).__name__}). Restore or remove it."
+        segmentation, _ = read_label_map(name, file, reader_writer_class)
+        shape = None if like is None else read_label_map(name, like, reader_writer_class)[0].shape
+    except UserError as error:
+        return "", str(error)
     found = ", ".join(f"{value:g}" for value in np.unique(segmentation) if value not in allowed)
     if found:
         return "", f"{file}: holds {found}; allowed in a {what} are {allowed}. Correct the file or remove it."
-    if like is not None:
-        shape = reader_writer_class().read_seg(like)[0].shape
-        if segmentation.shape != shape:
-            return "", f"{file}: shape {segmentation.shape}, but {like} has {shape}. Correct the file or remove it."
+    if shape is not None and segmentation.shape != shape:
+        return "", f"{file}: shape {segmentation.shape}, but {like} has {shape}. Correct the file or remove it."
     return hashlib.sha256(Path(file).read_bytes()).hexdigest(), ""

@@ -208,6 +208,17 @@ def read_case(case: str, image_files: Sequence[str], reader_writer_class: type) 
     raise UserError(problem)
 
 
+def read_label_map(case: str, file: str, reader_writer_class: type) -> tuple[np.ndarray, dict]:
+    """Label map `(1, *spatial)` and properties, as nnU-Net's reader returns them. UserError names a file that is damaged."""
+    problem = damaged_file(case, [file])
+    if problem is not None:
+        raise UserError(problem)
+    try:
+        return reader_writer_class().read_seg(str(file))
+    except Exception as error:  # see read_case
+        raise UserError(f"case {case}: {file} cannot be read ({type(error).__name__}: {error}). Restore it.") from error
+
+
 def damaged_file(case: str, image_files: Sequence[str]) -> str | None:
     """Names the first file whose compressed stream is cut short or fails its checksum; None where there is none.
 

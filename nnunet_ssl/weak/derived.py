@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_ssl.data.dense_labels import RAW_FOLDER as DENSE_FOLDER
-from nnunet_ssl.data.raw_dataset import RawDataset, damaged_file, preprocessed_folder
+from nnunet_ssl.data.raw_dataset import RawDataset, preprocessed_folder, read_label_map
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import load_splits
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
@@ -111,13 +111,7 @@ def place_files(raw: RawDataset, dense: Mapping[str, str], staging: Path, copy: 
 
 def read_label(case: str, file: str, reader: type, codes: Collection[int]) -> tuple[np.ndarray, dict]:
     """Label map (uint16) and nnU-Net's properties. UserError: a damaged file, or a code that is none of `codes`."""
-    problem = damaged_file(case, [file])
-    if problem is not None:
-        raise UserError(problem)
-    try:
-        array, properties = reader().read_seg(file)
-    except Exception as error:  # readers of five libraries raise whatever they like on a damaged file
-        raise UserError(f"case {case}: {file} cannot be read ({error}). Restore the file.") from error
+    array, properties = read_label_map(case, file, reader)
     array = array[0]
     found = np.unique(array)
     unknown = [f"{code:g}" for code in found.tolist() if code not in codes]
