@@ -201,3 +201,17 @@ def test_a_corrupt_file_is_named(tmp_path):
     files[0].write_bytes(b"not a nifti file")
     with pytest.raises(UserError, match=r"prediction\.nii\.gz cannot be read"):
         evaluate_case(*files, {"one": 1}, None, SimpleITKIO(), "")
+
+
+@pytest.mark.parametrize("truncated", [0, 1])
+def test_a_truncated_file_is_named(tmp_path, truncated):
+    """SimpleITK alone reads it, with background in place of what is missing."""
+    files = tmp_path / "prediction.nii.gz", tmp_path / "reference.nii.gz"
+    for file in files:
+        write_segmentation(file, np.random.default_rng(0).integers(0, 2, (8, 20, 20)))
+    content = files[truncated].read_bytes()
+    files[truncated].write_bytes(content[: len(content) * 2 // 3])
+    assert SimpleITKIO().read_seg(str(files[truncated]))[0].shape == (1, 8, 20, 20)
+    repair = ["PREDICT AGAIN", "label file"][truncated]
+    with pytest.raises(UserError, match=rf"{files[truncated].name} .*truncated or damaged.*{repair}"):
+        evaluate_case(*files, {"one": 1}, None, SimpleITKIO(), "PREDICT AGAIN")

@@ -220,19 +220,26 @@ def read_label_map(case: str, file: str, reader_writer_class: type) -> tuple[np.
 
 
 def damaged_file(case: str, image_files: Sequence[str]) -> str | None:
-    """Names the first file whose compressed stream is cut short or fails its checksum; None where there is none.
+    """Names the first file that is damaged (`stream_damage`); None where there is none."""
+    for file in image_files:
+        if (damage := stream_damage(file)) is not None:
+            return _damaged(case, file, damage)
+    return None
+
+
+def stream_damage(file: str | Path) -> str | None:
+    """Why the compressed stream of a .gz file cannot be read to its end with the right checksum; None where it can.
 
     SimpleITK fills what is missing from a truncated .nii.gz with zeros and says nothing.
     """
-    for file in image_files:
-        if not str(file).endswith(".gz"):
-            continue
-        try:
-            with gzip.open(file) as stream:
-                while stream.read(1 << 22):
-                    pass
-        except (OSError, EOFError, zlib.error) as error:
-            return _damaged(case, file, str(error))
+    if not str(file).endswith(".gz"):
+        return None
+    try:
+        with gzip.open(file) as stream:
+            while stream.read(1 << 22):
+                pass
+    except (OSError, EOFError, zlib.error) as error:
+        return str(error)
     return None
 
 

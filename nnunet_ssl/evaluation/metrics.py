@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import binary_erosion, distance_transform_edt, generate_binary_structure
 
+from nnunet_ssl.data.raw_dataset import stream_damage
 from nnunet_ssl.errors import UserError
 
 if TYPE_CHECKING:
@@ -201,6 +202,8 @@ def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
 
 def _read(file: str | Path, reader_writer: BaseReaderWriter, repair: str) -> tuple[np.ndarray, dict]:
     """Label map `(*spatial)` and nnU-Net's properties."""
+    if (damage := stream_damage(file)) is not None:
+        raise UserError(f"{file} cannot be read as a segmentation, it is truncated or damaged ({damage}). {repair}")
     try:
         segmentation, properties = reader_writer.read_seg(str(file))
     except Exception as error:  # every reader has its own exceptions for an unreadable file
