@@ -1,11 +1,11 @@
 """Vanilla nnU-Net and other trainers on real data: one plan, one labeled list, equally many optimizer steps.
 
-Converts a pack of real data (ACDC in 2D, LA in 3D, ACDC with the public scribbles or with points made from its masks), plans
-and preprocesses it, trains nnUNetTrainer and the trainers named, each with every seed, evaluates them and writes a table with
-Dice, 95HD, time and memory. Every step is a public command that is printed; its output is in `logs/`. Called again with the
-same arguments it continues: finished runs stay as they are, an unfinished one goes on from its last epoch. Everything of one
-data set, number of labels and plan lies in one folder below --out, so that studies of other lengths, seeds or trainers share
-the preprocessed data. Start only one study at a time in it.
+Converts a pack of real data (ACDC in 2D, LA in 3D, ACDC with the public scribbles or with points made from its masks, LA in 2D
+with boxes made from its masks), plans and preprocesses it, trains nnUNetTrainer and the trainers named, each with every seed,
+evaluates them and writes a table with Dice, 95HD, time and memory. Every step is a public command that is printed; its output
+is in `logs/`. Called again with the same arguments it continues: finished runs stay as they are, an unfinished one goes on from
+its last epoch. Everything of one data set, number of labels and plan lies in one folder below --out, so that studies of other
+lengths, seeds or trainers share the preprocessed data. Start only one study at a time in it.
 
 By default a small network on small patches is trained on CPU, and on a GPU what nnU-Net plans itself (--plan). Numbers with
 the small plan compare methods with each other; they are below what nnU-Net's own plan reaches. On sparse labels nnUNetTrainer is
@@ -101,6 +101,20 @@ PACKS["ACDC_points"] = replace(
     converter="ACDC",
     dense_id=PACKS["ACDC"].dataset_id,
     weaken=("-name", "ACDCpoints", "--kind", "points"),
+)
+# One class, so that every box is of it. In 2D, where a tight box says most. The seeds (3 voxels of 0.625 mm around the innermost
+# one) still have voxels at 2 mm.
+PACKS["LA_boxes"] = replace(
+    PACKS["ACDC"],
+    folder="la",
+    dataset_id=201,
+    dataset="Dataset201_LAboxes",
+    labeled=EVERYONE,
+    spacing=("2",) * 3,
+    test=True,
+    converter="LA",
+    dense_id=PACKS["LA"].dataset_id,
+    weaken=("-name", "LAboxes", "--kind", "boxes", "--radius", "3"),
 )
 
 

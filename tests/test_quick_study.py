@@ -209,19 +209,24 @@ def test_the_commands_accept_its_arguments(tmp_path, monkeypatch):
             assert (parsed.dataset_id, parsed.labeled, parsed.input) == (101, "8", tmp_path)
     assert parsed.overwrite_target_spacing == ["2", "2", "2"]
     assert typed["small"][:3] == ["python", "-m", "nnunet_ssl.plans.small"]
-    for pack, labeled in (("ACDC_scribbles", "20"), ("ACDC_points", quick_study.EVERYONE)):
+    everyone = quick_study.EVERYONE
+    for pack, labeled, dense, weaken in (
+        ("ACDC_scribbles", "20", 127, None),
+        ("ACDC_points", everyone, 27, ("27", 128, "points")),
+        ("LA_boxes", everyone, 101, ("101", 201, "boxes")),
+    ):
         sparse = quick_study.PACKS[pack]
         steps = quick_study.preparing_steps(replace(settings, labeled=labeled), 3, sparse)
         for step in steps[:-1]:
             parsed = parse(importlib.import_module(cli.COMMANDS[step.action[1]][0]), step.action[2:])
             if step.name == "convert":
                 parsed = parse(importlib.import_module(convert.DATASETS[sparse.converter][0]), parsed.arguments)
-                assert (parsed.dataset_id, parsed.labeled) == ((127, "20") if pack == "ACDC_scribbles" else (27, None))
-                assert parsed.scribbles == (
+                assert (parsed.dataset_id, parsed.labeled) == (dense, None if labeled == everyone else labeled)
+                assert vars(parsed).get("scribbles") == (
                     str(tmp_path.parent / "acdc_scribbles") if pack == "ACDC_scribbles" else None
                 )
             elif step.name == "weaken":
-                assert (parsed.d, parsed.o, parsed.kind) == ("27", 128, "points")
+                assert (parsed.d, parsed.o, parsed.kind) == weaken
             else:
                 assert parsed.d == [str(sparse.dataset_id)]
 
