@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from nnunet_ssl.data.raw_dataset import read_label_map
+from nnunet_ssl.errors import UserError
 from nnunet_ssl.evaluation.tables import markdown_table
 
 
@@ -43,27 +46,45 @@ def measure(prediction: np.ndarray, reference: np.ndarray, margin: int) -> np.nd
     return np.array(rows)
 
 
-def main() -> None:
+def measure_folder(reference: Path, prediction: Path, margin: int) -> list[np.ndarray]:
+    """`measure` of every case in a folder of predictions. UserError names what is missing, damaged, of another size or empty."""
+    files = sorted(prediction.glob("*.nii.gz"))
+    if not files:
+        raise UserError(
+            f"{prediction} holds no *.nii.gz. Name a folder of predictions, such as fold_0/validation of a model."
+        )
+    cases = []
+    for file in files:
+        case = file.name.removesuffix(".nii.gz")
+        if not (reference / file.name).is_file():
+            raise UserError(f"{reference / file.name}, the reference of {file}, does not exist.")
+        predicted, true = (read_label_map(case, str(f / file.name), SimpleITKIO)[0][0] for f in (prediction, reference))
+        if predicted.shape != true.shape:
+            raise UserError(f"{file} has {predicted.shape} voxels, its reference in {reference} {true.shape}.")
+        if not true.any():
+            raise UserError(f"{reference / file.name} has no foreground, so nothing is near it.")
+        cases.append(measure(predicted, true, margin))
+    return cases
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reference", type=Path)
     parser.add_argument("predictions", type=Path, nargs="+")
     parser.add_argument("--margin", type=int, default=10, metavar="N", help="pixels. Default: 10")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     rows = []
-    for folder in args.predictions:
-        files = sorted(folder.glob("*.nii.gz"))
-        if not files:
-            parser.error(f"{folder} holds no *.nii.gz")
-        cases = []
-        for file in files:
-            prediction, reference = (
-                sitk.GetArrayFromImage(sitk.ReadImage(str(f / file.name))) for f in (folder, args.reference)
-            )
-            cases.append(measure(prediction, reference, args.margin))
-        means = 100 * np.mean([case.mean(axis=0) for case in cases], axis=0)
-        rows.append([str(folder), str(len(files)), *(f"{value:.1f}" for value in means)])
+    try:
+        for folder in args.predictions:
+            cases = measure_folder(args.reference, folder, args.margin)
+            means = 100 * np.mean([case.mean(axis=0) for case in cases], axis=0)
+            rows.append([str(folder), str(len(cases)), *(f"{value:.1f}" for value in means)])
+    except UserError as error:
+        print(f"near_the_object: {error}", file=sys.stderr)
+        return 1
     print(markdown_table(["predictions", "cases", "Dice", "near", "precision", "recall"], rows))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
