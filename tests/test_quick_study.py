@@ -213,10 +213,13 @@ def test_the_commands_accept_its_arguments(tmp_path, monkeypatch):
     for pack, labeled, dense, weaken in (
         ("ACDC_scribbles", "20", 127, None),
         ("ACDC_points", everyone, 27, ("27", 128, "points")),
+        ("ACDC_points_expanded", everyone, 27, ("27", 128, "points")),
         ("LA_boxes", everyone, 101, ("101", 201, "boxes")),
     ):
         sparse = quick_study.PACKS[pack]
         steps = quick_study.preparing_steps(replace(settings, labeled=labeled), 3, sparse)
+        made = [step.name for step in steps if step.name in ("weaken", "expand")]
+        assert made == ["weaken"] * bool(sparse.weaken) + ["expand"] * (pack == "ACDC_points_expanded")
         for step in steps[:-1]:
             parsed = parse(importlib.import_module(cli.COMMANDS[step.action[1]][0]), step.action[2:])
             if step.name == "convert":
@@ -227,6 +230,8 @@ def test_the_commands_accept_its_arguments(tmp_path, monkeypatch):
                 )
             elif step.name == "weaken":
                 assert (parsed.d, parsed.o, parsed.kind) == weaken
+            elif step.name == "expand":
+                assert (parsed.d, parsed.o, parsed.method, parsed.threshold) == ("128", 129, "geodesic", 0.05)
             else:
                 assert parsed.d == [str(sparse.dataset_id)]
 
