@@ -16,6 +16,7 @@ from nnunet_ssl.data.dense_labels import dense_files
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList
 from nnunet_ssl.weak.boxes import filled_boxes
+from nnunet_ssl.weak.contact_sheet import _spots
 from tests.raw_data import use_folders, write_split
 
 CASES = ("p1_a", "p1_b", "p2_a", "p3_a")
@@ -212,6 +213,16 @@ def test_the_contact_sheet_shows_the_weak_labels(raw):
     for red, green, blue in ((0x56, 0xB4, 0xE9), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)):
         drawn = np.abs(sheets[0][..., :3] - np.array([red, green, blue]) / 255).max(axis=2) < 0.06
         assert drawn.sum() > 500
+
+
+def test_rings_are_drawn_around_small_spots_only():
+    labels = np.zeros((20, 20), dtype=np.uint8)
+    labels[2, 3] = 1
+    labels[10:12, 10:12] = 1
+    labels[10:20, 0:4] = 1  # more than SMALL_SPOT pixels
+    labels[0:10, 15:20] = 2
+    spots = _spots(labels, [1, 2])
+    assert list(spots) == [1] and sorted(map(tuple, spots[1])) == [(2, 3), (10.5, 10.5)]
 
 
 def test_boxes_are_kept_beside_the_label_map(raw):

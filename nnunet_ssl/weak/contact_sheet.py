@@ -13,6 +13,7 @@ from nnunet_ssl.weak.boxes import Box
 
 FILE_NAME = "weak_labels.png"
 SLICES = 3  # of each case
+SMALL_SPOT = 30  # pixels of the slice; a disc of radius 3
 
 # Okabe and Ito's colors, told apart with any color vision
 _BACKGROUND = "#56B4E9"
@@ -38,7 +39,7 @@ class Side:
     title: str
     hidden: int  # the code that is not colored
     alpha: float  # nearly 1 for thin lines and points, less for areas, so that the image is seen through
-    rings: bool = False  # around every annotated spot, which may be one pixel
+    rings: bool = False  # around annotated spots of at most SMALL_SPOT pixels, which may be one pixel
 
 
 def make_tiles(
@@ -135,12 +136,14 @@ def _color(code: int) -> str:
 
 
 def _spots(labels: np.ndarray, codes: Iterable[int]) -> dict[int, np.ndarray]:
-    """Code -> centers `(number, 2)` of its connected spots in the slice."""
+    """Code -> centers `(number, 2)` of its small connected spots in the slice."""
     spots = {}
     for code in codes:
         parts, number = ndimage.label(labels == code)
-        if number:
-            spots[code] = np.array(ndimage.center_of_mass(parts > 0, parts, range(1, number + 1)))
+        sizes = np.bincount(parts.ravel(), minlength=number + 1)[1:]
+        small = np.flatnonzero(sizes <= SMALL_SPOT) + 1
+        if len(small):
+            spots[code] = np.array(ndimage.center_of_mass(parts > 0, parts, small))
     return spots
 
 

@@ -198,7 +198,7 @@ def run(args: argparse.Namespace) -> None:
             f"{target.name}: {args.method} ({', '.join(f'{k} {v:g}' for k, v in asdict(method).items())}) "
             f"in {'slices' if per_slice else 'volumes'}",
             names,
-            contact_sheet.Side("annotated", ignore, 0.95),
+            contact_sheet.Side("annotated", ignore, 0.95, rings=True),
             contact_sheet.Side("expanded", ignore, 0.45),
         )
     _report(target, args.o, raw, names, ignore, made, linked)
