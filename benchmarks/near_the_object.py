@@ -19,8 +19,8 @@ import numpy as np
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from nnunet_ssl.data.raw_dataset import read_label_map
 from nnunet_ssl.errors import UserError
+from nnunet_ssl.evaluation.metrics import read_pair
 from nnunet_ssl.evaluation.tables import markdown_table
 
 
@@ -47,7 +47,7 @@ def measure(prediction: np.ndarray, reference: np.ndarray, margin: int) -> np.nd
 
 
 def measure_folder(reference: Path, prediction: Path, margin: int) -> list[np.ndarray]:
-    """`measure` of every case in a folder of predictions. UserError names what is missing, damaged, of another size or empty."""
+    """`measure` of every case in a folder of predictions. UserError names what is missing, damaged, on another grid or empty."""
     files = sorted(prediction.glob("*.nii.gz"))
     if not files:
         raise UserError(
@@ -55,12 +55,7 @@ def measure_folder(reference: Path, prediction: Path, margin: int) -> list[np.nd
         )
     cases = []
     for file in files:
-        case = file.name.removesuffix(".nii.gz")
-        if not (reference / file.name).is_file():
-            raise UserError(f"{reference / file.name}, the reference of {file}, does not exist.")
-        predicted, true = (read_label_map(case, str(f / file.name), SimpleITKIO)[0][0] for f in (prediction, reference))
-        if predicted.shape != true.shape:
-            raise UserError(f"{file} has {predicted.shape} voxels, its reference in {reference} {true.shape}.")
+        predicted, true, _ = read_pair(file, reference / file.name, SimpleITKIO(), "Predict this case again.")
         if not true.any():
             raise UserError(f"{reference / file.name} has no foreground, so nothing is near it.")
         cases.append(measure(predicted, true, margin))

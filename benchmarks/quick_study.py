@@ -76,7 +76,7 @@ class Pack:
     options: tuple[str, ...] = ()  # of the converter; {packs}: the folder of all packs
     dense_id: int | None = None  # of the data set that `weaken` makes sparse
     weaken: tuple[str, ...] = ()  # its options
-    sparse_id: int | None = None  # of the data set that `weaken` makes and `expand` makes denser again
+    sparse_id: int | None = None  # of the data set that `expand` makes denser again
     expand: tuple[str, ...] = ()  # its options
 
 
@@ -344,7 +344,8 @@ def preparing_steps(settings: Settings, num_processes: int, pack: Pack | None = 
     """Conversion, planning, and the small configuration. `pack`: another one than that of the settings."""
     pack = pack or PACKS[settings.pack]
     dataset, np = str(pack.dataset_id), str(num_processes)
-    converted = dataset if pack.dense_id is None else str(pack.dense_id)
+    made = [str(number) for number in (pack.dense_id, pack.sparse_id, pack.dataset_id) if number is not None]
+    converted = made[0]
     convert = ["nnunet_ssl", "convert", pack.converter or settings.pack, "-i", settings.data, "-d", converted]
     convert += [option.format(packs=Path(settings.data).parent) for option in pack.options]
     convert += ["-np", np] if settings.labeled == EVERYONE else ["--labeled", settings.labeled, "-np", np]
@@ -353,11 +354,10 @@ def preparing_steps(settings: Settings, num_processes: int, pack: Pack | None = 
         plan += ["-overwrite_target_spacing", *pack.spacing]
     steps = [Step("convert", "convert to nnU-Net raw format", convert)]
     if pack.weaken:
-        weakened = dataset if pack.sparse_id is None else str(pack.sparse_id)
-        weaken = ["nnunet_ssl", "weaken", "-d", converted, "-o", weakened, *pack.weaken, "-np", np]
+        weaken = ["nnunet_ssl", "weaken", "-d", converted, "-o", made[1], *pack.weaken, "-np", np]
         steps.append(Step("weaken", "make the labels sparse", weaken))
     if pack.expand:
-        expand = ["nnunet_ssl", "expand", "-d", weakened, "-o", dataset, *pack.expand, "-np", np]
+        expand = ["nnunet_ssl", "expand", "-d", made[-2], "-o", dataset, *pack.expand, "-np", np]
         steps.append(Step("expand", "expand the labels", expand))
     steps.append(Step("plan_and_preprocess", "plan and preprocess", plan))
     if settings.plan == "small":

@@ -216,11 +216,11 @@ def test_the_contact_sheet_shows_the_weak_labels(raw):
 
 
 def test_rings_are_drawn_around_small_spots_only():
-    labels = np.zeros((20, 20), dtype=np.uint8)
+    labels = np.zeros((40, 40), dtype=np.uint8)
     labels[2, 3] = 1
     labels[10:12, 10:12] = 1
     labels[10:20, 0:4] = 1  # more than SMALL_SPOT pixels
-    labels[0:10, 15:20] = 2
+    labels[np.arange(35), 39 - np.arange(35)] = 2  # one stroke, although its pixels touch at their corners only
     spots = _spots(labels, [1, 2])
     assert list(spots) == [1] and sorted(map(tuple, spots[1])) == [(2, 3), (10.5, 10.5)]
 

@@ -178,6 +178,21 @@ def evaluate_case(
     Raises:
         UserError: a file cannot be read, or the two lie on different grids.
     """
+    prediction, reference, spacing = read_pair(prediction_file, reference_file, reader_writer, repair)
+    return evaluate_segmentation(prediction, reference, spacing, classes, ignore_label)
+
+
+def read_pair(
+    prediction_file: str | Path, reference_file: str | Path, reader_writer: BaseReaderWriter, repair: str
+) -> tuple[np.ndarray, np.ndarray, Sequence[float]]:
+    """Prediction and reference `(*spatial)`, and their spacing in mm, as nnU-Net's reader gives them.
+
+    Args:
+        repair: how the user makes the prediction anew; ends the error messages.
+
+    Raises:
+        UserError: a file cannot be read, or the two lie on different grids.
+    """
     prediction, prediction_properties = _read(prediction_file, reader_writer, repair)
     reference, reference_properties = _read(reference_file, reader_writer, "Put the label file there again.")
     difference = _geometry_difference(prediction, prediction_properties, reference, reference_properties)
@@ -188,7 +203,7 @@ def evaluate_case(
             f"--verify_dataset_integrity names such cases; correct the label file and preprocess again) or the "
             f"prediction is of another image: {repair}"
         )
-    return evaluate_segmentation(prediction, reference, reference_properties["spacing"], classes, ignore_label)
+    return prediction, reference, reference_properties["spacing"]
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:

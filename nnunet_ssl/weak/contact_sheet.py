@@ -139,7 +139,7 @@ def _spots(labels: np.ndarray, codes: Iterable[int]) -> dict[int, np.ndarray]:
     """Code -> centers `(number, 2)` of its small connected spots in the slice."""
     spots = {}
     for code in codes:
-        parts, number = ndimage.label(labels == code)
+        parts, number = ndimage.label(labels == code, np.ones((3, 3)))  # a thin diagonal stroke is one spot
         sizes = np.bincount(parts.ravel(), minlength=number + 1)[1:]
         small = np.flatnonzero(sizes <= SMALL_SPOT) + 1
         if len(small):
