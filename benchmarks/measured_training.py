@@ -28,7 +28,7 @@ import torch
 from nnunetv2.run.run_training import run_training_entry
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from nnunet_ssl.data.unlabeled_list import write_json_atomically
+from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.discovery.variants import find_trainer
 
 VALIDATED = "validated.json"

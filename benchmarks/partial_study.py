@@ -21,7 +21,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import quick_study as study
-from nnunet_ssl.commands import Step
+from nnunet_ssl.commands.steps import Step
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.evaluation.runs import Experiment
 from nnunet_ssl.evaluation.tables import markdown_table

@@ -35,14 +35,14 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.measured_training import VALIDATED
-from nnunet_ssl.commands import Step, child_environment, run_command, run_steps
-from nnunet_ssl.data.unlabeled_list import write_json_atomically
+from nnunet_ssl.commands.steps import Step, child_environment, run_command, run_steps
+from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.discovery.variants import find_trainer, trainer_classes
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.evaluation.runs import Experiment, case_files, find_run
 from nnunet_ssl.evaluation.statistics import FOREGROUND
 from nnunet_ssl.evaluation.tables import markdown_table
-from tests.paths import REPOSITORY, SHARED
+from tests.helpers.paths import REPOSITORY, SHARED
 
 EXAMPLE = """\
 examples:

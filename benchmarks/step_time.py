@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tests.synthetic import make_dataset
-from tests.training import copy_batch, make_trainer, started
+from tests.helpers.synthetic import make_dataset
+from tests.helpers.training import copy_batch, make_trainer, started
 
 FLOOR = 7 / 3
 

@@ -30,13 +30,14 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ssl.data.nifti import check_nifti
 from nnunet_ssl.dataset_conversion.acdc_protocols import PROTOCOLS, Protocol, cross_validation, describe
 from nnunet_ssl.dataset_conversion.case_lists import check_known, choose_labeled, read_split
-from nnunet_ssl.dataset_conversion.common import Assignment, Case, DatasetDescription, add_common_arguments, some
-from nnunet_ssl.dataset_conversion.reading import Geometry, check_nifti, read_geometry, read_h5, read_image, walk
+from nnunet_ssl.dataset_conversion.common import Assignment, Case, DatasetDescription, add_common_arguments
+from nnunet_ssl.dataset_conversion.reading import Geometry, read_geometry, read_h5, read_image, walk
 from nnunet_ssl.dataset_conversion.sparse_labels import require_sparse_labels
 from nnunet_ssl.dataset_conversion.writing import write_dataset
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, some
 
 DESCRIPTION = (
     "ACDC (cardiac cine MRI) from the official folders or the h5 files of SSL4MIS or WSL4MIS.\n\n"

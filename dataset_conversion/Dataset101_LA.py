@@ -31,10 +31,10 @@ from nnunet_ssl.dataset_conversion.case_lists import (
     read_split,
     shipped_list,
 )
-from nnunet_ssl.dataset_conversion.common import Assignment, Case, DatasetDescription, add_common_arguments, some
+from nnunet_ssl.dataset_conversion.common import Assignment, Case, DatasetDescription, add_common_arguments
 from nnunet_ssl.dataset_conversion.reading import read_h5, read_image, walk
 from nnunet_ssl.dataset_conversion.writing import write_dataset
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, some
 
 DESCRIPTION = (
     "LA (left atrium, LGE-MRI, Atrial Segmentation Challenge 2018) in the challenge's NRRD form or the h5 form of UA-MT.\n\n"

@@ -24,11 +24,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ssl.dataset_conversion.case_lists import read_split
-from nnunet_ssl.dataset_conversion.common import Case, DatasetDescription, add_common_arguments, some
+from nnunet_ssl.dataset_conversion.common import Case, DatasetDescription, add_common_arguments
 from nnunet_ssl.dataset_conversion.reading import Geometry, read_geometry, read_image, walk
 from nnunet_ssl.dataset_conversion.sparse_labels import assign_by_patient
 from nnunet_ssl.dataset_conversion.writing import write_dataset
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, some
 
 DESCRIPTION = (
     "MSCMR (cardiac LGE-MRI) with the scribbles of CycleMix: MSCMR_dataset/{train,val,TestSet}/{images,labels} and\n"

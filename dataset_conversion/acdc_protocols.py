@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from nnunet_ssl.data.splits import sample_patients
 from nnunet_ssl.dataset_conversion.case_lists import shipped_list
-from nnunet_ssl.dataset_conversion.common import Case, some
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.dataset_conversion.common import Case
+from nnunet_ssl.errors import UserError, some
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from nnunet_ssl.data.splits import read_case_list, sample_patients
-from nnunet_ssl.dataset_conversion.common import some
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, some
 
 # an entry of a list that is a path to one of these names its case by the folder
 CONTAINER_NAMES = ("mri_norm2", "lgemri")

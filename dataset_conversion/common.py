@@ -8,14 +8,11 @@ between data sets happens in these modules.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import SimpleITK as sitk
-
-# how many faults a message lists before it says how many more there are
-LISTED_FAULTS = 10
 
 
 @dataclass(frozen=True)
@@ -88,13 +85,6 @@ class DatasetDescription:
     def folder_name(self) -> str:
         """`DatasetXXX_Name`."""
         return f"Dataset{self.dataset_id:03d}_{self.name}"
-
-
-def some(names: Iterable[str], limit: int = LISTED_FAULTS) -> str:
-    """The first `limit` names for a message, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, default_id: int | None, default_name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import hashlib
 import json
@@ -15,65 +14,20 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_ssl.data.partial_labels import KEY, PartialLabels
+from nnunet_ssl.data.annotated_classes import KEY, PartialLabels
+from nnunet_ssl.data.files import damaged_file, wrong_number_of_channels
 from nnunet_ssl.data.pool import run_in_processes
-from nnunet_ssl.data.raw_dataset import RawDataset, damaged_file, read_case, read_label_map, wrong_number_of_channels
-from nnunet_ssl.data.splits import split_hash, write_splits
+from nnunet_ssl.data.raw_dataset import RawDataset, read_case, read_label_map
+from nnunet_ssl.data.splits import split_hash
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, content_hash
-from nnunet_ssl.dataset_conversion.common import LISTED_FAULTS, some
-from nnunet_ssl.dataset_conversion.staging import disk_message, put_in_place, recover, staging_folder
-from nnunet_ssl.dataset_conversion.writing import target_folder
-from nnunet_ssl.errors import UserError
-
-DESCRIPTION = """\
-Merge raw data sets with different classes into one with partial labels: the liver of one, the kidneys of another. Case ids
-get the name of their data set as a prefix; label maps get common ids; the key partial_labels of dataset.json says which
-classes a case annotates. imagesTr, imagesUn and imagesTs are copied. Every fold validates on a share of every data set.
-
-The map gives each data set (number or name) the common name of its classes, by label number or by class name; null for a
-class that is not wanted: its voxels get the ignore label (--ignore), never background.
-  {"9": {"1": "spleen"}, "17": {"spleen": "spleen", "right_kidney": "kidney", "left_kidney": "kidney", "aorta": null}}"""
-EXAMPLE = """\
-example:
-  nnunet_ssl merge -i 9 17 -o 203 -name Abdomen --map map.json
-  nnunet_ssl plan_and_preprocess -d 203 -c 3d_fullres
-  nnUNetv2_train 203 3d_fullres 0 -tr nnUNetTrainerPartialLabel"""
+from nnunet_ssl.errors import LISTED_FAULTS, UserError, some
 
 DEFAULT_FOLDS = 5
 SECTIONS = {"labeled": "imagesTr", "unlabeled": "imagesUn", "test": "imagesTs"}
 LABELS = {"labeled": "labelsTr", "test": "labelsTs"}
 # formats whose label maps nnU-Net's reader writes as it has read them, without further files beside them
 READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", "NaturalImage2DIO")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-i", nargs="+", required=True, metavar="DATASET", help="ids or names of the data sets to merge"
-    )
-    parser.add_argument("-o", type=int, required=True, metavar="ID", help="id of the data set to make")
-    parser.add_argument("-name", default="Merged", help="[OPTIONAL] name after DatasetXXX_. Default: Merged")
-    parser.add_argument(
-        "--map",
-        type=Path,
-        default=None,
-        metavar="FILE",
-        help="[OPTIONAL] json file, see above. Default: every class keeps its name, and equal names are one class",
-    )
-    parser.add_argument(
-        "--ignore",
-        action="store_true",
-        help="[OPTIONAL] give the data set an ignore label, for classes mapped to null. It has one anyway where a data set has",
-    )
-    parser.add_argument(
-        "-f", type=int, default=DEFAULT_FOLDS, metavar="N", help=f"[OPTIONAL] number of folds. Default: {DEFAULT_FOLDS}"
-    )
-    parser.add_argument("-np", type=int, default=8, metavar="N", help="[OPTIONAL] number of processes. Default: 8")
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="[OPTIONAL] replace an existing data set of this id and name, once the new one is complete",
-    )
 
 
 @dataclass(frozen=True)
@@ -116,38 +70,6 @@ class Source:
 
     def patient(self, case: str) -> str:
         return self.prefix + (case if self.list is None else self.list.patient(case))
-
-
-def run(args: argparse.Namespace) -> None:
-    target = target_folder(args.o, args.name, option="-o")
-    if args.f < 2 or args.np < 1:
-        raise UserError(f"-f {args.f}, -np {args.np}: allowed are 2 folds or more, and 1 process or more.")
-    raws = [RawDataset.open(name) for name in args.i]
-    _check_sources(raws)
-    if target.name in [raw.name for raw in raws]:
-        raise UserError(f"-o {args.o}: {target.name} is one of the data sets to merge. Give a free id.")
-    classes, sources = read_sources(raws, _load_map(args.map), args.map, args.ignore)
-    dataset_json = make_dataset_json(args.name, classes, sources)
-    stratified_folds(sources, _patients(sources), args.f)  # too many folds are refused before anything is copied
-    recover(target)
-    if target.exists() and not args.overwrite:
-        raise UserError(
-            f"{target} exists. Allowed: a free id (-o), or --overwrite, which replaces the folder once the new one is complete."
-        )
-    staging = staging_folder(target)
-    try:
-        staging.mkdir(parents=True)
-        records = _copy_cases(sources, dataset_json, staging, args.np, target.name)
-        splits = stratified_folds(sources, _one_patient_per_image(_patients(sources), records), args.f)
-        (staging / "dataset.json").write_text(json.dumps(dataset_json, indent=4) + "\n", encoding="utf-8")
-        records.save(staging / LIST_FILE)
-        write_splits(staging / "splits_final.json", splits, overwrite=False)
-        put_in_place(staging, target)
-    except OSError as error:
-        raise UserError(disk_message(error, target)) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    _report(args.o, target, sources, dataset_json, records, splits)
 
 
 # ---------------------------------------------------------------------------------------------------- what becomes what

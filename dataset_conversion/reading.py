@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +11,9 @@ import h5py
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.dataset_conversion.common import Case, DatasetDescription, some
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.data.nifti import _damaged, check_nifti
+from nnunet_ssl.dataset_conversion.common import Case, DatasetDescription
+from nnunet_ssl.errors import UserError, some
 
 # files and folders that unpacking, browsing and mirrors leave behind
 IGNORED_NAMES = ("desktop.ini", ".DS_Store", "__MACOSX", "MANDATORY_CITATION.md")
@@ -45,32 +44,6 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     for root, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not is_ignored(Path(name)))
         yield Path(root), list(folders), sorted(name for name in files if not is_ignored(Path(name)))
-
-
-def check_nifti(path: Path) -> None:
-    """UserError if a NIfTI file is shorter than its header says or its compressed stream is damaged.
-
-    SimpleITK fills the missing part of such a file with zeros, or keeps the damage, and reports neither; and it does not
-    report a file that it could not write completely.
-    """
-    import nibabel
-
-    try:
-        image = nibabel.load(path)
-        needed = image.dataobj.offset + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
-        if path.name.endswith(".gz"):
-            found = 0
-            with gzip.open(path) as stream:
-                while chunk := stream.read(1 << 22):
-                    found += len(chunk)
-        else:
-            found = path.stat().st_size
-    except (OSError, EOFError, zlib.error, ValueError, nibabel.filebasedimages.ImageFileError) as error:
-        raise _damaged(path, str(error)) from error
-    except nibabel.spatialimages.HeaderDataError as error:
-        raise _damaged(path, str(error)) from error
-    if found < needed:
-        raise _damaged(path, f"truncated: {found} bytes found, {needed} announced by the header")
 
 
 def read_image(path: Path) -> sitk.Image:
@@ -145,10 +118,6 @@ def read_h5(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     except OSError as error:
         raise _damaged(path, str(error)) from error
     return arrays
-
-
-def _damaged(path: Path, why: str) -> UserError:
-    return UserError(f"{path} cannot be read, it is truncated or corrupt ({why}). Download or unpack it again.")
 
 
 def check_images(

@@ -16,11 +16,11 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from nnunet_ssl.dataset_conversion.case_lists import read_split
-from nnunet_ssl.dataset_conversion.common import Case, DatasetDescription, add_common_arguments, some
+from nnunet_ssl.dataset_conversion.common import Case, DatasetDescription, add_common_arguments
 from nnunet_ssl.dataset_conversion.reading import list_folder, read_image
 from nnunet_ssl.dataset_conversion.sparse_labels import assign_by_patient
 from nnunet_ssl.dataset_conversion.writing import write_dataset
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, some
 
 DESCRIPTION = (
     "A folder of images and a folder of sparse label maps (scribbles, points, slices): codes of classes and one code for what is\n"

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from nnunet_ssl.dataset_conversion.case_lists import check_known, choose_labeled
-from nnunet_ssl.dataset_conversion.common import Assignment, Case, some
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.dataset_conversion.common import Assignment, Case
+from nnunet_ssl.errors import UserError, some
 
 
 def require_sparse_labels(cases: Iterable[Case], expected: str) -> None:

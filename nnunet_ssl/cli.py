@@ -14,30 +14,33 @@ from nnunet_ssl.errors import UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "convert": (
-        "nnunet_ssl.dataset_conversion.convert",
+        "nnunet_ssl.commands.convert",
         "bring LA, ACDC, BraTS, MSCMR or your scribbles into nnU-Net raw format",
     ),
     "plan_and_preprocess": (
-        "nnunet_ssl.data.plan_and_preprocess",
+        "nnunet_ssl.commands.plan_and_preprocess",
         "nnU-Net's planning, then also the unlabeled images",
     ),
-    "preprocess_unlabeled": ("nnunet_ssl.data.preprocess_unlabeled", "only the unlabeled images, with existing plans"),
+    "preprocess_unlabeled": (
+        "nnunet_ssl.commands.preprocess_unlabeled",
+        "only the unlabeled images, with existing plans",
+    ),
     "merge": (
-        "nnunet_ssl.dataset_conversion.merge",
+        "nnunet_ssl.commands.merge",
         "one data set with partial labels from several with different classes",
     ),
-    "split": ("nnunet_ssl.data.split", "write splits_final.json for a budget of labels"),
+    "split": ("nnunet_ssl.commands.split", "write splits_final.json for a budget of labels"),
     "weaken": (
-        "nnunet_ssl.weak.command",
+        "nnunet_ssl.commands.weaken",
         "make scribbles, points, boxes, single slices or partial labels from dense ones",
     ),
-    "expand": ("nnunet_ssl.weak.expand", "grow scribbles or points into denser labels, before training"),
-    "check": ("nnunet_ssl.data.check", "counts, leaks between unlabeled and test cases, duplicates, outliers"),
-    "compare": ("nnunet_ssl.evaluation.compare", "compare trainers case by case, with paired tests"),
-    "export": ("nnunet_ssl.export", "write a model that nnU-Net predicts with without this package"),
-    "trainers": ("nnunet_ssl.discovery.list_trainers", "list the trainers"),
-    "trainers_path": ("nnunet_ssl.discovery.trainers_path", "print the folder for nnUNet_extTrainer"),
-    "demo": ("nnunet_ssl.demo", "everything once, in minutes, on phantoms or on your copy of LA"),
+    "expand": ("nnunet_ssl.commands.expand", "grow scribbles or points into denser labels, before training"),
+    "check": ("nnunet_ssl.commands.check", "counts, leaks between unlabeled and test cases, duplicates, outliers"),
+    "compare": ("nnunet_ssl.commands.compare", "compare trainers case by case, with paired tests"),
+    "export": ("nnunet_ssl.commands.export", "write a model that nnU-Net predicts with without this package"),
+    "trainers": ("nnunet_ssl.commands.trainers", "list the trainers"),
+    "trainers_path": ("nnunet_ssl.commands.trainers_path", "print the folder for nnUNet_extTrainer"),
+    "demo": ("nnunet_ssl.commands.demo", "everything once, in minutes, on phantoms or on your copy of LA"),
 }
 
 

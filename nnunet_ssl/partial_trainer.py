@@ -1,6 +1,6 @@
 """The base of trainers for partial labels: every case has only some of the classes annotated.
 
-Which ones is said by the key `partial_labels` of dataset.json (`nnunet_ssl.data.partial_labels`). A method replaces the loss on
+Which ones is said by the key `partial_labels` of dataset.json (`nnunet_ssl.data.annotated_classes`). A method replaces the loss on
 labeled patches; where every case annotates everything, the step is the one of `nnUNetTrainer`, bit for bit.
 """
 
@@ -19,15 +19,15 @@ from nnunetv2.evaluation.evaluate_predictions import load_summary_json, save_sum
 from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
 from torch import Tensor
 
-from nnunet_ssl.batch import SSLBatch
-from nnunet_ssl.data.dense_labels import DenseLabels
-from nnunet_ssl.data.partial_labels import KEY, PartialLabels, Target
+from nnunet_ssl.data.annotated_classes import KEY, PartialLabels, Target
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
+from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.errors import UserError
-from nnunet_ssl.hard_labels import hard_labels
-from nnunet_ssl.losses.partial_label import annotation_matrix
 from nnunet_ssl.losses.region import one_hot, split_ignored
+from nnunet_ssl.predictions.candidates import annotation_matrix
+from nnunet_ssl.predictions.hard_labels import hard_labels
+from nnunet_ssl.preprocessing.dense_labels import DenseLabels
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 RESTRICTED_SUMMARY = "summary_annotated.json"

@@ -43,21 +43,22 @@ from torch import Tensor, autocast, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_ssl.batch import SSLBatch
-from nnunet_ssl.checkpoints import random_states, restore_random_states, write_atomically
-from nnunet_ssl.configurable import ConfigurableTrainer, declared_hyperparameters
-from nnunet_ssl.curves import Curves
-from nnunet_ssl.data.cases import TrainingCases, check_fold, gather_cases
-from nnunet_ssl.data.dataset import UnlabeledDataset
-from nnunet_ssl.data.dense_labels import DenseLabels
-from nnunet_ssl.data.loader import TwoStreamLoader, UnlabeledLoader
-from nnunet_ssl.data.partial_labels import KEY as PARTIAL_LABELS
-from nnunet_ssl.data.views import UnlabeledViews, split_transforms
+from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
+from nnunet_ssl.data.atomic import write_atomically
+from nnunet_ssl.dataloading.cases import TrainingCases, check_fold, gather_cases
+from nnunet_ssl.dataloading.dataset import UnlabeledDataset
+from nnunet_ssl.dataloading.loader import TwoStreamLoader, UnlabeledLoader
+from nnunet_ssl.dataloading.views import UnlabeledViews, split_transforms
+from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.checkpoints import random_states, restore_random_states
+from nnunet_ssl.engine.configurable import ConfigurableTrainer, declared_hyperparameters
+from nnunet_ssl.engine.curves import Curves
+from nnunet_ssl.engine.members import LikeDDP, Member, NetworkMember, Student, Teacher
+from nnunet_ssl.engine.optimization import step_optimizers
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.losses.combine import weighted_sum
-from nnunet_ssl.losses.consistency import probabilities
-from nnunet_ssl.members import LikeDDP, Member, NetworkMember, Student, Teacher
-from nnunet_ssl.optimization import step_optimizers
+from nnunet_ssl.predictions.probabilities import probabilities
+from nnunet_ssl.preprocessing.dense_labels import DenseLabels
 
 STATE_FORMAT = 1
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from torch import Tensor
 
-from nnunet_ssl.batch import SSLBatch
-from nnunet_ssl.data.inside import recording_inside
+from nnunet_ssl.dataloading.inside import recording_inside
+from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.synthetic import make_dataset
+from tests.helpers.synthetic import make_dataset
 
-TESTS = Path(__file__).resolve().parent
-EXAMPLE_TRAINERS = TESTS / "example_trainers"
+HELPERS = Path(__file__).resolve().parent / "helpers"
+EXAMPLE_TRAINERS = HELPERS / "example_trainers"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,11 +24,11 @@ def one_thread():
 @pytest.fixture(scope="session", autouse=True)
 def example_trainers():
     """nnU-Net also finds the test-only trainers, by the way a user's own folder is found."""
-    sys.path.insert(0, str(TESTS))
+    sys.path.insert(0, str(HELPERS))
     os.environ["nnUNet_extTrainer"] = os.pathsep.join(
         filter(None, [os.environ.get("nnUNet_extTrainer", ""), str(EXAMPLE_TRAINERS)])
     )
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH", "")]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HELPERS), os.environ.get("PYTHONPATH", "")]))
 
 
 @pytest.fixture(autouse=True)

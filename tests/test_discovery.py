@@ -15,15 +15,15 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_ssl import cli
-from nnunet_ssl.configurable import ConfigurableTrainer
 from nnunet_ssl.discovery import SCANNED_FOLDER
 from nnunet_ssl.discovery.variants import find_trainer, trainer_classes
-from nnunet_ssl.trainers.mean_teacher import nnUNetTrainerMeanTeacher
-from tests.paths import REPOSITORY
-from tests.training import make_trainer
+from nnunet_ssl.engine.configurable import ConfigurableTrainer
+from nnunet_ssl.trainers import nnUNetTrainerMeanTeacher
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.training import make_trainer
 
 USER_TRAINER = """
-from nnunet_ssl.trainers.mean_teacher import nnUNetTrainerMeanTeacher
+from nnunet_ssl.trainers import nnUNetTrainerMeanTeacher
 
 
 class nnUNetTrainerMine(nnUNetTrainerMeanTeacher):

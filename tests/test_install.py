@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.environments import PACKAGE_FOLDERS, Environment, build_wheel, copy_source, link_installed_packages, pip, run
+from tests.helpers.environments import (
+    PACKAGE_FOLDERS,
+    Environment,
+    build_wheel,
+    copy_source,
+    link_installed_packages,
+    pip,
+    run,
+)
 
 STARTUP_FILE = "nnunet_ssl_autodiscovery.pth"
 TRAINER = "nnUNetTrainerMeanTeacher"
@@ -23,7 +31,7 @@ import json, pickle
 import nnunet_ssl
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find
 found, variant = find("{TRAINER}"), find("{TRAINER}_2epochs_5iters_seed3")
-from nnunet_ssl.trainers.mean_teacher import {TRAINER} as imported
+from nnunet_ssl.trainers import {TRAINER} as imported
 print(json.dumps({{
     "package": nnunet_ssl.__file__,
     "same": found is imported,

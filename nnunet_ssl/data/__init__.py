@@ -1,1 +1,1 @@
-"""What the trainers read: the list of unlabeled cases, the unlabeled data set, the two-stream loader."""
+"""Raw data sets on disk, their lists, splits and checks."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_ssl.data.unlabeled_list import write_json_atomically
+from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.errors import UserError
 
 FILE_NAME = "splits_final.json"

@@ -7,16 +7,15 @@ voxels, so that an image that appears twice under different names is recognized.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.errors import UserError
 
 FILE_NAME = "unlabeled.json"
@@ -51,31 +50,6 @@ def hash_case(image_files: Sequence[str | Path], reader_writer_class: type | Non
         reader_writer_class = SimpleITKIO
     images, _ = reader_writer_class().read_images([str(file) for file in image_files])
     return content_hash(images)
-
-
-def write_json_atomically(content: dict | list, file: str | Path) -> None:
-    """Write `content` so that `file` is at every moment either what it was or complete; keys are sorted.
-
-    Raises:
-        UserError: no space is left on the disk.
-    """
-    file = Path(file)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=2, sort_keys=True)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"{file} cannot be written: {error.strerror}. Free some space and run the command again."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 import nnunet_ssl.trainers
-from nnunet_ssl.configurable import ConfigurableTrainer
+from nnunet_ssl.engine.configurable import ConfigurableTrainer
 
 _SUFFIXES = re.compile(
     r"(?P<base>.+?)(?:_(?P<epochs>[1-9]\d*)epochs)?(?:_(?P<iterations>[1-9]\d*)iters)?(?:_seed(?P<seed>0|[1-9]\d*))?"

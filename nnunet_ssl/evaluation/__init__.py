@@ -1,1 +1,1 @@
-"""Metrics, statistics, tables and figures of `nnunet_ssl compare`."""
+"""From predictions to tables, tests and figures."""

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import binary_erosion, distance_transform_edt, generate_binary_structure
 
-from nnunet_ssl.data.raw_dataset import stream_damage
+from nnunet_ssl.data.files import stream_damage
 from nnunet_ssl.errors import UserError
 
 if TYPE_CHECKING:

@@ -6,21 +6,16 @@ these folders as nnU-Net leaves them, so that stock trainers and trainers of oth
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_ssl.data.dense_labels import REFERENCES as DENSE_REFERENCES
-from nnunet_ssl.data.partial_labels import KEY as PARTIAL_LABELS
-from nnunet_ssl.data.partial_labels import PartialLabels
-from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE_NAME
-from nnunet_ssl.data.splits import load_splits, split_hash
-from nnunet_ssl.data.unlabeled_list import write_json_atomically
+from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
+from nnunet_ssl.data.annotated_classes import PartialLabels
 from nnunet_ssl.errors import UserError
+from nnunet_ssl.preprocessing.dense_labels import REFERENCES as DENSE_REFERENCES
 
 Fold = int | str  # a number or "all"
 Split = Mapping[str, Sequence[str]]
@@ -204,121 +199,6 @@ def differing_plans(experiment: Experiment, trainers: Sequence[str]) -> list[str
 # ---------------------------------------------------------------------------------------------------------------- splits
 
 
-@dataclass(frozen=True)
-class FoldSplit:
-    """What is known about the split of one fold. `evidence`: trainer -> what of it was verified."""
-
-    split: Split | None
-    evidence: dict[str, str]
-    notes: tuple[str, ...]
-
-    @property
-    def short_hash(self) -> str:
-        return split_hash(self.split)[:12] if self.split else "unknown"
-
-
-def verify_split(experiment: Experiment, fold: Fold, runs: Sequence[Run], file_ending: str) -> FoldSplit:
-    """Prove as far as the folders allow that the runs of one fold share one split, namely that of `splits_final.json`.
-
-    Trainers of this package record their cases. Of a stock run the validation cases are known from its `validation` folder
-    and the numbers of cases from its log.
-
-    Raises:
-        UserError: naming the trainers, the fold and what differs.
-    """
-    present = _present_split(experiment, fold)
-    known: dict[str, tuple[object, str]] = {}  # what is compared -> (value, where it was found first)
-    notes, differences, evidence = [], [], {}
-    if present:
-        _learn(known, {"train": set(present["train"]), "val": set(present["val"])}, SPLITS_FILE_NAME)
-    elif fold != "all":
-        notes.append(
-            f"{SPLITS_FILE_NAME} was not found in nnUNet_preprocessed: runs were compared with each other only."
-        )
-    for run in runs:
-        checked = []
-        for source, claim in _claims(run, file_ending):
-            found = _learn(known, claim, f"{run.trainer} ({source})")
-            differences += [f"{run.trainer}, {source}: {text}" for text in found]
-            checked.append(source)
-        evidence[run.trainer] = ", ".join(checked) or "nothing on record"
-    if differences:
-        agreeing = [run.trainer for run in runs if not any(line.startswith(f"{run.trainer}, ") for line in differences)]
-        lines = "\n".join(f"  - {line}" for line in differences)
-        commands = "\n".join(
-            f"  {experiment.train_command(run.trainer, fold)}" for run in runs if run.trainer not in agreeing
-        )
-        raise UserError(
-            f"The runs of fold {fold} do not share one split, so their results cannot be compared "
-            f"({', '.join(run.trainer for run in runs)}):\n{lines}\n"
-            + (f"No difference was found for {', '.join(agreeing)}. " if agreeing else "")
-            + f"Train again with the present split (delete an old `validation` folder first), or put the "
-            f"{SPLITS_FILE_NAME} back with which the runs were trained:\n{commands}"
-        )
-    split = present or next((run.split for run in runs if run.split), None)
-    if split is None and fold == "all" and "val" in known:
-        split = {"train": sorted(known["val"][0]), "val": sorted(known["val"][0])}
-    overlap = set(split["train"]) & set(split["val"]) if split else set()
-    if overlap:
-        notes.append(
-            f"Fold {fold}: {len(overlap)} of {len(set(split['val']))} validation cases are training cases. Results on them "
-            "do not measure generalization; --test compares on the test cases."
-        )
-    return FoldSplit(split, evidence, tuple(notes))
-
-
-def _present_split(experiment: Experiment, fold: Fold) -> Split | None:
-    """The fold in `splits_final.json`; None for fold `all` or without preprocessed data."""
-    from nnunetv2.paths import nnUNet_preprocessed
-
-    if fold == "all" or not nnUNet_preprocessed.is_set():
-        return None
-    file = nnunet_folder("nnUNet_preprocessed") / experiment.dataset / SPLITS_FILE_NAME
-    if not file.is_file():
-        return None
-    splits = load_splits(file)
-    if fold >= len(splits):
-        raise UserError(
-            f"{file} holds the folds 0 to {len(splits) - 1}, not fold {fold}. nnU-Net trains such a fold on a random split "
-            "that is written nowhere, so it cannot be compared. Use a fold of the file, or write it with `nnunet_ssl split`."
-        )
-    return splits[fold]
-
-
-def _claims(run: Run, file_ending: str) -> list[tuple[str, dict[str, object]]]:
-    """What the folder of a run says about its split: (source, {"train"/"val": cases, "n_train"/"n_val": number})."""
-    claims: list[tuple[str, dict[str, object]]] = []
-    for source, split in run.splits.items():
-        claims.append((source, {side: set(split[side]) for side in ("train", "val")}))
-    if (run.folder / "validation" / "summary.json").is_file():
-        claims.append(("validation cases", {"val": set(case_files(run.folder / "validation", file_ending))}))
-    if not run.split:
-        counts = sorted(set(run.logged_counts))
-        claims += [("numbers of cases in the log", {"n_train": train, "n_val": val}) for train, val in counts]
-    return claims
-
-
-def _learn(known: dict[str, tuple[object, str]], claim: dict[str, object], source: str) -> list[str]:
-    """Add a claim to what is known, in place, and say where it contradicts."""
-    differences = []
-    claim = claim | {f"n_{side}": len(claim[side]) for side in ("train", "val") if side in claim}
-    for side, name in (("train", "training"), ("val", "validation")):
-        if side in claim and side in known:
-            value, origin = known[side]
-            extra, missing = sorted(claim[side] - value), sorted(value - claim[side])
-            parts = [f"{len(extra)} more ({_some(extra)})"] if extra else []
-            parts += [f"{len(missing)} missing ({_some(missing)})"] if missing else []
-            if parts:
-                differences.append(f"{name} cases differ from {origin}: {', '.join(parts)}")
-        elif f"n_{side}" in claim and f"n_{side}" in known:
-            value, origin = known[f"n_{side}"]
-            if claim[f"n_{side}"] != value:
-                differences.append(f"{claim[f'n_{side}']} {name} cases, {value} in {origin}")
-    for key, value in claim.items():
-        known.setdefault(key, (value, source))
-    return differences
-
-
 def _recorded_splits(folder: Path, ssl_state: Mapping) -> dict[str, Split]:
     """source -> split that our trainers write into the checkpoint and beside it."""
     records = {"cases in the checkpoint": ssl_state.get("split")}
@@ -419,129 +299,6 @@ def validation_is_older(run: Run, checkpoint_name: str) -> bool:
 # ------------------------------------------------------------------------------------------------------------ test cases
 
 
-@dataclass(frozen=True)
-class TestCases:
-    """Images and references of the test cases. `left_out`: number of images without a reference."""
-
-    __test__ = False  # not a test class of pytest
-
-    images: dict[str, list[Path]]
-    references: dict[str, Path]
-    left_out: int
-
-
-@dataclass(frozen=True)
-class PredictionSettings:
-    """How stock nnU-Net predicts."""
-
-    checkpoint_name: str = "checkpoint_final.pth"
-    device: str = "cuda"
-    mirroring: bool = True
-    num_processes: int = 4
-
-
-def find_test_cases(experiment: Experiment, file_ending: str) -> TestCases:
-    """Cases of `labelsTs` with their images in `imagesTs`. UserError if there are none or images are missing."""
-    raw = nnunet_folder("nnUNet_raw") / experiment.dataset
-    references = case_files(raw / "labelsTs", file_ending)
-    if not references:
-        raise UserError(
-            f"{raw / 'labelsTs'} holds no label file (*{file_ending}), so that the test cases cannot be evaluated. Put the "
-            "labels of imagesTs there, named CASE"
-            + file_ending
-            + ", or compare on the validation cases, without --test."
-        )
-    channel = re.compile(rf"(.+)_\d{{4}}{re.escape(file_ending)}")
-    images: dict[str, list[Path]] = {}
-    for path in sorted((raw / "imagesTs").glob(f"*{file_ending}")):
-        if match := channel.fullmatch(path.name):
-            images.setdefault(match[1], []).append(path)
-    missing = sorted(references.keys() - images.keys())
-    if missing:
-        raise UserError(
-            f"{raw / 'imagesTs'} has no image CASE_0000{file_ending} for {len(missing)} cases of labelsTs: "
-            f"{_some(missing)}. Put the images there or take the labels away."
-        )
-    return TestCases({case: images[case] for case in references}, references, len(images) - len(references))
-
-
-def predict_test(
-    experiment: Experiment, trainer: str, folds: Sequence[Fold], cases: TestCases, settings: PredictionSettings
-) -> Path:
-    """Folder with the predictions of the test cases by stock nnU-Net, the folds as an ensemble; made if it is not there.
-
-    It lies beside the folds: `test_folds_0_1`. Predictions are made in `<name>.unfinished` and renamed together with a record of
-    the checkpoints (by content), images and settings they were made with. They are made again if any of these has changed.
-
-    Raises:
-        UserError: a checkpoint is missing or cannot be loaded, no CUDA device, or the folder was not written by this function.
-    """
-    import torch
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    model_folder = experiment.model_folder(trainer)
-    checkpoints = [model_folder / f"fold_{fold}" / settings.checkpoint_name for fold in folds]
-    for fold, checkpoint in zip(folds, checkpoints):
-        if not checkpoint.is_file():
-            raise UserError(
-                f"{checkpoint} does not exist: the training has not finished. Continue it: "
-                f"{experiment.train_command(trainer, fold, '--c')}, or name another checkpoint with -chk."
-            )
-    plans = PlansManager(_load_json(model_folder / "plans.json"))
-    previous_stage = plans.get_configuration(experiment.configuration).previous_stage_name
-    previous_folder = None
-    if previous_stage is not None:
-        previous = Experiment(experiment.dataset, previous_stage, experiment.plans)
-        previous_folder = predict_test(previous, trainer, folds, cases, settings)
-
-    name = "test_folds_" + "_".join(map(str, folds))
-    name += "" if settings.checkpoint_name == "checkpoint_final.pth" else f"_{Path(settings.checkpoint_name).stem}"
-    name += "" if settings.mirroring else "_no_mirroring"
-    folder = model_folder / name
-    record = {
-        "checkpoints": {str(fold): _sha256(checkpoint) for fold, checkpoint in zip(folds, checkpoints)},
-        "images": {case: {p.name: p.stat().st_size for p in paths} for case, paths in sorted(cases.images.items())},
-        "mirroring": settings.mirroring,
-        "previous_stage": _load_json(previous_folder / _PREDICTION_RECORD) if previous_folder else None,
-    }
-    if folder.is_dir():
-        if not (folder / _PREDICTION_RECORD).is_file():
-            raise UserError(
-                f"{folder} was not written by this command ({_PREDICTION_RECORD} is missing). Move it away."
-            )
-        present = _load_json(folder / _PREDICTION_RECORD)
-        changed = [key for key in record if present.get(key) != record[key]]
-        if not changed:
-            print(f"{trainer}: predictions of the test cases are there: {folder}")
-            return folder
-        print(f"{trainer}: predictions of the test cases are made again, changed since: {', '.join(changed)}")
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("-device cuda: torch finds no CUDA device. Predict with -device cpu (slow).")
-
-    predictor = nnUNetPredictor(use_mirroring=settings.mirroring, device=torch.device(settings.device))
-    try:
-        predictor.initialize_from_trained_model_folder(str(model_folder), tuple(folds), settings.checkpoint_name)
-    except RuntimeError as error:
-        raise UserError(f"nnU-Net cannot load the model in {model_folder}: {error}") from error
-    unfinished = folder.with_name(f"{name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    processes = max(1, min(settings.num_processes, len(cases.images)))
-    predictor.predict_from_files(
-        [[str(path) for path in paths] for paths in cases.images.values()],
-        [str(unfinished / case) for case in cases.images],
-        num_processes_preprocessing=processes,
-        num_processes_segmentation_export=processes,
-        folder_with_segs_from_prev_stage=None if previous_folder is None else str(previous_folder),
-    )
-    write_json_atomically(record, unfinished / _PREDICTION_RECORD)
-    if folder.is_dir():
-        shutil.rmtree(folder)
-    unfinished.rename(folder)
-    return folder
-
-
 # --------------------------------------------------------------------------------------------------------------- reading
 
 
@@ -579,14 +336,6 @@ def _load_json(file: Path) -> dict:
         raise UserError(f"{file} does not exist; nnU-Net writes it when a training starts. Train again.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is not valid JSON ({error}). Train again to have it written.") from error
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _as_tuple(label: int | Sequence[int]) -> tuple[int, ...]:

@@ -1,1 +1,1 @@
-"""Loss functions as pure functions, one file per family."""
+"""Losses as pure functions of logits, each with its equation and its source."""

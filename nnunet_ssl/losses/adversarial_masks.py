@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import in_float32
 from nnunet_ssl.losses.positive_unlabeled import class_shares
 from nnunet_ssl.losses.region import masked_cross_entropy
+from nnunet_ssl.predictions.probabilities import in_float32
 
 
 def least_squares_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:

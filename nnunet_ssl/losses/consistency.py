@@ -19,12 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_ACTIVATIONS = ("softmax", "sigmoid")
-
-
-def in_float32(logits: Tensor) -> Tensor:
-    """float32, or float64 where it is that already: half precision is too coarse for logarithms and sums."""
-    return logits if logits.dtype == torch.float64 else logits.float()
+from nnunet_ssl.predictions.probabilities import _ACTIVATIONS, in_float32, probabilities
 
 
 def _check(activation: str, first: Tensor, second: Tensor, mask: Tensor | None) -> None:
@@ -51,21 +46,6 @@ def _reduce(values: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
         return values.mean()
     # the clamp makes an empty mask a mean of 0 without asking the device how many voxels count
     return values.sum() / (mask.sum() * values.shape[1]).clamp(min=1)
-
-
-def probabilities(logits: Tensor, activation: str = "softmax") -> Tensor:
-    """Class probabilities (softmax over channels) or region probabilities (sigmoid per channel), `(B, C, *spatial)`.
-
-    float32, or float64 for float64 logits.
-
-    Raises:
-        ValueError: `activation` is neither "softmax" nor "sigmoid".
-    """
-    if activation == "softmax":
-        return torch.softmax(in_float32(logits), dim=1)
-    if activation == "sigmoid":
-        return torch.sigmoid(in_float32(logits))
-    raise ValueError(f"activation must be one of {_ACTIVATIONS}, got {activation!r}")
 
 
 def softmax_mse(

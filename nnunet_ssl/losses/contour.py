@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import in_float32
 from nnunet_ssl.losses.masked import mean_where
+from nnunet_ssl.predictions.probabilities import in_float32
 
 
 def soft_contour(p: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import in_float32
 from nnunet_ssl.losses.masked import mean_where
+from nnunet_ssl.predictions.probabilities import in_float32
 
 
 def cosine_distance(first: Tensor, second: Tensor, mask: Tensor | None = None) -> Tensor:

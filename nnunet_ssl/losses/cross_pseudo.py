@@ -14,19 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_ssl.hard_labels import hard_labels
-from nnunet_ssl.losses.consistency import _reduce, in_float32
+from nnunet_ssl.losses.consistency import _reduce
+from nnunet_ssl.losses.masked import mean_where
+from nnunet_ssl.predictions.hard_labels import hard_pseudo_label
+from nnunet_ssl.predictions.probabilities import in_float32
 
 
 def _check_activation(activation: str) -> None:
     if activation not in ("softmax", "sigmoid"):
         raise ValueError(f"activation must be 'softmax' or 'sigmoid', got {activation!r}")
-
-
-def hard_pseudo_label(logits: Tensor, activation: str = "softmax") -> Tensor:
-    """`hard_labels` in the form that cross entropy takes: classes `(B, *spatial)` int64, or regions `(B, C, *spatial)` bool."""
-    labels = hard_labels(logits.detach(), activation)
-    return labels[:, 0] if activation == "softmax" else labels
 
 
 def pseudo_cross_entropy(
@@ -91,3 +87,31 @@ def cross_pseudo_losses(
         pseudo_cross_entropy(first, labels[1], activation, mask),
         pseudo_cross_entropy(second, labels[0], activation, mask),
     )
+
+
+def filtered_cross_entropy(logits: Tensor, labels: Tensor, none: int, activation: str = "softmax") -> Tensor:
+    """Cross entropy of the voxels that have a label; 0 with a gradient of 0 where none has (officially NaN).
+
+        softmax: mean over voxels with u != none of -ln softmax(z)_u
+        sigmoid: mean over voxels and regions with u_c != none of the binary cross entropy
+
+    Args:
+        logits: z, `(B, C, *spatial)`.
+        labels: u as `confident_labels` gives them.
+        none: the value of voxels without a label.
+
+    Raises:
+        ValueError: the labels do not fit the logits, or an unknown activation.
+    """
+    channels = {"softmax": 1, "sigmoid": logits.shape[1]}.get(activation)
+    if channels is None:
+        raise ValueError(f"activation must be 'softmax' or 'sigmoid', got {activation!r}")
+    if labels.shape != (logits.shape[0], channels, *logits.shape[2:]):
+        raise ValueError(f"labels of shape {tuple(labels.shape)} do not fit logits of shape {tuple(logits.shape)}")
+    logits, labeled = in_float32(logits), labels != none
+    labels = torch.where(labeled, labels, 0)
+    if activation == "softmax":
+        values = F.cross_entropy(logits, labels[:, 0].long(), reduction="none").unsqueeze(1)
+    else:
+        values = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+    return mean_where(values, labeled)

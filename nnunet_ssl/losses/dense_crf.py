@@ -10,7 +10,7 @@ arXiv:1803.09569. Official code: meng-tang/rloss (PyTorch).
 S is the probability inside a region of interest (ROI) and 0 outside; the sums of the loss go over pairs inside of one image. The
 two forms differ by a constant and by a factor of each image. `method` is "exact", all pairs one by one (memory: blocks of rows;
 time: the square of the number of voxels, so on a coarse grid), or "lattice", the official approximation with a scale of its own
-(see `nnunet_ssl.permutohedral`), to which the official weight belongs. Everything is in float32 at least.
+(see `nnunet_ssl.losses.permutohedral`), to which the official weight belongs. Everything is in float32 at least.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import in_float32
+from nnunet_ssl.losses.permutohedral import permutohedral_filter
 from nnunet_ssl.losses.potts import SMALLEST_EXPONENT, potts_channels, quadratic_energy
-from nnunet_ssl.permutohedral import permutohedral_filter
+from nnunet_ssl.predictions.probabilities import in_float32
 
 BLOCK_ELEMENTS = (
     2**20

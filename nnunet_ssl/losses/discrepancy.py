@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import in_float32
+from nnunet_ssl.predictions.probabilities import in_float32
 
 
 def feature_discrepancy(features: Tensor, other: Tensor, eps: float = 1e-6) -> Tensor:

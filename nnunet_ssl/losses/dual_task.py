@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import in_float32, probabilities
 from nnunet_ssl.losses.masked import mean_where
+from nnunet_ssl.predictions.probabilities import in_float32, probabilities
 
 
 def level_set_to_mask(level_set: Tensor, k: float = -1500.0) -> Tensor:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import in_float32
 from nnunet_ssl.losses.masked import mean_where
-from nnunet_ssl.uncertainty import predictive_entropy, relative_entropy
+from nnunet_ssl.predictions.probabilities import in_float32
+from nnunet_ssl.predictions.uncertainty import predictive_entropy, relative_entropy
 
 
 def entropy_loss(
@@ -37,3 +37,27 @@ def entropy_loss(
     """
     p = (1 - 2 * squeeze) * in_float32(p) + squeeze
     return mean_where((relative_entropy if relative else predictive_entropy)(p, activation, eps), mask)
+
+
+def clean_entropy(
+    p: Tensor, noisy: Tensor, mask: Tensor | None = None, activation: str = "softmax", as_released: bool = False
+) -> Tensor:
+    """Entropy of the prediction where it agrees with the prototypes, in units of the largest, mean over all voxels.
+
+        L = mean_{n,v} [no channel of n,v is noisy] H(p_nv) / ln C;    regions: one by one, mean over them as well
+
+    Args:
+        p: probabilities `(B, C, *spatial)`.
+        noisy: `disagreement`, `(B, C, *spatial)` bool.
+        mask: voxels that count, `(B, 1, *spatial)` bool; None: all. Not with `as_released`.
+        activation: "softmax", or "sigmoid" for region heads.
+        as_released: the released code multiplies an entropy `(B, *spatial)` with a mask `(B, C, *spatial)`, so that the batch
+            meets the channels: it runs for B = 1 and B = C only and takes sample c's entropy where sample b's channel c is clean.
+    """
+    entropy = relative_entropy(p, activation)
+    if as_released:
+        return (entropy.squeeze(1) * ~noisy).mean()
+    clean = ~noisy if activation == "sigmoid" else ~noisy.any(1, keepdim=True)
+    if mask is None:
+        return (entropy * clean).mean()
+    return (entropy * (clean & mask)).sum() / (mask.sum() * entropy.shape[1]).clamp(min=1)

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import in_float32
 from nnunet_ssl.losses.potts import SMALLEST_EXPONENT, potts_channels, quadratic_energy
+from nnunet_ssl.predictions.probabilities import in_float32
 
 
 @dataclass(frozen=True)

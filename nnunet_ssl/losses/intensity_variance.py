@@ -1,7 +1,7 @@
 """How much the intensities inside each predicted object scatter around their mean.
 
 Probabilities p are `(B, C, *spatial)` and images I `(B, channels, *spatial)`, in 2D or 3D. Means and variances are those of
-an item; `nnunet_ssl.slices.fold_slices` makes slices the items. Sums are in float32 at least.
+an item; `nnunet_ssl.patches.slices.fold_slices` makes slices the items. Sums are in float32 at least.
 
 Zhai et al., "PA-Seg", IEEE TMI 2023, arXiv:2208.05669 (VarianceLoss); Luo et al., "WORD", Medical Image Analysis 2022,
 arXiv:2111.02403 (intensity variance minimization); HiLab-git/WSL4MIS. The level set term of Mumford-Shah is the same scatter,
@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import in_float32
+from nnunet_ssl.predictions.probabilities import in_float32
 
 
 def memberships(p: Tensor, activation: str = "softmax") -> Tensor:

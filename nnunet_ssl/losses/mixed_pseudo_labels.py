@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import in_float32, probabilities
 from nnunet_ssl.losses.masked import mean_where
 from nnunet_ssl.losses.region import masked_dice_loss
-from nnunet_ssl.mixing import resize_nearest
+from nnunet_ssl.patches.mixing import resize_nearest
+from nnunet_ssl.predictions.probabilities import in_float32, probabilities
 
 
 @torch.no_grad()

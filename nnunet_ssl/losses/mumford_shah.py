@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import in_float32
 from nnunet_ssl.losses.intensity_variance import intensity_scatter, memberships
+from nnunet_ssl.predictions.probabilities import in_float32
 
 
 def level_set(p: Tensor, images: Tensor) -> Tensor:

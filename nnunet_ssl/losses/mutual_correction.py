@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnunet_ssl.hard_labels import hard_labels
-from nnunet_ssl.losses.consistency import in_float32, probabilities
 from nnunet_ssl.losses.masked import mean_where
 from nnunet_ssl.losses.region import one_hot
+from nnunet_ssl.predictions.hard_labels import hard_labels
+from nnunet_ssl.predictions.probabilities import in_float32, probabilities
 
 
 def disagreement(first: Tensor, second: Tensor, activation: str = "softmax", mask: Tensor | None = None) -> Tensor:

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import in_float32, probabilities
 from nnunet_ssl.losses.masked import mean_where
 from nnunet_ssl.losses.region import masked_cross_entropy, masked_dice_loss
+from nnunet_ssl.predictions.probabilities import in_float32, probabilities
 
 _NO_OVERLAP = 1e-19  # PA-Seg: only keeps 0 / 0 away
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import in_float32
 from nnunet_ssl.losses.masked import mean_where
+from nnunet_ssl.predictions.probabilities import in_float32
 
 
 def _exact(tensor: Tensor) -> Tensor:

@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import in_float32, probabilities, softmax_kl
-from nnunet_ssl.losses.cross_pseudo import hard_pseudo_label
+from nnunet_ssl.losses.consistency import softmax_kl
 from nnunet_ssl.losses.masked import mean_where
+from nnunet_ssl.predictions.hard_labels import hard_pseudo_label
+from nnunet_ssl.predictions.probabilities import in_float32, probabilities
 
 
 def _check_shapes(first: Tensor, second: Tensor) -> None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import in_float32, probabilities
+from nnunet_ssl.predictions.probabilities import in_float32, probabilities
 
 
 def split_ignored(target: Tensor, ignore_label: int | None, regions: bool) -> tuple[Tensor, Tensor | None]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import probabilities, softmax_mse
+from nnunet_ssl.losses.consistency import softmax_mse
 from nnunet_ssl.losses.masked import mean_where
-from nnunet_ssl.uncertainty import predictive_entropy
+from nnunet_ssl.predictions.probabilities import probabilities
+from nnunet_ssl.predictions.uncertainty import predictive_entropy
 
 
 def selective_mse(

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import in_float32
+from nnunet_ssl.predictions.probabilities import in_float32
 
 
 def soft_sizes(p: Tensor, mask: Tensor | None = None, *, batch: bool = False) -> Tensor:

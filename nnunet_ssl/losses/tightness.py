@@ -1,6 +1,6 @@
 """The tightness prior of bounding boxes: every line through a box has to meet the object.
 
-Sources: see `nnunet_ssl.boxes`; the projections are those of Zhai et al., "PA-Seg", IEEE TMI 2023, arXiv:2208.05669.
+Sources: see `nnunet_ssl.patches.boxes`; the projections are those of Zhai et al., "PA-Seg", IEEE TMI 2023, arXiv:2208.05669.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_ssl.boxes import bounding_boxes, box_rows, box_strips, box_sums
 from nnunet_ssl.losses.size import extended_log_barrier
+from nnunet_ssl.patches.boxes import bounding_boxes, box_rows, box_strips, box_sums
 
 
 def tightness_loss(
@@ -20,7 +20,7 @@ def tightness_loss(
 
     Args:
         p: probabilities `(B, C, *spatial)`.
-        strips: rows of boxes `(n, 2 + 2 d)`, see `nnunet_ssl.boxes`.
+        strips: rows of boxes `(n, 2 + 2 d)`, see `nnunet_ssl.patches.boxes`.
         bounds: b, voxels of the object that each strip has at least, `(n,)`.
         t: steepness of the log barrier; None: hinge.
         reduction: "mean" over the strips; official "sum".

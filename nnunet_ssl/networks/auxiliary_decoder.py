@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nnunet_ssl.dropout import drop_channels
+from nnunet_ssl.networks.dropout import drop_channels
 from nnunet_ssl.networks.features import part_of
 
 

@@ -26,7 +26,7 @@ The two published forms:
     parameters          9.44 million        45.6 million
 
 Both numbers are for one channel and two classes, without the heads at lower resolutions; UA-MT's dropout is not part of the network
-(`nnunet_ssl.dropout.HookedDropout` adds it where a method needs it).
+(`nnunet_ssl.networks.dropout.HookedDropout` adds it where a method needs it).
 """
 
 from __future__ import annotations

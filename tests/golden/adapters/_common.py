@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nnunet_ssl.ema import ema_decay_at, ema_update
+from nnunet_ssl.engine.ema import ema_decay_at, ema_update
 from tests.golden.framework import GoldenFile
 
 # number of the first update; stands in the sidecars' `meaning` only

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnunet_ssl.confident_learning import label_issues, voxel_label_issues
 from nnunet_ssl.losses.combine import weighted_sum
-from nnunet_ssl.losses.consistency import probabilities
+from nnunet_ssl.losses.entropy import clean_entropy
 from nnunet_ssl.losses.selective import selective_mse
-from nnunet_ssl.losses.supervised import ce_dice_loss, cross_entropy, squared_dice_loss
-from nnunet_ssl.prototype_labels import (
+from nnunet_ssl.predictions.confident_learning import label_issues, voxel_label_issues
+from nnunet_ssl.predictions.probabilities import probabilities
+from nnunet_ssl.predictions.prototype_labels import (
     class_prototypes,
-    clean_entropy,
     disagreement,
     nearest_prototype,
     pass_statistics,
@@ -19,8 +18,7 @@ from nnunet_ssl.prototype_labels import (
     rectified_labels,
     resized,
 )
-from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup, stepwise_progress
-from nnunet_ssl.uncertainty import (
+from nnunet_ssl.predictions.uncertainty import (
     max_entropy,
     mean_probabilities,
     predictive_entropy,
@@ -28,41 +26,45 @@ from nnunet_ssl.uncertainty import (
     relative_entropy,
     select_ambiguous,
 )
+from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup, stepwise_progress
 from tests.golden.adapters._common import stored_ema_sequences
 from tests.golden.framework import GoldenFile, grad
+from tests.golden.reference.supervised import ce_dice_loss, cross_entropy, squared_dice_loss
 
 TRAINER = "nnUNetTrainerACMT"
 USES = (
-    "nnunet_ssl.ema.ema_decay_at",
-    "nnunet_ssl.ema.ema_update",
+    "nnunet_ssl.engine.ema.ema_decay_at",
+    "nnunet_ssl.engine.ema.ema_update",
     "nnunet_ssl.losses.combine.weighted_sum",
-    "nnunet_ssl.losses.consistency.probabilities",
+    "nnunet_ssl.predictions.probabilities.probabilities",
     "nnunet_ssl.losses.selective.selective_mse",
     "nnunet_ssl.ramps.ramp_progress",
     "nnunet_ssl.ramps.sigmoid_rampup",
-    "nnunet_ssl.uncertainty.ramped_threshold",
-    "nnunet_ssl.uncertainty.relative_entropy",
-    "nnunet_ssl.uncertainty.select_ambiguous",
+    "nnunet_ssl.predictions.uncertainty.ramped_threshold",
+    "nnunet_ssl.predictions.uncertainty.relative_entropy",
+    "nnunet_ssl.predictions.uncertainty.select_ambiguous",
 )
-_WITH = "called by the trainer with selection = '{}', which tests/test_ac_mt.py shows; the default is 'entropy'"
+_WITH = (
+    "called by the trainer with selection = '{}', which tests/trainers/test_ac_mt.py shows; the default is 'entropy'"
+)
 REFERENCE_ONLY = {
-    "nnunet_ssl.confident_learning.label_issues": _WITH.format("confident_learning"),
-    "nnunet_ssl.confident_learning.voxel_label_issues": _WITH.format("confident_learning"),
-    "nnunet_ssl.losses.supervised.ce_dice_loss": "the literature's supervised loss; our trainers have nnU-Net's",
-    "nnunet_ssl.losses.supervised.cross_entropy": "part of the literature's supervised loss",
-    "nnunet_ssl.losses.supervised.squared_dice_loss": "part of the literature's supervised loss",
-    "nnunet_ssl.prototype_labels.class_prototypes": _WITH.format("prototype"),
-    "nnunet_ssl.prototype_labels.clean_entropy": _WITH.format("prototype"),
-    "nnunet_ssl.prototype_labels.disagreement": _WITH.format("prototype"),
-    "nnunet_ssl.prototype_labels.nearest_prototype": _WITH.format("prototype"),
-    "nnunet_ssl.prototype_labels.pass_statistics": _WITH.format("prototype"),
-    "nnunet_ssl.prototype_labels.prototype_distances": _WITH.format("prototype"),
-    "nnunet_ssl.prototype_labels.rectified_labels": _WITH.format("prototype"),
-    "nnunet_ssl.prototype_labels.resized": _WITH.format("prototype"),
+    "nnunet_ssl.predictions.confident_learning.label_issues": _WITH.format("confident_learning"),
+    "nnunet_ssl.predictions.confident_learning.voxel_label_issues": _WITH.format("confident_learning"),
+    "tests.golden.reference.supervised.ce_dice_loss": "the literature's supervised loss; our trainers have nnU-Net's",
+    "tests.golden.reference.supervised.cross_entropy": "part of the literature's supervised loss",
+    "tests.golden.reference.supervised.squared_dice_loss": "part of the literature's supervised loss",
+    "nnunet_ssl.predictions.prototype_labels.class_prototypes": _WITH.format("prototype"),
+    "nnunet_ssl.losses.entropy.clean_entropy": _WITH.format("prototype"),
+    "nnunet_ssl.predictions.prototype_labels.disagreement": _WITH.format("prototype"),
+    "nnunet_ssl.predictions.prototype_labels.nearest_prototype": _WITH.format("prototype"),
+    "nnunet_ssl.predictions.prototype_labels.pass_statistics": _WITH.format("prototype"),
+    "nnunet_ssl.predictions.prototype_labels.prototype_distances": _WITH.format("prototype"),
+    "nnunet_ssl.predictions.prototype_labels.rectified_labels": _WITH.format("prototype"),
+    "nnunet_ssl.predictions.prototype_labels.resized": _WITH.format("prototype"),
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",
-    "nnunet_ssl.uncertainty.max_entropy": _WITH.format("model_uncertainty"),
-    "nnunet_ssl.uncertainty.mean_probabilities": _WITH.format("model_uncertainty"),
-    "nnunet_ssl.uncertainty.predictive_entropy": _WITH.format("model_uncertainty"),
+    "nnunet_ssl.predictions.uncertainty.max_entropy": _WITH.format("model_uncertainty"),
+    "nnunet_ssl.predictions.uncertainty.mean_probabilities": _WITH.format("model_uncertainty"),
+    "nnunet_ssl.predictions.uncertainty.predictive_entropy": _WITH.format("model_uncertainty"),
 }
 
 # numbers that stand in the sidecar's `meaning` only

@@ -8,30 +8,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_ssl.ema import ema_update_tensors
-from nnunet_ssl.hard_labels import hard_labels, largest_components
+from nnunet_ssl.engine.ema import ema_update_tensors
 from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.losses.region import masked_cross_entropy, masked_dice_loss, region_loss
-from nnunet_ssl.mixing import box_size, copy_paste, draw_box, draw_grid_of_boxes, draw_stripe, outside_boxes
+from nnunet_ssl.patches.mixing import box_size, copy_paste, draw_box, draw_grid_of_boxes, draw_stripe, outside_boxes
+from nnunet_ssl.predictions.hard_labels import hard_labels, largest_components
 from tests.golden.framework import GoldenFile, grad
 
 TRAINER = "nnUNetTrainerBCP"
 USES = (
-    "nnunet_ssl.ema.ema_update_tensors",
-    "nnunet_ssl.hard_labels.hard_labels",
-    "nnunet_ssl.hard_labels.largest_components",
+    "nnunet_ssl.engine.ema.ema_update_tensors",
+    "nnunet_ssl.predictions.hard_labels.hard_labels",
+    "nnunet_ssl.predictions.hard_labels.largest_components",
     "nnunet_ssl.losses.combine.weighted_sum",
     "nnunet_ssl.losses.region.masked_cross_entropy",
     "nnunet_ssl.losses.region.masked_dice_loss",
     "nnunet_ssl.losses.region.region_loss",
-    "nnunet_ssl.mixing.box_size",
-    "nnunet_ssl.mixing.copy_paste",
-    "nnunet_ssl.mixing.draw_box",
-    "nnunet_ssl.mixing.outside_boxes",
+    "nnunet_ssl.patches.mixing.box_size",
+    "nnunet_ssl.patches.mixing.copy_paste",
+    "nnunet_ssl.patches.mixing.draw_box",
+    "nnunet_ssl.patches.mixing.outside_boxes",
 )
 REFERENCE_ONLY = {
-    "nnunet_ssl.mixing.draw_grid_of_boxes": "a variant of the official ablation; the method has one box",
-    "nnunet_ssl.mixing.draw_stripe": "a variant of the official ablation; the method has one box",
+    "nnunet_ssl.patches.mixing.draw_grid_of_boxes": "a variant of the official ablation; the method has one box",
+    "nnunet_ssl.patches.mixing.draw_stripe": "a variant of the official ablation; the method has one box",
 }
 
 # numbers that stand in the sidecar's `meaning` only

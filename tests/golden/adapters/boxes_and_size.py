@@ -7,9 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunet_ssl.boxes import bounding_boxes, box_rows, box_strips, fill_boxes, rows_from_corners
-from nnunet_ssl.losses.consistency import probabilities
-from nnunet_ssl.losses.multiple_instance import bag_loss, pairwise_smoothness
 from nnunet_ssl.losses.partial_cross_entropy import partial_cross_entropy
 from nnunet_ssl.losses.region import one_hot
 from nnunet_ssl.losses.size import (
@@ -21,14 +18,17 @@ from nnunet_ssl.losses.size import (
     soft_sizes,
 )
 from nnunet_ssl.losses.tightness import projected_tightness, tightness_loss
+from nnunet_ssl.patches.boxes import bounding_boxes, box_rows, box_strips, fill_boxes, rows_from_corners
+from nnunet_ssl.predictions.probabilities import probabilities
 from tests.golden.framework import GoldenFile, grad
+from tests.golden.reference.multiple_instance import bag_loss, pairwise_smoothness
 
 TRAINER = "nnUNetTrainerBoxTightness"
 USES = (
-    "nnunet_ssl.boxes.box_rows",
-    "nnunet_ssl.boxes.box_strips",
-    "nnunet_ssl.boxes.box_sums",
-    "nnunet_ssl.losses.consistency.probabilities",
+    "nnunet_ssl.patches.boxes.box_rows",
+    "nnunet_ssl.patches.boxes.box_strips",
+    "nnunet_ssl.patches.boxes.box_sums",
+    "nnunet_ssl.predictions.probabilities.probabilities",
     "nnunet_ssl.losses.size.barrier_steepness",
     "nnunet_ssl.losses.size.extended_log_barrier",
     "nnunet_ssl.losses.size.scaled_bounds",
@@ -37,12 +37,12 @@ USES = (
 )
 _BAGS = "bags are another way to use boxes; the trainer has the tightness prior"
 REFERENCE_ONLY = {
-    "nnunet_ssl.boxes.bounding_boxes": "the trainer's boxes are components that know their class, from BoxTargets",
-    "nnunet_ssl.boxes.fill_boxes": "the official strips are masks, ours are corners",
-    "nnunet_ssl.boxes.rows_from_corners": "the order of corners in wsis-boundingbox",
-    "nnunet_ssl.losses.multiple_instance.bag_loss": _BAGS,
-    "nnunet_ssl.losses.multiple_instance.bag_scores": _BAGS,
-    "nnunet_ssl.losses.multiple_instance.pairwise_smoothness": _BAGS,
+    "nnunet_ssl.patches.boxes.bounding_boxes": "the trainer's boxes are components that know their class, from BoxTargets",
+    "nnunet_ssl.patches.boxes.fill_boxes": "the official strips are masks, ours are corners",
+    "nnunet_ssl.patches.boxes.rows_from_corners": "the order of corners in wsis-boundingbox",
+    "tests.golden.reference.multiple_instance.bag_loss": _BAGS,
+    "tests.golden.reference.multiple_instance.bag_scores": _BAGS,
+    "tests.golden.reference.multiple_instance.pairwise_smoothness": _BAGS,
     "nnunet_ssl.losses.partial_cross_entropy.partial_cross_entropy": "nnU-Net's loss has its own cross entropy",
     "nnunet_ssl.losses.region.one_hot": "for the true sizes",
     "nnunet_ssl.losses.size.precise_bounds": "needs the true sizes, which no sparse label tells",

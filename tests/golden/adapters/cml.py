@@ -8,25 +8,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_ssl.hard_labels import hard_labels, largest_components
 from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.losses.discrepancy import feature_discrepancy, mutual_discrepancy
 from nnunet_ssl.losses.region import region_loss
-from nnunet_ssl.mixing import box_size, cross_view_labels, draw_box, mix_halves, outside_boxes
+from nnunet_ssl.patches.mixing import box_size, cross_view_labels, draw_box, mix_halves, outside_boxes
+from nnunet_ssl.predictions.hard_labels import hard_labels, largest_components
 from tests.golden.framework import GoldenFile, grad
 
 TRAINER = "nnUNetTrainerCML"
 USES = (
-    "nnunet_ssl.hard_labels.hard_labels",
-    "nnunet_ssl.hard_labels.largest_components",
+    "nnunet_ssl.predictions.hard_labels.hard_labels",
+    "nnunet_ssl.predictions.hard_labels.largest_components",
     "nnunet_ssl.losses.combine.weighted_sum",
     "nnunet_ssl.losses.discrepancy.feature_discrepancy",
     "nnunet_ssl.losses.discrepancy.mutual_discrepancy",
-    "nnunet_ssl.mixing.box_size",
-    "nnunet_ssl.mixing.cross_view_labels",
-    "nnunet_ssl.mixing.draw_box",
-    "nnunet_ssl.mixing.mix_halves",
-    "nnunet_ssl.mixing.outside_boxes",
+    "nnunet_ssl.patches.mixing.box_size",
+    "nnunet_ssl.patches.mixing.cross_view_labels",
+    "nnunet_ssl.patches.mixing.draw_box",
+    "nnunet_ssl.patches.mixing.mix_halves",
+    "nnunet_ssl.patches.mixing.outside_boxes",
 )
 REFERENCE_ONLY = {"nnunet_ssl.losses.region.region_loss": "the official supervised loss; ours is nnU-Net's"}
 

@@ -8,23 +8,24 @@ import numpy as np
 import torch
 
 from nnunet_ssl.losses.combine import weighted_sum
-from nnunet_ssl.losses.cross_pseudo import cross_pseudo_losses, hard_pseudo_label
-from nnunet_ssl.losses.supervised import ce_dice_loss
-from nnunet_ssl.mixing import box_masks, copy_paste
+from nnunet_ssl.losses.cross_pseudo import cross_pseudo_losses
+from nnunet_ssl.patches.mixing import box_masks, copy_paste
+from nnunet_ssl.predictions.hard_labels import hard_pseudo_label
 from nnunet_ssl.ramps import sigmoid_rampup, stepwise_progress
 from tests.golden.framework import GoldenFile, grad
+from tests.golden.reference.supervised import ce_dice_loss
 
 TRAINER = "nnUNetTrainerCPS"
 USES = (
     "nnunet_ssl.losses.combine.weighted_sum",
     "nnunet_ssl.losses.cross_pseudo.cross_pseudo_losses",
-    "nnunet_ssl.losses.cross_pseudo.hard_pseudo_label",
+    "nnunet_ssl.predictions.hard_labels.hard_pseudo_label",
     "nnunet_ssl.ramps.sigmoid_rampup",
 )
 REFERENCE_ONLY = {
-    "nnunet_ssl.mixing.box_masks": "called with `mix = True`, which is not the default; tests/test_cps.py sees it called",
-    "nnunet_ssl.mixing.copy_paste": "called with `mix = True`, which is not the default; tests/test_cps.py sees it called",
-    "nnunet_ssl.losses.supervised.ce_dice_loss": "the literature's supervised loss; our trainers have nnU-Net's",
+    "nnunet_ssl.patches.mixing.box_masks": "called with `mix = True`, which is not the default; test_cps.py sees it called",
+    "nnunet_ssl.patches.mixing.copy_paste": "called with `mix = True`, which is not the default; test_cps.py sees it called",
+    "tests.golden.reference.supervised.ce_dice_loss": "the literature's supervised loss; our trainers have nnU-Net's",
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",
 }
 

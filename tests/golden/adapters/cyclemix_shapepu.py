@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_ssl.hard_labels import hard_labels, largest_structure
 from nnunet_ssl.losses.combine import weighted_sum
-from nnunet_ssl.losses.consistency import probabilities
 from nnunet_ssl.losses.cosine import cosine_distance
 from nnunet_ssl.losses.positive_unlabeled import (
     class_shares,
@@ -18,23 +16,25 @@ from nnunet_ssl.losses.positive_unlabeled import (
     ruled_out,
 )
 from nnunet_ssl.losses.region import one_hot, split_ignored
-from nnunet_ssl.mixing import blend, copy_paste, cutout_masks
-from nnunet_ssl.puzzle_mix import block_saliency, boundary_differences, transport_blocks, transport_plan
+from nnunet_ssl.patches.mixing import blend, copy_paste, cutout_masks
+from nnunet_ssl.predictions.hard_labels import hard_labels, largest_structure
+from nnunet_ssl.predictions.probabilities import probabilities
 from tests.golden.framework import GoldenFile, grad
+from tests.golden.reference.puzzle_mix import block_saliency, boundary_differences, transport_blocks, transport_plan
 
 TRAINER = "nnUNetTrainerCycleMix"
 USES = (
-    "nnunet_ssl.hard_labels.hard_labels",
-    "nnunet_ssl.hard_labels.largest_structure",
+    "nnunet_ssl.predictions.hard_labels.hard_labels",
+    "nnunet_ssl.predictions.hard_labels.largest_structure",
     "nnunet_ssl.losses.combine.weighted_sum",
-    "nnunet_ssl.losses.consistency.probabilities",
+    "nnunet_ssl.predictions.probabilities.probabilities",
     "nnunet_ssl.losses.cosine.cosine_distance",
     "nnunet_ssl.losses.region.one_hot",
-    "nnunet_ssl.mixing.blend",
-    "nnunet_ssl.mixing.copy_paste",
-    "nnunet_ssl.mixing.cutout_masks",
+    "nnunet_ssl.patches.mixing.blend",
+    "nnunet_ssl.patches.mixing.copy_paste",
+    "nnunet_ssl.patches.mixing.cutout_masks",
 )
-_SHAPE_PU = "nnUNetTrainerShapePU calls it (tests/test_shape_pu.py sees that); a file names one trainer"
+_SHAPE_PU = "nnUNetTrainerShapePU calls it (tests/trainers/test_shape_pu.py sees that); a file names one trainer"
 _PUZZLE = "a term of PuzzleMix's graph cut, which the trainer replaces by blocks drawn at random"
 _TRANSPORT = "the official code moves blocks of the images but not of their labels; the trainer leaves blocks in place"
 REFERENCE_ONLY = {
@@ -44,10 +44,10 @@ REFERENCE_ONLY = {
     "nnunet_ssl.losses.positive_unlabeled.marginal_loss": _SHAPE_PU,
     "nnunet_ssl.losses.positive_unlabeled.ruled_out": _SHAPE_PU,
     "nnunet_ssl.losses.region.split_ignored": "gives ShapePU's terms the annotated voxels; the trainer's base has them",
-    "nnunet_ssl.puzzle_mix.block_saliency": _TRANSPORT,
-    "nnunet_ssl.puzzle_mix.boundary_differences": _PUZZLE,
-    "nnunet_ssl.puzzle_mix.transport_blocks": _TRANSPORT,
-    "nnunet_ssl.puzzle_mix.transport_plan": _TRANSPORT,
+    "tests.golden.reference.puzzle_mix.block_saliency": _TRANSPORT,
+    "tests.golden.reference.puzzle_mix.boundary_differences": _PUZZLE,
+    "tests.golden.reference.puzzle_mix.transport_blocks": _TRANSPORT,
+    "tests.golden.reference.puzzle_mix.transport_plan": _TRANSPORT,
 }
 NOT_FOLLOWED = {
     "shapepu_invariant_as_coded": "the (N, 1, H, W) mask is multiplied with an (N, H, W) map and broadcasts to (N, N, H, W): every "

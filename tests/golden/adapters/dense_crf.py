@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 from nnunet_ssl.losses.combine import weighted_sum
-from nnunet_ssl.losses.consistency import probabilities
 from nnunet_ssl.losses.dense_crf import bilateral_filter, dense_crf_energy, rloss_downscale
+from nnunet_ssl.predictions.probabilities import probabilities
 from tests.golden.framework import GoldenFile, grad
 
 TRAINER = "nnUNetTrainerScribbleDenseCRF"
 USES = (
     "nnunet_ssl.losses.combine.weighted_sum",
-    "nnunet_ssl.losses.consistency.probabilities",
+    "nnunet_ssl.predictions.probabilities.probabilities",
     "nnunet_ssl.losses.dense_crf.bilateral_filter",
 )
 REFERENCE_ONLY = {

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnunet_ssl.distance_maps import signed_distance_maps
-from nnunet_ssl.losses.binary import binary_cross_entropy, foreground_dice_loss
 from nnunet_ssl.losses.combine import weighted_sum
-from nnunet_ssl.losses.consistency import probabilities
 from nnunet_ssl.losses.dual_task import dual_task_consistency, level_set_mse, level_set_to_mask
+from nnunet_ssl.patches.distance_maps import signed_distance_maps
+from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.ramps import sigmoid_rampup, stepwise_progress
 from tests.golden.framework import GoldenFile, grad
+from tests.golden.reference.binary import binary_cross_entropy, foreground_dice_loss
 
 TRAINER = "nnUNetTrainerDTC"
 USES = (
-    "nnunet_ssl.distance_maps.signed_distance_maps",
+    "nnunet_ssl.patches.distance_maps.signed_distance_maps",
     "nnunet_ssl.losses.combine.weighted_sum",
-    "nnunet_ssl.losses.consistency.probabilities",
+    "nnunet_ssl.predictions.probabilities.probabilities",
     "nnunet_ssl.losses.dual_task.dual_task_consistency",
     "nnunet_ssl.losses.dual_task.level_set_mse",
     "nnunet_ssl.losses.dual_task.level_set_to_mask",
     "nnunet_ssl.ramps.sigmoid_rampup",
 )
 REFERENCE_ONLY = {
-    "nnunet_ssl.losses.binary.binary_cross_entropy": "official code logs it only; our trainers have nnU-Net's loss",
-    "nnunet_ssl.losses.binary.foreground_dice_loss": "the official supervised loss; our trainers have nnU-Net's",
+    "tests.golden.reference.binary.binary_cross_entropy": "official code logs it only; our trainers have nnU-Net's loss",
+    "tests.golden.reference.binary.foreground_dice_loss": "the official supervised loss; our trainers have nnU-Net's",
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",
 }
 NOT_FOLLOWED = {

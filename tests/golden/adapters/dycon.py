@@ -5,37 +5,38 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from nnunet_ssl.losses.binary import foreground_dice_loss
 from nnunet_ssl.losses.cell_contrast import cell_labels, focal_contrast, hard_negatives, unit_embeddings
 from nnunet_ssl.losses.combine import weighted_sum
-from nnunet_ssl.losses.consistency import probabilities, softmax_mse
+from nnunet_ssl.losses.consistency import softmax_mse
 from nnunet_ssl.losses.selective import uncertainty_weighted_mse
-from nnunet_ssl.losses.supervised import cross_entropy
+from nnunet_ssl.predictions.probabilities import probabilities
+from nnunet_ssl.predictions.uncertainty import ramped_threshold
 from nnunet_ssl.ramps import geometric_ramp, ramp_progress, sigmoid_rampup, stepwise_progress
-from nnunet_ssl.uncertainty import ramped_threshold
 from tests.golden.adapters._common import stored_ema_sequences
 from tests.golden.framework import GoldenFile, grad, grad_sums
+from tests.golden.reference.binary import foreground_dice_loss
+from tests.golden.reference.supervised import cross_entropy
 
 TRAINER = "nnUNetTrainerDyCON"
 USES = (
-    "nnunet_ssl.ema.ema_decay_at",
-    "nnunet_ssl.ema.ema_update",
+    "nnunet_ssl.engine.ema.ema_decay_at",
+    "nnunet_ssl.engine.ema.ema_update",
     "nnunet_ssl.losses.cell_contrast.cell_labels",
     "nnunet_ssl.losses.cell_contrast.focal_contrast",
     "nnunet_ssl.losses.cell_contrast.hard_negatives",
     "nnunet_ssl.losses.cell_contrast.unit_embeddings",
     "nnunet_ssl.losses.combine.weighted_sum",
-    "nnunet_ssl.losses.consistency.probabilities",
+    "nnunet_ssl.predictions.probabilities.probabilities",
     "nnunet_ssl.losses.consistency.softmax_mse",
     "nnunet_ssl.losses.selective.uncertainty_weighted_mse",
     "nnunet_ssl.ramps.geometric_ramp",
     "nnunet_ssl.ramps.ramp_progress",
     "nnunet_ssl.ramps.sigmoid_rampup",
-    "nnunet_ssl.uncertainty.ramped_threshold",
+    "nnunet_ssl.predictions.uncertainty.ramped_threshold",
 )
 REFERENCE_ONLY = {
-    "nnunet_ssl.losses.binary.foreground_dice_loss": "part of the script's supervised loss; ours is nnU-Net's",
-    "nnunet_ssl.losses.supervised.cross_entropy": "part of the script's supervised loss; ours is nnU-Net's",
+    "tests.golden.reference.binary.foreground_dice_loss": "part of the script's supervised loss; ours is nnU-Net's",
+    "tests.golden.reference.supervised.cross_entropy": "part of the script's supervised loss; ours is nnU-Net's",
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",
 }
 

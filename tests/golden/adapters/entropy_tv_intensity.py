@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from nnunet_ssl.losses.combine import weighted_sum
-from nnunet_ssl.losses.consistency import probabilities
 from nnunet_ssl.losses.contour import contour_length
 from nnunet_ssl.losses.entropy import entropy_loss
 from nnunet_ssl.losses.intensity_variance import inter_class_deviation, intra_class_deviation
-from nnunet_ssl.uncertainty import predictive_entropy
+from nnunet_ssl.predictions.probabilities import probabilities
+from nnunet_ssl.predictions.uncertainty import predictive_entropy
 from tests.golden.framework import GoldenFile, grad
 
 TRAINER = "nnUNetTrainerScribbleEntropyMin"
 USES = (
     "nnunet_ssl.losses.combine.weighted_sum",
-    "nnunet_ssl.losses.consistency.probabilities",
+    "nnunet_ssl.predictions.probabilities.probabilities",
     "nnunet_ssl.losses.entropy.entropy_loss",
-    "nnunet_ssl.uncertainty.predictive_entropy",
+    "nnunet_ssl.predictions.uncertainty.predictive_entropy",
 )
 REFERENCE_ONLY = {
     "nnunet_ssl.losses.contour.contour_length": "the term of nnUNetTrainerScribbleTV",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnunet_ssl.losses.consistency import probabilities
 from nnunet_ssl.losses.gated_crf import GaussianKernel, gated_crf_loss, kernel_sum, kernel_window
+from nnunet_ssl.predictions.probabilities import probabilities
 from tests.golden.framework import GoldenFile, grad
 
 TRAINER = "nnUNetTrainerScribbleGatedCRF"
 USES = (
-    "nnunet_ssl.losses.consistency.probabilities",
+    "nnunet_ssl.predictions.probabilities.probabilities",
     "nnunet_ssl.losses.gated_crf.GaussianKernel",
     "nnunet_ssl.losses.gated_crf.gated_crf_loss",
 )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnunet_ssl.losses.binary import foreground_dice_loss
 from nnunet_ssl.losses.combine import weighted_sum
-from nnunet_ssl.losses.consistency import probabilities
 from nnunet_ssl.losses.mutual_correction import disagreement, mutual_loss, rectification_loss, sharpen
-from nnunet_ssl.losses.supervised import cross_entropy
+from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.ramps import sigmoid_rampup, stepwise_progress
 from tests.golden.framework import GoldenFile, grad
+from tests.golden.reference.binary import foreground_dice_loss
+from tests.golden.reference.supervised import cross_entropy
 
 TRAINER = "nnUNetTrainerMCF"
 USES = (
@@ -22,9 +22,9 @@ USES = (
     "nnunet_ssl.ramps.sigmoid_rampup",
 )
 REFERENCE_ONLY = {
-    "nnunet_ssl.losses.binary.foreground_dice_loss": "part of the official supervised loss; ours is nnU-Net's",
-    "nnunet_ssl.losses.consistency.probabilities": "for the official supervised loss",
-    "nnunet_ssl.losses.supervised.cross_entropy": "part of the official supervised loss; ours is nnU-Net's",
+    "tests.golden.reference.binary.foreground_dice_loss": "part of the official supervised loss; ours is nnU-Net's",
+    "nnunet_ssl.predictions.probabilities.probabilities": "for the official supervised loss",
+    "tests.golden.reference.supervised.cross_entropy": "part of the official supervised loss; ours is nnU-Net's",
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",
 }
 

@@ -5,28 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from nnunet_ssl.losses.combine import weighted_sum
-from nnunet_ssl.losses.consistency import probabilities, softmax_mse
-from nnunet_ssl.losses.supervised import ce_dice_loss, cross_entropy, squared_dice_loss
-from nnunet_ssl.perturbations import add_clipped_noise
+from nnunet_ssl.losses.consistency import softmax_mse
+from nnunet_ssl.patches.perturbations import add_clipped_noise
+from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.ramps import delayed, poly_lr, ramp_progress, sigmoid_rampup, stepwise_progress
 from tests.golden.adapters._common import stored_ema_sequences
 from tests.golden.framework import GoldenFile, grad
+from tests.golden.reference.supervised import ce_dice_loss, cross_entropy, squared_dice_loss
 
 TRAINER = "nnUNetTrainerMeanTeacher"
 USES = (
-    "nnunet_ssl.ema.ema_decay_at",
-    "nnunet_ssl.ema.ema_update",
+    "nnunet_ssl.engine.ema.ema_decay_at",
+    "nnunet_ssl.engine.ema.ema_update",
     "nnunet_ssl.losses.combine.weighted_sum",
-    "nnunet_ssl.losses.consistency.probabilities",
+    "nnunet_ssl.predictions.probabilities.probabilities",
     "nnunet_ssl.losses.consistency.softmax_mse",
-    "nnunet_ssl.perturbations.add_clipped_noise",
+    "nnunet_ssl.patches.perturbations.add_clipped_noise",
     "nnunet_ssl.ramps.ramp_progress",
     "nnunet_ssl.ramps.sigmoid_rampup",
 )
 REFERENCE_ONLY = {
-    "nnunet_ssl.losses.supervised.ce_dice_loss": "the literature's supervised loss; our trainers have nnU-Net's",
-    "nnunet_ssl.losses.supervised.cross_entropy": "part of the literature's supervised loss",
-    "nnunet_ssl.losses.supervised.squared_dice_loss": "part of the literature's supervised loss",
+    "tests.golden.reference.supervised.ce_dice_loss": "the literature's supervised loss; our trainers have nnU-Net's",
+    "tests.golden.reference.supervised.cross_entropy": "part of the literature's supervised loss",
+    "tests.golden.reference.supervised.squared_dice_loss": "part of the literature's supervised loss",
     "nnunet_ssl.ramps.delayed": "only the official 2D script starts the consistency late",
     "nnunet_ssl.ramps.poly_lr": "nnU-Net has its own learning rate schedule",
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from nnunet_ssl.losses.combine import weighted_sum
-from nnunet_ssl.losses.consistency import probabilities
 from nnunet_ssl.losses.mumford_shah import level_set, mumford_shah, total_variation
+from nnunet_ssl.predictions.probabilities import probabilities
 from tests.golden.framework import GoldenFile, grad
 
 TRAINER = "nnUNetTrainerScribbleMumfordShah"
 USES = (
     "nnunet_ssl.losses.combine.weighted_sum",
-    "nnunet_ssl.losses.consistency.probabilities",
+    "nnunet_ssl.predictions.probabilities.probabilities",
     "nnunet_ssl.losses.mumford_shah.level_set",
     "nnunet_ssl.losses.mumford_shah.mumford_shah",
     "nnunet_ssl.losses.mumford_shah.total_variation",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnunet_ssl.entropy_filter import case_entropy, entropy_threshold, is_uncertain
+from nnunet_ssl.predictions.entropy_filter import case_entropy, entropy_threshold, is_uncertain
 from tests.golden.framework import GoldenFile
 
 TRAINER = "nnUNetTrainerFilterMatch"
-USES = ()  # the filter works between epochs; tests/test_filter_match.py sees each function called there
+USES = ()  # the filter works between epochs; tests/trainers/test_filter_match.py sees each function called there
 REFERENCE_ONLY = {
-    "nnunet_ssl.entropy_filter.case_entropy": "called after an epoch, not in a step",
-    "nnunet_ssl.entropy_filter.entropy_threshold": "called after an epoch, not in a step",
-    "nnunet_ssl.entropy_filter.is_uncertain": "called after an epoch, not in a step",
+    "nnunet_ssl.predictions.entropy_filter.case_entropy": "called after an epoch, not in a step",
+    "nnunet_ssl.predictions.entropy_filter.entropy_threshold": "called after an epoch, not in a step",
+    "nnunet_ssl.predictions.entropy_filter.is_uncertain": "called after an epoch, not in a step",
 }
 
 

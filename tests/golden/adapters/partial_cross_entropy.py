@@ -29,7 +29,7 @@ DICE_SMOOTH = 1e-5  # of WSL4MIS; stands in the specification only
 def _loss_of_trainer(logits: Tensor, target: Tensor, ignore_label: int, regions: bool, batch_dice: bool) -> Tensor:
     """What the trainer's supervised loss is for a data set with these labels and plans with this `batch_dice`."""
     # here and not above, where a test would replace it by a recorder of calls, as it does with functions
-    from nnunet_ssl.trainers.scribble_pce import nnUNetTrainerScribblePCE as cls
+    from nnunet_ssl.trainers import nnUNetTrainerScribblePCE as cls
 
     trainer = cls.__new__(cls)
     trainer.device, trainer.is_ddp, trainer.enable_deep_supervision = logits.device, False, False

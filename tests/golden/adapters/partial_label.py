@@ -7,12 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunet_ssl.losses.combine import weighted_sum
-from nnunet_ssl.losses.consistency import probabilities
-from nnunet_ssl.losses.partial_label import (
-    annotation_matrix,
+from nnunet_ssl.losses.candidate_sets import (
     candidate_cross_entropy,
-    candidate_sets,
     excluded_voxels,
     exclusion_cross_entropy,
     exclusion_dice,
@@ -26,7 +22,12 @@ from nnunet_ssl.losses.partial_label import (
     partial_region_loss,
     summed_logits,
 )
-from nnunet_ssl.losses.partial_label_reference import (
+from nnunet_ssl.losses.combine import weighted_sum
+from nnunet_ssl.predictions.candidates import annotation_matrix, candidate_sets
+from nnunet_ssl.predictions.probabilities import probabilities
+from tests.golden.framework import GoldenFile
+from tests.golden.reference.dynamic_head import dynamic_head
+from tests.golden.reference.partial_label_reference import (
     binary_cross_entropy_per_pair,
     binary_dice_per_pair,
     expanded_labels,
@@ -43,11 +44,9 @@ from nnunet_ssl.losses.partial_label_reference import (
     region_target,
     target_adaptive_loss,
 )
-from nnunet_ssl.networks.dynamic_head import dynamic_head
-from tests.golden.framework import GoldenFile
 
 TRAINER = "nnUNetTrainerPartialLabel"
-_CORE = "nnunet_ssl.losses.partial_label."
+_CORE = "nnunet_ssl.losses.candidate_sets."
 USES = tuple(
     _CORE + name
     for name in (
@@ -58,11 +57,11 @@ USES = tuple(
         "partial_label_loss",
     )
 )
-_REGIONS = "called by the trainer for regions, which tests/test_partial_trainers.py shows"
-_OPTION = "called by the trainer with {}, which tests/test_partial_trainers.py shows"
+_REGIONS = "called by the trainer for regions, which tests/trainers/test_partial_trainers.py shows"
+_OPTION = "called by the trainer with {}, which tests/trainers/test_partial_trainers.py shows"
 _PART = "the cross entropy computes it in one pass with the rest"
 _LITERATURE = "of a loss of the literature that no trainer has, or of the form of its data"
-_REFERENCE = "nnunet_ssl.losses.partial_label_reference."
+_REFERENCE = "tests.golden.reference.partial_label_reference."
 REFERENCE_ONLY = {
     _CORE + "excluded_voxels": _OPTION.format("exclusion_weight = 2"),
     _CORE + "exclusion_cross_entropy": "in the paper, switched off in the official code",
@@ -75,8 +74,8 @@ REFERENCE_ONLY = {
     _CORE + "partial_region_loss": _REGIONS,
     _CORE + "summed_logits": _OPTION.format("sum_logits = True"),
     "nnunet_ssl.losses.combine.weighted_sum": "joins the levels of deep supervision; the trainer has head_weights",
-    "nnunet_ssl.losses.consistency.probabilities": _PART,
-    "nnunet_ssl.networks.dynamic_head.dynamic_head": "DoDNet needs the task of a case for prediction",
+    "nnunet_ssl.predictions.probabilities.probabilities": _PART,
+    "tests.golden.reference.dynamic_head.dynamic_head": "DoDNet needs the task of a case for prediction",
 } | {
     _REFERENCE + name: _LITERATURE
     for name in (

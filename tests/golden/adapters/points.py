@@ -6,36 +6,36 @@ from typing import Any
 
 from torch import nn
 
-from nnunet_ssl.hard_labels import hard_labels
 from nnunet_ssl.losses.combine import weighted_sum
-from nnunet_ssl.losses.consistency import probabilities
 from nnunet_ssl.losses.intensity_variance import intensity_variance
 from nnunet_ssl.losses.points import distillation_loss, mirror_consistency, partial_dice_ce
 from nnunet_ssl.losses.region import masked_cross_entropy, split_ignored
-from nnunet_ssl.seed_expansion import geodesic_distance, geodesic_labels
-from nnunet_ssl.turns import turn_and_flip
+from nnunet_ssl.patches.turns import turn_and_flip
+from nnunet_ssl.predictions.hard_labels import hard_labels
+from nnunet_ssl.predictions.probabilities import probabilities
+from nnunet_ssl.weak.seed_expansion import geodesic_distance, geodesic_labels
 from tests.golden.framework import GoldenFile, grad
 
 TRAINER = "nnUNetTrainerPointsPASeg"
 USES = (
     "nnunet_ssl.losses.combine.weighted_sum",
-    "nnunet_ssl.losses.consistency.probabilities",
+    "nnunet_ssl.predictions.probabilities.probabilities",
     "nnunet_ssl.losses.intensity_variance.intensity_variance",
 )
 _OFFLINE = "called by `nnunet_ssl expand`, before training"
 _OFFICIAL_LOSS = "the official loss of annotated voxels; ours is nnU-Net's with the ignore label"
 _STAGE_2 = "part of PA-Seg's second stage, for which there is no trainer"
-_WSCL = "called by nnUNetTrainerPointsConsistency (tests/test_point_trainers.py)"
+_WSCL = "called by nnUNetTrainerPointsConsistency (tests/trainers/test_point_trainers.py)"
 REFERENCE_ONLY = {
-    "nnunet_ssl.hard_labels.hard_labels": _STAGE_2,
+    "nnunet_ssl.predictions.hard_labels.hard_labels": _STAGE_2,
     "nnunet_ssl.losses.points.distillation_loss": _STAGE_2,
     "nnunet_ssl.losses.points.mirror_consistency": _WSCL,
     "nnunet_ssl.losses.points.partial_dice_ce": _OFFICIAL_LOSS + "; and part of the second stage",
     "nnunet_ssl.losses.region.masked_cross_entropy": _OFFICIAL_LOSS,
     "nnunet_ssl.losses.region.split_ignored": _OFFICIAL_LOSS,
-    "nnunet_ssl.seed_expansion.geodesic_distance": _OFFLINE,
-    "nnunet_ssl.seed_expansion.geodesic_labels": _OFFLINE,
-    "nnunet_ssl.turns.turn_and_flip": _WSCL,
+    "nnunet_ssl.weak.seed_expansion.geodesic_distance": _OFFLINE,
+    "nnunet_ssl.weak.seed_expansion.geodesic_labels": _OFFLINE,
+    "nnunet_ssl.patches.turns.turn_and_flip": _WSCL,
 }
 
 # stand in the sidecar's `meaning` only

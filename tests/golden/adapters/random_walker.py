@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnunet_ssl.seed_expansion import random_walker_labels
+from nnunet_ssl.weak.seed_expansion import random_walker_labels
 from tests.golden.framework import GoldenFile
 
 TRAINER = None  # an offline step: nnunet_ssl expand
 USES = ()
-REFERENCE_ONLY = {"nnunet_ssl.seed_expansion.random_walker_labels": "called by `nnunet_ssl expand`, before training"}
+REFERENCE_ONLY = {
+    "nnunet_ssl.weak.seed_expansion.random_walker_labels": "called by `nnunet_ssl expand`, before training"
+}
 
 # stand in the sidecar's `meaning` only
 UNANNOTATED = 4

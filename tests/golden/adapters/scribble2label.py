@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnunet_ssl.ensemble_labels import confident_labels, filtered_cross_entropy, update_ensemble
 from nnunet_ssl.losses.combine import weighted_sum
-from nnunet_ssl.losses.consistency import probabilities
+from nnunet_ssl.losses.cross_pseudo import filtered_cross_entropy
 from nnunet_ssl.losses.region import masked_cross_entropy, split_ignored
+from nnunet_ssl.predictions.ensemble_labels import confident_labels, update_ensemble
+from nnunet_ssl.predictions.probabilities import probabilities
 from tests.golden.framework import GoldenFile
 
 TRAINER = "nnUNetTrainerScribble2Label"
 USES = (
-    "nnunet_ssl.ensemble_labels.filtered_cross_entropy",
+    "nnunet_ssl.losses.cross_pseudo.filtered_cross_entropy",
     "nnunet_ssl.losses.combine.weighted_sum",
 )
-# the ensemble is updated between epochs; tests/test_scribble2label.py sees each function called there
+# the ensemble is updated between epochs; tests/trainers/test_scribble2label.py sees each function called there
 REFERENCE_ONLY = {
-    "nnunet_ssl.ensemble_labels.confident_labels": "called after an epoch, not in a step",
-    "nnunet_ssl.ensemble_labels.update_ensemble": "called after an epoch, not in a step",
-    "nnunet_ssl.losses.consistency.probabilities": "called after an epoch, not in a step",
+    "nnunet_ssl.predictions.ensemble_labels.confident_labels": "called after an epoch, not in a step",
+    "nnunet_ssl.predictions.ensemble_labels.update_ensemble": "called after an epoch, not in a step",
+    "nnunet_ssl.predictions.probabilities.probabilities": "called after an epoch, not in a step",
     "nnunet_ssl.losses.region.masked_cross_entropy": "the official loss on scribbles; our trainers have nnU-Net's",
     "nnunet_ssl.losses.region.split_ignored": "part of the official loss on scribbles",
 }

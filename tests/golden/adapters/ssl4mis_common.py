@@ -6,17 +6,18 @@ from typing import Any
 
 import torch
 
-from nnunet_ssl.losses.consistency import probabilities, softmax_dice, softmax_kl, softmax_mse, symmetric_mse
-from nnunet_ssl.losses.supervised import cross_entropy, squared_dice_loss
+from nnunet_ssl.losses.consistency import softmax_dice, softmax_kl, softmax_mse, symmetric_mse
+from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.ramps import cosine_rampdown, linear_rampup, poly_lr, ramp_progress, sigmoid_rampup, stepwise_progress
 from tests.golden.adapters._common import ema_sequence
 from tests.golden.framework import GoldenFile, grad
+from tests.golden.reference.supervised import cross_entropy, squared_dice_loss
 
 TRAINER = "nnUNetTrainerMeanTeacher"
 USES = (
-    "nnunet_ssl.ema.ema_decay_at",
-    "nnunet_ssl.ema.ema_update",
-    "nnunet_ssl.losses.consistency.probabilities",
+    "nnunet_ssl.engine.ema.ema_decay_at",
+    "nnunet_ssl.engine.ema.ema_update",
+    "nnunet_ssl.predictions.probabilities.probabilities",
     "nnunet_ssl.losses.consistency.softmax_mse",
     "nnunet_ssl.ramps.sigmoid_rampup",
 )
@@ -24,8 +25,8 @@ REFERENCE_ONLY = {
     "nnunet_ssl.losses.consistency.softmax_dice": "an alternative to the squared difference; Mean Teacher has the latter",
     "nnunet_ssl.losses.consistency.softmax_kl": "an alternative to the squared difference; Mean Teacher has the latter",
     "nnunet_ssl.losses.consistency.symmetric_mse": "an alternative to the squared difference of probabilities",
-    "nnunet_ssl.losses.supervised.cross_entropy": "part of the literature's supervised loss",
-    "nnunet_ssl.losses.supervised.squared_dice_loss": "part of the literature's supervised loss",
+    "tests.golden.reference.supervised.cross_entropy": "part of the literature's supervised loss",
+    "tests.golden.reference.supervised.squared_dice_loss": "part of the literature's supervised loss",
     "nnunet_ssl.ramps.cosine_rampdown": "a ramp of the shared library that Mean Teacher does not have",
     "nnunet_ssl.ramps.linear_rampup": "a ramp of the shared library that Mean Teacher does not have",
     "nnunet_ssl.ramps.poly_lr": "nnU-Net has its own learning rate schedule",

@@ -9,27 +9,33 @@ from torch import Tensor
 
 from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.losses.selective import selective_mse
-from nnunet_ssl.losses.supervised import ce_dice_loss
-from nnunet_ssl.perturbations import add_clipped_noise
+from nnunet_ssl.patches.perturbations import add_clipped_noise
+from nnunet_ssl.predictions.uncertainty import (
+    max_entropy,
+    mean_probabilities,
+    predictive_entropy,
+    ramped_threshold,
+    select_certain,
+)
 from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup, stepwise_progress
-from nnunet_ssl.uncertainty import max_entropy, mean_probabilities, predictive_entropy, ramped_threshold, select_certain
 from tests.golden.framework import GoldenFile, grad
+from tests.golden.reference.supervised import ce_dice_loss
 
 TRAINER = "nnUNetTrainerUAMT"
 USES = (
     "nnunet_ssl.losses.combine.weighted_sum",
     "nnunet_ssl.losses.selective.selective_mse",
-    "nnunet_ssl.perturbations.add_clipped_noise",
+    "nnunet_ssl.patches.perturbations.add_clipped_noise",
     "nnunet_ssl.ramps.ramp_progress",
     "nnunet_ssl.ramps.sigmoid_rampup",
-    "nnunet_ssl.uncertainty.max_entropy",
-    "nnunet_ssl.uncertainty.mean_probabilities",
-    "nnunet_ssl.uncertainty.predictive_entropy",
-    "nnunet_ssl.uncertainty.ramped_threshold",
-    "nnunet_ssl.uncertainty.select_certain",
+    "nnunet_ssl.predictions.uncertainty.max_entropy",
+    "nnunet_ssl.predictions.uncertainty.mean_probabilities",
+    "nnunet_ssl.predictions.uncertainty.predictive_entropy",
+    "nnunet_ssl.predictions.uncertainty.ramped_threshold",
+    "nnunet_ssl.predictions.uncertainty.select_certain",
 )
 REFERENCE_ONLY = {
-    "nnunet_ssl.losses.supervised.ce_dice_loss": "the literature's supervised loss; our trainers have nnU-Net's",
+    "tests.golden.reference.supervised.ce_dice_loss": "the literature's supervised loss; our trainers have nnU-Net's",
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",
 }
 # numbers that stand in the sidecar's `meaning` and in the specification only; the official code has the two-class constants

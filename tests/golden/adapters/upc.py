@@ -6,38 +6,39 @@ from typing import Any
 
 from torch import Tensor
 
-from nnunet_ssl.losses.binary import foreground_dice_loss
 from nnunet_ssl.losses.combine import weighted_sum
-from nnunet_ssl.losses.consistency import probabilities, symmetric_mse
+from nnunet_ssl.losses.consistency import symmetric_mse
 from nnunet_ssl.losses.rectified import (
     confident_pseudo_label_loss,
     divergence_map,
     rectified_mean,
     rectified_pseudo_label_loss,
 )
-from nnunet_ssl.losses.supervised import cross_entropy
-from nnunet_ssl.perturbations import add_clipped_noise
+from nnunet_ssl.patches.perturbations import add_clipped_noise
+from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.ramps import sigmoid_rampup, stepwise_progress
 from tests.golden.adapters._common import stored_ema_sequences
 from tests.golden.framework import GoldenFile, grad
+from tests.golden.reference.binary import foreground_dice_loss
+from tests.golden.reference.supervised import cross_entropy
 
 TRAINER = "nnUNetTrainerUPC"
 USES = (
-    "nnunet_ssl.ema.ema_decay_at",
-    "nnunet_ssl.ema.ema_update",
+    "nnunet_ssl.engine.ema.ema_decay_at",
+    "nnunet_ssl.engine.ema.ema_update",
     "nnunet_ssl.losses.combine.weighted_sum",
     "nnunet_ssl.losses.rectified.divergence_map",
     "nnunet_ssl.losses.rectified.rectified_mean",
     "nnunet_ssl.losses.rectified.rectified_pseudo_label_loss",
-    "nnunet_ssl.perturbations.add_clipped_noise",
+    "nnunet_ssl.patches.perturbations.add_clipped_noise",
     "nnunet_ssl.ramps.sigmoid_rampup",
 )
 REFERENCE_ONLY = {
-    "nnunet_ssl.losses.binary.foreground_dice_loss": "part of the official supervised loss; our trainers have nnU-Net's",
-    "nnunet_ssl.losses.consistency.probabilities": "for the official supervised loss",
+    "tests.golden.reference.binary.foreground_dice_loss": "part of the official supervised loss; our trainers have nnU-Net's",
+    "nnunet_ssl.predictions.probabilities.probabilities": "for the official supervised loss",
     "nnunet_ssl.losses.consistency.symmetric_mse": "an ablation of the paper, on raw logits",
     "nnunet_ssl.losses.rectified.confident_pseudo_label_loss": "an ablation of the paper; `selection = 'threshold'` uses it",
-    "nnunet_ssl.losses.supervised.cross_entropy": "part of the official supervised loss; our trainers have nnU-Net's",
+    "tests.golden.reference.supervised.cross_entropy": "part of the official supervised loss; our trainers have nnU-Net's",
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",
 }
 

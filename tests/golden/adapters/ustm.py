@@ -7,9 +7,15 @@ from typing import Any
 from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.losses.consistency import softmax_mse
 from nnunet_ssl.losses.selective import selective_mse
+from nnunet_ssl.patches.turns import turn_and_flip
+from nnunet_ssl.predictions.uncertainty import (
+    max_entropy,
+    mean_probabilities,
+    predictive_entropy,
+    ramped_threshold,
+    select_certain,
+)
 from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup, stepwise_progress
-from nnunet_ssl.turns import turn_and_flip
-from nnunet_ssl.uncertainty import max_entropy, mean_probabilities, predictive_entropy, ramped_threshold, select_certain
 from tests.golden.framework import GoldenFile, grad
 
 TRAINER = "nnUNetTrainerScribbleUSTM"
@@ -19,12 +25,12 @@ USES = (
     "nnunet_ssl.losses.selective.selective_mse",
     "nnunet_ssl.ramps.ramp_progress",
     "nnunet_ssl.ramps.sigmoid_rampup",
-    "nnunet_ssl.turns.turn_and_flip",
-    "nnunet_ssl.uncertainty.max_entropy",
-    "nnunet_ssl.uncertainty.mean_probabilities",
-    "nnunet_ssl.uncertainty.predictive_entropy",
-    "nnunet_ssl.uncertainty.ramped_threshold",
-    "nnunet_ssl.uncertainty.select_certain",
+    "nnunet_ssl.patches.turns.turn_and_flip",
+    "nnunet_ssl.predictions.uncertainty.max_entropy",
+    "nnunet_ssl.predictions.uncertainty.mean_probabilities",
+    "nnunet_ssl.predictions.uncertainty.predictive_entropy",
+    "nnunet_ssl.predictions.uncertainty.ramped_threshold",
+    "nnunet_ssl.predictions.uncertainty.select_certain",
 )
 REFERENCE_ONLY = {
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 1000 iterations, ours every iteration",

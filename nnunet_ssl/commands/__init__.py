@@ -1,0 +1,1 @@
+"""One module per subcommand of `nnunet_ssl`, with its name."""

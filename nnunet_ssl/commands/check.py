@@ -1,0 +1,52 @@
+"""`nnunet_ssl check`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from nnunet_ssl.data.inspection import _print, check_dataset
+from nnunet_ssl.errors import UserError
+
+DESCRIPTION = (
+    "Count the cases of a data set and look for leaks: unlabeled or labeled training images that are also validation or "
+    "test images, by id, by content and by patient. Also lists images that look alike and unusual geometries. Exit status "
+    "1 on a leak."
+)
+
+
+EXAMPLE = "example:\n  nnunet_ssl check -d 101 -np 4 --json check.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-d", required=True, help="[REQUIRED] id or name of the data set")
+    parser.add_argument("-np", type=int, default=8, help="[OPTIONAL] number of processes. Default: 8")
+    parser.add_argument(
+        "--near_duplicate_threshold",
+        type=float,
+        default=0.95,
+        help="[OPTIONAL] correlation of two aligned images from which they are called near-duplicates. Default: 0.95",
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="[OPTIONAL] near-duplicates and equal label maps on both sides of a split count as leaks",
+    )
+    parser.add_argument("--json", default=None, help="[OPTIONAL] file to write everything to")
+    parser.add_argument("--no_pbar", action="store_true", help="[OPTIONAL] no progress bars")
+
+
+def run(args: argparse.Namespace) -> int:
+    if not -1 < args.near_duplicate_threshold <= 1:
+        raise UserError(
+            f"--near_duplicate_threshold is {args.near_duplicate_threshold}; allowed is a correlation in (-1, 1]."
+        )
+    if args.json and not Path(args.json).resolve().parent.is_dir():
+        raise UserError(f"--json {args.json}: the folder {Path(args.json).resolve().parent} does not exist. Create it.")
+    report = check_dataset(args.d, args.np, args.near_duplicate_threshold, args.strict, not args.no_pbar)
+    _print(report, args.near_duplicate_threshold)
+    if args.json:
+        Path(args.json).write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+    return 1 if report.leaks else 0

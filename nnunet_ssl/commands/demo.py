@@ -1,0 +1,300 @@
+"""`nnunet_ssl demo`: everything once, in minutes, with the commands that a user would type.
+
+Phantoms (or, with --data, a real copy of LA) are converted, planned and preprocessed; nnU-Net's own trainer and Mean
+Teacher are trained on few labels, predict the test cases and are compared. Every step but the first and the last is a
+public command: it is printed, run as a process of its own, and its output kept in `logs/`.
+
+The networks are small (`nnunet_ssl.plans.small`) and the trainings short, so the numbers say that everything works and
+not how good a method is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_ssl.commands.steps import Step, child_environment, run_steps
+from nnunet_ssl.errors import UserError
+
+DESCRIPTION = """\
+Phantoms -> convert -> plan and preprocess -> train nnU-Net and Mean Teacher -> predict -> compare, with the public
+commands, which are printed. Ends with a table and a figure of image, truth and predictions. Small networks and
+short trainings: it shows that everything works, not how good a method is. Run again, it continues where it stopped."""
+EXAMPLE = """\
+example:
+  nnunet_ssl demo
+  nnunet_ssl demo --data 2018_LA -o demo_on_la --labeled 8 -device cuda"""
+
+DATASET_ID = 101
+DATASET = "Dataset101_LA"
+FORMAT = 1
+N_TRAIN, N_TEST, N_SHOWN = 24, 8, 3
+STATE_FILE, TABLE_FILE, FIGURE_FILE = "demo.json", "comparison", "demo.png"
+MADE_HERE = ("phantoms", "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "predictions", "logs", TABLE_FILE)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Network and batch of a configuration, small enough for two CPU cores."""
+
+    largest_patch: tuple[int, ...]  # voxels; the planned patch where that is smaller
+    batch_size: int
+    features: tuple[int, ...]  # per stage
+    epochs: int
+    iterations: int  # per epoch
+
+
+SIZES = {
+    "2d": Size((128, 128), 8, (16, 32, 64, 64), 4, 100),
+    "3d_fullres": Size((32, 64, 64), 2, (8, 16, 32, 64), 4, 60),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the results of the demo depend on; a work folder belongs to one of them."""
+
+    data: str | None  # real LA folder; None: phantoms
+    labeled: str
+    config: str
+    epochs: int
+    iterations: int
+    seed: int
+
+    @property
+    def trainers(self) -> tuple[str, str]:
+        suffix = f"_{self.epochs}epochs_{self.iterations}iters_seed{self.seed}"
+        return f"nnUNetTrainer{suffix}", f"nnUNetTrainerMeanTeacher{suffix}"
+
+    @property
+    def small_config(self) -> str:
+        return f"{self.config}_small"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", default=None, metavar="DIR", help="[OPTIONAL] a copy of LA in place of phantoms")
+    parser.add_argument(
+        "-o",
+        dest="output",
+        type=Path,
+        default=Path("nnunet_ssl_demo"),
+        metavar="DIR",
+        help="[OPTIONAL] work folder. Default: ./nnunet_ssl_demo",
+    )
+    parser.add_argument(
+        "-device", default="cpu", choices=["cpu", "cuda", "mps"], help="[OPTIONAL] where to train. Default: cpu"
+    )
+    parser.add_argument(
+        "--labeled", default=None, metavar="N", help="[OPTIONAL] labeled cases. Default: 4, with --data 8"
+    )
+    parser.add_argument("--config", default="2d", choices=list(SIZES), help="[OPTIONAL] configuration. Default: 2d")
+    parser.add_argument(
+        "--epochs", type=int, default=None, metavar="N", help=f"[OPTIONAL] Default: {SIZES['2d'].epochs}"
+    )
+    parser.add_argument(
+        "--iters",
+        type=int,
+        default=None,
+        metavar="N",
+        help="[OPTIONAL] iterations per epoch. Default: "
+        + ", ".join(f"{size.iterations} ({config})" for config, size in SIZES.items()),
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="[OPTIONAL] phantoms and networks. Default: 0")
+    parser.add_argument("-np", type=int, default=2, metavar="N", help="[OPTIONAL] number of processes. Default: 2")
+    parser.add_argument("--overwrite", action="store_true", help="[OPTIONAL] start anew in an existing work folder")
+
+
+def run(args: argparse.Namespace) -> None:
+    size = SIZES[args.config]
+    settings = Settings(
+        data=None if args.data is None else str(Path(args.data).absolute()),
+        labeled=args.labeled or ("4" if args.data is None else "8"),
+        config=args.config,
+        epochs=size.epochs if args.epochs is None else args.epochs,
+        iterations=size.iterations if args.iters is None else args.iters,
+        seed=args.seed,
+    )
+    if min(settings.epochs, settings.iterations) < 1 or settings.seed < 0 or args.np < 1:
+        raise UserError("--epochs, --iters and -np must be at least 1, --seed at least 0.")
+    if args.data is not None and not Path(args.data).is_dir():
+        raise UserError(f"--data {args.data} is no folder. Give a copy of LA, or leave it out for phantoms.")
+    work = args.output.absolute()
+    state = _open_work_folder(work, settings, args.overwrite)
+    environment = child_environment(work, args.np)
+    steps = plan_steps(work, settings, args.device, args.np)
+    print("The commands below use these folders. To repeat one of them:")
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        print(f"  export {name}={shlex.quote(environment[name])}")
+    run_steps(work, steps, state["seconds"], lambda: _save_state(work, state), environment)
+    print()
+    print((work / TABLE_FILE / "compare.md").read_text(encoding="utf-8"))
+    minutes, seconds = divmod(round(sum(state["seconds"].values())), 60)
+    slowest = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in state["seconds"].items())
+    print(f"Time: {minutes} min {seconds:02d} s ({slowest})")
+    print(f"Figure: {work / FIGURE_FILE}\nTable:  {work / TABLE_FILE / 'compare.md'}")
+
+
+def plan_steps(work: Path, settings: Settings, device: str, num_processes: int) -> list[Step]:
+    """All steps in their order. Commands are lists of words that begin with the name of the console command."""
+    source = work / "phantoms" if settings.data is None else Path(settings.data)
+    dataset, config, np = str(DATASET_ID), settings.small_config, str(num_processes)
+    raw = work / "nnUNet_raw" / DATASET
+    steps = []
+    if settings.data is None:
+        steps.append(Step("phantoms", "draw phantoms", lambda: _write_phantoms(source, settings.seed), (source,)))
+    steps += [
+        Step(
+            "convert",
+            "convert to nnU-Net raw format",
+            ["nnunet_ssl", "convert", "LA", "-i", str(source), "-d", dataset, "--labeled", settings.labeled, "-np", np],
+        ),
+        Step(
+            "plan_and_preprocess",
+            "plan and preprocess",
+            ["nnunet_ssl", "plan_and_preprocess", "-d", dataset, "-c", settings.config, "-np", np, "-npfp", np],
+        ),
+        Step(
+            "small",
+            "add a small configuration",
+            lambda: _add_small_configuration(work, settings.config),
+        ),
+    ]
+    for trainer, label in zip(settings.trainers, ("nnU-Net", "Mean Teacher")):
+        model = work / "nnUNet_results" / DATASET / f"{trainer}__nnUNetPlans__{config}"
+        words = ["nnUNetv2_train", dataset, config, "0", "-tr", trainer, "-device", device]
+        steps.append(Step(f"train_{trainer}", f"train {label}", words, (model,)))
+    for trainer, label in zip(settings.trainers, ("nnU-Net", "Mean Teacher")):
+        output = work / "predictions" / trainer
+        words = [
+            "nnUNetv2_predict",
+            "-i",
+            str(raw / "imagesTs"),
+            "-o",
+            str(output),
+            "-d",
+            dataset,
+            "-c",
+            config,
+            "-f",
+            "0",
+        ]
+        words += ["-tr", trainer, "-device", device, "-npp", "1", "-nps", "1"]
+        steps.append(Step(f"predict_{trainer}", f"predict with {label}", words, (output,)))
+    words = ["nnunet_ssl", "compare", "-d", dataset, "-c", config, "-f", "0", "-tr", *settings.trainers, "--test"]
+    words += ["-o", str(work / TABLE_FILE), "-device", device, "-np", np]
+    steps.append(Step("compare", "compare on the test cases", words, (work / TABLE_FILE,)))
+    steps.append(Step("figure", "draw the figure", lambda: draw_figure(work, settings)))
+    return steps
+
+
+def _open_work_folder(work: Path, settings: Settings, overwrite: bool) -> dict:
+    """The state of an earlier run with the same settings, or a new one. UserError for a folder of something else."""
+    file = work / STATE_FILE
+    is_demo = file.is_file()
+    if overwrite and is_demo:
+        for name in MADE_HERE:
+            shutil.rmtree(work / name, ignore_errors=True)
+        for name in (STATE_FILE, FIGURE_FILE):
+            (work / name).unlink(missing_ok=True)
+    state = {"format": FORMAT, "settings": vars(settings), "seconds": {}}
+    if file.is_file():
+        present = json.loads(file.read_text(encoding="utf-8"))
+        different = [
+            f"{key} {present.get('settings', {}).get(key)} (now {value})"
+            for key, value in state["settings"].items()
+            if present.get("settings", {}).get(key) != value
+        ]
+        if different:
+            raise UserError(
+                f"{work} holds a demo with other settings: {', '.join(different)}. Name another folder with -o, or "
+                f"replace it with --overwrite."
+            )
+        return present
+    if not is_demo and work.exists() and any(work.iterdir()):
+        raise UserError(f"{work} is not empty and holds no demo. Name a new folder with -o.")
+    (work / "logs").mkdir(parents=True)
+    _save_state(work, state)
+    return state
+
+
+def _save_state(work: Path, state: Mapping) -> None:
+    from nnunet_ssl.data.atomic import write_json_atomically
+
+    write_json_atomically(state, work / STATE_FILE)
+
+
+def _write_phantoms(root: Path, seed: int) -> None:
+    from nnunet_ssl.data.phantoms import write_la_phantoms
+
+    write_la_phantoms(root, N_TRAIN, N_TEST, seed)
+
+
+def _add_small_configuration(work: Path, config: str) -> None:
+    """Add the small configuration and print the command that does the same; the patch depends on the plans."""
+    from tqdm import tqdm
+
+    from nnunet_ssl.plans.small import add_small_configuration
+
+    plans_file = work / "nnUNet_preprocessed" / DATASET / "nnUNetPlans.json"
+    size = SIZES[config]
+    planned = json.loads(plans_file.read_text(encoding="utf-8"))["configurations"][config]["patch_size"]
+    patch = [min(ours, theirs) for ours, theirs in zip(size.largest_patch, planned, strict=True)]
+    words = ["python", "-m", "nnunet_ssl.plans.small", "-d", str(DATASET_ID), "-b", config, "--patch_size", *patch]
+    words += ["--batch_size", size.batch_size, "--features", *size.features]
+    tqdm.write(f"$ {shlex.join(map(str, words))}")
+    add_small_configuration(plans_file, config, patch, size.batch_size, size.features)
+
+
+def draw_figure(work: Path, settings: Settings) -> Path:
+    """Image, truth and both predictions of the first test cases, in the slice with most of the truth.
+
+    Writes `demo.png`: truth in green, predictions in orange, with the Dice of the volume.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+    import SimpleITK as sitk
+
+    raw = work / "nnUNet_raw" / DATASET
+    cases = sorted(file.name.removesuffix(".nii.gz") for file in (raw / "labelsTs").glob("*.nii.gz"))[:N_SHOWN]
+    titles = ("image", "truth", "nnU-Net", "Mean Teacher")
+    figure, axes = plt.subplots(len(cases), 4, figsize=(10, 2.6 * len(cases)), squeeze=False)
+    for row, case in zip(axes, cases):
+        files = [raw / "imagesTs" / f"{case}_0000.nii.gz", raw / "labelsTs" / f"{case}.nii.gz"]
+        files += [work / "predictions" / trainer / f"{case}.nii.gz" for trainer in settings.trainers]
+        image, truth, *predictions = (sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in files)
+        slice_index = int(np.argmax((truth > 0).sum((1, 2))))
+        for column, axis in enumerate(row):
+            axis.imshow(image[slice_index], cmap="gray", vmin=image.min(), vmax=np.percentile(image, 99.8))
+            axis.set_xticks([])
+            axis.set_yticks([])
+            title = titles[column]
+            if column >= 1:
+                _outline(axis, truth[slice_index] > 0, "limegreen")
+            if column >= 2:
+                prediction = predictions[column - 2] > 0
+                _outline(axis, prediction[slice_index], "orange")
+                total = prediction.sum() + (truth > 0).sum()
+                dice = 2 * (prediction & (truth > 0)).sum() / total if total else math.nan
+                title = f"{title}: Dice {100 * dice:.1f} %"
+            axis.set_title(title, fontsize=9)
+        row[0].set_ylabel(f"{case[:12]}\nslice {slice_index}", fontsize=8)
+    figure.suptitle(f"{settings.labeled} labeled cases; truth green, prediction orange", fontsize=10)
+    figure.tight_layout()
+    file = work / FIGURE_FILE
+    figure.savefig(file, dpi=150)
+    plt.close(figure)
+    return file
+
+
+def _outline(axis, mask, color: str) -> None:
+    if mask.any():
+        axis.contour(mask, [0.5], colors=color, linewidths=1.2)

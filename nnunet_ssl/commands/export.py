@@ -1,0 +1,48 @@
+"""`nnunet_ssl export`."""
+
+from __future__ import annotations
+
+import argparse
+
+from nnunet_ssl.evaluation.export import export_model, model_folder
+
+DESCRIPTION = (
+    "Write a trained model to a folder of its own so that nnU-Net predicts with it where nnunet_ssl is not installed. The "
+    "original stays as it is."
+)
+
+
+EXAMPLE = """example:
+  nnunet_ssl export -d 101 -c 3d_fullres -tr nnUNetTrainerMeanTeacher -f 0 -o LA_model
+  nnUNetv2_predict_from_modelfolder -i imagesTs -o pred -m LA_model -f 0"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-d", required=True, metavar="DATASET", help="Data set name or id.")
+    parser.add_argument("-c", required=True, metavar="CONFIG", help="Configuration, for example 3d_fullres.")
+    parser.add_argument("-tr", required=True, metavar="TRAINER", help="Trainer, for example nnUNetTrainerMeanTeacher.")
+    parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="[OPTIONAL] Plans. Default: nnUNetPlans")
+    parser.add_argument(
+        "-f",
+        nargs="+",
+        metavar="FOLD",
+        help="[OPTIONAL] Folds, numbers or 'all'. Default: every fold with the checkpoint",
+    )
+    parser.add_argument("-o", required=True, metavar="FOLDER", help="Where to write the model; must not exist.")
+    parser.add_argument(
+        "-chk",
+        default="checkpoint_final.pth",
+        metavar="FILE",
+        help="[OPTIONAL] Name of the checkpoint. Default: checkpoint_final.pth",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="[OPTIONAL] Replace an earlier export in that folder.")
+
+
+def run(args: argparse.Namespace) -> None:
+    source = model_folder(args.d, args.tr, args.p, args.c)
+    folds = export_model(source, args.o, args.c, args.f, args.chk, args.overwrite)
+    checkpoint = "" if args.chk == "checkpoint_final.pth" else f" -chk {args.chk}"
+    print(
+        f"Exported {source.name}, fold {' '.join(folds)}, to {args.o}. Predict with stock nnU-Net:\n"
+        f"  nnUNetv2_predict_from_modelfolder -i INPUT -o OUTPUT -m {args.o} -f {' '.join(folds)}{checkpoint}"
+    )

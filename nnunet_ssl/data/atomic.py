@@ -1,0 +1,52 @@
+"""Files that are complete or not there: written beside their place, flushed to the disk, renamed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from nnunet_ssl.errors import UserError
+
+
+def write_json_atomically(content: dict | list, file: str | Path) -> None:
+    """Write `content` so that `file` is at every moment either what it was or complete; keys are sorted.
+
+    Raises:
+        UserError: no space is left on the disk.
+    """
+    file = Path(file)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as stream:
+            json.dump(content, stream, indent=2, sort_keys=True)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{file} cannot be written: {error.strerror}. Free some space and run the command again."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(filename: str | Path, write: Callable[[Path], None]) -> None:
+    """Call `write(temporary name)` in the folder of `filename`, flush the file to the disk, then rename it.
+
+    Whatever goes wrong, an existing `filename` stays as it was and the temporary file is removed.
+    """
+    filename = Path(filename)
+    temporary = filename.with_name(f".{filename.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, filename)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,137 @@
+"""A raw data set made from another one: the same images and lists, other labels; complete or not there at all."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import json
+import os
+import shutil
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_ssl.data.dense_files import RAW_FOLDER as DENSE_FOLDER
+from nnunet_ssl.data.raw_dataset import RawDataset, preprocessed_folder, read_label_map
+from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
+from nnunet_ssl.data.splits import load_splits
+from nnunet_ssl.data.staging import disk_message, put_in_place, staging_folder
+from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
+from nnunet_ssl.data.unlabeled_list import UnlabeledList
+from nnunet_ssl.errors import UserError
+
+
+def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
+    """args.np, .copy and .overwrite of a command that makes a data set from another one."""
+    parser.add_argument("-np", type=int, default=8, metavar="N", help="[OPTIONAL] number of processes. Default: 8")
+    parser.add_argument(
+        "--copy",
+        action="store_true",
+        help="[OPTIONAL] copy images and dense labels. Default: hard links, which need no space and are independent names of "
+        "the same file",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="[OPTIONAL] replace an existing data set of this id and name, once the new one is complete",
+    )
+
+
+@contextlib.contextmanager
+def under_construction(target: Path) -> Iterator[Path]:
+    """A hidden sibling of `target` to write into, which takes its place at the end, or is removed after an error.
+
+    Raises:
+        UserError: the disk is full or cannot be written.
+    """
+    staging = staging_folder(target)
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        put_in_place(staging, target)
+    except OSError as error:
+        raise UserError(disk_message(error, target)) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def carried_lists(raw: RawDataset) -> tuple[UnlabeledList | None, list[dict[str, list[str]]] | None]:
+    """unlabeled.json and splits_final.json of the data set, from the raw folder, else from the preprocessed one; None
+    where neither has one."""
+    folders = (raw.folder, preprocessed_folder(raw.name))
+    lists = [folder / LIST_FILE for folder in folders if (folder / LIST_FILE).is_file()]
+    splits = [folder / SPLITS_FILE for folder in folders if (folder / SPLITS_FILE).is_file()]
+    return (
+        UnlabeledList.load(lists[0]) if lists else None,
+        load_splits(splits[0]) if splits else None,
+    )
+
+
+def same_request(target: Path, dataset_json: Mapping, cases: Sequence[str]) -> bool:
+    """Whether `target` was made by the same command: equal dataset.json, and a label of every case."""
+    try:
+        present = json.loads((target / "dataset.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    ending = dataset_json["file_ending"]
+    labels = target / "labelsTr"
+    return present == dataset_json and labels.is_dir() and all((labels / f"{case}{ending}").is_file() for case in cases)
+
+
+def place_files(raw: RawDataset, dense: Mapping[str, str], staging: Path, copy: bool) -> bool:
+    """Link (or copy) images, dense labels (case -> file) and test labels. Returns whether they are links."""
+    from tqdm import tqdm
+
+    ending = raw.dataset_json["file_ending"]
+    files: list[tuple[str, Path]] = []
+    for images, cases in (("imagesTr", raw.labeled), ("imagesUn", raw.unlabeled), ("imagesTs", raw.test)):
+        for case, channels in cases.items():
+            files += [(file, staging / images / f"{case}_{i:04d}{ending}") for i, file in enumerate(channels)]
+    files += [(file, staging / DENSE_FOLDER / f"{case}{ending}") for case, file in dense.items()]
+    files += [(file, staging / "labelsTs" / f"{case}{ending}") for case, file in raw.test_labels.items()]
+    for folder in {file.parent for _, file in files} | {staging / "labelsTr"}:
+        folder.mkdir()
+    for source, target in tqdm(files, desc="Copying" if copy else "Linking", disable=not sys.stderr.isatty()):
+        if not copy:
+            try:
+                # the file itself where the data set holds a symbolic link to it
+                os.link(os.path.realpath(source), target)
+                continue
+            except OSError as error:
+                if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+                    raise
+                print(f"{source} cannot be linked to {target.parent} ({error.strerror}); the files are copied.")
+                copy = True
+        shutil.copyfile(source, target)
+    return not copy
+
+
+def read_label(case: str, file: str, reader: type, codes: Collection[int]) -> tuple[np.ndarray, dict]:
+    """Label map (uint16) and nnU-Net's properties. UserError: a damaged file, or a code that is none of `codes`."""
+    array, properties = read_label_map(case, file, reader)
+    array = array[0]
+    found = np.unique(array)
+    unknown = [f"{code:g}" for code in found.tolist() if code not in codes]
+    if unknown:
+        raise UserError(
+            f"case {case}: {file} holds the code(s) {', '.join(unknown[:10])}; dataset.json names "
+            f"{', '.join(map(str, sorted(codes)))}. Correct the file or the key 'labels'."
+        )
+    return array.astype(np.uint16), properties
+
+
+def write_label(labels: np.ndarray, target: Path, reader: type, properties: dict) -> None:
+    """Write and read again, since SimpleITK does not report a file that it could not write completely."""
+    try:
+        reader().write_seg(labels, str(target), properties)
+        written, _ = reader().read_seg(str(target))
+        complete = np.array_equal(written[0], labels)
+    except RuntimeError:
+        complete = False
+    if not complete:
+        full = shutil.disk_usage(target.parent).free < labels.nbytes
+        code = errno.ENOSPC if full else errno.EIO
+        raise OSError(code, os.strerror(code), str(target))

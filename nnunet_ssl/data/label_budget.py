@@ -1,0 +1,159 @@
+"""`nnunet_ssl split`: label budgets on one preprocessed data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunet_ssl.data.raw_dataset import (
+    RawDataset,
+    preprocessed_folder,
+    raw_folder,
+    update_list,
+)
+from nnunet_ssl.data.splits import (
+    cases_by_patient,
+    grouped_folds,
+    read_case_list,
+    sample_patients,
+)
+from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
+from nnunet_ssl.data.unlabeled_list import UnlabeledList
+from nnunet_ssl.errors import UserError
+
+DEFAULT_FOLDS = 5  # as nnU-Net's own splits
+
+
+def _load_list(name: str, num_processes: int) -> tuple[UnlabeledList, list[str]]:
+    """The case lists of the data set and its channel names, from the raw images where they are there."""
+    if raw_folder(name).is_dir():
+        raw = RawDataset.open(name)
+        channels = raw.dataset_json.get("channel_names", raw.dataset_json.get("modality"))
+        return update_list(raw, num_processes), list(channels.values())
+    file = preprocessed_folder(name) / LIST_FILE
+    if not file.is_file():
+        raise UserError(
+            f"Neither {raw_folder(name)} nor {file} exists; the images or the list made from them are needed. "
+            f"Set nnUNet_raw to the folder of the raw data set {name}."
+        )
+    return UnlabeledList.load(file), []
+
+
+def make_budget(
+    content: UnlabeledList,
+    present: Sequence[dict] | None,
+    labeled: str,
+    seed: int,
+    *,
+    val: str | None = None,
+    val_fraction: float | None = None,
+    folds: int | None = None,
+) -> tuple[list[dict[str, list[str]]], list[list[str]], list[str]]:
+    """Splits for a budget of labels.
+
+    Args:
+        content: the case lists; only `labeled` and `groups` are read.
+        present: the splits that exist, or None. Their validation cases are kept unless `val` or `val_fraction` is given.
+            A fold that validates on its own training list (protocols without validation set) stays such a fold.
+        labeled: number of patients, a fraction of the patients that are not in the validation part, or a list file.
+        seed: fold k draws with `seed + k`; for one seed, larger budgets contain the smaller ones.
+        val: file with the validation cases of all folds.
+        val_fraction: fraction of the patients to draw for validation, per fold.
+        folds: number of folds; see the help of `-f`.
+
+    Returns:
+        The splits, per fold the cases whose labels are to be hidden, and notes to print.
+
+    Raises:
+        UserError: too few patients for the request, an unknown case, an argument out of its range.
+    """
+    cases, groups = sorted(content.labeled), content.groups
+    if folds is not None and folds < 1:
+        raise UserError(f"-f is {folds}; allowed are 1 and more.")
+    patients = cases_by_patient(cases, groups)
+    if val is not None:
+        parts = [sorted(read_case_list(val, cases))] * (folds or 1)
+    elif val_fraction is not None:
+        number = round(val_fraction * len(patients))
+        if not 0 < val_fraction < 1 or not 1 <= number < len(patients):
+            raise UserError(
+                f"--val_fraction {val_fraction} gives {number} of {len(patients)} patients for validation; allowed are "
+                f"1 to {len(patients) - 1}. Choose another fraction."
+            )
+        # another stream than the draw of labels, or the validation patients would depend on the budget's seed alone
+        parts = [sample_patients(cases, groups, number, seed=10_000 + seed + k) for k in range(folds or 1)]
+    elif present is not None:
+        if folds is not None and folds > len(present):
+            raise UserError(
+                f"-f {folds} folds were asked for; the existing splits_final.json has {len(present)}, whose validation "
+                "cases are kept. Ask for at most that many, or choose new validation cases with --val or --val_fraction."
+            )
+        parts = [sorted(split["val"]) for split in present[:folds]]
+    else:
+        parts = [fold["val"] for fold in grouped_folds(cases, groups, folds or DEFAULT_FOLDS, seed)]
+    keep_present = val is None and val_fraction is None and present is not None
+    same_as_train = [keep_present and set(present[k]["train"]) == set(parts[k]) for k in range(len(parts))]
+
+    splits, hidden, notes = [], [], []
+    for fold, part in enumerate(parts):
+        unknown = sorted(set(part) - set(cases))
+        if unknown:
+            raise UserError(
+                f"splits_final.json, fold {fold}: validation case {unknown[0]} does not lie in imagesTr (it has "
+                f"{len(cases)} cases). Choose new validation cases with --val or --val_fraction."
+            )
+        held_out = set() if same_as_train[fold] else {groups.get(case, case) for case in part}
+        pool = [case for case in cases if groups.get(case, case) not in held_out]
+        train = _choose(labeled, pool, part, held_out, content, seed + fold)
+        splits.append({"train": train, "val": list(train) if same_as_train[fold] else part})
+        hidden.append(sorted(set(pool) - set(train)))
+        if same_as_train[fold]:
+            notes.append(f"fold {fold} validates on its own training cases, as before: compare on the test cases.")
+        unused = sorted(set(cases) - set(pool) - set(part))
+        if unused:
+            notes.append(
+                f"fold {fold}: {len(unused)} cases, such as {unused[0]}, are not used: their patients are in validation."
+            )
+    return splits, hidden, notes
+
+
+def _choose(
+    labeled: str, pool: list[str], val: list[str], held_out: set[str], content: UnlabeledList, seed: int
+) -> list[str]:
+    """The labeled training cases of one fold, sorted, chosen from `pool`."""
+    available = len(cases_by_patient(pool, content.groups))
+    try:
+        number = int(labeled)
+    except ValueError:
+        try:
+            fraction = float(labeled)
+        except ValueError:
+            return _listed(labeled, pool, val, held_out, content)
+        if not 0 < fraction <= 1:
+            raise UserError(
+                f"--labeled {labeled} is not a fraction in (0, 1], a whole number of patients or a file."
+            ) from None
+        number = max(1, round(fraction * available))
+    if not 1 <= number <= available:
+        raise UserError(
+            f"--labeled {labeled}: found {available} patients ({len(pool)} cases) outside validation; allowed are 1 to "
+            f"{available}. Ask for fewer, or for a smaller validation part with --val or --val_fraction."
+        )
+    return sample_patients(pool, content.groups, number, seed)
+
+
+def _listed(file: str, pool: list[str], val: list[str], held_out: set[str], content: UnlabeledList) -> list[str]:
+    if not Path(file).is_file():
+        raise UserError(
+            f"--labeled {file}: there is no such file, and it is no number. Allowed: a whole number of patients, a "
+            "fraction in (0, 1], or a text file with one case id per line."
+        )
+    chosen = read_case_list(file, content.labeled)
+    for case in chosen:
+        if case not in pool:
+            why = "is a validation case" if case in val else "belongs to a patient of the validation part"
+            raise UserError(
+                f"list {file}: {case} {why} ({len(held_out)} patients validate). Remove it from the list, or choose "
+                "validation cases with --val."
+            )
+    return sorted(chosen)

@@ -1,0 +1,1 @@
+"""From preprocessed folders to a batch."""

@@ -1,0 +1,163 @@
+"""The cases of one training run: which are labeled, unlabeled and for validation, and whether they may be used together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from nnunet_ssl.data.leakage import find_overlaps
+from nnunet_ssl.data.splits import load_splits, split_hash
+from nnunet_ssl.data.unlabeled_list import UnlabeledList
+from nnunet_ssl.errors import UserError
+from nnunet_ssl.preprocessing.preprocessed import unlabeled_folder, verify_unlabeled
+
+SMALLEST_STOCK_SPLIT = 5  # cases; nnU-Net makes five folds
+
+
+@dataclass(frozen=True)
+class TrainingCases:
+    """What a run trains and validates on.
+
+    Attributes:
+        hidden: the unlabeled cases that lie in `imagesTr`, with labels that `nnunet_ssl split` hides.
+        folders: unlabeled case -> folder of its preprocessed image.
+        notes: what the user should read in the log.
+    """
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    unlabeled: tuple[str, ...]
+    hidden: frozenset[str]
+    folders: dict[str, str]
+    notes: tuple[str, ...]
+
+    def record(self) -> dict:
+        """The split as it is kept in checkpoints and in `split.json`."""
+        split = {"train": list(self.train), "val": list(self.validation)}
+        return {**split, "hash": split_hash(split)[:12], "unlabeled": list(self.unlabeled)}
+
+    def __str__(self) -> str:
+        return (
+            f"labeled: {len(self.train)}, unlabeled: {len(self.unlabeled)} ({len(self.hidden)} of them with hidden labels), "
+            f"validation: {len(self.validation)} cases; split {self.record()['hash']}"
+        )
+
+
+def check_fold(preprocessed_base: str, labeled_folder: str, fold: int | str) -> None:
+    """Refuse a fold for which nnU-Net would make a split of its own that nobody asked for.
+
+    Raises:
+        UserError: the fold is not in `splits_final.json`, or there is no such file and too few cases to make one.
+    """
+    if fold == "all":
+        return
+    file = Path(preprocessed_base, "splits_final.json")
+    dataset = file.parent.name
+    if file.is_file():
+        folds = len(load_splits(file))
+        if fold >= folds:
+            raise UserError(
+                f"Fold {fold} is not in {file}, which has {folds} fold(s): 0 to {folds - 1} are allowed. nnU-Net would train "
+                "on a random 80:20 split of all cases. Choose another fold, or write a split with "
+                f"`nnunet_ssl split -d {dataset} --labeled N`."
+            )
+        return
+    cases = infer_dataset_class(labeled_folder).get_identifiers(labeled_folder)
+    if len(cases) < SMALLEST_STOCK_SPLIT:
+        raise UserError(
+            f"{file} does not exist and nnU-Net's 5-fold split needs {SMALLEST_STOCK_SPLIT} labeled cases or more, found "
+            f"{len(cases)}. Write a split with `nnunet_ssl split -d {dataset} --labeled {len(cases)}`."
+        )
+
+
+def gather_cases(
+    preprocessed_base: str,
+    labeled_folder: str,
+    plans_manager: PlansManager,
+    configuration_manager: ConfigurationManager,
+    configuration: str,
+    fold: int | str,
+    split: tuple[Sequence[str], Sequence[str]],
+    allow_transductive: bool,
+    needs_unlabeled: bool = True,
+) -> TrainingCases:
+    """The cases of a fold, checked.
+
+    Args:
+        preprocessed_base: `nnUNet_preprocessed/DatasetXXX_Name`.
+        labeled_folder: its subfolder with the labeled cases of this configuration.
+        split: training and validation cases of the fold.
+        allow_transductive: accept unlabeled images that are also validation or test images.
+        needs_unlabeled: False: unlabeled cases are left out, whether there are any or not.
+
+    Raises:
+        UserError: no unlabeled cases; their folder is missing, stale or unfinished; a case is labeled and unlabeled at once;
+            an unlabeled image is also a validation or test image; fold "all" although labels are hidden.
+    """
+    dataset = plans_manager.dataset_name
+    file = Path(preprocessed_base, "unlabeled.json")
+    repair = (
+        f"nnunet_ssl preprocess_unlabeled -d {int(dataset[7:].split('_')[0])} -c {configuration} "
+        f"-p {plans_manager.plans_name}"
+    )
+    if not file.is_file() and needs_unlabeled:
+        raise UserError(
+            f"{file} does not exist, so there are no unlabeled images to train on. Put images into imagesUn of "
+            f"nnUNet_raw/{dataset}, then run `{repair}`."
+        )
+    cases = UnlabeledList.load(file) if file.is_file() else UnlabeledList()
+    if fold == "all" and any(cases.hidden_labels.values()):
+        raise UserError(
+            f"Fold 'all' trains on the labels of all cases, but {file} hides labels of fold(s) "
+            f"{', '.join(cases.hidden_labels)}. Train one of these folds, or undo the label budget with "
+            f"`nnunet_ssl split -d {dataset} --labeled 1.0 --overwrite`."
+        )
+    hidden = frozenset(cases.hidden_labels.get(str(fold), []))
+    unlabeled = cases.unlabeled_cases(fold)
+    train, validation = split
+    if not needs_unlabeled:
+        notes = [f"The {len(unlabeled)} unlabeled cases are not used: this trainer has labeled patches only."]
+        notes = (notes if unlabeled else []) + _notes_on_validation(train, validation)
+        return TrainingCases(tuple(train), tuple(validation), (), hidden, {}, tuple(notes))
+    if not unlabeled:
+        raise UserError(
+            f"{file} lists no unlabeled case for fold {fold}. Put images into imagesUn of nnUNet_raw/{dataset} and run "
+            f"`{repair}`, or hide labels with `nnunet_ssl split`."
+        )
+    in_images_un = [case for case in unlabeled if case not in hidden]
+    if in_images_un:
+        verify_unlabeled(preprocessed_base, plans_manager, configuration_manager, in_images_un)
+    overlaps = find_overlaps(cases, unlabeled, train, validation)
+    twice = [o.case for o in overlaps if o.place == "training" and o.by == "id"]
+    if twice:
+        raise UserError(
+            f"Fold {fold}: {', '.join(twice[:10])} would be labeled training case(s) and unlabeled ones at once. "
+            f"splits_final.json and unlabeled.json in {preprocessed_base} contradict each other; write both again with "
+            f"`nnunet_ssl split -d {dataset} --labeled N --overwrite`."
+        )
+    leaks = [o for o in overlaps if o.place != "training"]
+    if leaks and not allow_transductive:
+        shown = "\n  ".join(map(str, leaks[:10]))
+        raise UserError(
+            f"{len(leaks)} unlabeled case(s) are also validation or test cases:\n  {shown}\nTake them out of imagesUn "
+            f"(`nnunet_ssl check -d {dataset}` lists all) and run `{repair}`, or set `allow_transductive = True` in a "
+            "subclass if that is what you study."
+        )
+    notes = [f"Note: unlabeled {o}." for o in overlaps if o.place == "training"]
+    notes += _notes_on_validation(train, validation)
+    folder = unlabeled_folder(preprocessed_base, configuration_manager)
+    folders = {case: labeled_folder if case in hidden else folder for case in unlabeled}
+    return TrainingCases(tuple(train), tuple(validation), tuple(unlabeled), hidden, folders, tuple(notes))
+
+
+def _notes_on_validation(train: Sequence[str], validation: Sequence[str]) -> list[str]:
+    if not set(validation) <= set(train):
+        return []
+    return [
+        "All validation cases are training cases (a protocol without a validation set): the pseudo Dice and the final "
+        "validation say nothing about unseen cases. Compare on the test cases: `nnunet_ssl compare --test`."
+    ]

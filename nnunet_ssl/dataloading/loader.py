@@ -1,0 +1,99 @@
+"""Labeled and unlabeled patches from the same worker processes."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from torch import Tensor
+
+from nnunet_ssl.dataloading.dataset import UnlabeledDataset
+from nnunet_ssl.dataloading.recorder import Recorder
+
+
+def _exit_with_parent(parent: int, poll_seconds: float) -> None:
+    while os.getppid() == parent:
+        time.sleep(poll_seconds)
+    os._exit(1)  # the trainer was killed: nobody will ever read from the queue or ask this process to stop
+
+
+class UnlabeledLoader(nnUNetDataLoader):
+    """nnU-Net's loader on images without labels: patches at random places, no foreground oversampling."""
+
+    def __init__(self, data: UnlabeledDataset, batch_size, patch_size, final_patch_size, label_manager, transforms):
+        super().__init__(
+            data,
+            batch_size,
+            patch_size,
+            final_patch_size,
+            label_manager,
+            oversample_foreground_percent=0.0,
+            transforms=transforms,
+        )
+        # With an ignore label nnU-Net samples around annotated voxels, and unlabeled cases have none.
+        self.has_ignore = False
+
+
+class TwoStreamLoader:
+    """What one worker process runs: a labeled batch and, beside it, an unlabeled one.
+
+    The labeled stream is the stock loader, untouched. Batches are those of the labeled loader plus `unlabeled`
+    `(U, V*C, *spatial)` (V views stacked along channels), `inside` `(U, 1, *spatial)` bool and `unlabeled_keys`; and what each
+    `Recorder` among the labeled transforms has noted down, under its `key`.
+    A worker process ends by itself within about a second when its parent is gone, even if that was killed.
+
+    Args:
+        labeled: the loader that nnU-Net made.
+        unlabeled: None gives the labeled stream alone (validation, an empty pool).
+        labeled_extras: see the trainer's seam of this name; its tensors join the batch as `extra/<name>`.
+        streams: name -> a further loader of patches; its targets join the batch as `extra/<name>`.
+    """
+
+    parent_poll_seconds = 1.0
+
+    def __init__(
+        self,
+        labeled: nnUNetDataLoader,
+        unlabeled: UnlabeledLoader | None = None,
+        labeled_extras: Callable[[Tensor], dict[str, Tensor]] | None = None,
+        streams: Mapping[str, nnUNetDataLoader] | None = None,
+    ):
+        self.streams = dict(streams or {})
+        self.labeled = labeled
+        self.unlabeled = unlabeled
+        self.labeled_extras = labeled_extras
+        transforms = getattr(labeled.transforms, "transforms", ())
+        self._recorders = [t for t in transforms if isinstance(t, Recorder)]
+        self._created_in = os.getpid()
+
+    @property
+    def transforms(self):
+        return self.labeled.transforms  # nnU-Net writes these to debug.json
+
+    def set_thread_id(self, thread_id: int) -> None:
+        for loader in (self.labeled, self.unlabeled, *self.streams.values()):
+            if loader is not None:
+                loader.set_thread_id(thread_id)
+        if os.getpid() != self._created_in:
+            threading.Thread(
+                target=_exit_with_parent, args=(os.getppid(), self.parent_poll_seconds), daemon=True
+            ).start()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> dict:
+        batch = next(self.labeled)
+        batch |= {recorder.key: recorder.pop() for recorder in self._recorders}
+        if self.unlabeled is not None:
+            unlabeled = next(self.unlabeled)
+            batch["unlabeled"] = unlabeled["data"]
+            batch["inside"] = unlabeled["target"] >= 0
+            batch["unlabeled_keys"] = unlabeled["keys"]
+        if self.labeled_extras is not None:
+            target = batch["target"][0] if isinstance(batch["target"], list) else batch["target"]
+            batch |= {f"extra/{name}": tensor for name, tensor in self.labeled_extras(target).items()}
+        return batch | {f"extra/{name}": next(loader)["target"] for name, loader in self.streams.items()}

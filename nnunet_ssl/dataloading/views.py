@@ -1,0 +1,89 @@
+"""Views of an unlabeled patch: one geometry, several intensities.
+
+The transforms are those of nnU-Net's training pipeline, taken apart: what moves voxels is applied once, so that all views of
+a patch can be compared voxel by voxel; what changes intensities is applied to each view on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
+from batchgeneratorsv2.transforms.nnunet.seg_to_onehot import MoveSegAsOneHotToDataTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
+from batchgeneratorsv2.transforms.utils.random import OneOfTransform, RandomTransform
+from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+from batchgeneratorsv2.transforms.utils.seg_to_regions import ConvertSegmentationToRegionsTransform
+
+from nnunet_ssl.dataloading.recorder import Recorder
+
+_LABEL_ONLY = (
+    Recorder,
+    RemoveLabelTansform,
+    ConvertSegmentationToRegionsTransform,
+    DownsampleSegForDSTransform,
+    MoveSegAsOneHotToDataTransform,
+)
+
+
+def _changes_intensity_only(transform: BasicTransform) -> bool:
+    if isinstance(transform, RandomTransform):
+        return _changes_intensity_only(transform.transform)
+    if isinstance(transform, OneOfTransform):
+        return all(map(_changes_intensity_only, transform.list_of_transforms))
+    if isinstance(transform, ComposeTransforms):
+        return all(map(_changes_intensity_only, transform.transforms))
+    return isinstance(transform, (ImageOnlyTransform, MaskImageTransform))
+
+
+def split_transforms(transforms: ComposeTransforms) -> tuple[list[BasicTransform], list[BasicTransform]]:
+    """nnU-Net's training transforms as (geometry, intensity), each in its order; transforms of labels are left out."""
+    geometry, intensity = [], []
+    for transform in transforms.transforms:
+        if not isinstance(transform, _LABEL_ONLY):
+            (intensity if _changes_intensity_only(transform) else geometry).append(transform)
+    return geometry, intensity
+
+
+def label_transforms(transforms: ComposeTransforms) -> ComposeTransforms:
+    """nnU-Net's training transforms for label maps without an image: geometry and labels, at full resolution."""
+    left_out = (Recorder, DownsampleSegForDSTransform)
+    return ComposeTransforms(
+        [t for t in transforms.transforms if not _changes_intensity_only(t) and not isinstance(t, left_out)]
+    )
+
+
+class UnlabeledViews(BasicTransform):
+    """Turns a cropped image `(C, *spatial)` into its views, stacked along channels `(V*C, *spatial)`.
+
+    The segmentation that comes in is 0 inside the image and -1 in the padding; it goes through the geometry and comes out
+    as the mask of what lies inside the image: 0 inside, -1 outside.
+
+    Args:
+        geometry: transforms applied once, before the views part.
+        views: name -> intensity transforms of this view.
+        mask_zeros: voxels that are exactly 0 in all channels are outside. For plans that normalize inside the non-zero
+            mask (skull-stripped brains): there nnU-Net sets everything outside this mask to 0 after augmentation.
+    """
+
+    def __init__(
+        self, geometry: Sequence[BasicTransform], views: Mapping[str, Sequence[BasicTransform]], mask_zeros: bool
+    ):
+        super().__init__()
+        self.geometry = ComposeTransforms(list(geometry))
+        self.views = {name: ComposeTransforms(list(transforms)) for name, transforms in views.items()}
+        self.mask_zeros = mask_zeros
+
+    def __call__(self, image: torch.Tensor, segmentation: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.mask_zeros:
+            segmentation = segmentation.masked_fill((image == 0).all(0, keepdim=True), -1)
+        shared = self.geometry(image=image, segmentation=segmentation)
+        # MaskImageTransform and some intensity transforms write in place: every view starts from its own copy
+        views = [
+            view(image=shared["image"].clone(), segmentation=shared["segmentation"])["image"]
+            for view in self.views.values()
+        ]
+        return {"image": torch.cat(views), "segmentation": shared["segmentation"]}

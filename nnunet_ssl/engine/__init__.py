@@ -1,0 +1,1 @@
+"""Machinery of a training that is no method's: members, steps, checkpoints, curves."""

@@ -1,0 +1,256 @@
+"""`nnunet_ssl compare`: several trainers on the same cases, case by case, with paired tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_ssl.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nnunet_ssl.evaluation.metrics import ClassResult
+    from nnunet_ssl.evaluation.runs import Experiment, LabelDefinition, Run
+    from nnunet_ssl.evaluation.test_predictions import PredictionSettings
+    from nnunet_ssl.evaluation.trained_split import FoldSplit
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One prediction to evaluate; picklable."""
+
+    trainer: str
+    fold: str
+    case: str
+    prediction: str
+    reference: str
+    repair: str
+
+
+def compare(
+    dataset: str,
+    configuration: str,
+    folds: Sequence[str],
+    trainers: Sequence[str],
+    *,
+    plans: str = "nnUNetPlans",
+    test: bool = False,
+    settings: PredictionSettings | None = None,
+    output: Path | None = None,
+    num_processes: int = 4,
+    overwrite: bool = False,
+) -> Path:
+    """Compare, print the report and write it with tables and figure.
+
+    Args:
+        dataset: id or name.
+        folds: as on the command line, e.g. `["0"]`.
+        trainers: the first is the one that the others are tested against.
+        settings: how test cases are predicted; unused without `test`.
+
+    Returns:
+        The output folder.
+
+    Raises:
+        UserError: results or files are missing, splits differ, geometries differ, or the output exists.
+    """
+    from nnunet_ssl.evaluation import runs as results
+    from nnunet_ssl.evaluation.figures import write_figure
+    from nnunet_ssl.evaluation.statistics import summarize
+    from nnunet_ssl.evaluation.tables import markdown, write_reports
+    from nnunet_ssl.evaluation.test_predictions import PredictionSettings, find_test_cases, predict_test
+    from nnunet_ssl.evaluation.trained_split import verify_split
+
+    settings = settings or PredictionSettings(num_processes=num_processes)
+    experiment = results.Experiment(results.dataset_name(dataset), configuration, plans)
+    fold_numbers = results.parse_folds(folds)
+    trainers = list(trainers)
+    if len(set(trainers)) < len(trainers):
+        raise UserError(f"-tr names a trainer twice: {' '.join(trainers)}. Name every trainer once.")
+    if num_processes < 1:
+        raise UserError(f"-np {num_processes}: allowed are numbers from 1.")
+    if output is None:
+        name = f"compare_{configuration}_{'_'.join(map(str, fold_numbers))}{'_test' if test else ''}"
+        output = results.nnunet_folder("nnUNet_results") / experiment.dataset / name
+    if (output / "compare.md").exists() and not overwrite:
+        raise UserError(
+            f"{output} holds a comparison already. Add --overwrite to replace it or name another folder with -o."
+        )
+
+    runs = [results.find_run(experiment, t, fold, settings.checkpoint_name) for t in trainers for fold in fold_numbers]
+    labels = results.label_definition(experiment, trainers)
+    validations = {}
+    if not test:  # before the splits are compared: an unfinished validation is not a different split
+        validations = {(r.trainer, r.fold): results.validation_pairs(experiment, r, labels.file_ending) for r in runs}
+    splits = {
+        fold: verify_split(experiment, fold, [r for r in runs if r.fold == fold], labels.file_ending)
+        for fold in fold_numbers
+    }
+    notes = [note for split in splits.values() for note in split.notes]
+    notes += results.differing_plans(experiment, trainers)
+    if test:
+        cases = find_test_cases(experiment, labels.file_ending)
+        if cases.left_out:
+            notes.append(f"{cases.left_out} images of imagesTs have no reference in labelsTs and were left out.")
+        jobs = []
+        for trainer in trainers:
+            folder = predict_test(experiment, trainer, fold_numbers, cases, settings)
+            jobs += _jobs_of_test(trainer, fold_numbers, folder, cases.references, labels.file_ending)
+    else:
+        jobs = []
+        for r in runs:
+            command = f"Validate again: {experiment.train_command(r.trainer, r.fold, '--val')}"
+            for case, (prediction, reference) in validations[r.trainer, r.fold].items():
+                jobs.append(_Job(r.trainer, str(r.fold), case, str(prediction), str(reference), command))
+            if results.validation_is_older(r, settings.checkpoint_name):
+                notes.append(
+                    f"The validation of {r.trainer}, fold {r.fold}, is older than its checkpoint. If it is of an earlier "
+                    f"training: {experiment.train_command(r.trainer, r.fold, '--val')}"
+                )
+
+    notes += _note_on_partial_labels(jobs, labels)
+    table = _evaluate(jobs, labels, results.reader_writer(experiment, trainers[0]), num_processes)
+    if not test:
+        for r in runs:
+            references = {reference.parent.name for _, reference in validations[r.trainer, r.fold].values()}
+            notes += _check_against_nnunet(experiment, r, table, labels, *references)
+    summary = summarize(table, trainers, list(labels.classes))
+    head = _head(experiment, fold_numbers, test, settings, table, splits, notes)
+    text = markdown(head, runs, summary, trainers)
+    output.mkdir(parents=True, exist_ok=True)
+    write_reports(output, text, table, summary)
+    where = "test cases" if test else "validation cases"
+    title = f"{experiment.dataset}, {configuration}, fold {', '.join(map(str, fold_numbers))}: {head.num_cases} {where}"
+    write_figure(output / "compare.png", table, trainers, list(labels.classes), title)
+    print(text)
+    print(f"Written to {output}: compare.md, compare_cases.csv, compare_summary.csv, compare.png")
+    return output
+
+
+def _jobs_of_test(
+    trainer: str, folds: Sequence, folder: Path, references: dict[str, Path], file_ending: str
+) -> list[_Job]:
+    fold = "_".join(map(str, folds))
+    repair = f"Delete {folder}; the test cases are then predicted again."
+    return [
+        _Job(trainer, fold, case, str(folder / f"{case}{file_ending}"), str(reference), repair)
+        for case, reference in references.items()
+    ]
+
+
+def _note_on_partial_labels(jobs: Sequence[_Job], labels: LabelDefinition) -> list[str]:
+    """What is left out because the reference of a case does not annotate it."""
+    references = {job.case: job.reference for job in jobs}
+    counts = {name: 0 for name in labels.classes}
+    for case, reference in references.items():
+        for name in labels.annotated(case, reference):
+            counts[name] += 1
+    if all(count == len(references) for count in counts.values()):
+        return []
+    shown = ", ".join(f"{name} in {count}" for name, count in counts.items())
+    return [
+        f"Partial labels: a class is counted only in the cases that annotate it ({shown} of {len(references)} cases). nnU-Net's "
+        "own summary.json counts a hidden organ that is found as an error."
+    ]
+
+
+def _evaluate(jobs: Sequence[_Job], labels: LabelDefinition, reader, num_processes: int) -> pd.DataFrame:
+    """The long table of all metrics, in a pool of processes."""
+    import multiprocessing
+    from functools import partial
+
+    import pandas as pd
+    from tqdm import tqdm
+
+    work = partial(_evaluate_job, labels=labels, reader=reader)
+    processes = min(num_processes, len(jobs))
+    if processes == 1:
+        evaluated = [work(job) for job in tqdm(jobs, desc="Evaluating")]
+    else:
+        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            evaluated = list(tqdm(pool.imap(work, jobs), total=len(jobs), desc="Evaluating"))
+    rows = []
+    for job, result in zip(jobs, evaluated):
+        for name, of_class in result.items():
+            for (metric, unit), value in of_class.values.items():
+                rows.append(
+                    {
+                        "trainer": job.trainer,
+                        "fold": job.fold,
+                        "case": job.case,
+                        "class": name,
+                        "metric": metric,
+                        "unit": unit,
+                        "value": 100 * value if unit == "%" else value,
+                        "empty": of_class.empty,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def _evaluate_job(job: _Job, labels: LabelDefinition, reader) -> dict[str, ClassResult]:
+    from nnunet_ssl.evaluation.metrics import evaluate_case, not_annotated
+
+    annotated = labels.annotated(job.case, job.reference)
+    found = evaluate_case(job.prediction, job.reference, annotated, labels.ignore_label, reader, job.repair)
+    return {name: found[name] if name in annotated else not_annotated() for name in labels.classes}
+
+
+def _check_against_nnunet(
+    experiment: Experiment, run: Run, table: pd.DataFrame, labels: LabelDefinition, reference_folder: str
+) -> list[str]:
+    """UserError if our Dice is not the one nnU-Net wrote after its validation: then files have changed since. Returns notes."""
+    from nnunet_ssl.evaluation.metrics import NOT_ANNOTATED
+    from nnunet_ssl.evaluation.runs import nnunet_dice
+
+    rows = table[(table["trainer"] == run.trainer) & (table["fold"] == str(run.fold)) & (table["metric"] == "Dice")]
+    rows = rows[rows["empty"] != NOT_ANNOTATED]  # nnU-Net's own summary counts them
+    written = nnunet_dice(run, labels, reference_folder)
+    if not written:
+        return [
+            f"{run.trainer}, fold {run.fold}: evaluated here on dense labels ({reference_folder}), in nnU-Net's own summary.json "
+            "on sparse or partial ones, so that the two cannot be compared with each other."
+        ]
+    for case, name, value in rows[["case", "class", "value"]].itertuples(index=False):
+        expected = 100 * written.get((case, name), math.nan)
+        if not (math.isclose(value, expected, abs_tol=1e-6) or (math.isnan(value) and math.isnan(expected))):
+            raise UserError(
+                f"{run.folder / 'validation' / 'summary.json'}: nnU-Net found Dice {expected:.4f} % for '{name}' in {case}, "
+                f"the files give {value:.4f} %. Predictions or references have changed since. Validate again: "
+                f"{experiment.train_command(run.trainer, run.fold, '--val')}"
+            )
+    return []
+
+
+def _head(
+    experiment: Experiment,
+    folds: Sequence,
+    test: bool,
+    settings: PredictionSettings,
+    table: pd.DataFrame,
+    splits: dict[int | str, FoldSplit],
+    notes: Sequence[str],
+):
+    from nnunet_ssl.evaluation.tables import Head
+
+    prediction = "nnU-Net's final validation"
+    if test:
+        ensemble = f", ensemble of {len(folds)} folds" if len(folds) > 1 else ""
+        mirroring = "with" if settings.mirroring else "without"
+        prediction = f"nnU-Net's predictor, {settings.checkpoint_name}{ensemble}, {mirroring} mirroring"
+    return Head(
+        dataset=experiment.dataset,
+        configuration=experiment.configuration,
+        plans=experiment.plans,
+        folds=folds,
+        test=test,
+        num_cases=table["case"].nunique(),
+        split_hashes={fold: split.short_hash for fold, split in splits.items()},
+        evidence={(trainer, fold): text for fold, split in splits.items() for trainer, text in split.evidence.items()},
+        notes=notes,
+        prediction=prediction,
+    )

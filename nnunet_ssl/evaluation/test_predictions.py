@@ -1,0 +1,153 @@
+"""Predictions of test cases by nnU-Net's predictor, made again only when something has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_ssl.data.atomic import write_json_atomically
+from nnunet_ssl.errors import UserError
+from nnunet_ssl.evaluation.runs import (
+    _PREDICTION_RECORD,
+    Experiment,
+    Fold,
+    _load_json,
+    _some,
+    case_files,
+    nnunet_folder,
+)
+
+
+@dataclass(frozen=True)
+class TestCases:
+    """Images and references of the test cases. `left_out`: number of images without a reference."""
+
+    __test__ = False  # not a test class of pytest
+
+    images: dict[str, list[Path]]
+    references: dict[str, Path]
+    left_out: int
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """How stock nnU-Net predicts."""
+
+    checkpoint_name: str = "checkpoint_final.pth"
+    device: str = "cuda"
+    mirroring: bool = True
+    num_processes: int = 4
+
+
+def find_test_cases(experiment: Experiment, file_ending: str) -> TestCases:
+    """Cases of `labelsTs` with their images in `imagesTs`. UserError if there are none or images are missing."""
+    raw = nnunet_folder("nnUNet_raw") / experiment.dataset
+    references = case_files(raw / "labelsTs", file_ending)
+    if not references:
+        raise UserError(
+            f"{raw / 'labelsTs'} holds no label file (*{file_ending}), so that the test cases cannot be evaluated. Put the "
+            "labels of imagesTs there, named CASE"
+            + file_ending
+            + ", or compare on the validation cases, without --test."
+        )
+    channel = re.compile(rf"(.+)_\d{{4}}{re.escape(file_ending)}")
+    images: dict[str, list[Path]] = {}
+    for path in sorted((raw / "imagesTs").glob(f"*{file_ending}")):
+        if match := channel.fullmatch(path.name):
+            images.setdefault(match[1], []).append(path)
+    missing = sorted(references.keys() - images.keys())
+    if missing:
+        raise UserError(
+            f"{raw / 'imagesTs'} has no image CASE_0000{file_ending} for {len(missing)} cases of labelsTs: "
+            f"{_some(missing)}. Put the images there or take the labels away."
+        )
+    return TestCases({case: images[case] for case in references}, references, len(images) - len(references))
+
+
+def predict_test(
+    experiment: Experiment, trainer: str, folds: Sequence[Fold], cases: TestCases, settings: PredictionSettings
+) -> Path:
+    """Folder with the predictions of the test cases by stock nnU-Net, the folds as an ensemble; made if it is not there.
+
+    It lies beside the folds: `test_folds_0_1`. Predictions are made in `<name>.unfinished` and renamed together with a record of
+    the checkpoints (by content), images and settings they were made with. They are made again if any of these has changed.
+
+    Raises:
+        UserError: a checkpoint is missing or cannot be loaded, no CUDA device, or the folder was not written by this function.
+    """
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    model_folder = experiment.model_folder(trainer)
+    checkpoints = [model_folder / f"fold_{fold}" / settings.checkpoint_name for fold in folds]
+    for fold, checkpoint in zip(folds, checkpoints):
+        if not checkpoint.is_file():
+            raise UserError(
+                f"{checkpoint} does not exist: the training has not finished. Continue it: "
+                f"{experiment.train_command(trainer, fold, '--c')}, or name another checkpoint with -chk."
+            )
+    plans = PlansManager(_load_json(model_folder / "plans.json"))
+    previous_stage = plans.get_configuration(experiment.configuration).previous_stage_name
+    previous_folder = None
+    if previous_stage is not None:
+        previous = Experiment(experiment.dataset, previous_stage, experiment.plans)
+        previous_folder = predict_test(previous, trainer, folds, cases, settings)
+
+    name = "test_folds_" + "_".join(map(str, folds))
+    name += "" if settings.checkpoint_name == "checkpoint_final.pth" else f"_{Path(settings.checkpoint_name).stem}"
+    name += "" if settings.mirroring else "_no_mirroring"
+    folder = model_folder / name
+    record = {
+        "checkpoints": {str(fold): _sha256(checkpoint) for fold, checkpoint in zip(folds, checkpoints)},
+        "images": {case: {p.name: p.stat().st_size for p in paths} for case, paths in sorted(cases.images.items())},
+        "mirroring": settings.mirroring,
+        "previous_stage": _load_json(previous_folder / _PREDICTION_RECORD) if previous_folder else None,
+    }
+    if folder.is_dir():
+        if not (folder / _PREDICTION_RECORD).is_file():
+            raise UserError(
+                f"{folder} was not written by this command ({_PREDICTION_RECORD} is missing). Move it away."
+            )
+        present = _load_json(folder / _PREDICTION_RECORD)
+        changed = [key for key in record if present.get(key) != record[key]]
+        if not changed:
+            print(f"{trainer}: predictions of the test cases are there: {folder}")
+            return folder
+        print(f"{trainer}: predictions of the test cases are made again, changed since: {', '.join(changed)}")
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("-device cuda: torch finds no CUDA device. Predict with -device cpu (slow).")
+
+    predictor = nnUNetPredictor(use_mirroring=settings.mirroring, device=torch.device(settings.device))
+    try:
+        predictor.initialize_from_trained_model_folder(str(model_folder), tuple(folds), settings.checkpoint_name)
+    except RuntimeError as error:
+        raise UserError(f"nnU-Net cannot load the model in {model_folder}: {error}") from error
+    unfinished = folder.with_name(f"{name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    processes = max(1, min(settings.num_processes, len(cases.images)))
+    predictor.predict_from_files(
+        [[str(path) for path in paths] for paths in cases.images.values()],
+        [str(unfinished / case) for case in cases.images],
+        num_processes_preprocessing=processes,
+        num_processes_segmentation_export=processes,
+        folder_with_segs_from_prev_stage=None if previous_folder is None else str(previous_folder),
+    )
+    write_json_atomically(record, unfinished / _PREDICTION_RECORD)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    unfinished.rename(folder)
+    return folder
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,57 @@
+"""A second pass of a patch with a hole in it and turned, as CycleMix and ShapePU have it.
+
+Official code: BWGZK/CycleMix and BWGZK/ShapePU (`Cutout`, `rotate`, `flip` and their inverses). Two things are as the papers intend
+them: what is cut out has no label (ShapePU's code makes it background), and the inverse undoes the last operation first. Turns are
+by 90 degrees, so that the way back is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnunet_ssl.patches.mixing import copy_paste, resize_nearest
+from nnunet_ssl.patches.turns import quarter_turns_fit, turn_and_flip, undo_turn_and_flip
+
+Turn = tuple[int, list[int]]  # quarter turns, flipped axes
+
+
+def draw_turn(spacing: Sequence[float], shape: Sequence[int], random=np.random) -> Turn:
+    """A turn and a flip in the plane of the last two axes, all of them equally probable.
+
+    Args:
+        spacing: mm per axis; where it, or the shape, differs between the two axes there are half turns only.
+        shape: spatial extent of the patch, voxels.
+        random: `numpy.random` or a `numpy.random.RandomState`.
+    """
+    quarter_turns = int(random.randint(4)) if quarter_turns_fit(spacing, shape) else 2 * int(random.randint(2))
+    return quarter_turns, [axis for axis in (-2, -1) if random.randint(2)]
+
+
+def cut_and_turned_pass(
+    network: Callable[[Tensor], list[Tensor]],
+    images: Tensor,
+    target: Tensor,
+    kept: Tensor,
+    turn: Turn,
+    ignore_label: int,
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """The network's logits of the images with holes in them, turned.
+
+    Args:
+        network: gives logits, one `(B, C, *spatial)` per head, highest resolution first.
+        images: `(B, C, *spatial)`; 0 where they are cut (the mean of a z-scored image).
+        target: class indices `(B, 1, *spatial)`; becomes `ignore_label` there.
+        kept: `(B, 1, *spatial)` bool, False in the holes.
+        turn: as `draw_turn` gives it, the same for all images.
+
+    Returns:
+        logits of the turned images, one per head; the target for each head; the logits at full resolution, turned back.
+    """
+    cut = copy_paste(images, torch.zeros_like(images), kept)
+    labels = turn_and_flip(copy_paste(target, torch.full_like(target, ignore_label), kept), *turn)
+    heads = network(turn_and_flip(cut, *turn))
+    return heads, [resize_nearest(labels, h.shape[2:]) for h in heads], undo_turn_and_flip(heads[0], *turn)

@@ -1,0 +1,1 @@
+"""nnU-Net's planning and preprocessing, with the unlabeled images."""

@@ -1,0 +1,133 @@
+"""Dense labels for validation, of cases whose training labels are sparse or partial.
+
+On sparse labels nnU-Net's pseudo Dice and final validation see annotated voxels only, and on partial labels they take hidden
+organs for background. A raw data set may therefore have a folder `labelsTr_dense` beside `labelsTr`, with dense label maps of all
+classes under the same file names. They are never trained on: they are preprocessed to `<data_identifier>_dense` and copied to
+`gt_segmentations_dense`, and validation uses them when all validation cases of a fold have one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_ssl.data.dense_files import dense_files
+from nnunet_ssl.data.label_files import checked_label_files
+from nnunet_ssl.data.raw_dataset import RawDataset, preprocessed_folder
+from nnunet_ssl.data.unlabeled_list import UnlabeledList
+from nnunet_ssl.errors import UserError
+from nnunet_ssl.preprocessing.preprocessed import (
+    complete_cases,
+    manifest_file,
+    preprocess_unlabeled,
+    preprocessing_hash,
+    unlabeled_folder,
+)
+
+if TYPE_CHECKING:
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+REFERENCES = "gt_segmentations_dense"
+KIND = "dense"
+
+
+@dataclass(frozen=True)
+class DenseLabels:
+    """`folder`: preprocessed cases with dense segmentations; `references`: the label files as they were."""
+
+    folder: str
+    references: Path
+
+    @classmethod
+    def of(
+        cls,
+        preprocessed_base: str | Path,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        cases: Sequence[str],
+    ) -> DenseLabels | None:
+        """The dense labels of these cases, or None where a case has none.
+
+        Raises:
+            UserError: there are such labels, but they are not preprocessed with these plans.
+        """
+        references = Path(preprocessed_base, REFERENCES)
+        if not cases or not all(list(references.glob(f"{case}.*")) for case in cases):
+            return None
+        folder = unlabeled_folder(preprocessed_base, configuration_manager, KIND)
+        file = Path(manifest_file(preprocessed_base, configuration_manager, KIND))
+        manifest = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"cases": {}}
+        current = manifest.get("preprocessing_hash") == preprocessing_hash(plans_manager, configuration_manager)
+        if not current or not set(cases) <= set(manifest["cases"]) & complete_cases(Path(folder)):
+            raise UserError(
+                f"{references} holds dense labels, but {folder} is missing, unfinished or made with other plans. Run "
+                f"`nnunet_ssl plan_and_preprocess -d {int(references.parent.name[7:10])}` again (it does what is missing), or "
+                f"delete {references} to validate on sparse labels."
+            )
+        return cls(folder, references)
+
+    def evaluate(
+        self, predictions: Path, plans_manager: PlansManager, dataset_json: dict, label_manager: LabelManager
+    ) -> dict:
+        """nnU-Net's metrics of a folder of predictions, written to its `summary.json`."""
+        from nnunetv2.configuration import default_num_processes
+        from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
+
+        return compute_metrics_on_folder(
+            str(self.references),
+            str(predictions),
+            str(predictions / "summary.json"),
+            plans_manager.image_reader_writer_class(),
+            dataset_json["file_ending"],
+            label_manager.foreground_regions if label_manager.has_regions else label_manager.foreground_labels,
+            label_manager.ignore_label,
+            chill=True,
+            num_processes=default_num_processes,
+        )
+
+
+def preprocess_dense(
+    raw: RawDataset,
+    content: UnlabeledList,
+    plans_name: str,
+    configurations: Sequence[str],
+    num_processes: Sequence[int],
+    args: argparse.Namespace,
+) -> None:
+    """Check `labelsTr_dense`, copy it to `nnUNet_preprocessed` and preprocess it. `args` has `verbose` and `no_pbar`.
+
+    Raises:
+        UserError: a label map has other values than dataset.json names, or another shape than the sparse one.
+    """
+    files = dense_files(raw)
+    references = preprocessed_folder(raw.name) / REFERENCES
+    if not files:
+        shutil.rmtree(references, ignore_errors=True)
+        return
+    hashes = checked_label_files(raw, files, "dense label map", max(num_processes), not args.no_pbar, raw.labels)
+    shutil.rmtree(references, ignore_errors=True)
+    references.mkdir(parents=True)
+    for file in files.values():
+        shutil.copy(file, references)
+    hashes = {case: f"{content.labeled[case].sha256}+{digest}" for case, digest in hashes.items()}
+    for configuration, processes in zip(configurations, num_processes, strict=True):
+        outcome = preprocess_unlabeled(
+            raw.name,
+            plans_name,
+            configuration,
+            processes,
+            cases={case: raw.labeled[case] for case in files},
+            hashes=hashes,
+            labels=files,
+            kind=KIND,
+            verbose=args.verbose,
+            show_progress=not args.no_pbar,
+        )
+        counts = ", ".join(f"{len(cases)} {what}" for what, cases in outcome.items())
+        print(f"{raw.name}, {plans_name}, {configuration}: dense labels for validation: {counts}")

@@ -1,0 +1,142 @@
+"""Dense masks without images: what a plausible segmentation looks like, for methods that learn this from other patients.
+
+A raw data set may have a folder `masksUn` with label maps, named as one likes, of patients that are not in it, or not in the fold
+that is trained: values as in dataset.json, without the ignore label, and with the spacing they have. They are preprocessed to
+`<data_identifier>_masks` by the commands that preprocess the images, and drawn as patches in the way labeled patches are. Using
+them is mixed supervision, which a comparison with methods that see scribbles alone has to say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nnunet_ssl.data.label_files import checked_label_files
+from nnunet_ssl.data.raw_dataset import RawDataset, preprocessed_folder
+from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
+from nnunet_ssl.data.unlabeled_list import UnlabeledList
+from nnunet_ssl.errors import UserError
+from nnunet_ssl.preprocessing.preprocessed import (
+    complete_cases,
+    configuration_name,
+    get_configuration,
+    load_plans,
+    manifest_file,
+    preprocess_unlabeled,
+    preprocessing_hash,
+    unlabeled_folder,
+)
+
+if TYPE_CHECKING:
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+RAW_FOLDER = "masksUn"
+KIND = "masks"
+
+
+class MaskDataset:
+    """Preprocessed masks, with the interface that `nnUNetDataLoader` uses; the image is one channel of zeros.
+
+    Args:
+        folder: of the preprocessed cases.
+        cases: their identifiers.
+        dataset_class: nnU-Net's data set class, which decides the file format.
+    """
+
+    def __init__(self, folder: str, cases: Sequence[str], dataset_class: type):
+        self._cases = dataset_class(folder, list(cases))
+        self.identifiers = sorted(cases)
+
+    def load_case(self, case: str):
+        _, segmentation, _, properties = self._cases.load_case(case)
+        return np.zeros((1, *segmentation.shape[1:]), np.float32), segmentation, None, properties
+
+
+def unpaired_masks(
+    preprocessed_base: str | Path,
+    plans_manager: PlansManager,
+    configuration_manager: ConfigurationManager,
+    split: tuple[Sequence[str], Sequence[str]],
+) -> tuple[str, list[str]]:
+    """The folder of the preprocessed masks, and their names.
+
+    Args:
+        split: training and validation cases of the fold.
+
+    Raises:
+        UserError: there are none, they were made with other plans or are unfinished, or one has the name of a case that is
+            trained, validated or tested.
+    """
+    base = Path(preprocessed_base)
+    folder = Path(unlabeled_folder(base, configuration_manager, KIND))
+    file = Path(manifest_file(base, configuration_manager, KIND))
+    command = (
+        f"nnunet_ssl preprocess_unlabeled -d {int(base.name[7:10])} -c "
+        f"{configuration_name(plans_manager, configuration_manager)} -p {plans_manager.plans_name}"
+    )
+    if not file.is_file():
+        raise UserError(
+            f"{folder} does not exist, so there are no masks of other patients to learn from. Put dense label maps into "
+            f"{RAW_FOLDER} of nnUNet_raw/{base.name}, then run `{command}`."
+        )
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    cases = sorted(manifest["cases"])
+    current = manifest["preprocessing_hash"] == preprocessing_hash(plans_manager, configuration_manager)
+    if not cases or not current or not set(cases) <= complete_cases(folder):
+        raise UserError(f"{folder} is empty, unfinished or made with other plans. Run `{command}`.")
+    test = UnlabeledList.load(base / LIST_FILE).test if (base / LIST_FILE).is_file() else ()
+    for place, used in (("training", split[0]), ("validation", split[1]), ("test", test)):
+        if both := sorted(set(cases) & set(used)):
+            raise UserError(
+                f"{folder}: {', '.join(both[:5])} is (are) also {place} case(s) of this fold; masks have to be of other "
+                f"patients. Remove them from {RAW_FOLDER} of nnUNet_raw/{base.name}, or rename what only shares the name, and "
+                f"run `{command}`."
+            )
+    return str(folder), cases
+
+
+def mask_files(raw: RawDataset) -> dict[str, str]:
+    """Name of a mask -> its file."""
+    folder, ending = raw.folder / RAW_FOLDER, raw.dataset_json["file_ending"]
+    found = sorted(folder.glob(f"*{ending}")) if folder.is_dir() else []
+    return {file.name[: -len(ending)]: str(file) for file in found}
+
+
+def preprocess_masks(
+    raw: RawDataset,
+    plans_name: str,
+    configurations: Sequence[str],
+    num_processes: Sequence[int],
+    args: argparse.Namespace,
+) -> None:
+    """Check and preprocess the label maps in `masksUn`; masks that are no longer there go. `args` has `verbose` and `no_pbar`.
+
+    Raises:
+        UserError: a label map cannot be read, or has other values than dataset.json names.
+    """
+    files, base = mask_files(raw), preprocessed_folder(raw.name)
+    hashes = checked_label_files(raw, files, "mask", max(num_processes), not args.no_pbar) if files else {}
+    plans_manager = load_plans(raw.name, plans_name)
+    for configuration, processes in zip(configurations, num_processes, strict=True):
+        manifest = manifest_file(base, get_configuration(plans_manager, configuration), KIND)
+        if not files and not Path(manifest).is_file():
+            continue
+        outcome = preprocess_unlabeled(
+            raw.name,
+            plans_name,
+            configuration,
+            processes,
+            cases={name: [] for name in files},
+            hashes=hashes,
+            labels=files,
+            kind=KIND,
+            verbose=args.verbose,
+            show_progress=not args.no_pbar,
+        )
+        counts = ", ".join(f"{len(cases)} {what}" for what, cases in outcome.items())
+        print(f"{raw.name}, {plans_name}, {configuration}: masks without images: {counts}")

@@ -1,0 +1,267 @@
+"""Losses against numbers worked out by hand, PyTorch's own losses and MONAI's."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from nnunet_ssl.losses.combine import over_heads, weighted_sum
+from nnunet_ssl.losses.consistency import softmax_dice, softmax_kl, softmax_mse, symmetric_mse
+from nnunet_ssl.predictions.probabilities import probabilities
+from tests.golden.reference.supervised import ce_dice_loss, cross_entropy, squared_dice_loss
+
+ACTIVATED = [softmax_mse, softmax_kl, softmax_dice]
+
+
+def draw(*shape: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 2
+
+
+def logits_of(*probabilities: float) -> torch.Tensor:
+    """Logits `(1, C, 1, 1)` of one voxel with these class probabilities."""
+    return torch.tensor(probabilities).log().view(1, -1, 1, 1)
+
+
+# ------------------------------------------------------------------------------------------------------- probabilities
+
+
+def test_probabilities_sum_to_one_with_softmax_and_are_per_channel_with_sigmoid():
+    logits = draw(2, 3, 4, 5, 6)
+    torch.testing.assert_close(probabilities(logits, "softmax").sum(1), torch.ones(2, 4, 5, 6))
+    torch.testing.assert_close(probabilities(logits, "sigmoid"), 1 / (1 + (-logits).exp()))
+    with pytest.raises(ValueError, match=r"'softmax', 'sigmoid'.*'relu'"):
+        probabilities(logits, "relu")
+
+
+@pytest.mark.parametrize("loss", [*ACTIVATED, symmetric_mse])
+def test_half_precision_logits_give_a_float32_loss_also_under_autocast(loss):
+    student, teacher = draw(2, 3, 8, 8).half(), draw(2, 3, 8, 8, seed=1).half()
+    exact = loss(student.double(), teacher.double())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under_autocast = loss(student, teacher)
+    assert under_autocast.dtype == torch.float32
+    assert exact.dtype == torch.float64
+    assert under_autocast.item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+# --------------------------------------------------------------------------------------------------------- consistency
+
+
+def test_mse_of_one_voxel_by_hand():
+    loss = softmax_mse(logits_of(0.5, 0.3, 0.2), logits_of(0.1, 0.3, 0.6))
+    assert loss.item() == pytest.approx((0.4**2 + 0 + 0.4**2) / 3, rel=1e-5)
+    both = softmax_mse(torch.zeros(1, 2, 1, 1), torch.tensor([math.log(3), 0.0]).view(1, 2, 1, 1), "sigmoid")
+    assert both.item() == pytest.approx(0.25**2 / 2, rel=1e-5)
+
+
+def test_kl_goes_from_the_teacher_to_the_student_and_its_mean_includes_the_classes():
+    student, teacher = logits_of(0.5, 0.5), logits_of(0.9, 0.1)
+    expected = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
+    assert softmax_kl(student, teacher).item() == pytest.approx(expected / 2, rel=1e-5)
+    assert softmax_kl(teacher, student).item() != pytest.approx(expected / 2, rel=1e-2)
+
+
+def test_kl_of_a_region_is_that_of_two_bernoulli_distributions():
+    student, teacher = torch.zeros(1, 1, 1, 1), torch.tensor(math.log(9.0)).view(1, 1, 1, 1)  # 0.5 and 0.9
+    expected = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
+    assert softmax_kl(student, teacher, "sigmoid").item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_dice_between_predictions_by_hand():
+    loss = softmax_dice(logits_of(0.5, 0.5), logits_of(0.9, 0.1))
+    expected = ((1 - (2 * 0.45 + 1e-5) / (1.4 + 1e-5)) + (1 - (2 * 0.05 + 1e-5) / (0.6 + 1e-5))) / 2
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_dice_sums_over_the_whole_batch():
+    student, teacher = draw(3, 2, 4, 4), draw(3, 2, 4, 4, seed=1)
+    as_one_image = [x.transpose(0, 1).reshape(1, 2, 12, 4) for x in (student, teacher)]
+    torch.testing.assert_close(softmax_dice(student, teacher), softmax_dice(*as_one_image))
+
+
+def test_symmetric_mse_is_that_of_the_values_themselves():
+    a, b = draw(2, 3, 4, 5), draw(2, 3, 4, 5, seed=1)
+    torch.testing.assert_close(symmetric_mse(a, b), torch.nn.functional.mse_loss(a, b))
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("loss", [softmax_mse, softmax_kl])
+def test_equal_predictions_cost_nothing_and_others_something(loss, activation):
+    student = draw(2, 3, 5, 5)
+    assert loss(student, student.clone(), activation).item() == pytest.approx(0, abs=1e-6)
+    assert loss(student, draw(2, 3, 5, 5, seed=1), activation).item() > 0.01
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("loss", ACTIVATED)
+@pytest.mark.parametrize("spatial", [(3, 2), (2, 3, 2)])
+def test_the_gradient_is_that_of_the_value_for_both_predictions(loss, activation, spatial):
+    student, teacher = (draw(2, 3, *spatial, seed=i, dtype=torch.float64).requires_grad_() for i in (0, 1))
+    mask = torch.rand(2, 1, *spatial, generator=torch.Generator().manual_seed(2)) > 0.3
+    assert gradcheck(lambda s, t: loss(s, t, activation), (student, teacher))
+    assert gradcheck(lambda s, t: loss(s, t, activation, mask), (student, teacher))
+
+
+@pytest.mark.parametrize("loss", [*ACTIVATED, symmetric_mse])
+def test_no_gradient_reaches_a_teacher_that_was_computed_without_one(loss):
+    student, teacher = draw(1, 2, 4, 4).requires_grad_(), draw(1, 2, 4, 4, seed=1)
+    loss(student, teacher).backward()
+    assert student.grad.abs().max() > 0
+    assert teacher.grad is None
+
+
+@pytest.mark.parametrize("loss", [*ACTIVATED, symmetric_mse])
+@pytest.mark.parametrize("spatial", [(6, 5), (4, 3, 5)])
+def test_a_mask_gives_the_loss_of_the_counted_voxels_alone(loss, spatial):
+    student, teacher = draw(1, 3, *spatial), draw(1, 3, *spatial, seed=1)
+    mask = torch.rand(1, 1, *spatial, generator=torch.Generator().manual_seed(2)) > 0.5
+    counted = [x[:, :, mask[0, 0]].unsqueeze(-1) for x in (student, teacher)]
+    masked = loss(student, teacher, mask=mask)
+    torch.testing.assert_close(masked, loss(*counted))
+    torch.testing.assert_close(loss(student, teacher, mask=torch.ones_like(mask)), loss(student, teacher))
+
+    other = torch.where(mask, student, student + 7 * draw(*student.shape, seed=3))
+    torch.testing.assert_close(loss(other, teacher, mask=mask), masked, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("loss", [*ACTIVATED, symmetric_mse])
+def test_with_no_voxel_counted_the_loss_and_its_gradient_are_zero(loss):
+    student, teacher = draw(2, 3, 4, 4).requires_grad_(), draw(2, 3, 4, 4, seed=1)
+    value = loss(student, teacher, mask=torch.zeros(2, 1, 4, 4, dtype=torch.bool))
+    value.backward()
+    assert value.item() == 0
+    assert torch.equal(student.grad, torch.zeros_like(student))
+
+
+@pytest.mark.parametrize("loss", [softmax_mse, softmax_kl])
+def test_the_unreduced_loss_has_the_mean_of_the_reduced_one_and_zeros_where_nothing_counts(loss):
+    student, teacher = draw(2, 3, 4, 4), draw(2, 3, 4, 4, seed=1)
+    mask = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(2)) > 0.5
+    unreduced = loss(student, teacher, reduction="none")
+    assert unreduced.shape == student.shape
+    torch.testing.assert_close(unreduced.mean(), loss(student, teacher))
+    masked = loss(student, teacher, mask=mask, reduction="none")
+    assert torch.equal(masked, unreduced * mask)
+
+
+def test_kl_stays_finite_for_predictions_that_are_certain():
+    certain = torch.tensor([200.0, -200.0]).view(1, 2, 1, 1).requires_grad_()
+    for activation in ("softmax", "sigmoid"):
+        value = softmax_kl(certain, -certain.detach(), activation)
+        (gradient,) = torch.autograd.grad(value, certain)
+        assert value.isfinite() and value > 100
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", [*ACTIVATED, symmetric_mse])
+def test_shapes_that_would_broadcast_are_refused(loss):
+    student = draw(2, 3, 4, 4)
+    with pytest.raises(ValueError, match=r"\(2, 3, 4, 4\) and \(1, 3, 4, 4\)"):
+        loss(student, student[:1])
+    with pytest.raises(ValueError, match=r"mask must be bool of shape \(2, 1, 4, 4\)"):
+        loss(student, student, mask=torch.ones(2, 4, 4, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"mask must be bool.*float32"):
+        loss(student, student, mask=torch.ones(2, 1, 4, 4))
+
+
+def test_an_unknown_activation_or_reduction_is_refused():
+    student = draw(1, 2, 2, 2)
+    for loss in ACTIVATED:
+        with pytest.raises(ValueError, match=r"'softmax', 'sigmoid'.*'identity'"):
+            loss(student, student, "identity")
+    with pytest.raises(ValueError, match="'mean' or 'none', got 'sum'"):
+        softmax_mse(student, student, reduction="sum")
+
+
+# ---------------------------------------------------------------------------------------------------------- supervised
+
+
+def test_squared_dice_by_hand():
+    predicted = torch.tensor([[0.8, 0.4], [0.2, 0.6]]).view(1, 2, 2, 1)  # two voxels, classes 0 and 1
+    target = torch.tensor([0, 1]).view(1, 2, 1)
+    background = 1 - (2 * 0.8 + 1e-5) / (0.64 + 0.16 + 1 + 1e-5)
+    foreground = 1 - (2 * 0.6 + 1e-5) / (0.04 + 0.36 + 1 + 1e-5)
+    assert squared_dice_loss(predicted, target).item() == pytest.approx((background + foreground) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 6, 7), (2, 3, 4, 5, 6)])
+def test_squared_dice_equals_monai(shape):
+    monai_losses = pytest.importorskip("monai.losses")
+    logits = draw(*shape)
+    target = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=torch.Generator().manual_seed(1))
+    monai = monai_losses.DiceLoss(
+        to_onehot_y=True, softmax=True, squared_pred=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5
+    )
+    ours = squared_dice_loss(probabilities(logits), target)
+    torch.testing.assert_close(ours, monai(logits, target.unsqueeze(1)))
+
+
+def test_a_perfect_prediction_has_dice_loss_zero_also_for_absent_classes():
+    target = torch.tensor([[0, 2], [2, 0]]).view(1, 2, 2)
+    predicted = torch.nn.functional.one_hot(target, 4).movedim(-1, 1).float()
+    assert squared_dice_loss(predicted, target).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_cross_entropy_of_uniform_logits_is_the_log_of_the_number_of_classes():
+    assert cross_entropy(torch.zeros(2, 5, 3, 3), torch.randint(0, 5, (2, 3, 3))).item() == pytest.approx(math.log(5))
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int64, torch.float32, torch.uint8])
+def test_targets_of_any_number_type_with_or_without_a_channel_give_the_same(dtype):
+    logits = draw(2, 3, 4, 4)
+    target = torch.randint(0, 3, (2, 4, 4), generator=torch.Generator().manual_seed(1))
+    expected = 0.5 * (cross_entropy(logits, target) + squared_dice_loss(probabilities(logits), target))
+    assert torch.equal(ce_dice_loss(logits, target.to(dtype)), expected)
+    assert torch.equal(ce_dice_loss(logits, target.to(dtype).unsqueeze(1)), expected)
+
+
+def test_a_target_that_does_not_fit_is_refused():
+    for loss in (cross_entropy, squared_dice_loss, ce_dice_loss):
+        with pytest.raises(ValueError, match=r"must have shape \(2, 4, 4\).*got \(2, 4, 5\)"):
+            loss(draw(2, 3, 4, 4), torch.zeros(2, 4, 5))
+
+
+# ------------------------------------------------------------------------------------------------------------- total
+
+
+def test_the_total_is_the_weighted_sum_and_its_gradient_the_weighted_one():
+    a, b = torch.tensor(2.0, requires_grad=True), torch.tensor(3.0, requires_grad=True)
+    total = weighted_sum({"a": a, "b": b}, {"a": 1.0, "b": 0.5, "of another step": 9.0})
+    total.backward()
+    assert (total.item(), a.grad.item(), b.grad.item()) == (3.5, 1.0, 0.5)
+
+
+def test_nan_in_a_term_of_weight_zero_reaches_neither_the_total_nor_the_gradient():
+    a, b = torch.tensor(2.0, requires_grad=True), torch.tensor(1.0, requires_grad=True)
+    total = weighted_sum({"bad": b * math.nan, "a": a}, {"bad": 0.0, "a": 1.0})
+    total.backward()
+    assert total.item() == 2.0
+    assert b.grad is None
+
+
+def test_a_single_term_of_weight_one_is_passed_on_bit_for_bit():
+    term = torch.tensor(1 / 3, requires_grad=True)
+    assert weighted_sum({"a": term}, {"a": 1.0}).item() == term.item()
+
+
+def test_the_total_of_inactive_terms_is_zero():
+    total = weighted_sum({"a": torch.tensor(math.nan)}, {"a": 0.0})
+    assert total.item() == 0
+    assert total.shape == ()
+
+
+def test_a_term_without_weight_and_a_step_without_terms_are_refused():
+    with pytest.raises(ValueError, match=r"\['consistensy'\].*\['consistency'\]"):
+        weighted_sum({"consistensy": torch.tensor(1.0)}, {"consistency": 1.0})
+    with pytest.raises(ValueError, match="no loss term"):
+        weighted_sum({}, {"a": 1.0})
+
+
+def test_a_term_over_heads_is_weighted_and_leaves_heads_of_weight_zero_alone():
+    heads = [torch.full((1, 1, 4, 4), 3.0), torch.full((1, 1, 2, 2), 5.0), torch.full((1, 1, 1, 1), float("nan"))]
+    assert over_heads(torch.Tensor.mean, heads, (0.75, 0.25, 0.0)).item() == 0.75 * 3 + 0.25 * 5
+    with pytest.raises(ValueError):
+        over_heads(torch.Tensor.mean, heads, (1.0,))

@@ -1,0 +1,50 @@
+"""Hard labels and the largest component of each class."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nnunet_ssl.predictions.hard_labels import hard_labels, largest_components
+
+
+def test_classes_and_regions():
+    logits = torch.tensor([[[[1.0, -1.0]], [[0.5, 2.0]], [[-3.0, 0.0]]]])
+    assert hard_labels(logits).tolist() == [[[[0, 1]]]]
+    assert hard_labels(logits, "sigmoid").tolist() == [[[[True, False]], [[True, True]], [[False, False]]]]
+    with pytest.raises(ValueError, match="activation"):
+        hard_labels(logits, "tanh")
+
+
+def test_largest_component_of_every_class_by_hand():
+    labels = torch.tensor([[1, 1, 0, 2, 0], [0, 0, 0, 0, 1], [2, 2, 0, 0, 1], [0, 0, 2, 0, 1]])[None, None]
+    # class 1: three voxels at the right win over two; class 2: three joined over a corner win over one
+    kept = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 0, 0, 1], [2, 2, 0, 0, 1], [0, 0, 2, 0, 1]])[None, None]
+    assert torch.equal(largest_components(labels), kept)
+    # faces only: of class 2 the single voxel at the corner goes too
+    kept[0, 0, 3, 2] = 0
+    assert torch.equal(largest_components(labels, connectivity=1), kept)
+
+
+def test_samples_regions_and_empty_maps_are_treated_apart():
+    regions = torch.zeros(2, 2, 1, 5, dtype=torch.bool)
+    regions[0, 0, 0] = torch.tensor([1, 0, 1, 1, 0])
+    regions[1, 1, 0] = torch.tensor([1, 1, 0, 1, 0])
+    kept = largest_components(regions)
+    assert kept.dtype == torch.bool
+    assert kept[0, 0, 0].tolist() == [False, False, True, True, False]
+    assert kept[1, 1, 0].tolist() == [True, True, False, False, False]
+    assert not kept[0, 1].any() and not kept[1, 0].any()
+
+
+def test_three_dimensions_and_ties():
+    labels = torch.zeros(1, 1, 3, 3, 3, dtype=torch.int64)
+    labels[0, 0, 0, 0, 0] = labels[0, 0, 1, 1, 1] = 4  # joined over a corner
+    labels[0, 0, 2, 2, 0] = 4
+    assert int((largest_components(labels) == 4).sum()) == 3  # (2,2,0) touches (1,1,1) over an edge-corner
+    kept = largest_components(labels, connectivity=1)
+    assert torch.nonzero(kept).tolist() == [[0, 0, 0, 0, 0]]  # three of one voxel: the first
+    with pytest.raises(ValueError, match="connectivity"):
+        largest_components(labels, connectivity=4)
+    with pytest.raises(ValueError, match="one channel"):
+        largest_components(labels.expand(1, 2, 3, 3, 3))

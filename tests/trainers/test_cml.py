@@ -1,0 +1,219 @@
+"""CML: the discrepancy of features, the second decoder, both stages against steps computed by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nnunet_ssl.losses.discrepancy import feature_discrepancy, mutual_discrepancy
+from nnunet_ssl.networks.upsampling import InterpolatingUpsampling, with_interpolation
+from tests.helpers.training import copy_batch, largest_difference, make_trainer, seed_everything, started, weights_of
+
+# -------------------------------------------------------------------------------------------------------- discrepancy
+
+
+def test_equal_orthogonal_and_opposite_features():
+    a = torch.tensor([[[3.0, 0.0, 2.0]], [[0.0, 1.0, 0.0]]]).movedim(0, 1)  # one sample, two channels, three positions
+    b = torch.tensor([[[6.0, 4.0, -5.0]], [[0.0, 0.0, 0.0]]]).movedim(0, 1)
+    each = [float(feature_discrepancy(a[..., i : i + 1], b[..., i : i + 1])) for i in range(3)]
+    assert each == pytest.approx([2, 1, 0])
+    assert float(feature_discrepancy(a, b)) == pytest.approx(1)
+    assert float(mutual_discrepancy(a, b)) == pytest.approx(2)
+    with pytest.raises(ValueError, match="one shape"):
+        feature_discrepancy(a, b[..., :1])
+
+
+@pytest.mark.parametrize("spatial", [(3, 2), (2, 3, 2)])
+def test_each_direction_moves_its_own_features(spatial):
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(2, 5, *spatial, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
+    feature_discrepancy(a, b).backward()
+    assert a.grad.abs().min() > 0 and b.grad is None
+    assert torch.autograd.gradcheck(lambda x: feature_discrepancy(x, b), a)
+    alone = a.grad.clone()
+    a.grad = None
+    mutual_discrepancy(a, b).backward()
+    assert torch.allclose(a.grad, alone) and b.grad.abs().min() > 0
+
+
+def test_large_half_precision_and_zero_features_stay_finite():
+    a = torch.full((1, 64, 2, 2), 6e4).half().requires_grad_()
+    loss = feature_discrepancy(a, a)
+    loss.backward()
+    assert loss.dtype == torch.float32 and float(loss.detach()) == pytest.approx(2)
+    assert a.grad.isfinite().all()
+    nothing = torch.zeros(1, 4, 2, 2, requires_grad=True)
+    loss = feature_discrepancy(nothing, torch.ones(1, 4, 2, 2))
+    loss.backward()
+    assert float(loss.detach()) == 1 and nothing.grad.isfinite().all()
+
+
+# ------------------------------------------------------------------------------------------------------- second decoder
+
+
+@pytest.mark.parametrize(
+    "transposed, stride, size", [(nn.ConvTranspose2d, (2, 2), (3, 4)), (nn.ConvTranspose3d, (1, 2, 2), (3, 4, 2))]
+)
+def test_interpolation_stands_for_the_transposed_convolution(transposed, stride, size):
+    layer = transposed(3, 2, stride, stride)
+    upsampling = InterpolatingUpsampling(layer)
+    features = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    found = upsampling(features)
+    assert found.shape == layer(features).shape
+    mode = "bilinear" if len(size) == 2 else "trilinear"
+    large = F.interpolate(features, found.shape[2:], mode=mode)
+    assert torch.allclose(found, upsampling.conv(large), atol=1e-6)
+
+
+def test_a_network_without_nnunets_decoder_is_refused():
+    with pytest.raises(NotImplementedError, match=r"Conv2d has no `decoder\.transpconvs`"):
+        with_interpolation(nn.Conv2d(1, 1, 1))
+
+
+# ---------------------------------------------------------------------------------------------------------- the trainer
+
+
+def make(datasets, tmp_path, configuration="2d", attributes=None, **options):
+    out, dataset = datasets(**options)
+    return started(
+        make_trainer("nnUNetTrainerCML", out, dataset, configuration, results=tmp_path, **(attributes or {}))
+    )
+
+
+def drawn_masks(shape, seed):
+    """True outside of the boxes that a step draws after this seed."""
+    random = np.random.RandomState(seed)
+    size = [int(s * 2 / 3) for s in shape]
+    while True:
+        mask = torch.ones(shape, dtype=torch.bool)
+        starts = [random.randint(0, s - n + 1) for s, n in zip(shape, size)]
+        mask[tuple(slice(a, a + n) for a, n in zip(starts, size))] = False
+        yield mask
+
+
+def at(mask, target):
+    return F.interpolate(mask.float()[None, None], target.shape[2:], mode="nearest-exact")[0, 0].bool()
+
+
+def forward(member, images):
+    """Logits and the positive part of what comes out of the encoder's last stage."""
+    features = []
+    handle = member.module.encoder.stages[-1].register_forward_hook(lambda _, __, output: features.append(output))
+    heads = member(images)
+    handle.remove()
+    return heads, features[0].clamp(min=0)
+
+
+def discrepancy(a, b):
+    a, b = (x / x.norm(dim=1, keepdim=True).clamp(min=1e-12) for x in (a, b))
+    return 2 + (a * b.detach()).sum(1).mean() + (a.detach() * b).sum(1).mean()
+
+
+def hand_step(trainer, loss):
+    """One step of each optimizer as nnU-Net makes it."""
+    loss.backward()
+    for member in (trainer.student, trainer.second):
+        torch.nn.utils.clip_grad_norm_(member.module.parameters(), 12)
+        member.optimizer.step()
+
+
+def assert_same_networks(trainer, other):
+    assert largest_difference(weights_of(trainer.network), weights_of(other.network)) < 1e-6
+    assert largest_difference(weights_of(trainer.second.module), weights_of(other.second.module)) < 1e-6
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+@pytest.mark.parametrize("options", [{}, {"regions": True}, {"ignore": True}], ids=str)
+def test_pretraining_is_nnunets_loss_on_the_mixed_halves(options, weight, datasets, tmp_path):
+    attributes = {"discrepancy_weight": weight}
+    trainer, other = (make(datasets, tmp_path / x, attributes=attributes, **options) for x in "ab")
+    batch = next(trainer.dataloader_train)
+    x, mask = batch["data"], next(drawn_masks(batch["data"].shape[2:], 5))
+    mixed = torch.where(mask, x[:1], x[1:])
+    targets = [torch.where(at(mask, t), t[:1], t[1:]) for t in batch["target"]]
+    outputs = [forward(member, mixed) for member in (other.student, other.second)]
+    losses = [other.loss(heads, targets) for heads, _ in outputs]
+    different = discrepancy(*(h for _, h in outputs))
+    hand_step(other, sum(losses) + weight * different)
+    seed_everything(5)
+    values = trainer.train_step(copy_batch(batch))
+    assert [values["labeled"], values["labeled_second"]] == pytest.approx([v.item() for v in losses], rel=1e-5)
+    assert values["discrepancy"] == pytest.approx(different.item(), rel=1e-5)
+    assert values["pseudo"] == values["pseudo_second"] == 0
+    assert_same_networks(trainer, other)
+
+
+@pytest.mark.parametrize("options", [{}, {"ignore": True, "regions": True}], ids=str)
+def test_a_step_by_hand(options, datasets, tmp_path):
+    """The equation of the trainer's page, written out for two labeled and two unlabeled patches."""
+    attributes = {"pretrain_fraction": 0.0, "largest_component": False, "pseudo_weight": 0.5}
+    trainer, other = (make(datasets, tmp_path / x, attributes=attributes, **options) for x in "ab")
+    batch = next(trainer.dataloader_train)
+    x, u, inside = batch["data"], batch["unlabeled"], batch["inside"]
+    members = (other.student, other.second)
+    masks = drawn_masks(x.shape[2:], 5)
+    of_labeled, of_unlabeled = next(masks), next(masks)
+    targets = [torch.where(at(of_labeled, t), t[:1], t[1:]) for t in batch["target"]]
+    with torch.no_grad():
+        q = [m(u)[0] for m in members]
+    q = [z >= 0 if options else z.argmax(1, keepdim=True) for z in q]
+    inside = torch.where(of_unlabeled, inside[:1], inside[1:])
+    pseudo = []
+    for own, others in ((q[0], q[1]), (q[1], q[0])):
+        label = torch.where(of_unlabeled, others[:1], own[1:]) * inside
+        if options:
+            label = torch.cat((label, torch.zeros_like(label[:, :1])), 1)  # nothing is ignored
+        pseudo.append(
+            [F.interpolate(label.float(), t.shape[2:], mode="nearest-exact").to(t.dtype) for t in batch["target"]]
+        )
+    outputs = [forward(m, torch.where(of_labeled, x[:1], x[1:])) for m in members]
+    mixed = [forward(m, torch.where(of_unlabeled, u[:1], u[1:])) for m in members]
+    labeled = [other.loss(heads, targets) for heads, _ in outputs]
+    unlabeled = [other.loss(heads, target) for (heads, _), target in zip(mixed, pseudo)]
+    different = discrepancy(*(h for _, h in outputs)) + discrepancy(*(h for _, h in mixed))
+    hand_step(other, sum(labeled) + 0.5 * sum(unlabeled) + 0.4 * different)
+    seed_everything(5)
+    values = trainer.train_step(copy_batch(batch))
+    assert [values["labeled"], values["labeled_second"]] == pytest.approx([v.item() for v in labeled], rel=1e-5)
+    assert [values["pseudo"], values["pseudo_second"]] == pytest.approx([v.item() for v in unlabeled], rel=1e-5)
+    assert values["discrepancy"] == pytest.approx(different.item(), rel=1e-5)
+    assert_same_networks(trainer, other)
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_passes_are_those_of_the_paper(configuration, datasets, tmp_path):
+    trainer = make(datasets, tmp_path, configuration, {"num_epochs": 2, "num_iterations_per_epoch": 2})
+    seen = {"student": [], "second": []}
+    for member in (trainer.student, trainer.second):
+        member.module.register_forward_pre_hook(
+            lambda _, images, name=member.name: seen[name].append((len(images[0]), torch.is_grad_enabled()))
+        )
+    for _ in range(2):
+        trainer.train_step(next(trainer.dataloader_train))
+    # pre-training: one mix of two labeled patches; then labels of two patches, and one mix of each kind
+    assert seen["student"] == seen["second"] == [(1, True), (2, False), (2, True)]
+    assert trainer.weights() == {"pseudo": 1.0, "pseudo_second": 1.0, "discrepancy": 0.4}
+
+
+def test_the_networks_differ_in_their_decoders_and_only_there(datasets, tmp_path):
+    trainer = make(datasets, tmp_path)
+    first, second = weights_of(trainer.network), weights_of(trainer.second.module)
+    assert {k for k in first.keys() ^ second.keys() if ".transpconvs." not in k} == set()
+    assert first.keys() != second.keys()
+    biases = [v for k, v in second.items() if ".transpconvs." in k and k.endswith("bias")]
+    assert biases and all(not b.any() for b in biases)  # nnU-Net's initialization
+
+
+@pytest.mark.parametrize("largest", [True, False])
+def test_small_parts_of_pseudo_labels_are_dropped_if_wanted(largest, datasets, tmp_path, monkeypatch):
+    trainer = make(datasets, tmp_path, attributes={"pretrain_fraction": 0.0, "largest_component": largest})
+    calls = []
+    monkeypatch.setattr(
+        "nnunet_ssl.trainers.unlabeled.cml.largest_components", lambda labels: calls.append(labels) or labels
+    )
+    batch = next(trainer.dataloader_train)
+    trainer.train_step(batch)
+    assert [len(c) for c in calls] == ([4] if largest else [])  # both networks at once

@@ -1,0 +1,521 @@
+"""What every trainer must keep, asked of all of them through one table.
+
+A new trainer is added to `PUBLISHED`, to `WEAK` if it is for sparse labels, or to `PARTIAL` if it is for partial labels;
+`test_every_trainer_is_in_the_table` fails until it is.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+import nnunet_ssl.trainer
+import nnunet_ssl.trainers
+from nnunet_ssl.discovery.variants import trainer_classes
+from nnunet_ssl.engine.members import Teacher
+from nnunet_ssl.errors import UserError
+from tests.golden.framework import load_adapter, record_calls
+from tests.helpers.training import (
+    copy_batch,
+    copy_dataset,
+    largest_difference,
+    make_trainer,
+    seed_everything,
+    started,
+    weights_of,
+)
+
+PUBLISHED = [
+    "nnUNetTrainerACMT",
+    "nnUNetTrainerBCP",
+    "nnUNetTrainerCML",
+    "nnUNetTrainerCPS",
+    "nnUNetTrainerDTC",
+    "nnUNetTrainerDyCON",
+    "nnUNetTrainerFilterMatch",
+    "nnUNetTrainerMCF",
+    "nnUNetTrainerMeanTeacher",
+    "nnUNetTrainerUAMT",
+    "nnUNetTrainerUPC",
+]
+TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetTrainerTestShrinkingPool"]
+# trainers for sparse labels: with the ignore label, without unlabeled images
+WEAK = [
+    "nnUNetTrainerBoxTightness",
+    "nnUNetTrainerCycleMix",
+    "nnUNetTrainerMAAG",
+    "nnUNetTrainerPointsConsistency",
+    "nnUNetTrainerPointsPASeg",
+    "nnUNetTrainerScribble2Label",
+    "nnUNetTrainerScribbleDMPLS",
+    "nnUNetTrainerScribbleDMSPS",
+    "nnUNetTrainerScribbleDenseCRF",
+    "nnUNetTrainerScribbleEntropyMin",
+    "nnUNetTrainerScribbleGatedCRF",
+    "nnUNetTrainerScribbleIntensityVariance",
+    "nnUNetTrainerScribbleMumfordShah",
+    "nnUNetTrainerScribblePCE",
+    "nnUNetTrainerScribbleTV",
+    "nnUNetTrainerScribbleUSTM",
+    "nnUNetTrainerShapePU",
+    "nnUNetTrainerSizeConstraint",
+]
+WEAK_TEST_ONLY = ["nnUNetTrainerTestWeak"]
+# options of the synthetic data set that single trainers need
+NEEDS = {
+    "nnUNetTrainerBoxTightness": {"boxes": True},
+    "nnUNetTrainerMAAG": {"masks": 2},
+    "nnUNetTrainerSizeConstraint": {"size_bounds": True},
+}
+# trainers for partial labels: with the key of dataset.json, without unlabeled images
+PARTIAL = ["nnUNetTrainerPartialLabel", "nnUNetTrainerPartialLabelMT"]
+SEMI_SUPERVISED = PUBLISHED + TEST_ONLY
+WITH_TERMS = SEMI_SUPERVISED + WEAK + WEAK_TEST_ONLY
+TRAINERS = WITH_TERMS + PARTIAL
+
+GOLDEN_FILES = [
+    "ac_mt",
+    "bcp",
+    "boxes_and_size",
+    "cml",
+    "cps",
+    "cyclemix_shapepu",
+    "dense_crf",
+    "dmpls",
+    "dtc",
+    "dycon",
+    "entropy_tv_intensity",
+    "gated_crf",
+    "maag_losses",
+    "mcf",
+    "mean_teacher",
+    "mumford_shah",
+    "nnfiltermatch",
+    "partial_cross_entropy",
+    "partial_label",
+    "points",
+    "random_walker",
+    "scribble2label",
+    "ssl4mis_common",
+    "ua_mt",
+    "ua_mt_ssl4mis",
+    "upc",
+    "ustm",
+]
+
+each_trainer = pytest.mark.parametrize("name", TRAINERS)
+each_semi_supervised_trainer = pytest.mark.parametrize("name", SEMI_SUPERVISED)
+each_dimension = pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+
+
+def needs(name, **options) -> dict:
+    """Options of a synthetic data set that the trainer can work on."""
+    if name in PARTIAL:
+        return {"partial": True, "unlabeled": 0} | options
+    if name in WEAK + WEAK_TEST_ONLY:
+        return {"ignore": True, "unlabeled": 0} | NEEDS.get(name, {}) | options
+    return options
+
+
+def run_steps(trainer, batches) -> list[dict]:
+    return [trainer.train_step(copy_batch(batch)) for batch in batches]
+
+
+def to_the_last_quarter(trainer) -> None:
+    """Past every stage switch, with what a method makes between epochs."""
+    trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
+    if hasattr(trainer, "update_labels"):
+        trainer.confidence = 0.2  # an untrained network is sure of nothing
+        trainer.update_labels()
+
+
+def next_batches(trainer, count=1):
+    return [next(trainer.dataloader_train) for _ in range(count)]
+
+
+def test_every_trainer_is_in_the_table():
+    assert sorted(trainer_classes()) == sorted(PUBLISHED + WEAK + PARTIAL)
+    assert nnunet_ssl.trainers.__doc__
+
+
+@each_trainer
+def test_found_by_nnunet_with_its_constructor(name):
+    cls = recursive_find_trainer_class_by_name(name)
+    assert cls is recursive_find_trainer_class_by_name(name)
+    assert pickle.loads(pickle.dumps(cls)) is cls
+    ours, theirs = inspect.signature(cls.__init__), inspect.signature(nnUNetTrainer.__init__)
+    assert list(ours.parameters) == list(theirs.parameters)
+    assert [p.default for p in ours.parameters.values()] == [p.default for p in theirs.parameters.values()]
+    assert "plans_manager" in inspect.signature(cls.build_network_architecture).parameters
+
+
+@each_trainer
+@each_dimension
+@pytest.mark.parametrize("deep_supervision", [True, False])
+def test_a_step_trains(name, configuration, deep_supervision, datasets, tmp_path):
+    out, dataset = datasets(**needs(name))
+    trainer = started(
+        make_trainer(name, out, dataset, configuration, results=tmp_path, enable_deep_supervision=deep_supervision)
+    )
+    before = weights_of(trainer.network)
+    trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4  # past every stage switch
+    outputs = run_steps(trainer, next_batches(trainer, 2))
+    assert outputs[0].keys() == outputs[1].keys() >= {"loss", "labeled", *trainer.weights()}
+    assert all(isinstance(v, np.ndarray) and v.shape == () and np.isfinite(v) for o in outputs for v in o.values())
+    assert largest_difference(before, weights_of(trainer.network)) > 0
+    trainer.on_train_epoch_end(outputs)
+    trainer.on_validation_epoch_start()
+    with torch.no_grad():
+        validation = [trainer.validation_step(copy_batch(next(trainer.dataloader_val)))]
+    trainer.on_validation_epoch_end(validation)
+    trainer.on_epoch_start(), trainer.on_epoch_end()
+    for file in ("progress_ssl.png", "checkpoint_best.pth", "split.json"):
+        assert list((tmp_path / dataset).rglob(file)), file
+
+
+@each_trainer
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"regions": True},
+        {"ignore": True},
+        {"regions": True, "ignore": True},
+        {"residual": True},
+        {"channels": 2, "mask_norm": True},
+    ],
+    ids=lambda o: "+".join(o),
+)
+def test_a_step_trains_with_every_kind_of_label_and_network(name, options, datasets, tmp_path):
+    out, dataset = datasets(**needs(name, **options))
+    trainer = make_trainer(name, out, dataset, "2d", results=tmp_path)
+    if "regions" in options and "regions" in trainer.unsupported:
+        with pytest.raises(NotImplementedError, match="'regions'"):
+            trainer.initialize()
+        return
+    started(trainer)
+    to_the_last_quarter(trainer)
+    before = weights_of(trainer.network)
+    outputs = run_steps(trainer, next_batches(trainer, 3))  # after two updates a teacher is still equal to its student
+    assert all(np.isfinite(v) for o in outputs for v in o.values())
+    # the baseline for sparse labels has no term of its own, those for partial labels change the labeled loss; a log barrier is
+    # negative where its constraint holds
+    assert name in PARTIAL or not trainer.weights() or any(o[term] != 0 for o in outputs for term in trainer.weights())
+    assert largest_difference(before, weights_of(trainer.network)) > 0
+
+
+@each_semi_supervised_trainer
+def test_unequal_batches_and_no_assumption_of_halves(name, datasets, tmp_path):
+    out, dataset = datasets()
+    trainer = started(make_trainer(name, out, dataset, results=tmp_path, unlabeled_batch_size=3))
+    trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
+    (batch,) = next_batches(trainer)
+    assert batch["data"].shape[0] == 2 and batch["unlabeled"].shape[0] == 3
+    assert all(np.isfinite(v) for v in trainer.train_step(batch).values())
+
+
+@pytest.mark.parametrize("name", WITH_TERMS)  # the others change the labeled loss and have no term of their own
+def test_terms_of_the_method_reach_the_student_and_never_the_teacher(name, datasets, tmp_path, monkeypatch):
+    out, dataset = datasets(**needs(name))
+    trainer = started(make_trainer(name, out, dataset, results=tmp_path))
+    if not trainer.weights():
+        pytest.skip(f"{name} has no terms beside nnU-Net's loss")
+    trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
+    to_the_last_quarter(trainer)
+    run_steps(trainer, next_batches(trainer, 3))  # so that teacher and student differ
+    method_weights = trainer.weights
+    trainer._weight_names = None
+    labeled = dict.fromkeys((trainer.labeled_name(m) for m in trainer.supervised_networks()), 0.0)
+    trainer.weights = lambda: labeled | method_weights()
+    teachers = [m for m in trainer._members.values() if isinstance(m, Teacher)]
+    state = [weights_of(t.module) for t in teachers]
+    gradients = {}
+    monkeypatch.setattr(
+        nnunet_ssl.trainer,
+        "step_optimizers",
+        lambda *_: gradients.update(
+            {n: p.grad.abs().max() for n, p in trainer.network.named_parameters() if p.grad is not None}
+        ),
+    )
+    trainer.train_step(next_batches(trainer)[0])
+    assert gradients and max(gradients.values()) > 0
+    for teacher, before in zip(teachers, state, strict=True):
+        assert all(p.grad is None and not p.requires_grad for p in teacher.module.parameters())
+        assert largest_difference(before, weights_of(teacher.module)) == 0
+
+
+@each_trainer
+def test_teachers_follow_the_student_exactly(name, datasets, tmp_path):
+    out, dataset = datasets(**needs(name))
+    trainer = started(make_trainer(name, out, dataset, results=tmp_path))
+    teachers = [m for m in trainer._members.values() if isinstance(m, Teacher)]
+    expected = [weights_of(t.module) for t in teachers]
+    for step, batch in enumerate(next_batches(trainer, 3)):
+        trainer.train_step(batch)
+        for i, teacher in enumerate(teachers):
+            decay = min(1 - 1 / (step + 1), teacher.decay)
+            student = weights_of(teacher.source.module)
+            expected[i] = {k: decay * expected[i][k] + (1 - decay) * student[k] for k in student}
+            assert largest_difference(expected[i], weights_of(teacher.module)) < 1e-6
+
+
+def stock_step(out, dataset, results, weights, batch, **attributes):
+    """Weights after one step of nnU-Net's own trainer, starting from `weights`."""
+    stock = make_trainer("nnUNetTrainer", out, dataset, results=results)
+    seed_everything()
+    stock.initialize()
+    stock.network.load_state_dict(weights)
+    stock.network.train()
+    stock.lr_scheduler.step(0)
+    labeled = {k: batch[k] for k in ("data", "target", "keys")}
+    loss = stock.train_step(copy_batch(labeled))["loss"]
+    return weights_of(stock.network), loss
+
+
+# What has to be set, beside `consistency_weight`, for a step that differs from nnU-Net's by terms of this weight only.
+WEIGHTS_OF = {
+    "nnUNetTrainerACMT": lambda weight: {},
+    "nnUNetTrainerCPS": lambda weight: {},
+    "nnUNetTrainerDTC": lambda weight: {"sdf_weight": weight},
+    "nnUNetTrainerDyCON": lambda weight: {"uncertainty_weight": weight, "contrast_weight": weight},
+    "nnUNetTrainerMCF": lambda weight: {"rectification_weight": weight},
+    "nnUNetTrainerMeanTeacher": lambda weight: {},
+    "nnUNetTrainerTestTwoNetworks": lambda weight: {},
+    "nnUNetTrainerUAMT": lambda weight: {},
+    "nnUNetTrainerUPC": lambda weight: {"noise_on_labeled": False},  # official: noise on all images
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"regions": True}, {"ignore": True}], ids=str)
+@pytest.mark.parametrize("name", WEIGHTS_OF)
+@pytest.mark.parametrize("weight", [0.0, 1e-30])
+def test_without_weight_the_step_is_nnunets_bit_for_bit(name, weight, options, datasets, tmp_path):
+    out, dataset = datasets(**options)
+    weights = {"consistency_weight": weight} | WEIGHTS_OF[name](weight)
+    trainer = started(make_trainer(name, out, dataset, results=tmp_path / "a", **weights))
+    start = weights_of(trainer.network)
+    (batch,) = next_batches(trainer)
+    loss = trainer.train_step(copy_batch(batch))["labeled"]
+    expected, expected_loss = stock_step(out, dataset, tmp_path / "b", start, batch)
+    assert torch.get_num_threads() == 1
+    # Only a parameter that is 0, with a gradient of exactly 0 in nnU-Net's step, can show a difference this small: it is
+    # the term of weight 1e-30 itself. Any other parameter would have to be equal to the last bit.
+    assert largest_difference(expected, weights_of(trainer.network)) <= weight
+    assert loss == expected_loss
+
+
+# For trainers with sparse labels, all weights of their terms.
+WEAK_WEIGHTS_OF = {
+    "nnUNetTrainerBoxTightness": lambda weight: {"tightness_weight": weight, "size_weight": weight},
+    "nnUNetTrainerCycleMix": lambda weight: {
+        "mix_weight": weight,
+        "consistency_weight": weight,
+        "integrity_weight": weight,
+    },
+    "nnUNetTrainerMAAG": lambda weight: {"adversarial_weight": weight, "discriminator_weight": weight},
+    "nnUNetTrainerPointsConsistency": lambda weight: {"mirrored_weight": weight, "consistency_weight": weight},
+    "nnUNetTrainerPointsPASeg": lambda weight: {"crf_weight": weight, "variance_weight": weight},
+    "nnUNetTrainerScribble2Label": lambda weight: {"pseudo_weight": weight},
+    "nnUNetTrainerScribbleDMPLS": lambda weight: {"pseudo_weight": weight, "auxiliary_weight": weight},
+    "nnUNetTrainerScribbleDMSPS": lambda weight: {"pseudo_weight": weight, "auxiliary_weight": weight},
+    "nnUNetTrainerScribbleDenseCRF": lambda weight: {"crf_weight": weight},
+    "nnUNetTrainerScribbleEntropyMin": lambda weight: {"regularizer_weight": weight},
+    "nnUNetTrainerScribbleGatedCRF": lambda weight: {"crf_weight": weight},
+    "nnUNetTrainerScribbleIntensityVariance": lambda weight: {"regularizer_weight": weight},
+    "nnUNetTrainerScribbleMumfordShah": lambda weight: {"regularizer_weight": weight},
+    "nnUNetTrainerScribblePCE": lambda weight: {},
+    "nnUNetTrainerScribbleTV": lambda weight: {"regularizer_weight": weight},
+    "nnUNetTrainerScribbleUSTM": lambda weight: {"consistency_weight": weight},
+    "nnUNetTrainerShapePU": lambda weight: {
+        "cut_weight": weight,
+        "consistency_weight": weight,
+        "marginal_weight": weight,
+    },
+    "nnUNetTrainerSizeConstraint": lambda weight: {"size_weight": weight},
+    "nnUNetTrainerTestWeak": lambda weight: {"entropy_weight": weight},
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"regions": True}], ids=str)
+@pytest.mark.parametrize("name", WEAK_WEIGHTS_OF)
+@pytest.mark.parametrize("weight", [0.0, 1e-30])
+def test_without_weight_a_step_on_sparse_labels_is_nnunets_bit_for_bit(name, weight, options, datasets, tmp_path):
+    out, dataset = datasets(**needs(name, **options))
+    trainer = make_trainer(name, out, dataset, results=tmp_path / "a", **WEAK_WEIGHTS_OF[name](weight))
+    if options and "regions" in trainer.unsupported:
+        pytest.skip(f"{name} refuses regions")
+    started(trainer)
+    trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4  # past every warm-up
+    start = weights_of(trainer.network)
+    (batch,) = next_batches(trainer)
+    loss = trainer.train_step(copy_batch(batch))["labeled"]
+    expected, expected_loss = stock_step(out, dataset, tmp_path / "b", start, batch)
+    assert largest_difference(expected, weights_of(trainer.network)) <= weight  # see above
+    assert loss == expected_loss
+
+
+def test_every_trainer_for_sparse_labels_is_compared_with_nnunet():
+    replacing = {name for name in WEAK if trainer_classes()[name].replaces_labeled_loss}
+    assert sorted(WEAK_WEIGHTS_OF) == sorted({*WEAK, *WEAK_TEST_ONLY} - replacing)
+
+
+@pytest.mark.parametrize("name", [*WEAK, *WEAK_TEST_ONLY])
+def test_labels_that_are_not_sparse_are_refused(name, datasets, tmp_path):
+    out, dataset = datasets()
+    with pytest.raises(UserError, match="have no 'ignore'"):
+        make_trainer(name, out, dataset, results=tmp_path).initialize()
+
+
+def test_without_weight_no_unlabeled_patch_is_looked_at(datasets, tmp_path):
+    out, dataset = datasets()
+    trainer = started(make_trainer("nnUNetTrainerMeanTeacher", out, dataset, results=tmp_path, consistency_weight=0.0))
+    (batch,) = next_batches(trainer)
+    batch["unlabeled"].fill_(float("nan"))
+    assert np.isfinite(trainer.train_step(batch)["loss"])
+    assert trainer.nonfinite_steps == 0
+
+
+@each_trainer
+def test_save_load_step_equals_step(name, datasets, tmp_path):
+    out, dataset = datasets(**needs(name))
+    attributes = {"results": tmp_path, "num_epochs": 2, "num_iterations_per_epoch": 2}
+    trainer = started(make_trainer(name, out, dataset, **attributes))
+    batches = next_batches(trainer, 4)
+    outputs = run_steps(trainer, batches[:2])
+    trainer.on_train_epoch_end(outputs)
+    trainer.current_epoch = 0
+    file = tmp_path / "checkpoint.pth"
+    trainer.save_checkpoint(str(file))
+    # the pool may restart loaders and draw random numbers; what is compared is the step
+    expected = run_steps(trainer, batches[2:])
+
+    other = make_trainer(name, out, dataset, **attributes)
+    seed_everything(7)
+    other.initialize()
+    other.load_checkpoint(str(file))
+    other.lr_scheduler.step(0)
+    for member in other._members.values():
+        if member.optimizer is not None:
+            member.scheduler.step(0)
+    other.network.train()
+    found = run_steps(other, batches[2:])
+    assert found == expected
+    assert other.iteration == trainer.iteration == 4
+    assert other._pool == trainer._pool
+    assert largest_difference(weights_of(trainer.network), weights_of(other.network)) == 0
+    for key, member in trainer._members.items():
+        assert largest_difference(weights_of(member.module), weights_of(other._members[key].module)) == 0
+        if isinstance(member, Teacher):
+            assert member.updates == other._members[key].updates == 4
+    for key, state in trainer._states.items():
+        assert state.state_dict() == other._states[key].state_dict()
+    assert other._curves.values == trainer._curves.values
+
+
+@each_trainer
+def test_stock_network_loads_network_weights_and_predicts_like_the_validated_network(name, datasets, tmp_path):
+    out, dataset = datasets(**needs(name))
+    trainer = started(make_trainer(name, out, dataset, results=tmp_path))
+    run_steps(trainer, next_batches(trainer, 2))
+    file = tmp_path / "checkpoint.pth"
+    trainer.save_checkpoint(str(file))
+    checkpoint = torch.load(file, weights_only=False)
+    stock = make_trainer("nnUNetTrainer", out, dataset, results=tmp_path / "stock")
+    stock.initialize()
+    stock.network.load_state_dict(checkpoint["network_weights"], strict=True)
+    image = torch.randn(1, 1, 24, 24, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = trainer.inference_network()(image)[0]
+        assert torch.equal(stock.network.eval()(image)[0], expected)
+    with trainer._inference_network_in_place(), torch.no_grad():
+        assert torch.equal(trainer.network(image)[0], expected)
+    assert checkpoint["trainer_name"] == name
+
+
+@each_semi_supervised_trainer
+def test_labels_that_are_hidden_are_never_read(name, tmp_path, datasets):
+    out, dataset = datasets()
+    out = copy_dataset(out, tmp_path / "data")
+    folder = out / "nnUNet_preprocessed" / dataset
+    hide_labels(folder, ["case_00", "case_01"])
+    outputs = []
+    for garbage in (False, True):
+        if garbage:
+            overwrite_labels(folder, ["case_00", "case_01"])
+        trainer = make_trainer(name, out, dataset, results=tmp_path / str(garbage))
+        started(trainer)
+        trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
+        seed_everything(1)
+        batches = next_batches(trainer, 8)
+        assert {"case_00", "case_01"} & {str(k) for b in batches for k in b["unlabeled_keys"]}
+        outputs.append((batches, run_steps(trainer, batches), weights_of(trainer.network)))
+    (clean, steps, weights), (with_garbage, other_steps, other_weights) = outputs
+    for batch, other in zip(clean, with_garbage, strict=True):
+        different = [key for key in batch if not same_values(batch[key], other[key])]
+        assert batch.keys() == other.keys() and not different, "the loader depends on hidden labels"
+    assert steps == other_steps, "equal batches, other losses: what does the trainer read?"
+    assert largest_difference(weights, other_weights) == 0
+
+
+def same_values(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    return len(a) == len(b) and all(torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in zip(a, b))
+
+
+def hide_labels(folder, cases):
+    import json
+
+    file = folder / "splits_final.json"
+    (split, *_) = json.loads(file.read_text())
+    split["train"] = [c for c in split["train"] if c not in cases]
+    file.write_text(json.dumps([split]))
+    file = folder / "unlabeled.json"
+    content = json.loads(file.read_text())
+    content["hidden_labels"] = {"0": cases}
+    file.write_text(json.dumps(content))
+
+
+def overwrite_labels(folder, cases):
+    for configuration in folder.glob("nnUNetPlans_?d"):
+        for case in cases:
+            (configuration / f"{case}_seg.b2nd").write_bytes(b"this is not a segmentation")
+            (configuration / f"{case}.pkl").write_bytes(b"nor are these class locations")
+
+
+@each_trainer
+def test_a_cascade_is_refused_with_the_reason(name, datasets, tmp_path):
+    out, dataset = datasets(**needs(name))
+    trainer = make_trainer(name, out, dataset, "3d_cascade_fullres", results=tmp_path)
+    with pytest.raises(NotImplementedError, match="first stage's segmentations"):
+        trainer.initialize()
+
+
+def test_what_a_method_cannot_do_is_refused_with_its_reason(datasets, tmp_path):
+    out, dataset = datasets(regions=True)
+    trainer = make_trainer(
+        "nnUNetTrainerMeanTeacher", out, dataset, results=tmp_path, unsupported={"regions": "needs one class per voxel"}
+    )
+    with pytest.raises(NotImplementedError, match=r"'regions': needs one class per voxel"):
+        trainer.initialize()
+    trainer.unsupported = {"region": "misspelled"}
+    with pytest.raises(ValueError, match="unknown"):
+        trainer.initialize()
+
+
+@pytest.mark.parametrize("golden", GOLDEN_FILES)
+def test_what_the_golden_values_prove_is_what_the_trainer_calls(golden, datasets, tmp_path, monkeypatch):
+    adapter = load_adapter(golden)
+    if adapter.trainer is None:
+        pytest.skip(f"{golden} belongs to no trainer of its own")
+    out, dataset = datasets(**needs(adapter.trainer))
+    trainer = started(make_trainer(adapter.trainer, out, dataset, results=tmp_path))
+    trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4  # past every stage switch
+    calls = {name: record_calls(monkeypatch, name) for name in adapter.uses}
+    run_steps(trainer, next_batches(trainer, 3))  # drawing a batch is part of a step: distance maps are made there
+    assert [name for name, recorded in calls.items() if not recorded] == []

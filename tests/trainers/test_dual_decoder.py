@@ -1,0 +1,286 @@
+"""DMPLS and DMSPS: mixed pseudo labels against numbers by hand, the second decoder, and the step."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.autograd import gradcheck
+
+from nnunet_ssl.engine.members import as_heads
+from nnunet_ssl.losses.mixed_pseudo_labels import hard_mixture, mixed_probabilities, pseudo_dice, soft_cross_entropy
+from nnunet_ssl.networks.auxiliary_decoder import AuxiliaryDecoder
+from nnunet_ssl.networks.features import encoder_of
+from tests.golden.framework import record_calls
+from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
+
+DMPLS, DMSPS = "nnUNetTrainerScribbleDMPLS", "nnUNetTrainerScribbleDMSPS"
+SPARSE = {"ignore": True, "unlabeled": 0}
+
+
+def draw(*shape: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def logits_of(*probabilities: float) -> torch.Tensor:
+    """Logits `(1, C, 1, 1)` of one voxel."""
+    return torch.tensor(probabilities).log().view(1, -1, 1, 1)
+
+
+# --------------------------------------------------------------------------------------------------------- pseudo labels
+
+
+def test_a_mixture_by_hand():
+    first, second = logits_of(0.7, 0.2, 0.1).requires_grad_(), logits_of(0.1, 0.5, 0.4)
+    mixed = mixed_probabilities(first, second, torch.tensor(0.25))
+    assert mixed.flatten().tolist() == pytest.approx([0.25, 0.425, 0.325])
+    assert hard_mixture(mixed).tolist() == [[[[1]]]] and not mixed.requires_grad
+    assert hard_mixture(mixed_probabilities(first, second, torch.tensor(0.9))).item() == 0
+    regions = mixed_probabilities(
+        torch.zeros(1, 2, 1, 1), torch.tensor([[2.0, -2.0]])[..., None, None], torch.tensor(0.5), "sigmoid"
+    )
+    expected = (0.5 + 1 / (1 + math.exp(-2))) / 2
+    assert regions.flatten().tolist() == pytest.approx([expected, 1 - expected])
+    assert hard_mixture(regions, "sigmoid").flatten().tolist() == [True, False]
+    with pytest.raises(ValueError, match="one shape"):
+        mixed_probabilities(first, second[:, :2], torch.tensor(0.5))
+
+
+@pytest.mark.parametrize("spatial", [(3, 4), (2, 3, 4)])
+@pytest.mark.parametrize("activation, squared", [("softmax", True), ("softmax", False), ("sigmoid", True)])
+def test_pseudo_dice_is_that_of_the_voxels_in_the_mask(spatial, activation, squared):
+    z = draw(2, 3, *spatial, dtype=torch.float64).requires_grad_()
+    label = hard_mixture(
+        mixed_probabilities(draw(2, 3, *spatial, seed=1, dtype=torch.float64), z, torch.tensor(0.5), activation),
+        activation,
+    )
+    mask = draw(2, 1, *spatial, seed=2) > 0
+    p = (z.softmax(1) if activation == "softmax" else z.sigmoid()).detach()
+    y = torch.stack([label[:, 0] == c for c in range(3)], 1) if activation == "softmax" else label
+    losses = []
+    for c in range(3):
+        (pc, yc) = p[:, c][mask[:, 0]], y[:, c][mask[:, 0]].double()
+        bottom = (pc**2 + yc**2 if squared else pc + yc).sum()
+        losses.append(1 - (2 * (pc * yc).sum() + 1e-5) / (bottom + 1e-5))
+    found = pseudo_dice(z, label, activation, mask, squared)
+    assert found.item() == pytest.approx(float(sum(losses)) / 3, rel=1e-6)
+    (gradient,) = torch.autograd.grad(found, z)
+    assert gradient.abs().max() > 0 and gradient.masked_select(~mask.expand_as(z)).abs().max() == 0
+
+
+def test_soft_cross_entropy_by_hand():
+    soft = torch.tensor([0.25, 0.75]).view(1, 2, 1, 1)
+    z = logits_of(0.4, 0.6)
+    assert soft_cross_entropy(z, soft).item() == pytest.approx(-0.25 * math.log(0.4) - 0.75 * math.log(0.6), rel=1e-6)
+    twice = 1 / (1 + math.exp(0.6 - 0.4))  # softmax of the probabilities
+    expected = -0.25 * math.log(twice) - 0.75 * math.log(1 - twice)
+    assert soft_cross_entropy(z, soft, double_softmax=True).item() == pytest.approx(expected, rel=1e-6)
+    region = soft_cross_entropy(torch.full((1, 1, 1, 1), math.log(3.0)), torch.full((1, 1, 1, 1), 0.5), "sigmoid")
+    assert region.item() == pytest.approx(-0.5 * math.log(0.75) - 0.5 * math.log(0.25), rel=1e-6)
+
+
+@pytest.mark.parametrize("spatial", [(3, 2), (2, 3, 2)])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_soft_cross_entropy_has_its_gradient_and_leaves_out_what_does_not_count(spatial, activation):
+    z = draw(2, 3, *spatial, dtype=torch.float64).requires_grad_()
+    soft = mixed_probabilities(draw(2, 3, *spatial, seed=1, dtype=torch.float64), z, torch.tensor(0.3), activation)
+    mask = draw(2, 1, *spatial, seed=2) > 0
+    assert gradcheck(lambda x: soft_cross_entropy(x, soft, activation, mask), z)
+    changed = torch.where(mask, z, 100 * z)
+    assert soft_cross_entropy(changed, soft, activation, mask) == soft_cross_entropy(z, soft, activation, mask)
+    nothing = soft_cross_entropy(z, soft, activation, torch.zeros_like(mask))
+    assert nothing == 0 and torch.autograd.grad(nothing, z)[0].abs().max() == 0
+
+
+def test_soft_labels_of_certain_predictions_stay_finite_in_half_precision():
+    z = torch.tensor([60000.0, -60000.0]).half().view(1, 2, 1, 1)
+    soft = mixed_probabilities(z, -z, torch.tensor(1.0))
+    assert soft.dtype == torch.float32 and soft_cross_entropy(z, soft).item() == 0
+    assert torch.isfinite(soft_cross_entropy(-z, soft))
+
+
+def test_at_a_lower_head_soft_labels_are_averaged_and_hard_ones_are_the_nearest():
+    soft = torch.zeros(1, 2, 2, 2)
+    soft[0, 0, 0, 0], soft[0, 1] = 1, torch.tensor([[0.0, 1.0], [1.0, 1.0]])
+    z = logits_of(0.9, 0.1)
+    assert soft_cross_entropy(z, soft).item() == pytest.approx(-0.25 * math.log(0.9) - 0.75 * math.log(0.1), rel=1e-6)
+    label = hard_mixture(soft)
+    nearest = label[:, :, 1:, 1:]  # nearest-exact takes the voxel after the center
+    assert pseudo_dice(z, label) == pseudo_dice(z, nearest) != pseudo_dice(z, 1 - nearest)
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="do not fit"):
+        soft_cross_entropy(torch.zeros(1, 2, 4, 4), torch.zeros(1, 3, 4, 4))
+    with pytest.raises(ValueError, match="double_softmax"):
+        soft_cross_entropy(torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4), "sigmoid", double_softmax=True)
+
+
+# ---------------------------------------------------------------------------------------------------- the second decoder
+
+
+@pytest.fixture
+def trainer_and_batch(datasets, tmp_path):
+    def make(name=DMPLS, options=(), **attributes):
+        trainer = started(make_trainer(name, *datasets(**SPARSE, **dict(options)), results=tmp_path, **attributes))
+        trainer.iteration = trainer.num_epochs * trainer.num_iterations_per_epoch // 2
+        return trainer, next(trainer.dataloader_train)
+
+    return make
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_the_second_decoder_is_nnunets_without_an_encoder(residual, trainer_and_batch):
+    trainer, batch = trainer_and_batch(options={"residual": residual})
+    decoder = trainer.auxiliary.module
+    own = {k.removeprefix("decoder.") for k in decoder.state_dict()}
+    of_student = {k for k in trainer.network.decoder.state_dict() if not k.startswith("encoder.")}
+    assert own == of_student
+    copied = copy.deepcopy(trainer.network)
+    plain = AuxiliaryDecoder(copied, dropout=0.0)
+    with torch.no_grad():
+        expected = trainer.network(batch["data"])
+        features = encoder_of(trainer.network)(batch["data"])
+        assert all(torch.equal(a, b) for a, b in zip(plain(features), expected, strict=True))
+        other = decoder(features)
+        assert [z.shape for z in other] == [z.shape for z in expected]
+        assert not torch.equal(other[0], decoder(features)[0]), "other channels are dropped in every call"
+        assert not any(torch.equal(a, b) for a, b in zip(other, expected))
+
+
+def test_half_of_the_channels_of_every_level_are_dropped(trainer_and_batch, monkeypatch):
+    trainer, batch = trainer_and_batch()
+    calls = record_calls(monkeypatch, "nnunet_ssl.networks.dropout.drop_channels")
+    trainer.train_step(copy_batch(batch))
+    levels = [args[0].shape[1] for args, _ in calls]
+    assert levels == encoder_of(trainer.network).output_channels and {args[1] for args, _ in calls} == {0.5}
+
+
+@pytest.mark.parametrize("name", [DMPLS, DMSPS])
+def test_one_forward_of_the_encoder_per_step_and_both_decoders_and_the_encoder_learn(
+    name, trainer_and_batch, monkeypatch
+):
+    trainer, batch = trainer_and_batch(name)
+    calls = []
+    forward = trainer.network.encoder.forward
+    monkeypatch.setattr(trainer.network.encoder, "forward", lambda x: calls.append(len(x)) or forward(x))
+    before = weights_of(trainer.network), weights_of(trainer.auxiliary.module)
+    values = trainer.train_step(copy_batch(batch))
+    assert calls == [len(batch["data"])] and all(
+        values[k] > 0 for k in ("labeled_auxiliary", "pseudo", "pseudo_auxiliary")
+    )
+    for old, module in zip(before, (trainer.network, trainer.auxiliary.module), strict=True):
+        new = weights_of(module)
+        still = {k for k in new if torch.equal(old[k], new[k])} - {k for k in new if "seg_layers.0" in k}
+        assert not still  # the lowest head has no weight in nnU-Net's loss
+    assert len(trainer.optimizer.param_groups) == 2
+    trainer.on_validation_epoch_start()
+    with torch.no_grad():
+        trainer.validation_step(next(trainer.dataloader_val))
+    with pytest.raises(RuntimeError, match="since the features were last taken"):
+        trainer.features.take()
+
+
+@pytest.mark.parametrize("regions", [False, True])
+@pytest.mark.parametrize("name", [DMPLS, DMSPS])
+def test_the_step_is_the_published_one(name, regions, trainer_and_batch, monkeypatch):
+    """All terms, from the weights and the patches, for a mixture that is known."""
+    trainer, batch = trainer_and_batch(name, options={"regions": regions}, dropout=0.0)
+    trainer.loss.weight_factors = (0.75, 0.25)  # nnU-Net's for two heads are 1 and 0
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor(0.37))
+    network, decoder = copy.deepcopy(trainer.network), copy.deepcopy(trainer.auxiliary.module)
+    values = trainer.train_step(copy_batch(batch))
+
+    with torch.no_grad():
+        features = network.encoder(batch["data"])
+        heads = [as_heads(network.decoder(features)), as_heads(decoder(features))]
+    act = torch.sigmoid if regions else lambda z: z.softmax(1)
+    mixed = 0.37 * act(heads[0][0]) + 0.63 * act(heads[1][0])
+    target = batch["target"]
+    terms = {"labeled": trainer.loss(heads[0], target), "labeled_auxiliary": trainer.loss(heads[1], target)}
+    for key, decoded in zip(("pseudo", "pseudo_auxiliary"), heads, strict=True):
+        terms[key] = 0.0
+        for z, weight in zip(decoded, (0.75, 0.25), strict=True):
+            step = mixed.shape[-1] // z.shape[-1]
+            inside = batch["labeled_inside"][..., step // 2 :: step, step // 2 :: step]
+            p = act(z)
+            if name == DMPLS:
+                hard = mixed[..., step // 2 :: step, step // 2 :: step]
+                hard = hard > 0.5 if regions else nn.functional.one_hot(hard.argmax(1)).movedim(-1, 1)
+                top, bottom = 2 * (p * hard * inside).sum((0, 2, 3)), ((p**2 + hard) * inside).sum((0, 2, 3))
+                loss = (1 - (top + 1e-5) / (bottom + 1e-5)).mean()
+            else:
+                soft = nn.functional.avg_pool2d(mixed, step)
+                ce = -(soft * p.log()).sum(1, keepdim=True)
+                if regions:
+                    ce = -(soft * p.log() + (1 - soft) * (1 - p).log())
+                loss = (ce * inside).sum() / inside.expand_as(ce).sum()
+            terms[key] += weight * loss
+    ramp = 1 if name == DMPLS else math.exp(-5 * 0.5**2)
+    weights = {"labeled": 1, "labeled_auxiliary": 1} | dict.fromkeys(
+        ("pseudo", "pseudo_auxiliary"), trainer.pseudo_weight * ramp
+    )
+    for key, value in terms.items():
+        assert float(values[key]) == pytest.approx(float(value), rel=1e-4), key
+    assert float(values["loss"]) == pytest.approx(sum(weights[k] * float(v) for k, v in terms.items()), rel=1e-4)
+
+
+def test_padding_has_no_pseudo_label(trainer_and_batch):
+    trainer, batch = trainer_and_batch(DMSPS, dropout=0.0)
+    batch["labeled_inside"].fill_(False)
+    values = trainer.train_step(copy_batch(batch))
+    assert values["pseudo"] == values["pseudo_auxiliary"] == 0 and values["labeled"] != 0
+
+
+def test_the_mixture_is_drawn_anew_in_every_step(trainer_and_batch, monkeypatch):
+    trainer, batch = trainer_and_batch()
+    calls = record_calls(monkeypatch, "nnunet_ssl.losses.mixed_pseudo_labels.mixed_probabilities")
+    for _ in range(3):
+        trainer.train_step(copy_batch(batch))
+    betas = {float(args[2]) for args, _ in calls}
+    assert len(betas) == 3 and all(0 <= b < 1 for b in betas)
+    assert all(args[2].shape == () for args, _ in calls)
+
+
+def test_the_soft_trainer_calls_what_the_golden_values_prove(trainer_and_batch, monkeypatch):
+    trainer, batch = trainer_and_batch(DMSPS)
+    calls = record_calls(monkeypatch, "nnunet_ssl.losses.mixed_pseudo_labels.soft_cross_entropy")
+    trainer.train_step(copy_batch(batch))
+    assert len(calls) == 2 and not any("double_softmax" in kwargs for _, kwargs in calls)
+
+
+def test_the_second_decoder_is_in_checkpoints_and_not_in_the_stored_network(trainer_and_batch, datasets, tmp_path):
+    trainer, batch = trainer_and_batch()
+    trainer.train_step(copy_batch(batch))
+    file = tmp_path / "checkpoint.pth"
+    trainer.save_checkpoint(str(file))
+    checkpoint = torch.load(file, weights_only=False)
+    assert largest_difference(checkpoint["network_weights"], weights_of(trainer.network)) == 0
+    stored = checkpoint["ssl_state"]["members"]["auxiliary"]
+    assert largest_difference(stored, weights_of(trainer.auxiliary.module)) == 0
+
+
+def test_wrong_settings_are_refused(datasets, tmp_path):
+    for dropout in (1.0, -0.1):
+        with pytest.raises(ValueError, match="dropout"):
+            make_trainer(DMPLS, *datasets(**SPARSE), results=tmp_path, dropout=dropout).initialize()
+    with pytest.raises(NotImplementedError, match=r"Linear has no `decoder\.seg_layers`"):
+        AuxiliaryDecoder(nn.Linear(1, 1), 0.5)
+    with pytest.raises(NotImplementedError, match=r"Linear has no `encoder\.stages`"):
+        encoder_of(nn.Linear(1, 1))
+
+
+def test_weights_follow_their_ramps(datasets, tmp_path):
+    for name, expected in ((DMPLS, [0.5, 0.5, 0.5]), (DMSPS, [8 * math.exp(-5), 8 * math.exp(-1.25), 8])):
+        trainer = make_trainer(name, *datasets(**SPARSE), results=tmp_path)
+        found = []
+        for share in (0, 0.5, 1):
+            trainer.iteration = int(share * trainer.num_epochs * trainer.num_iterations_per_epoch)
+            weights = trainer.weights()
+            assert weights["pseudo"] == weights["pseudo_auxiliary"] and weights["labeled_auxiliary"] == 1
+            found.append(weights["pseudo"])
+        np.testing.assert_allclose(found, expected)

@@ -1,0 +1,227 @@
+"""FilterMatch: entropies, pseudo targets, turns, the joint step and the shrinking pool."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_ssl.patches.turns import turn_and_flip
+from nnunet_ssl.predictions.entropy_filter import case_entropy, entropy_threshold, is_uncertain, uncertain_cases
+from nnunet_ssl.predictions.targets import as_target, join_targets, pseudo_target
+from tests.golden.framework import record_calls
+from tests.helpers.training import copy_batch, copy_dataset, largest_difference, make_trainer, started, weights_of
+from tests.trainers.test_contract import hide_labels
+
+NAME = "nnUNetTrainerFilterMatch"
+
+
+# --------------------------------------------------------------------------------------------------- entropy and filter
+
+
+@pytest.mark.parametrize("spatial", [(2, 3), (2, 3, 2)])
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_entropy_of_uniform_and_certain_predictions(classes, spatial):
+    uniform = np.full((classes, *spatial), 1 / classes, np.float32)
+    assert case_entropy(uniform) == pytest.approx(math.log(classes), rel=1e-5)
+    assert case_entropy(uniform, reduction="sum") == pytest.approx(math.log(classes) * np.prod(spatial), rel=1e-5)
+    certain = np.zeros_like(uniform)
+    certain[1] = 1
+    assert case_entropy(certain) == pytest.approx(0, abs=1e-6)
+
+
+def test_entropy_of_regions_counts_both_outcomes():
+    p = np.array([[[0.5, 0.25]], [[1.0, 0.0]]], np.float32)
+    quarter = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert case_entropy(p, "sigmoid") == pytest.approx((math.log(2) + quarter) / 2, rel=1e-5)
+    with pytest.raises(ValueError, match="reduction"):
+        case_entropy(p, reduction="max")
+    with pytest.raises(ValueError, match="activation"):
+        case_entropy(p, "relu")
+
+
+def test_the_easiest_cases_are_dropped():
+    # 0, 1, ..., 20: the 15th percentile is 3
+    entropies = {f"case_{i:02d}": float(i) for i in range(21)}
+    assert entropy_threshold(list(entropies.values()), 15) == pytest.approx(3)
+    assert uncertain_cases(entropies, 15) == [f"case_{i:02d}" for i in range(3, 21)]
+    assert is_uncertain([5.0]).tolist() == [True] and is_uncertain([2.0, 2.0, 2.0]).all()
+    with pytest.raises(ValueError, match="at least one"):
+        entropy_threshold([])
+    with pytest.raises(ValueError, match="percentile"):
+        entropy_threshold([1.0], 101)
+
+
+# ------------------------------------------------------------------------------------------------------------- targets
+
+
+def test_a_pseudo_target_has_the_form_of_the_labeled_one():
+    logits = torch.tensor([[[[0.0, 2.0]], [[1.0, 0.0]], [[0.0, 3.0]]]], requires_grad=True)
+    target = pseudo_target(logits, torch.zeros(2, 1, 1, 2, dtype=torch.int16))
+    assert target.tolist() == [[[[1, 2]]]] and target.dtype == torch.int16 and not target.requires_grad
+    inside = torch.tensor([[[[True, False]]]])
+    assert pseudo_target(logits, target, inside=inside).tolist() == [[[[1, 0]]]]
+
+
+def test_a_pseudo_target_of_regions_ignores_no_voxel():
+    logits = torch.tensor([[[[1.0, -1.0]], [[-2.0, 2.0]]]])
+    inside = torch.ones(1, 1, 1, 2, dtype=torch.bool)
+    for dtype in (torch.bool, torch.uint8):
+        found = pseudo_target(logits, torch.ones(2, 3, 1, 2, dtype=dtype), "sigmoid", inside)
+        assert found.dtype == dtype and found.int().tolist() == [[[[1, 0]], [[0, 1]], [[0, 0]]]]
+    assert pseudo_target(logits, torch.ones(2, 2, 1, 2), "sigmoid", ~inside).sum() == 0
+
+
+@pytest.mark.parametrize("size", [(8, 4), (8, 4, 6)])
+def test_the_mask_is_resized_to_lower_heads(size):
+    inside = torch.zeros(1, 1, *size, dtype=torch.bool)
+    inside[..., : size[-1] // 2] = True
+    logits = torch.zeros(1, 2, *(s // 2 for s in size))
+    logits[:, 1] = 1
+    found = pseudo_target(logits, torch.zeros(1, 1, *(s // 2 for s in size)), inside=inside)
+    half = size[-1] // 4
+    assert (found[..., :half] == 1).all() and (found[..., half + size[-1] % 4 // 2 :] == 0).all()
+
+
+def test_a_label_map_is_resized_to_the_head_as_nnunet_resizes_targets():
+    label = torch.tensor([[[[0, 1, 2, 1]]]])
+    found = as_target(label, torch.zeros(3, 1, 1, 2, dtype=torch.int16), torch.tensor([[[[True, True, True, False]]]]))
+    assert found.tolist() == [[[[1, 0]]]] and found.dtype == torch.int16
+    regions = as_target(label > 0, torch.zeros(3, 2, 1, 4, dtype=torch.bool))  # the last channel: nothing is ignored
+    assert regions.tolist() == [[[[False, True, True, True]], [[False] * 4]]]
+
+
+def test_targets_are_joined_head_by_head():
+    a, b = torch.zeros(2, 1, 4, 4), torch.ones(3, 1, 4, 4)
+    assert join_targets(a, [b]).sum() == b.sum() and join_targets(a, [b]).shape[0] == 5
+    joined = join_targets([a, a[..., :2]], [b, b[..., :2]])
+    assert [tuple(t.shape) for t in joined] == [(5, 1, 4, 4), (5, 1, 4, 2)]
+
+
+def test_turns_and_flips_by_hand():
+    x = torch.tensor([[[1, 2], [3, 4]]])
+    assert turn_and_flip(x, 1).tolist() == [[[2, 4], [1, 3]]]
+    assert turn_and_flip(x, 2).tolist() == turn_and_flip(x, 0, [-1, -2]).tolist() == [[[4, 3], [2, 1]]]
+    assert turn_and_flip(x, 1, [-1]).tolist() == [[[4, 2], [3, 1]]]
+    assert turn_and_flip(torch.zeros(1, 2, 5, 4, 6), 3).shape == (1, 2, 5, 6, 4)
+
+
+# --------------------------------------------------------------------------------------------------------- the trainer
+
+
+def filter_match(datasets, tmp_path, configuration="2d", options=None, progress=0.75, **attributes):
+    out, dataset = datasets(**(options or {}))
+    trainer = started(make_trainer(NAME, out, dataset, configuration, results=tmp_path / "ours", **attributes))
+    trainer.iteration = int(progress * trainer.num_epochs * trainer.num_iterations_per_epoch)
+    stock = make_trainer("nnUNetTrainer", out, dataset, configuration, results=tmp_path / "stock")
+    stock.initialize()
+    stock.network.load_state_dict(weights_of(trainer.network))
+    stock.network.train()
+    stock.lr_scheduler.step(0)
+    return trainer, stock
+
+
+def test_before_the_start_the_step_is_nnunets_bit_for_bit(datasets, tmp_path):
+    trainer, stock = filter_match(datasets, tmp_path, progress=0.0)
+    batch = next(trainer.dataloader_train)
+    values = trainer.train_step(copy_batch(batch))
+    stock.train_step(copy_batch({k: batch[k] for k in ("data", "target", "keys")}))
+    assert values["joint"] == 0 and values["labeled"] > 0
+    assert largest_difference(weights_of(trainer.network), weights_of(stock.network)) == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"regions": True, "ignore": True}], ids=str)
+@pytest.mark.parametrize("progress, flips", [(0.2, []), (0.75, [-2])])
+def test_from_the_start_the_step_is_nnunets_on_the_joint_batch(
+    progress, flips, options, datasets, tmp_path, monkeypatch
+):
+    """nnU-Net's own step gets the unlabeled patches as labeled ones, turned, with targets made by hand."""
+    trainer, stock = filter_match(datasets, tmp_path, options=options, progress=progress)
+    batch = next(trainer.dataloader_train)
+    drawn = iter([0.1, 0.9])  # flips the first axis only, once flips have begun
+    monkeypatch.setattr(np.random, "randint", lambda low, high: 3)
+    monkeypatch.setattr(np.random, "rand", lambda: next(drawn))
+    values = trainer.train_step(copy_batch(batch))
+
+    def turned(x):
+        x = x.rot90(3, (-2, -1))
+        return x.flip(flips) if flips else x
+
+    with torch.no_grad():
+        heads = stock.network(batch["unlabeled"])
+    targets = []
+    for logits, target in zip(heads, batch["target"], strict=True):
+        step = batch["inside"].shape[-1] // logits.shape[-1]
+        inside = batch["inside"][..., ::step, ::step]
+        label = (logits > 0) & inside if options else logits.argmax(1, keepdim=True) * inside
+        if options:
+            label = torch.cat((label, torch.zeros_like(label[:, :1])), 1)
+        targets.append(torch.cat((target, turned(label).to(target.dtype))))
+    joint = {"data": torch.cat((batch["data"], turned(batch["unlabeled"]))), "target": targets}
+    expected = stock.train_step(joint)["loss"]
+    assert values["joint"] == values["loss"] == pytest.approx(float(expected), rel=1e-6)
+    assert largest_difference(weights_of(trainer.network), weights_of(stock.network)) < 1e-7
+
+
+def test_no_quarter_turn_where_voxels_or_patches_are_not_square(datasets, tmp_path):
+    trainer, _ = filter_match(datasets, tmp_path, progress=0.2)
+    square, long = (
+        [torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 4, 4)],
+        [torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 4)],
+    )
+    found = [trainer._random_turn(square) for _ in range(50)]
+    assert {turns for turns, _ in found} == {1, 2, 3} and all(flips == [] for _, flips in found)
+    found = [trainer._random_turn(long) for _ in range(50)]
+    assert {turns for turns, _ in found} == {0}
+    assert {tuple(flips) for _, flips in found} == {(), (-1,), (-2,), (-2, -1)}
+    trainer.configuration_manager.configuration["spacing"] = [1.0, 2.0]
+    assert {trainer._random_turn(square)[0] for _ in range(20)} == {0}
+
+
+def test_the_easiest_images_leave_the_pool_at_each_third(datasets, tmp_path, monkeypatch):
+    trainer, _ = filter_match(datasets, tmp_path, num_epochs=6)
+    names = [
+        f"nnunet_ssl.predictions.entropy_filter.{f}" for f in ("case_entropy", "entropy_threshold", "is_uncertain")
+    ]
+    calls = {name: record_calls(monkeypatch, name) for name in names}
+    sizes = []
+    for trainer.current_epoch in range(6):
+        trainer.after_epoch()
+        sizes.append(len(trainer.unlabeled_pool))
+    assert sizes == [3, 2, 2, 1, 1, 1]
+    assert len(calls[names[0]]) == 3 + 2 and all(calls.values())
+    assert set(map(str, next(trainer.dataloader_train)["unlabeled_keys"])) == set(trainer.unlabeled_pool)
+
+
+def test_the_pool_left_is_in_the_checkpoint(datasets, tmp_path):
+    trainer, _ = filter_match(datasets, tmp_path, num_epochs=3)
+    trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train))])
+    assert len(trainer.unlabeled_pool) == 2
+    trainer.save_checkpoint(str(tmp_path / "c.pth"))
+    other = make_trainer(NAME, *datasets(), results=tmp_path / "other", num_epochs=3)
+    other.load_checkpoint(str(tmp_path / "c.pth"))
+    other.on_train_start()
+    assert other.unlabeled_pool == trainer.unlabeled_pool
+    keys = {str(k) for _ in range(6) for k in next(other.dataloader_train)["unlabeled_keys"]}
+    assert keys <= set(trainer.unlabeled_pool)
+
+
+def test_the_filter_scores_images_with_hidden_labels_without_their_labels(datasets, tmp_path):
+    out, dataset = datasets()
+    out = copy_dataset(out, tmp_path / "data")
+    folder, hidden = out / "nnUNet_preprocessed" / dataset, ["case_00", "case_01"]
+    hide_labels(folder, hidden)
+    trainer = started(make_trainer(NAME, out, dataset, results=tmp_path / "ours", num_epochs=3))
+    trainer.set_unlabeled_cases(hidden)
+    expected = trainer.score_unlabeled(case_entropy)
+    for file in folder.rglob("case_0[01]_seg.b2nd"):
+        file.unlink()
+    for file in folder.rglob("case_0[01].pkl"):
+        file.unlink()
+    assert trainer.score_unlabeled(case_entropy) == expected and sorted(expected) == hidden
+    trainer.after_epoch()
+    (kept,) = trainer.unlabeled_pool
+    assert expected[kept] == max(expected.values())
+    assert set(map(str, next(trainer.dataloader_train)["unlabeled_keys"])) == {kept}

@@ -1,0 +1,293 @@
+"""MAAG: least-squares adversarial losses, the discriminator of masks, unpaired masks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from nnunet_ssl import cli
+from nnunet_ssl.data.raw_dataset import RawDataset
+from nnunet_ssl.errors import UserError
+from nnunet_ssl.losses.adversarial_masks import (
+    balanced_cross_entropy,
+    flip_signs,
+    least_squares_discriminator_loss,
+    least_squares_generator_loss,
+    rescaled,
+)
+from nnunet_ssl.networks.mask_discriminator import MaskDiscriminator, mask_levels
+from nnunet_ssl.preprocessing.unpaired_masks import preprocess_masks
+from tests.golden.framework import record_calls
+from tests.helpers.synthetic import make_dataset
+from tests.helpers.training import copy_batch, copy_dataset, make_trainer, started, weights_of
+
+TRAINER = "nnUNetTrainerMAAG"
+
+
+def test_least_squares_losses_by_hand():
+    real, fake = torch.tensor([[1.0], [3.0]]), torch.tensor([[-1.0], [1.0]])
+    assert least_squares_discriminator_loss(real, fake).item() == 0.5 * 2 + 0.5 * 2
+    assert least_squares_generator_loss(fake).item() == 0.5 * 2
+    assert least_squares_generator_loss(fake.half()).dtype == torch.float32
+
+
+def test_rescaled_has_the_size_of_the_reference_and_the_direction_of_the_loss():
+    x = torch.tensor(4.0, requires_grad=True)
+    reference = torch.tensor(-6.0, requires_grad=True)
+    loss = rescaled(x**2, reference)
+    assert loss.item() == 6.0
+    loss.backward()
+    assert x.grad.item() == pytest.approx(6 / 16 * 8) and reference.grad is None
+
+
+@pytest.mark.parametrize("spatial", [(2, 2), (2, 2, 1)])
+def test_balanced_cross_entropy_by_hand(spatial):
+    logits = torch.zeros(1, 3, 4)
+    logits[0, 1] = math.log(2)  # probabilities 1/4, 1/2, 1/4
+    target, annotated = torch.tensor([[[0, 1, 1, 2]]]), torch.tensor([[[True, True, True, False]]])
+    shaped = (logits.reshape(1, 3, *spatial), *(x.reshape(1, 1, *spatial) for x in (target, annotated)))
+    # n / n_c: 3 for class 0, 3/2 for class 1; class 2 is not annotated. The mean goes over 4 voxels
+    expected = (3 * math.log(4) + 2 * 1.5 * math.log(2)) / 4
+    assert balanced_cross_entropy(*shaped).item() == pytest.approx(expected, rel=1e-6)
+    ignored = torch.where(shaped[2], shaped[1], 3)  # an ignore label beyond the classes
+    assert balanced_cross_entropy(shaped[0], ignored, shaped[2]).item() == pytest.approx(expected, rel=1e-6)
+    assert balanced_cross_entropy(shaped[0], ignored, ~shaped[2] & shaped[2]).item() == 0
+
+
+def test_flipped_signs_change_the_value_and_not_the_gradient():
+    x = torch.tensor([[2.0], [-3.0]], requires_grad=True)
+    for probability, sign in ((0.0, 1), (1.0, -1)):
+        output = flip_signs(x, probability)
+        assert torch.equal(output, sign * x)
+        (gradient,) = torch.autograd.grad((output * torch.tensor([[1.0], [5.0]])).sum(), x)
+        assert gradient.tolist() == [[1], [5]]
+    torch.manual_seed(0)
+    flipped = sum(bool((flip_signs(x, 0.1) != x).all()) for _ in range(2000))
+    assert 150 < flipped < 250
+
+
+@pytest.mark.parametrize(
+    "size, strides, sizes",
+    [
+        ((32, 48), [[2, 2]] * 5, [[32, 48], [16, 24], [8, 12], [4, 6]]),
+        ((24, 24), [[2, 2]], [[24, 24], [12, 12]]),
+        ((24, 24), [], [[24, 24]]),
+        ((6, 32, 32), [[1, 2, 2], [2, 2, 2], [2, 2, 2]], [[6, 32, 32], [6, 16, 16], [3, 8, 8], [1, 4, 4]]),
+    ],
+)
+def test_the_discriminator_gives_one_number_per_mask_and_sees_every_level(size, strides, sizes):
+    torch.manual_seed(0)
+    discriminator = MaskDiscriminator(2, size, strides, features=4)
+    assert discriminator.sizes == sizes
+    masks = [torch.rand(3, 2, *s, requires_grad=True) for s in sizes]
+    output = discriminator(masks)
+    assert output.shape == (3, 1)
+    output[1].sum().backward()
+    for mask in masks:
+        assert (mask.grad[1] != 0).any() and not (mask.grad[[0, 2]] != 0).any()
+    discriminator.eval()
+    assert torch.equal(discriminator(masks), discriminator(masks))
+    assert discriminator([m.half() for m in masks]).dtype == torch.float32
+
+
+def test_blocks_have_the_spectral_norm_1_and_noise_is_for_training():
+    torch.manual_seed(0)
+    discriminator = MaskDiscriminator(1, (16, 16), [[2, 2], [2, 2]], features=4)
+    masks = mask_levels([torch.rand(2, 1, 16, 16)], discriminator.sizes)
+    for _ in range(50):
+        discriminator(masks)
+    for block in discriminator.blocks:
+        assert torch.linalg.matrix_norm(block.weight.flatten(1), 2).item() == pytest.approx(1, abs=1e-2)
+    noisy = {discriminator(masks)[0, 0].item() for _ in range(3)}
+    assert len(noisy) == 3
+
+
+def test_masks_of_lower_levels_are_resized_where_they_are_not_given():
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., :2] = 1
+    mask[..., 0, 0] = 0
+    levels = mask_levels([mask], [(4, 4), (2, 2)])
+    assert levels[0] is mask and levels[1][0, 0].tolist() == [[0.75, 0], [1, 0]]
+    given = torch.full((1, 1, 2, 2), 0.3)
+    assert mask_levels([mask, given], [(4, 4), (2, 2)])[1] is given
+    assert len(mask_levels([mask, given, given], [(4, 4), (2, 2)])) == 2
+    assert mask_levels([torch.ones(1, 2, 4, 4, 2)], [(4, 4, 2), (2, 2, 1)])[1].shape == (1, 2, 2, 2, 1)
+
+
+def test_a_discriminator_learns_to_tell_masks_from_noise_and_a_generator_follows_it():
+    torch.manual_seed(0)
+    discriminator = MaskDiscriminator(1, (16, 16), [[2, 2]], features=4)
+    optimizer = torch.optim.Adam(discriminator.parameters(), 1e-2)
+    real = torch.zeros(8, 1, 16, 16)
+    real[..., 4:12, 4:12] = 1
+    fake = torch.rand(8, 1, 16, 16)
+    levels = [mask_levels([x], discriminator.sizes) for x in (real, fake)]
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = least_squares_discriminator_loss(*map(discriminator, levels))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
+    logits = torch.randn(4, 1, 16, 16, requires_grad=True)
+    generator = torch.optim.Adam([logits], 0.1)
+    scores = []
+    for _ in range(40):
+        generator.zero_grad()
+        loss = least_squares_generator_loss(discriminator(mask_levels([torch.sigmoid(logits)], discriminator.sizes)))
+        loss.backward()
+        generator.step()
+        scores.append(loss.item())
+    assert scores[-1] < 0.5 * scores[0]
+
+
+# ------------------------------------------------------------------------------------------------------ unpaired masks
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch):
+    """A raw data set of its own, with one mask that is larger and of other spacing than the images."""
+    name = make_dataset(tmp_path, ignore=True, unlabeled=0)
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "nnUNet_raw"))
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "nnUNet_preprocessed"))
+    folder = tmp_path / "nnUNet_raw" / name / "masksUn"
+    folder.mkdir()
+    array = np.zeros((10, 20, 24), np.uint8)
+    array[2:6, 5:10, 5:12], array[3:5, 6:8, 6:9] = 1, 2
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((2.0, 2.0, 2.0))
+    sitk.WriteImage(image, str(folder / "other.nii.gz"))
+    return RawDataset.open(name), array
+
+
+QUIET = argparse.Namespace(verbose=False, no_pbar=True)
+
+
+def test_masks_are_resampled_and_keep_their_whole_field_of_view(raw, tmp_path):
+    dataset, array = raw
+    preprocess_masks(dataset, "nnUNetPlans", ["3d_fullres"], [1], QUIET)
+    trainer = make_trainer(TRAINER, tmp_path, dataset.name, "3d_fullres", results=tmp_path / "results")
+    started(trainer)
+    masks = trainer.dataloader_train.data_loader.streams["masks"]._data
+    _, mask, _, properties = masks.load_case("other")
+    assert masks.identifiers == ["other"] and mask.shape == (1, 20, 40, 48)  # 2 mm to 1 mm, nothing cropped
+    volumes = [int((np.asarray(mask[:]) == label).sum()) for label in (1, 2)]
+    assert volumes == pytest.approx([8 * int((array == label).sum()) for label in (1, 2)], rel=0.15)
+    assert set(np.unique(mask[:])) == {0, 1, 2}
+    assert len(properties["class_locations"][1]) and len(properties["class_locations"][(-1, 0, 1, 2)])
+
+
+def test_the_command_preprocesses_masks_and_forgets_those_that_are_gone(raw, tmp_path, capsys):
+    dataset, _ = raw
+    command = ["preprocess_unlabeled", "-d", "991", "-c", "2d", "-np", "1", "--no_pbar"]
+    assert cli.main(command) == 0
+    assert "masks without images: 1 done, 0 kept, 0 removed" in capsys.readouterr().out
+    file = tmp_path / "nnUNet_preprocessed" / dataset.name / "nnUNetPlans_2d_masks.json"
+    assert list(json.loads(file.read_text())["cases"]) == ["other"]
+    (dataset.folder / "masksUn" / "other.nii.gz").unlink()
+    preprocess_masks(dataset, "nnUNetPlans", ["2d"], [1], QUIET)
+    assert "0 done, 0 kept, 1 removed" in capsys.readouterr().out
+    with pytest.raises(UserError, match="is empty, unfinished or"):
+        make_trainer(TRAINER, tmp_path, dataset.name, results=tmp_path / "results").on_train_start()
+
+
+def test_a_mask_that_does_not_fit_is_named(raw):
+    dataset, array = raw
+    sitk.WriteImage(sitk.GetImageFromArray(array + 2), str(dataset.folder / "masksUn" / "bad.nii.gz"))
+    (dataset.folder / "masksUn" / "cut.nii.gz").write_bytes(b"nothing")
+    with pytest.raises(
+        UserError, match=r"(?s)bad\.nii\.gz: holds 3, 4; allowed in a mask are \[0, 1, 2\].*cut\.nii\.gz.*cannot be"
+    ):
+        preprocess_masks(dataset, "nnUNetPlans", ["2d"], [1], QUIET)
+
+
+def test_missing_and_stale_masks_and_masks_of_the_fold_are_refused(datasets, tmp_path):
+    out, dataset = datasets(ignore=True, unlabeled=0)
+    trainer = make_trainer(TRAINER, out, dataset, results=tmp_path)
+    trainer.initialize()
+    with pytest.raises(UserError, match=r"masksUn of nnUNet_raw/Dataset991.*preprocess_unlabeled -d 991 -c 2d -p"):
+        trainer.on_train_start()
+
+    out, dataset = datasets(ignore=True, unlabeled=0, masks=2)
+    out = copy_dataset(out, tmp_path / "copy")
+    file = out / "nnUNet_preprocessed" / dataset / "nnUNetPlans_2d_masks.json"
+    manifest = json.loads(file.read_text())
+    assert sorted(manifest["cases"]) == ["mask_00", "mask_01"]
+    file.write_text(json.dumps(manifest | {"preprocessing_hash": "0"}))
+    with pytest.raises(UserError, match=r"unfinished or made with other plans"):
+        make_trainer(TRAINER, out, dataset, results=tmp_path / "b").on_train_start()
+    file.write_text(json.dumps(manifest))
+    split = out / "nnUNet_preprocessed" / dataset / "splits_final.json"
+    (fold,) = json.loads(split.read_text())
+    for place in ("train", "val"):
+        split.write_text(json.dumps([fold]))
+        os.environ["nnUNet_preprocessed"] = str(out / "nnUNet_preprocessed")
+        renamed = fold[place][0]
+        folder = out / "nnUNet_preprocessed" / dataset / "nnUNetPlans_2d_masks"
+        for ending in (".pkl", ".b2nd", "_seg.b2nd"):
+            (folder / f"{renamed}{ending}").write_bytes((folder / f"mask_01{ending}").read_bytes())
+        file.write_text(json.dumps(manifest | {"cases": manifest["cases"] | {renamed: ""}}))
+        kind = {"train": "training", "val": "validation"}[place]
+        with pytest.raises(UserError, match=rf"{renamed} is \(are\) also {kind} case"):
+            make_trainer(TRAINER, out, dataset, results=tmp_path / place).on_train_start()
+
+
+# --------------------------------------------------------------------------------------------------------- the trainer
+
+
+@pytest.mark.parametrize("options", [{}, {"regions": True}], ids=str)
+def test_the_discriminator_sees_masks_and_predictions_and_teaches_only_the_student(
+    options, datasets, tmp_path, monkeypatch
+):
+    out, dataset = datasets(ignore=True, unlabeled=0, masks=2, **options)
+    trainer = started(make_trainer(TRAINER, out, dataset, results=tmp_path, label_noise=0.0, instance_noise=0.0))
+    batch = next(trainer.dataloader_train)
+    assert len(batch["extra/masks"]) == len(batch["data"])
+    seen = []
+    module = trainer.discriminator.module
+    forward = module.forward
+    monkeypatch.setattr(module, "forward", lambda masks: seen.append(masks) or forward(masks))
+    calls = record_calls(monkeypatch, "nnunet_ssl.losses.adversarial_masks.least_squares_generator_loss")
+    before = weights_of(module)
+    trainer.train_step(copy_batch(batch))
+    both, fake = seen
+    assert [m.shape[0] for m in both] == [4, 4] and [m.shape[0] for m in fake] == [2, 2]
+    assert not any(m.requires_grad for m in both) and all(m.requires_grad for m in fake)
+    masks = batch["extra/masks"]
+    expected = masks[:, :2].float() if options else torch.cat([(masks == c).float() for c in (1, 2)], 1)
+    assert torch.equal(both[0][:2], expected) and torch.equal(both[0][2:], fake[0].detach())
+    after = weights_of(module)
+    assert any(not torch.equal(before[k], after[k]) for k in before if "weight" in k or "bias" in k)
+    # the generator's loss alone: it changes the student and not the discriminator
+    trainer._weight_names = None
+    trainer.weights = lambda: {"labeled": 0.0, "adversarial": 1.0, "discriminator": 0.0}
+    calls.clear()
+    trainer.train_step(copy_batch(batch))
+    assert calls and all(p.grad is None for p in module.parameters())
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in trainer.network.parameters())
+
+
+def test_patches_of_masks_are_augmented_but_hold_labels_only(datasets, tmp_path):
+    out, dataset = datasets(ignore=True, unlabeled=0, masks=2)
+    trainer = started(make_trainer(TRAINER, out, dataset, "3d_fullres", results=tmp_path))
+    masks = torch.cat([next(trainer.dataloader_train)["extra/masks"] for _ in range(6)])
+    assert masks.shape[1:] == (1, 12, 24, 24) and set(masks.unique().tolist()) == {0, 1, 2}
+    assert len({int((m > 0).sum()) for m in masks}) > 6
+
+
+def test_one_scale_resizes_the_prediction_of_the_highest_resolution(datasets, tmp_path, monkeypatch):
+    out, dataset = datasets(ignore=True, unlabeled=0, masks=2)
+    trainer = started(make_trainer(TRAINER, out, dataset, results=tmp_path, scales=1))
+    calls = record_calls(monkeypatch, "nnunet_ssl.networks.mask_discriminator.mask_levels")
+    trainer.train_step(next(trainer.dataloader_train))
+    assert [len(masks) for (masks, _), _ in calls] == [1, 1]
+    with pytest.raises(ValueError, match="scales"):
+        make_trainer(TRAINER, out, dataset, results=tmp_path / "b", scales=0).initialize()

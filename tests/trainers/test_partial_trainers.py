@@ -1,0 +1,320 @@
+"""Trainers for partial labels: what reaches the loss, which cases are drawn, and what validation counts."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_ssl.errors import UserError
+from nnunet_ssl.losses.candidate_sets import partial_label_loss
+from nnunet_ssl.patches.mixing import resize_nearest
+from nnunet_ssl.predictions.candidates import annotation_matrix, candidate_pseudo_labels
+from tests.golden.framework import record_calls
+from tests.helpers.synthetic import make_dataset
+from tests.helpers.training import (
+    copy_batch,
+    copy_dataset,
+    largest_difference,
+    make_trainer,
+    seed_everything,
+    started,
+    weights_of,
+)
+from tests.trainers.test_contract import PARTIAL, next_batches, run_steps, stock_step
+from tests.trainers.test_weak_trainer import preprocess
+
+TRAINER = "nnUNetTrainerPartialLabel"
+LOSSES = "nnunet_ssl.losses.candidate_sets."
+each_partial_trainer = pytest.mark.parametrize("name", PARTIAL)
+
+
+@pytest.fixture
+def copied(datasets, tmp_path):
+    """A function that makes a private copy of a synthetic data set whose dataset.json has another key `partial_labels`."""
+
+    def make(content, **options):
+        out, dataset = datasets(unlabeled=0, **options)
+        out = copy_dataset(out, tmp_path / "data")
+        file = out / "nnUNet_preprocessed" / dataset / "dataset.json"
+        dataset_json = json.loads(file.read_text())
+        if content is None:
+            dataset_json.pop("partial_labels", None)
+        else:
+            dataset_json["partial_labels"] = content
+        file.write_text(json.dumps(dataset_json))
+        return out, dataset
+
+    return make
+
+
+def log_of(folder) -> str:
+    return "\n".join(file.read_text() for file in folder.rglob("training_log*.txt"))
+
+
+# ------------------------------------------------------------------------------------------- everything annotated
+
+
+@each_partial_trainer
+@pytest.mark.parametrize("options", [{}, {"regions": True}, {"ignore": True}], ids=str)
+def test_with_everything_annotated_step_and_validation_are_nnunets_bit_for_bit(name, options, copied, tmp_path):
+    out, dataset = copied({"default": "all"}, **options)
+    trainer = make_trainer(name, out, dataset, results=tmp_path / "a")
+    if options.get("regions") and "regions" in trainer.unsupported:
+        with pytest.raises(NotImplementedError, match="regions overlap"):
+            trainer.initialize()
+        return
+    started(trainer)
+    assert "training is nnU-Net's own" in log_of(tmp_path / "a")
+    trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
+    start = weights_of(trainer.network)
+    seed_everything(3)
+    (batch,) = next_batches(trainer)
+    loss = trainer.train_step(copy_batch(batch))["loss"]
+    expected, expected_loss = stock_step(out, dataset, tmp_path / "b", start, batch)
+    assert largest_difference(expected, weights_of(trainer.network)) == 0
+    assert loss == expected_loss
+    # the same batch as nnU-Net's own loader draws: equal sources are not resampled
+    stock = make_trainer("nnUNetTrainer", out, dataset, results=tmp_path / "b")
+    stock.initialize(), stock.on_train_start()
+    seed_everything(3)
+    theirs = next(stock.dataloader_train)
+    assert torch.equal(theirs["data"], batch["data"]) and list(theirs["keys"]) == list(batch["keys"])
+
+
+# ------------------------------------------------------------------------------------------------- the loss of a step
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+@pytest.mark.parametrize("deep_supervision", [True, False])
+def test_the_loss_is_that_of_each_head_with_what_its_case_annotates(
+    configuration, deep_supervision, datasets, tmp_path
+):
+    out, dataset = datasets(partial=True, unlabeled=0)
+    options = {"results": tmp_path, "enable_deep_supervision": deep_supervision, "exclusion_weight": 0.5}
+    trainer = started(make_trainer(TRAINER, out, dataset, configuration, **options))
+    sets = {"case_00": [1], "case_01": [2], "case_02": [1, 2]}
+    seen = set()
+    for batch in next_batches(trainer, 4):
+        heads = trainer.student(batch["data"])
+        targets = batch["target"] if deep_supervision else [batch["target"]]
+        annotated = annotation_matrix([sets[str(key)] for key in batch["keys"]], 2)
+        expected = sum(
+            weight
+            * partial_label_loss(
+                head, target, annotated, batch_dice=trainer.configuration_manager.batch_dice, exclusion_weight=0.5
+            )
+            for weight, head, target in zip(trainer.head_weights, heads, targets)
+            if weight
+        )
+        assert trainer.train_step(batch)["labeled"] == pytest.approx(expected.item(), abs=1e-6)
+        seen |= {str(key) for key in batch["keys"]}
+    assert len(seen) > 1
+
+
+@pytest.mark.parametrize(
+    "attributes, options, called",
+    [
+        ({"exclusion_weight": 2.0}, {}, ["exclusion_loss", "excluded_voxels"]),
+        ({"sum_logits": True}, {}, ["summed_logits"]),
+        (
+            {"region_reduction": "sum"},
+            {"regions": True},
+            ["partial_region_loss", "partial_region_cross_entropy", "partial_region_dice_loss"],
+        ),
+    ],
+    ids=lambda x: "+".join(x) if isinstance(x, dict) else "",
+)
+def test_options_reach_the_functions_under_golden_values(attributes, options, called, datasets, tmp_path, monkeypatch):
+    out, dataset = datasets(partial=True, unlabeled=0, **options)
+    trainer = started(make_trainer(TRAINER, out, dataset, results=tmp_path, **attributes))
+    calls = {name: record_calls(monkeypatch, LOSSES + name) for name in called}
+    outputs = run_steps(trainer, next_batches(trainer, 2))
+    assert all(calls.values()) and all(np.isfinite(o["loss"]) for o in outputs)
+
+
+def test_annotated_columns_follow_the_regions_of_the_network(datasets, tmp_path):
+    out, dataset = datasets(partial=True, unlabeled=0, regions=True)
+    trainer = started(make_trainer(TRAINER, out, dataset, results=tmp_path))
+    assert trainer.targets == [(1, 2), 2]
+    found = trainer.annotated_in(["case_00", "case_01", "case_02"])
+    assert found.tolist() == [[True, False], [False, True], [True, True]]
+
+
+# ----------------------------------------------------------------------------------------------------------- sampling
+
+
+def test_cases_are_drawn_by_the_size_of_their_source(datasets, tmp_path):
+    out, dataset = datasets(partial=True, unlabeled=0)
+    trainer = started(make_trainer(TRAINER, out, dataset, results=tmp_path))
+    loader = trainer.dataloader_train.data_loader.labeled
+    # case_00 is a source of its own, case_01 and case_02 have none
+    weights = np.array([1, 2**-0.5, 2**-0.5])
+    assert list(loader.indices) == ["case_00", "case_01", "case_02"]
+    np.testing.assert_allclose(loader.sampling_probabilities, weights / weights.sum())
+    seed_everything()
+    drawn = [key for _ in range(3000) for key in loader.get_indices()]
+    assert drawn.count("case_00") / len(drawn) == pytest.approx(1 / (1 + 2**0.5), abs=0.02)
+    for sampling, expected in (("uniform", None), ("class_balanced", None)):
+        other = started(make_trainer(TRAINER, out, dataset, results=tmp_path / sampling, sampling=sampling))
+        found = other.dataloader_train.data_loader.labeled.sampling_probabilities
+        if sampling == "uniform":
+            assert found is expected
+        else:  # both classes are annotated in two cases, case_02 has both
+            np.testing.assert_allclose(found, [0.25, 0.25, 0.5])
+    assert trainer.dataloader_val.data_loader.labeled.sampling_probabilities is None
+
+
+# ------------------------------------------------------------------------------------------------------ pseudo labels
+
+
+def test_pseudo_labels_choose_among_what_a_zero_can_mean():
+    p = torch.tensor([[0.05, 0.90, 0.05], [0.02, 0.50, 0.48], [0.30, 0.05, 0.65]]).T[None, :, None]  # (1, 3, 1, voxels)
+    found = candidate_pseudo_labels(torch.log(p), annotation_matrix([[1]], 2), 0.9)
+    # among {0, 2}: 0.05 against 0.05; 0.02 against 0.48 (96 %); 0.3 against 0.65 (68 %)
+    assert found.flatten().tolist() == [-1, 2, -1]
+    assert candidate_pseudo_labels(torch.log(p), annotation_matrix([[1]], 2), 0.5).flatten().tolist() == [0, 2, 2]
+    assert candidate_pseudo_labels(torch.log(p), annotation_matrix([[1, 2]], 2), 0.9).flatten().tolist() == [0, 0, 0]
+
+
+def test_pseudo_labels_shrink_like_nnunets_targets():
+    from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+
+    labels = torch.randint(-1, 3, (2, 1, 12, 24, 24))
+    for scale in (1, 0.5, 0.25):
+        (expected,) = DownsampleSegForDSTransform([scale])(segmentation=labels[0])["segmentation"]
+        found = resize_nearest(labels, expected.shape[1:])
+        assert torch.equal(found[0], expected) and found.dtype == labels.dtype
+
+
+def test_the_teacher_labels_hidden_voxels_after_the_warm_up_only(datasets, tmp_path, monkeypatch):
+    out, dataset = datasets(partial=True, unlabeled=0)
+    trainer = started(make_trainer("nnUNetTrainerPartialLabelMT", out, dataset, results=tmp_path, threshold=0.4))
+    calls = record_calls(monkeypatch, LOSSES + "partial_label_loss")
+    steps = trainer.num_epochs * trainer.num_iterations_per_epoch
+    accepted = 0
+    for iteration in (0, steps // 4 - 1, steps // 4, steps // 2):
+        trainer.iteration = iteration
+        calls.clear()
+        (batch,) = next_batches(trainer)
+        trainer.train_step(copy_batch(batch))
+        for (_, target, annotated, *_), options in calls:
+            pseudo = options["pseudo"]
+            if iteration < steps // 4:
+                assert pseudo is None
+                continue
+            assert pseudo.shape == target.shape and not pseudo.requires_grad
+            for case, classes in zip(pseudo, annotated):
+                assert set(case.unique().tolist()) <= {-1, 0} | {k for k in (1, 2) if not classes[k - 1]}
+            if pseudo.shape == batch["labeled_inside"].shape:
+                assert (pseudo[~batch["labeled_inside"]] == -1).all()
+            accepted += int((pseudo >= 0).sum())
+    assert accepted > 0
+
+
+# --------------------------------------------------------------------------------------------------------- validation
+
+
+def with_partial_validation(copied, **options):
+    """The validation case annotates label 1 (or the whole) only; its label map still has label 2, as a careless data set may."""
+    first = "whole" if options.get("regions") else "organ"
+    second = "lesion"
+    content = {"cases": {"case_00": [first], "case_01": [second], "case_03": [first, second]}}
+    out, dataset = copied(content, partial=True, **options)
+    return out, dataset, first
+
+
+@pytest.mark.parametrize("options", [{}, {"regions": True}, {"ignore": True}], ids=str)
+def test_the_pseudo_dice_is_nnunets_where_a_class_is_annotated_and_leaves_out_the_rest(options, copied, tmp_path):
+    out, dataset, first = with_partial_validation(copied, **options)
+    trainer = started(make_trainer(TRAINER, out, dataset, results=tmp_path / "a"))
+    assert not trainer.everything_annotated
+    stock = make_trainer("nnUNetTrainer", out, dataset, results=tmp_path / "b")
+    stock.initialize()
+    stock.network.load_state_dict(weights_of(trainer.network))
+    (batch,) = [next(trainer.dataloader_val)]
+    trainer.on_validation_epoch_start(), stock.network.eval()
+    with torch.no_grad():
+        expected = stock.validation_step(copy_batch(batch))
+        found = trainer.validation_step(copy_batch(batch))
+        trainer.partial.cases["case_03"] = frozenset({first})
+        restricted = trainer.validation_step(copy_batch(batch))
+    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+    for count in ("tp_hard", "fp_hard", "fn_hard"):
+        np.testing.assert_array_equal(found[count], expected[count])
+        assert restricted[count][0] == expected[count][0] and restricted[count][1] == 0
+    assert expected["fp_hard"][1] + expected["fn_hard"][1] > 0
+    trainer.on_validation_epoch_end([restricted])
+    dice = trainer.logger.get_value("dice_per_class_or_region", step=-1)
+    assert np.isfinite(dice[0]) and np.isnan(dice[1])
+    assert trainer.logger.get_value("mean_fg_dice", step=-1) == dice[0]
+
+
+def test_the_final_validation_has_a_second_summary_of_what_is_annotated(copied, tmp_path):
+    out, dataset, first = with_partial_validation(copied)
+    trainer = started(make_trainer(TRAINER, out, dataset, results=tmp_path / "a"))
+    trainer.partial.cases["case_03"] = frozenset({first})
+    trainer.perform_actual_validation()
+    (full,), (annotated,) = (list((tmp_path / "a").rglob(f)) for f in ("summary.json", "summary_annotated.json"))
+    full, annotated = json.loads(full.read_text()), json.loads(annotated.read_text())
+    assert annotated["metric_per_case"][0]["metrics"]["1"] == full["metric_per_case"][0]["metrics"]["1"]
+    assert all(np.isnan(v) for v in annotated["metric_per_case"][0]["metrics"]["2"].values())
+    assert annotated["mean"]["1"] == full["mean"]["1"] and np.isnan(annotated["mean"]["2"]["Dice"])
+    assert annotated["foreground_mean"]["Dice"] == full["mean"]["1"]["Dice"] != full["foreground_mean"]["Dice"]
+    assert "Over annotated classes of each case only" in log_of(tmp_path / "a")
+
+
+def test_dense_labels_of_the_validation_cases_count_with_all_classes(tmp_path):
+    out = tmp_path / "data"
+    dataset = make_dataset(out, unlabeled=0, partial=True, dense=True, configurations=("2d",))
+    file = out / "nnUNet_preprocessed" / dataset / "splits_final.json"
+    file.write_text(json.dumps([{"train": ["case_01", "case_02", "case_03"], "val": ["case_00"]}]))
+    trainer = started(make_trainer(TRAINER, out, dataset, results=tmp_path / "a"))
+    assert not any((next(trainer.dataloader_val)["target"][0] == 2).any() for _ in range(4))
+    assert "Validation is against the partial labels" in log_of(tmp_path / "a")
+    preprocess(dataset)
+    trainer = started(make_trainer(TRAINER, out, dataset, results=tmp_path / "b"))
+    batch = next(batch for batch in iter(lambda: next(trainer.dataloader_val), None) if (batch["target"][0] == 2).any())
+    trainer.on_validation_epoch_start()
+    with torch.no_grad():
+        found = trainer.validation_step(batch)
+    assert found["tp_hard"][1] + found["fn_hard"][1] == (batch["target"][0] == 2).sum()
+    assert "against the dense labels of" in log_of(tmp_path / "b")
+
+
+# -------------------------------------------------------------------------------------------------------------- start
+
+
+def test_what_is_annotated_and_what_occurs_is_logged(datasets, tmp_path):
+    out, dataset = datasets(partial=True, unlabeled=0)
+    started(make_trainer(TRAINER, out, dataset, results=tmp_path))
+    log = log_of(tmp_path)
+    for name in ("organ", "lesion"):
+        assert f"{name}: annotated in 2 of 3 training cases, occurs in 2" in log
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, r"dataset.json has no key 'partial_labels'.*nnunet_ssl merge"),
+        ({"default": ["organ"]}, r"label map of case case_01 holds 'lesion' \(label 2\).*there: organ"),
+        ({"cases": {"case_00": ["organ"], "case_1": ["lesion"]}}, "names case_1, which is no case"),
+        ({"cases": {f"case_0{i}": [] for i in range(4)}}, "holds 'organ'"),
+    ],
+    ids=["missing", "stored", "unknown", "nothing"],
+)
+def test_a_table_that_contradicts_the_cases_is_refused_at_the_start(content, message, copied, tmp_path):
+    out, dataset = copied(content, partial=True)
+    with pytest.raises(UserError, match=message):
+        started(make_trainer(TRAINER, out, dataset, results=tmp_path))
+
+
+def test_a_class_that_no_training_case_annotates_is_refused(copied, tmp_path):
+    content = {"cases": {"case_00": ["organ"], "case_01": ["lesion"]}}
+    out, dataset = copied(content, partial=True)
+    file = out / "nnUNet_preprocessed" / dataset / "splits_final.json"
+    file.write_text(json.dumps([{"train": ["case_00"], "val": ["case_01", "case_02"]}]))
+    with pytest.raises(UserError, match="'lesion' is annotated in none of the 1 training cases of this fold"):
+        started(make_trainer(TRAINER, out, dataset, results=tmp_path))

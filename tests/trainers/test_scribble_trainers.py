@@ -1,0 +1,119 @@
+"""The trainers for sparse labels with nnU-Net's loss and one regularizer."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nnunet_ssl.dataloading.label_counts import count_annotated
+from nnunet_ssl.losses.partial_cross_entropy import inverse_frequency_weights
+from nnunet_ssl.patches.slices import fold_slices
+from nnunet_ssl.predictions.probabilities import probabilities
+from tests.helpers.training import copy_batch, make_trainer, started
+
+REGULARIZED = [f"nnUNetTrainerScribble{name}" for name in ("EntropyMin", "TV", "MumfordShah", "IntensityVariance")]
+
+
+class Cases:
+    """Label maps as nnU-Net's dataset hands them over."""
+
+    def __init__(self, **maps):
+        self.maps = maps
+
+    def load_case(self, case):
+        return None, self.maps[case], None, {}
+
+
+def test_annotated_voxels_are_counted_without_ignore_label_and_with_padding_as_background():
+    first = torch.tensor([[[[0, 1, 3, 3]], [[-1, 2, 2, 3]]]], dtype=torch.int16).numpy()
+    second = torch.tensor([[[[0, 0, 1, 3]]]], dtype=torch.int8).numpy()
+    cases = Cases(a=first, b=second, other=first)
+    assert count_annotated(cases, ["a", "b"], 3).tolist() == [4, 2, 2]
+    assert count_annotated(cases, ["a", "b"], 3, padding=False).tolist() == [3, 2, 2]
+
+
+@pytest.mark.parametrize("deep_supervision", [True, False])
+def test_class_weights_are_those_of_the_training_cases(deep_supervision, datasets, tmp_path):
+    out, dataset = datasets(ignore=True, unlabeled=0)
+    options = {"class_weighted": True, "highest_weight": 5.0, "enable_deep_supervision": deep_supervision}
+    trainer = started(make_trainer("nnUNetTrainerScribblePCE", out, dataset, results=tmp_path, **options))
+    split = json.loads((out / "nnUNet_preprocessed" / dataset / "splits_final.json").read_text())[0]
+    cases = trainer.dataset_class(trainer.preprocessed_dataset_folder, split["train"])
+    counts = torch.zeros(3)
+    for case in split["train"]:
+        segmentation = torch.from_numpy(cases.load_case(case)[1][:])
+        counts += torch.stack(
+            [(segmentation == 0).sum() + (segmentation == -1).sum()] + [(segmentation == c).sum() for c in (1, 2)]
+        )
+    weights = inverse_frequency_weights(counts, 0.1, 5.0)
+    assert weights[2] > weights[1] > weights[0]
+
+    batch = next(trainer.dataloader_train)
+    values = trainer.train_step(copy_batch(batch))
+    unweighted = started(
+        make_trainer(
+            "nnUNetTrainerScribblePCE", out, dataset, results=tmp_path / "b", **(options | {"class_weighted": False})
+        )
+    )
+    targets = batch["target"] if deep_supervision else [batch["target"]]
+    with torch.no_grad():
+        heads = unweighted.student(batch["data"])  # the same seed: the weights before the step
+    difference = sum(
+        factor
+        * (
+            F.cross_entropy(logits, target[:, 0].long(), weight=weights, ignore_index=3)
+            - F.cross_entropy(logits, target[:, 0].long(), ignore_index=3)
+        )
+        for factor, logits, target in zip(unweighted.head_weights, heads, targets, strict=True)
+    )
+    expected = unweighted.train_step(copy_batch(batch))["loss"] + float(difference)
+    assert abs(float(difference)) > 1e-3
+    assert values["loss"] == pytest.approx(expected, abs=1e-5)
+    (log,) = [f for f in tmp_path.rglob("training_log*.txt") if "/b/" not in str(f)]
+    assert f"{int(counts[2])} voxels of 2: {float(weights[2]):.3g}" in log.read_text()
+
+
+def test_class_weights_of_regions_are_refused(datasets, tmp_path):
+    out, dataset = datasets(ignore=True, unlabeled=0, regions=True)
+    trainer = make_trainer("nnUNetTrainerScribblePCE", out, dataset, results=tmp_path, class_weighted=True)
+    with pytest.raises(NotImplementedError, match="class_weighted weighs classes that exclude each other"):
+        trainer.initialize()
+
+
+@pytest.mark.parametrize("name", REGULARIZED)
+def test_the_term_is_the_regularizer_of_the_highest_resolution_inside_the_image(name, datasets, tmp_path):
+    out, dataset = datasets(ignore=True, unlabeled=0)
+    trainer = started(make_trainer(name, out, dataset, "3d_fullres", results=tmp_path))
+    trainer.iteration = trainer.num_epochs * trainer.num_iterations_per_epoch
+    assert trainer.weights() == {"regularizer": trainer.regularizer_weight}
+    batch = next(trainer.dataloader_train)
+    with torch.no_grad():
+        p = probabilities(trainer.student(batch["data"])[0])
+    seen = []
+    compute = trainer.regularizer
+    trainer.regularizer = lambda *tensors: seen.append(tensors) or compute(*tensors)
+    values = trainer.train_step(copy_batch(batch))
+    (found_p, images, inside), *_ = seen
+    torch.testing.assert_close(found_p.detach(), p)
+    assert torch.equal(inside, batch["labeled_inside"])
+    assert values["regularizer"] == pytest.approx(float(compute(found_p.detach(), images, inside)), rel=1e-6)
+    if name in REGULARIZED[2:]:
+        assert images.min() >= 0 and images.max() <= 1
+
+    trainer.slicewise = True
+    trainer.train_step(copy_batch(batch))
+    for tensor, folded in zip(
+        (batch["labeled_inside"], batch["data"][:, :1]), (seen[1][2], seen[1][1][:, :1]), strict=True
+    ):
+        assert folded.shape == fold_slices(tensor).shape
+
+
+def test_a_ramp_of_length_zero_is_a_constant_weight(datasets, tmp_path):
+    out, dataset = datasets(ignore=True, unlabeled=0)
+    constant = make_trainer("nnUNetTrainerScribbleEntropyMin", out, dataset, results=tmp_path)
+    ramped = make_trainer("nnUNetTrainerScribbleMumfordShah", out, dataset, results=tmp_path)
+    assert constant.weights() == {"regularizer": 0.1}
+    assert ramped.weights()["regularizer"] == pytest.approx(0.1 * 0.006738, rel=1e-3)

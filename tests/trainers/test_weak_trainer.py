@@ -1,0 +1,177 @@
+"""The base of trainers for sparse labels: what lies inside the image, and validation on dense labels."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+
+from nnunet_ssl.data.dense_files import dense_files
+from nnunet_ssl.data.raw_dataset import RawDataset
+from nnunet_ssl.data.unlabeled_list import UnlabeledList
+from nnunet_ssl.dataloading.inside import recording_inside
+from nnunet_ssl.errors import UserError
+from nnunet_ssl.preprocessing.dense_labels import DenseLabels, preprocess_dense
+from tests.helpers.synthetic import make_dataset
+from tests.helpers.training import copy_batch, make_trainer, seed_everything, started
+
+WEAK = "nnUNetTrainerTestWeak"
+
+
+def test_padding_is_noted_down_before_it_becomes_background():
+    segmentation = torch.tensor([[[-1, 0, 2], [1, -1, 3]]], dtype=torch.int16)
+    for label in (0, 3):
+        transforms = recording_inside([RemoveLabelTansform(-1, 0)], label)
+        for patch in (segmentation, segmentation.flip(-1)):
+            found = ComposeTransforms(transforms)(image=torch.zeros(1, 2, 3), segmentation=patch.clone())[
+                "segmentation"
+            ]
+            assert torch.equal(found, torch.where(patch == -1, label, patch))
+        inside = transforms[0].pop()
+        assert torch.equal(inside, torch.stack([segmentation != -1, segmentation.flip(-1) != -1]))
+    with pytest.raises(NotImplementedError, match="padding"):
+        recording_inside([RemoveLabelTansform(5, 0)], 0)
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_the_loader_hands_the_mask_over_and_changes_nothing_else(configuration, datasets, tmp_path):
+    out, dataset = datasets(ignore=True, unlabeled=0)
+    stock = make_trainer("nnUNetTrainer", out, dataset, configuration, results=tmp_path / "stock")
+    stock.initialize(), stock.on_train_start()
+    trainer = started(make_trainer(WEAK, out, dataset, configuration, results=tmp_path))
+    padded = 0
+    for seed in range(4):
+        seed_everything(seed)
+        expected = next(stock.dataloader_train)
+        seed_everything(seed)
+        batch = next(trainer.dataloader_train)
+        assert torch.equal(batch["data"], expected["data"])
+        for target, other in zip(batch["target"], expected["target"], strict=True):
+            assert torch.equal(target, other)
+        inside = batch["labeled_inside"]
+        assert inside.dtype == torch.bool and inside.shape == batch["target"][0].shape
+        assert (batch["target"][0][~inside] == 0).all()
+        padded += int((~inside).sum())
+    assert padded > 0
+
+
+def test_padding_can_be_ignored(datasets, tmp_path):
+    out, dataset = datasets(ignore=True, unlabeled=0)
+    trainer = started(make_trainer(WEAK, out, dataset, results=tmp_path, padding="ignore"))
+    batches = [next(trainer.dataloader_train) for _ in range(4)]
+    assert any((~b["labeled_inside"]).any() for b in batches)
+    assert all((b["target"][0][~b["labeled_inside"]] == 3).all() for b in batches)
+    with pytest.raises(ValueError, match="'background' or 'ignore'"):
+        started(make_trainer(WEAK, out, dataset, results=tmp_path, padding="0"))
+
+
+def test_unlabeled_images_are_left_out_and_that_is_said(datasets, tmp_path):
+    out, dataset = datasets(ignore=True)
+    trainer = started(make_trainer(WEAK, out, dataset, results=tmp_path))
+    assert "unlabeled" not in next(trainer.dataloader_train)
+    (log,) = tmp_path.rglob("training_log*.txt")
+    assert "3 unlabeled cases are not used" in log.read_text()
+
+
+# ------------------------------------------------------------------------------------------------------- dense labels
+
+SETTINGS = argparse.Namespace(verbose=False, no_pbar=True)
+
+
+@pytest.fixture
+def sparse(tmp_path):
+    """A data set with dense labels beside sparse ones, preprocessed: (folder, name)."""
+    name = make_dataset(tmp_path / "data", ignore=True, dense=True, configurations=("2d",))
+    for folder in ("raw", "preprocessed", "results"):
+        os.environ[f"nnUNet_{folder}"] = str(tmp_path / "data" / f"nnUNet_{folder}")
+    return tmp_path / "data", name
+
+
+def preprocess(name):
+    raw = RawDataset.open(name)
+    preprocess_dense(raw, UnlabeledList.load(raw.folder / "unlabeled.json"), "nnUNetPlans", ["2d"], [1], SETTINGS)
+
+
+@pytest.mark.parametrize("trainer_name", [WEAK, "nnUNetTrainerMeanTeacher"])
+def test_validation_is_on_dense_labels_where_there_are_any(trainer_name, sparse, tmp_path):
+    out, name = sparse
+    trainer = started(make_trainer(trainer_name, out, name, results=tmp_path / "a"))
+    assert (next(trainer.dataloader_val)["target"][0] == 3).any()
+    (log,) = (tmp_path / "a").rglob("training_log*.txt")
+    assert "against the sparse labels" in log.read_text()
+
+    preprocess(name)
+    trainer = started(make_trainer(trainer_name, out, name, results=tmp_path / "b", num_epochs=1))
+    assert not any((next(trainer.dataloader_val)["target"][0] == 3).any() for _ in range(4))
+    assert any((next(trainer.dataloader_train)["target"][0] == 3).any() for _ in range(4))
+    trainer.train_step(copy_batch(next(trainer.dataloader_train)))
+    trainer.perform_actual_validation()
+    (log,) = (tmp_path / "b").rglob("training_log*.txt")
+    assert "against the dense labels of" in log.read_text() and "Against dense labels, mean" in log.read_text()
+    (dense,), (sparse_summary,) = (list((tmp_path / "b").rglob(f)) for f in ("summary.json", "summary_sparse.json"))
+    found, stock = (json.loads(f.read_text())["metric_per_case"][0] for f in (dense, sparse_summary))
+    assert "gt_segmentations_dense" in found["reference_file"] and "gt_segmentations/" in stock["reference_file"]
+    truth = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "nnUNet_raw" / name / "labelsTr_dense" / "case_03.nii.gz")))
+    assert found["metrics"]["1"]["n_ref"] == (truth == 1).sum() > stock["metrics"]["1"]["n_ref"]
+
+
+def test_dense_labels_that_are_not_preprocessed_are_named(sparse, tmp_path):
+    out, name = sparse
+    preprocess(name)
+    plans = out / "nnUNet_preprocessed" / name / "nnUNetPlans.json"
+    content = json.loads(plans.read_text())
+    content["configurations"]["2d"]["spacing"] = [2.0, 2.0]
+    plans.write_text(json.dumps(content))
+    with pytest.raises(
+        UserError, match=r"nnUNetPlans_2d_dense is missing, unfinished or made with other plans.*plan_and_pre"
+    ):
+        started(make_trainer(WEAK, out, name, results=tmp_path))
+
+
+def test_bad_dense_labels_are_refused(sparse):
+    out, name = sparse
+    folder = out / "nnUNet_raw" / name / "labelsTr_dense"
+    file = folder / "case_01.nii.gz"
+    good = sitk.ReadImage(str(file))
+    sitk.WriteImage(good + 3, str(file))
+    with pytest.raises(UserError, match=r"case_01.nii.gz: holds 3, 4.*; allowed in a dense label map are \[0, 1, 2\]"):
+        preprocess(name)
+    sitk.WriteImage(good[1:], str(file))
+    with pytest.raises(UserError, match=r"case_01.nii.gz: shape .* but .*labelsTr"):
+        preprocess(name)
+    sitk.WriteImage(good, str(file))
+    file.write_bytes(file.read_bytes()[:-200])  # SimpleITK would fill what is missing with background
+    with pytest.raises(UserError, match=r"case_01.nii.gz .*truncated or damaged"):
+        preprocess(name)
+    sitk.WriteImage(good, str(folder / "other.nii.gz"))
+    with pytest.raises(UserError, match="other, which are not in imagesTr"):
+        dense_files(RawDataset.open(name))
+    assert not (out / "nnUNet_preprocessed" / name / "gt_segmentations_dense").exists()
+
+
+def test_what_has_not_changed_is_kept_and_what_is_gone_is_removed(sparse, capsys):
+    out, name = sparse
+    preprocess(name)
+    preprocess(name)
+    assert "0 done, 4 kept" in capsys.readouterr().out.splitlines()[-1]
+    folder = out / "nnUNet_raw" / name / "labelsTr_dense"
+    image = sitk.ReadImage(str(folder / "case_00.nii.gz"))
+    sitk.WriteImage(
+        sitk.GetImageFromArray(np.zeros_like(sitk.GetArrayFromImage(image))), str(folder / "case_00.nii.gz")
+    )
+    preprocess(name)
+    assert "1 done, 3 kept" in capsys.readouterr().out.splitlines()[-1]
+    for file in folder.iterdir():
+        file.unlink()
+    preprocess(name)
+    preprocessed = out / "nnUNet_preprocessed" / name
+    assert not (preprocessed / "gt_segmentations_dense").exists()
+    plans_manager = make_trainer(WEAK, out, name).plans_manager
+    assert DenseLabels.of(preprocessed, plans_manager, plans_manager.get_configuration("2d"), ["case_03"]) is None

@@ -1,0 +1,33 @@
+from .partial.partial_label import nnUNetTrainerPartialLabel as nnUNetTrainerPartialLabel
+from .partial.partial_label import nnUNetTrainerPartialLabelMT as nnUNetTrainerPartialLabelMT
+from .sparse.box_tightness import nnUNetTrainerBoxTightness as nnUNetTrainerBoxTightness
+from .sparse.cycle_mix import nnUNetTrainerCycleMix as nnUNetTrainerCycleMix
+from .sparse.dmpls import nnUNetTrainerScribbleDMPLS as nnUNetTrainerScribbleDMPLS
+from .sparse.dmpls import nnUNetTrainerScribbleDMSPS as nnUNetTrainerScribbleDMSPS
+from .sparse.maag import nnUNetTrainerMAAG as nnUNetTrainerMAAG
+from .sparse.points_consistency import nnUNetTrainerPointsConsistency as nnUNetTrainerPointsConsistency
+from .sparse.points_pa_seg import nnUNetTrainerPointsPASeg as nnUNetTrainerPointsPASeg
+from .sparse.scribble2label import nnUNetTrainerScribble2Label as nnUNetTrainerScribble2Label
+from .sparse.scribble_dense_crf import nnUNetTrainerScribbleDenseCRF as nnUNetTrainerScribbleDenseCRF
+from .sparse.scribble_gated_crf import nnUNetTrainerScribbleGatedCRF as nnUNetTrainerScribbleGatedCRF
+from .sparse.scribble_pce import nnUNetTrainerScribblePCE as nnUNetTrainerScribblePCE
+from .sparse.scribble_regularizers import nnUNetTrainerScribbleEntropyMin as nnUNetTrainerScribbleEntropyMin
+from .sparse.scribble_regularizers import (
+    nnUNetTrainerScribbleIntensityVariance as nnUNetTrainerScribbleIntensityVariance,
+)
+from .sparse.scribble_regularizers import nnUNetTrainerScribbleMumfordShah as nnUNetTrainerScribbleMumfordShah
+from .sparse.scribble_regularizers import nnUNetTrainerScribbleTV as nnUNetTrainerScribbleTV
+from .sparse.shape_pu import nnUNetTrainerShapePU as nnUNetTrainerShapePU
+from .sparse.size_constraint import nnUNetTrainerSizeConstraint as nnUNetTrainerSizeConstraint
+from .sparse.ustm import nnUNetTrainerScribbleUSTM as nnUNetTrainerScribbleUSTM
+from .unlabeled.ac_mt import nnUNetTrainerACMT as nnUNetTrainerACMT
+from .unlabeled.bcp import nnUNetTrainerBCP as nnUNetTrainerBCP
+from .unlabeled.cml import nnUNetTrainerCML as nnUNetTrainerCML
+from .unlabeled.cps import nnUNetTrainerCPS as nnUNetTrainerCPS
+from .unlabeled.dtc import nnUNetTrainerDTC as nnUNetTrainerDTC
+from .unlabeled.dycon import nnUNetTrainerDyCON as nnUNetTrainerDyCON
+from .unlabeled.filter_match import nnUNetTrainerFilterMatch as nnUNetTrainerFilterMatch
+from .unlabeled.mcf import nnUNetTrainerMCF as nnUNetTrainerMCF
+from .unlabeled.mean_teacher import nnUNetTrainerMeanTeacher as nnUNetTrainerMeanTeacher
+from .unlabeled.ua_mt import nnUNetTrainerUAMT as nnUNetTrainerUAMT
+from .unlabeled.upc import nnUNetTrainerUPC as nnUNetTrainerUPC

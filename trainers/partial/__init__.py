@@ -1,0 +1,1 @@
+"""Methods for partial labels: some classes are annotated in some cases only."""

@@ -1,0 +1,62 @@
+"""Consistency of mirrored images, for points (WSCL).
+
+Laradji, Rodriguez, Manas, Lensink, Law, Kurzman, Parker, Vazquez, Nowrouzezahrai, "A Weakly Supervised Consistency-based Learning
+Method for COVID-19 Segmentation in CT Images", WACV 2021, arXiv:2007.02180. Official code: IssamLaradji/covid19_weak_supervision.
+
+A patch x and its mirror image M x are both segmented, both are held to the points, and the predictions have to be mirror images:
+
+    L = L_annotated(f(x), y) + L_annotated(f(M x), M y) + mean_{n,c,v} | p(x) - M p(M x) |
+
+Differs from the official code: L_annotated is nnU-Net's loss with the ignore label and deep supervision (official: binary cross
+entropy on points); probabilities are compared (official: the single logit of a binary network; the scale of softmax logits means
+nothing), at the highest resolution, outside of padding; M mirrors along a random choice of the axes that nnU-Net mirrors, at
+least one (official: horizontally); both copies are one batch (official: two forward passes; the same for instance norm).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.losses.points import mirror_consistency
+from nnunet_ssl.patches.turns import turn_and_flip
+from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
+
+
+def draw_axes(allowed: tuple[int, ...], random=np.random) -> tuple[int, ...]:
+    """A non-empty subset of the axes, each with the same probability. ValueError if there is no axis."""
+    if not allowed:
+        raise ValueError("mirror images are compared, but nnU-Net's mirroring is switched off")
+    chosen = random.randint(1, 2 ** len(allowed))
+    return tuple(axis for bit, axis in enumerate(allowed) if chosen >> bit & 1)
+
+
+class nnUNetTrainerPointsConsistency(nnUNetTrainerWeak):
+    """Points: segment a patch and its mirror image alike (WSCL).
+
+    Passes per step: forward and backward on the labeled patches and their mirror images, twice nnU-Net's.
+    """
+
+    mirrored_weight: float = 1.0  # of the loss on the mirrored points; official
+    consistency_weight: float = 1.0  # official; no ramp
+
+    def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
+        axes = tuple(2 + axis for axis in draw_axes(self.inference_allowed_mirroring_axes))
+        both = self.student(torch.cat((batch.labeled, turn_and_flip(batch.labeled, 0, axes))))
+        heads, of_mirrored = zip(*(head.split(batch.num_labeled) for head in both))
+        batch.labeled_logits["student"] = heads = list(heads)
+        targets = batch.target if isinstance(batch.target, list) else [batch.target]
+        mirrored = [turn_and_flip(target, 0, axes) for target in targets]
+        mirrored = mirrored if isinstance(batch.target, list) else mirrored[0]
+        return {
+            self.labeled_name(self.student): self.supervised_loss(heads, batch.target, batch),
+            "mirrored": self.supervised_loss(list(of_mirrored), mirrored, batch),
+            "consistency": mirror_consistency(
+                heads[0], of_mirrored[0], axes, self.activation, mask=batch.labeled_inside
+            ),
+        }
+
+    def weights(self) -> dict[str, float]:
+        return {"mirrored": self.mirrored_weight, "consistency": self.consistency_weight}

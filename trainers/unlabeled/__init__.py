@@ -1,0 +1,1 @@
+"""Methods that learn from unlabeled images beside fully labeled ones."""

@@ -1,0 +1,125 @@
+"""BCP: bidirectional copy-paste.
+
+Bai, Chen, Li, Shen, Wang, "Bidirectional Copy-Paste for Semi-Supervised Medical Image Segmentation", CVPR 2023,
+arXiv:2305.00673. Official code: DeepMed-Lab-ECNU/BCP.
+
+With one box per step (M: 1 outside of it) labeled images x and unlabeled images u are mixed in both directions, and so are the
+labels y and the pseudo labels q of a teacher (hard, largest component per class):
+
+    in:  x M + u (1 - M)  with  y M + q (1 - M)            out:  u M + x (1 - M)  with  q M + y (1 - M)
+    L = sum over both of  l(labeled part) + pseudo_weight l(pseudo-labeled part),   l = 0.5 (CE + Dice) on the part's own voxels
+    theta' <- ema_decay theta' + (1 - ema_decay) theta
+
+Before that, for `pretrain_fraction` of the training, labeled images are pasted into labeled images; then the teacher starts as a
+copy of the student.
+
+Differs from the official code:
+* Loss scale: l with nnU-Net's forms of Dice (foreground or regions, batch Dice as planned) on every head with nnU-Net's head
+  weights. The sum over two directions of 0.5 (CE + Dice) is as large as nnU-Net's loss, so nothing is rescaled. Pre-training has
+  nnU-Net's own loss on the mixed labels.
+* The stages follow one another in one run with one learning rate schedule: the last student goes on, not the best one (which
+  the official LA code selects on test cases), and keeps its optimizer (as for ACDC; not for LA).
+* Every patch is used once (again where there are fewer of one kind; at least two mixes), the first half of the mixes in the one
+  direction, the rest in the other, as is official. Pre-training has as many mixes as labeled patches (official: half as many).
+* The box may lie at the last position of an axis too. Padding gets no pseudo label. Voxels that are ignored stay ignored.
+* Teacher in evaluation mode, no dropout (nnU-Net's networks have none).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.members import as_heads
+from nnunet_ssl.losses.region import region_loss, split_ignored
+from nnunet_ssl.patches.mixing import both_directions, box_size, copy_paste, draw_box, outside_boxes, resize_nearest
+from nnunet_ssl.predictions.hard_labels import hard_labels, largest_components
+from nnunet_ssl.trainer import nnUNetTrainerSSL
+
+
+class nnUNetTrainerBCP(nnUNetTrainerSSL):
+    """BCP: paste unlabeled into labeled images and the other way round, with a teacher's pseudo labels.
+
+    Passes per step: forward and backward of as many mixed patches as there are labeled (or unlabeled, if more), one teacher
+    forward of the unlabeled patches. None of the teacher in pre-training.
+    """
+
+    pseudo_weight: float = 0.5  # of pseudo-labeled against labeled voxels; official
+    box_ratio: float = 2 / 3  # of the patch per axis; official
+    ema_decay: float = 0.99  # official, no warm-up
+    pretrain_fraction: float = 0.25  # of the training; official 10000 of 40000 (ACDC), 2000 of 17000 (LA) iterations
+    largest_component: bool = True  # of each class in a pseudo label; official. False where a class has several parts
+
+    replaces_labeled_loss = True
+
+    def build_method(self) -> None:
+        self.teacher = self.register_teacher(self.ema_decay, warmup=False)
+
+    @property
+    def pretraining(self) -> bool:
+        return self.progress < self.pretrain_fraction
+
+    def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
+        self.teacher.decay = 0.0 if self.pretraining else self.ema_decay  # 0: the teacher is a copy of the student
+        shape = batch.labeled.shape[2:]
+        box = draw_box(shape, box_size(shape, self.box_ratio))
+        outside = outside_boxes(shape, [box], batch.labeled.device)
+        return self.pretraining_terms(batch, outside) if self.pretraining else self.mixing_terms(batch, outside)
+
+    def pretraining_terms(self, batch: SSLBatch, outside: Tensor) -> dict[str, Tensor]:
+        """nnU-Net's loss on labeled patches with the next labeled patch pasted into them."""
+
+        def mix(x: Tensor) -> Tensor:
+            return copy_paste(x, x.roll(-1, 0), resize_nearest(outside, x.shape[2:]))
+
+        targets = [mix(target) for target in as_heads(batch.target)]
+        target = targets if self.enable_deep_supervision else targets[0]
+        return {"labeled": self.supervised_loss(self.student(mix(batch.labeled)), target, batch)}
+
+    def mixing_terms(self, batch: SSLBatch, outside: Tensor) -> dict[str, Tensor]:
+        """Losses on the labeled and on the pseudo-labeled part of both mixes."""
+        count = max(2, batch.num_labeled, batch.num_unlabeled)
+        numbers = torch.arange(count, device=outside.device)
+        first, second = numbers % batch.num_labeled, numbers % batch.num_unlabeled
+        from_labeled = both_directions(outside, count)
+        inside = batch.inside[second]
+        pseudo = hard_labels(self.teacher(batch.unlabeled)[0], self.activation)
+        pseudo = (largest_components(pseudo) if self.largest_component else pseudo)[second]
+        heads = self.student(copy_paste(batch.labeled[first], batch.unlabeled[second], from_labeled))
+        sums = {"labeled": 0.0, "pseudo": 0.0}
+        for logits, target, weight in zip(heads, as_heads(batch.target), self.head_weights):
+            if weight == 0:
+                continue
+            size = logits.shape[2:]
+            labels, annotated = split_ignored(
+                target[first], self.label_manager.ignore_label, self.label_manager.has_regions
+            )
+            part = resize_nearest(from_labeled, size)
+            labels = copy_paste(labels, resize_nearest(pseudo, size), part)
+            counted = {
+                "labeled": part if annotated is None else part & annotated,
+                "pseudo": ~part & resize_nearest(inside, size),
+            }
+            for direction in (slice(None, (count + 1) // 2), slice((count + 1) // 2, None)):
+                for name, mask in counted.items():
+                    sums[name] = sums[name] + weight * self.part_loss(
+                        logits[direction], labels[direction], mask[direction]
+                    )
+        return sums
+
+    def part_loss(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        """`0.5 (CE + Dice)` on the voxels in the mask, with the Dice of nnU-Net's loss."""
+        batch_dice = self.configuration_manager.batch_dice
+        return region_loss(
+            logits,
+            labels,
+            mask,
+            self.activation,
+            batch=batch_dice,
+            background=False,
+            all_ranks=batch_dice and self.is_ddp,
+        )
+
+    def weights(self) -> dict[str, float]:
+        return {"pseudo": 0.0 if self.pretraining else self.pseudo_weight}

@@ -1,0 +1,116 @@
+"""CML: cross-view mutual learning.
+
+Wu, Wei, Chen, Ren, He, Pu, "Cross-View Mutual Learning for Semi-Supervised Medical Image Segmentation", ACM Multimedia 2024.
+Official code: SongwuJob/CML.
+
+Two networks, n in {1, 2}, must agree in what they predict for mixed patches while the features h_n of their bottlenecks are kept
+different. The halves a, b of the labeled patches are mixed with a box (M: 1 outside of it), those of the unlabeled ones with
+another; q_n: hard prediction of network n for an unmixed unlabeled patch, largest component per class:
+
+    x = x_a M + x_b (1 - M)   with   y_a M + y_b (1 - M)                  for both networks
+    u = u_a M + u_b (1 - M)   with   q_2(u_a) M + q_1(u_b) (1 - M)        for network 1; 1 and 2 exchanged for network 2
+    L = sum_n L_sup(f_n(x), y) + pseudo_weight sum_n L_sup(f_n(u), q) + discrepancy_weight (D(x) + D(u))
+    D = sum_{n != m} 1 + mean_v cos(h_n,v, stopgrad h_m,v)
+
+For `pretrain_fraction` of the training before that, only labeled patches are mixed and learned from.
+
+Differs from the official code:
+* Network 1 is the planned network (stored, validated and predicted with alone, so that stock nnU-Net can load it); network 2
+  differs from it in its decoder, which interpolates and has a 1x1 convolution instead of transposed convolutions. Official 3D: the
+  same two kinds (3x3x3 convolution), predictions are those of the mean logits. In the official 2D network a slip makes both
+  subnets the same (decoder and encoder are shared), so that the published ACDC figures may be those of one network; not followed.
+* L_sup is nnU-Net's loss with deep supervision, for pseudo labels too. It is about twice the official 0.5 (CE + Dice), so the
+  discrepancy weight is twice the official one; the ratio of labels and pseudo labels stays.
+* h is ReLU of what the last encoder stage gives, without dropout. The official networks have ReLU, so that D is at least 2
+  (orthogonal). With nnU-Net's LeakyReLU alone features can have opposite signs: on phantoms both networks found this way to a
+  cosine of -0.96, which says nothing about different features.
+* The stages follow one another in one run with one learning rate schedule, with the last weights, not those that are best on the
+  test cases. Two optimizers of equal settings and a gradient clip for each network.
+* An odd patch is mixed with one that was used already, a single one with itself. The box may lie at the last position of an axis
+  too. Padding is background in pseudo labels. Ignored voxels stay ignored. Regions: p > 0.5.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.losses.discrepancy import mutual_discrepancy
+from nnunet_ssl.networks.features import FeatureTap, last_encoder_stage
+from nnunet_ssl.networks.upsampling import with_interpolation
+from nnunet_ssl.patches.mixing import box_size, cross_view_labels, draw_box, mix_halves, outside_boxes
+from nnunet_ssl.predictions.hard_labels import hard_labels, largest_components
+from nnunet_ssl.predictions.targets import as_target
+from nnunet_ssl.trainer import nnUNetTrainerSSL
+
+
+class nnUNetTrainerCML(nnUNetTrainerSSL):
+    """CML: two networks with different features learn each other's and their own labels on mixed patches.
+
+    Passes per step, for each of two networks: forward and backward of L/2 labeled and U/2 unlabeled mixes, one forward of the
+    unlabeled patches. In pre-training forward and backward of the labeled mixes only.
+    """
+
+    pseudo_weight: float = 1.0  # official for LA; 0.5 for ACDC
+    discrepancy_weight: float = 0.4  # official 0.2 for LA, see above; 0.1 for ACDC
+    box_ratio: float = 2 / 3  # of the patch per axis; official for LA; 1/2 for ACDC
+    pretrain_fraction: float = 0.25  # of the training; official 10000 of 40000 (ACDC), 2000 of 17000 (LA) iterations
+    largest_component: bool = True  # of each class in a pseudo label; official. False where a class has several parts
+
+    replaces_labeled_loss = True
+
+    def build_method(self) -> None:
+        network = with_interpolation(self.build_network())
+        self.second = self.register_network("second", network, supervised=True, follows_pretrained=False)
+        self.bottlenecks = [
+            FeatureTap(last_encoder_stage(member.module), "output") for member in (self.student, self.second)
+        ]
+
+    @property
+    def pretraining(self) -> bool:
+        return self.progress < self.pretrain_fraction
+
+    def draw_mask(self, images: Tensor) -> Tensor:
+        shape = images.shape[2:]
+        return outside_boxes(shape, [draw_box(shape, box_size(shape, self.box_ratio))], images.device)
+
+    def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
+        mask = self.draw_mask(batch.labeled)
+        images = mix_halves(batch.labeled, mask)
+        targets = {"labeled": [self.per_head(batch.target, lambda t: mix_halves(t, mask))] * 2}
+        parts = {"labeled": slice(len(images))}
+        if not self.pretraining:
+            mask = self.draw_mask(batch.unlabeled)
+            parts["pseudo"] = slice(len(images), None)
+            targets["pseudo"] = self.pseudo_targets(batch, mask)
+            images = torch.cat((images, mix_halves(batch.unlabeled, mask)))
+        terms, features = {}, []
+        for i, (member, bottleneck) in enumerate(zip((self.student, self.second), self.bottlenecks)):
+            heads = member(images)
+            features.append(torch.relu(bottleneck.take()))
+            for name, part in parts.items():
+                loss = self.supervised_loss([h[part] for h in heads], targets[name][i], batch)
+                terms[name if member is self.student else f"{name}_second"] = loss
+        of_parts = [mutual_discrepancy(*(h[part] for h in features)) for part in parts.values()]
+        return terms | {"discrepancy": torch.stack(of_parts).sum()}
+
+    def pseudo_targets(self, batch: SSLBatch, mask: Tensor) -> list[Tensor | list[Tensor]]:
+        """nnU-Net's targets of the unlabeled mixes, for the first and for the second network."""
+        logits = [self.without_gradient(member, batch.unlabeled)[0] for member in (self.student, self.second)]
+        labels = hard_labels(torch.cat(logits), self.activation)  # of both networks: one copy to the host
+        labels = largest_components(labels) if self.largest_component else labels
+        inside = mix_halves(batch.inside, mask)
+        return [
+            self.per_head(batch.target, lambda target, label=label: as_target(label, target, inside))
+            for label in cross_view_labels(*labels.chunk(2), mask)
+        ]
+
+    @staticmethod
+    def per_head(target: Tensor | list[Tensor], function) -> Tensor | list[Tensor]:
+        """`function` of the target of every head, in the form that nnU-Net's target has."""
+        return [function(t) for t in target] if isinstance(target, list) else function(target)
+
+    def weights(self) -> dict[str, float]:
+        pseudo = 0.0 if self.pretraining else self.pseudo_weight
+        return {"pseudo": pseudo, "pseudo_second": pseudo, "discrepancy": self.discrepancy_weight}

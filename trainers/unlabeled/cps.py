@@ -1,0 +1,89 @@
+"""Cross pseudo supervision (CPS), in the form used for medical segmentation.
+
+Chen, Yuan, Zeng & Wang, "Semi-Supervised Semantic Segmentation with Cross Pseudo Supervision", CVPR 2021, arXiv:2106.01226,
+charlesCXK/TorchSemiSeg. Medical form: HiLab-git/SSL4MIS (train_cross_pseudo_supervision_2D.py, ..._3D.py).
+
+Two networks of one architecture start from different random weights. Each learns the other's hard decision, without a
+threshold:
+
+    L = sum_i L_sup(f_i(x), y) + w(t) [CE(f_1(u), argmax f_2(u)) + CE(f_2(u), argmax f_1(u))]
+    w(t) = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
+
+What is published differs between the two codes; the default is SSL4MIS', on which the figures for medical images rest:
+
+                                        SSL4MIS         TorchSemiSeg, VOC   the same with CutMix
+    w                                   0.1, ramped     1.5, no ramp        1, no ramp
+    CE also on the labeled images       no              `on_labeled`        no
+    unlabeled images cut into others    no              no                  `mix`
+
+For the paper's forms in a subclass: `rampup_fraction = 0.0` with `consistency_weight = 1.5` and `on_labeled = True`, or with 1.0
+and `mix = True`. Its networks start from ImageNet weights; from random ones early pseudo labels are mostly background, which is
+what the ramp is for.
+
+Differs from SSL4MIS: L_sup is nnU-Net's loss with deep supervision, about twice the official 0.5 (CE + Dice), so the weight is
+twice the official one (TorchSemiSeg has a plain CE as L_sup, so its weights stay as they are); cross pseudo supervision on the
+highest resolution only; padding does not count; both networks start with nnU-Net's initialization (official 3D: Kaiming and
+Xavier); the ramp moves every iteration. With CutMix the partner of an unlabeled patch is the next one of the batch (official:
+one of a second loader), so pseudo labels cost one pass per network and not two. Regions: label [p > 0.5], binary cross entropy.
+The first network is validated and stored; `-pretrained_weights` give both the same body, and different heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.losses.cross_pseudo import cross_pseudo_losses
+from nnunet_ssl.patches.mixing import box_masks, copy_paste
+from nnunet_ssl.predictions.hard_labels import hard_pseudo_label
+from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup
+from nnunet_ssl.trainer import nnUNetTrainerSSL
+
+
+class nnUNetTrainerCPS(nnUNetTrainerSSL):
+    """Cross pseudo supervision: two networks learn each other's hard decisions on unlabeled patches.
+
+    Passes per step: labeled and unlabeled forward and backward in one batch, for each of two networks; with `mix` also a
+    forward of the unlabeled patches without gradient for each.
+    """
+
+    consistency_weight: float = 0.2  # official 0.1, see above
+    rampup_fraction: float = 1.0  # of the training; SSL4MIS: 30000 of 30000 iterations; 0: no ramp
+    on_labeled: bool = False  # one mean over labeled and unlabeled patches; SSL4MIS no, TorchSemiSeg yes
+    mix: bool = False  # CutMix of unlabeled patches; needs two or more per step and GPU
+    mix_share: tuple[float, float] = (0.25, 0.5)  # of the image that boxes cover together; TorchSemiSeg
+    mix_boxes: int = 3  # per image; TorchSemiSeg
+
+    def build_method(self) -> None:
+        if self.mix and self.on_labeled:
+            raise ValueError("mix and on_labeled exclude each other: the official code mixes unlabeled images only")
+        self.second = self.register_network("second", supervised=True)
+
+    def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
+        self.labels = self._mix_unlabeled(batch) if self.mix else None
+        return super().terms(batch)
+
+    def _mix_unlabeled(self, batch: SSLBatch) -> tuple[Tensor, Tensor]:
+        """Replace the unlabeled patches by mixes; returns the pseudo labels of the mixes from both networks."""
+        images = batch.unlabeled
+        masks = box_masks(len(images), images.shape[2:], self.mix_share, self.mix_boxes)
+        masks = torch.from_numpy(masks > 0).to(images.device, non_blocking=True)
+        logits = [self.without_gradient(network, images)[0] for network in (self.student, self.second)]
+        first, second = (copy_paste(z, z.roll(1, 0), masks) for z in logits)
+        batch.unlabeled = copy_paste(images, images.roll(1, 0), masks)
+        batch.inside = copy_paste(batch.inside, batch.inside.roll(1, 0), masks)
+        return hard_pseudo_label(first, self.activation), hard_pseudo_label(second, self.activation)
+
+    def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
+        first, second, inside, labels = logits[0], batch.logits["second"][0], batch.inside, self.labels
+        if self.on_labeled:
+            pairs = (batch.labeled_logits["student"][0], first), (batch.labeled_logits["second"][0], second)
+            first, second = map(torch.cat, pairs)
+            inside = torch.cat((torch.ones_like(inside[:1]).expand(batch.num_labeled, *inside.shape[1:]), inside))
+        losses = cross_pseudo_losses(first, second, self.activation, inside, labels)
+        return {"cps_first": losses[0], "cps_second": losses[1]}
+
+    def weights(self) -> dict[str, float]:
+        weight = self.consistency_weight * sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction))
+        return {"cps_first": weight, "cps_second": weight}

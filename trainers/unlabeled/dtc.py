@@ -1,0 +1,79 @@
+"""DTC: dual-task consistency.
+
+Luo, Chen, Song, Wang, "Semi-supervised Medical Image Segmentation through Dual-task Consistency", AAAI 2021,
+arXiv:2009.04448. Official code: HiLab-git/DTC (train_la_dtc.py).
+
+A second head on the last decoder features regresses the signed distance to the surface of each object. Turned into a mask
+by a steep sigmoid, it has to agree with the segmentation, on labeled and unlabeled patches:
+
+    L = L_sup(x, y) + sdf_weight mean (z - phi)^2 + w(t) mean_{labeled and unlabeled} (T(z) - p)^2
+    T(z) = sigmoid(k z),    w(t) = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
+
+z: level set in [-1, 1], phi: signed distance map of the label, each side normalized by its range in the patch, p:
+probability of the segmentation head. Neither side of the consistency is detached.
+
+Differs from the official code: L_sup is nnU-Net's deeply supervised cross entropy + Dice where the official code has Dice
+alone. nnU-Net's loss contains this Dice with weight 1, so the weights of the other terms are the official ones (the usual
+doubling is for methods with 0.5 (CE + Dice)). One level set per foreground class or region, compared with its softmax or
+sigmoid probability; for one region this is the official form. An object that is absent from a patch or fills it is left
+out of the distance loss (official: a target of 0 everywhere, or NaN). Ignored voxels are background for the distances and
+do not count in their loss; padding of unlabeled patches does not count. The ramp moves every iteration instead of every
+150. No dropout before the heads. Distances are computed by the workers of the loader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.losses.dual_task import dual_task_consistency, level_set_mse
+from nnunet_ssl.networks.features import FeatureTap, LevelSetHead, segmentation_layer
+from nnunet_ssl.patches.distance_maps import LevelSetTargets, has_boundary
+from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup
+from nnunet_ssl.trainer import nnUNetTrainerSSL
+
+
+class nnUNetTrainerDTC(nnUNetTrainerSSL):
+    """DTC: a head for signed distances must describe the same objects as the segmentation.
+
+    Passes per step: labeled and unlabeled forward and backward in one batch; distance transforms of the labels on the CPU.
+    """
+
+    consistency_weight: float = 1.0  # official, see above
+    rampup_fraction: float = 1.0  # of the training; official: all 6000 iterations
+    sdf_weight: float = 0.3  # official beta
+    steepness: float = -1500.0  # k of the sigmoid; official
+    distances_in_mm: bool = False  # official: in voxels. True uses the plan's spacing, for anisotropic patches
+
+    def build_method(self) -> None:
+        layer = segmentation_layer(self.student.module)
+        self.features = FeatureTap(layer, "input")
+        self.level_set = self.register_module("level_set", LevelSetHead(layer, self._num_objects), optimizer="shared")
+
+    @property
+    def _num_objects(self) -> int:
+        """Foreground classes or regions."""
+        return self.label_manager.num_segmentation_heads - (not self.label_manager.has_regions)
+
+    def labeled_extras(self) -> Callable[[Tensor], dict[str, Tensor]]:
+        spacing = tuple(self.configuration_manager.spacing) if self.distances_in_mm else None
+        return LevelSetTargets(self._num_objects, self.label_manager.has_regions, spacing)
+
+    def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
+        n = batch.num_labeled
+        heads = self.student(torch.cat((batch.labeled, batch.unlabeled)))
+        level_set = self.level_set(self.features.take())
+        maps, annotated = batch.extras["level_set"], self.annotated(batch.target)
+        counted = torch.cat((torch.ones_like(annotated), batch.inside))
+        return {
+            "labeled": self.supervised_loss([h[:n] for h in heads], batch.target, batch),
+            "sdf": level_set_mse(level_set[:n], maps, has_boundary(maps) & annotated),
+            "consistency": dual_task_consistency(level_set, heads[0], self.activation, self.steepness, counted),
+        }
+
+    def weights(self) -> dict[str, float]:
+        ramp = sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction))
+        return {"sdf": self.sdf_weight, "consistency": self.consistency_weight * ramp}

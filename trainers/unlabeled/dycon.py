@@ -1,0 +1,131 @@
+"""DyCON: dynamic uncertainty-aware consistency and contrastive learning.
+
+Assefa, Naseer, Ganapathi, Ali, Seghier & Werghi, "DyCON: Dynamic Uncertainty-aware Consistency and Contrastive Learning for
+Semi-supervised Medical Image Segmentation", CVPR 2025, arXiv:2504.04566. Official code: KU-CVML/DyCON (train_DyCON_BraTS19.py).
+
+Mean Teacher with two more losses, on labeled and unlabeled patches x (p: student of x, q: teacher of x + noise):
+
+    L      = L_sup + uncertainty_weight L_UnCL + contrast_weight (L_FeCL + L_neg) + w(t) mean (p - q)^2 on unlabeled patches
+    L_UnCL = mean_v [ |p - q|^2 / (e^{b H(p)} + e^{b H(q)}) + b (H(p) + H(q)) ],    b = beta_start (beta_end / beta_start)^progress
+    L_FeCL = focal contrast of the cells of a feature map: cells of one label are drawn together
+    L_neg  = mean -ln(1 - S) over cells of the student and of the teacher with different labels and similarity S > h(t)
+    w(t)   = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
+
+**The released code takes the labels of the contrast from the true labels of the unlabeled images** (its issues 1 and 9), so that
+its published numbers are not semi-supervised. Here unlabeled patches have the teacher's hard labels and labeled patches their
+own, and both take part in the contrast (official: only the unlabeled ones, with their true labels).
+
+The embedding: the encoder's first stage with stride `cell_stride` (official: the bottleneck, doubled in size), then a projection
+head of two 1x1 convolutions, with a moving average for the teacher. Heads are in checkpoints, not in the network that predicts.
+
+Differs from the official code: any number of classes (b in units of ln C / ln 2 nats); regions have binary entropies, and cells
+of the same regions are alike; at most `max_cells` cells, drawn anew in each step; instance norm in the head (official: batch
+norm), no dropout; padding and ignored voxels do not count; consistency of probabilities, and the row's maximum subtracted in the
+contrast (official, `as_released = True`: softmax applied twice, and the column's maximum, which changes the loss); nnU-Net's
+gradient clip and learning rate (official: 1.0, constant). L_sup is CE + Dice in both, so the weights are as published. The teacher
+is in evaluation mode, validated and stored (official: the student; `inference = "student"`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.members import NetworkMember, as_heads
+from nnunet_ssl.losses.cell_contrast import cell_labels, choose_cells, focal_contrast, hard_negatives, unit_embeddings
+from nnunet_ssl.losses.consistency import softmax_mse
+from nnunet_ssl.losses.region import split_ignored
+from nnunet_ssl.losses.selective import uncertainty_weighted_mse
+from nnunet_ssl.networks.features import FeatureTap, ProjectionHead, encoder_stage, segmentation_layer
+from nnunet_ssl.patches.perturbations import add_clipped_noise
+from nnunet_ssl.predictions.hard_labels import hard_labels
+from nnunet_ssl.predictions.probabilities import probabilities
+from nnunet_ssl.predictions.uncertainty import max_entropy, ramped_threshold
+from nnunet_ssl.ramps import geometric_ramp, ramp_progress, sigmoid_rampup
+from nnunet_ssl.trainer import nnUNetTrainerSSL
+
+
+class nnUNetTrainerDyCON(nnUNetTrainerSSL):
+    """DyCON: consistency that counts less where predictions are uncertain, and contrast of features by (pseudo) label.
+
+    Passes per step: labeled and unlabeled forward and backward in one batch, one teacher forward on all of them.
+    """
+
+    consistency_weight: float = 0.1  # official
+    rampup_fraction: float = 1.5  # of the training, so w ends at 0.57 of its limit; official: 30000 of 20000 iterations
+    uncertainty_weight: float = 0.5  # official
+    contrast_weight: float = 0.5  # official
+    beta_start: float = 5.0  # per nat of entropy, for two classes; official
+    beta_end: float = 0.5  # official
+    temperature: float = 0.6  # of the contrast; official
+    gamma: float = 2.0  # focal exponent of the contrast; official
+    negative_start: float = 0.3  # h, cosine similarity; official
+    negative_end: float = 0.5  # official
+    negative_fraction: float = 0.45  # of the training; official: 1500 of 3334 epochs (BraTS)
+    cell_stride: int = 8  # voxels of the image per cell; official
+    max_cells: int = 1728  # per patch; official: all, 12^3
+    hidden_features: int = 512  # of the projection head; official
+    embedding_features: int = 256  # official
+    ema_decay: float = 0.99  # official
+    noise_std: float = 0.1  # of z-scored intensities, clipped at twice this; official
+    as_released: bool = False  # softmax twice in the consistency and the column's maximum in the contrast, see above
+    inference: str = "teacher"  # or "student"
+
+    def build_method(self) -> None:
+        self.teacher = self.register_teacher(self.ema_decay)
+        stage, self.stride, features = encoder_stage(self.student.module, self.cell_stride)
+        layer = segmentation_layer(self.student.module)
+        head = ProjectionHead(layer, features, self.hidden_features, self.embedding_features)
+        self.head = self.register_module("head", head)
+        self.teacher_head = self.register_teacher(self.ema_decay, "teacher_head", self.head)
+        self.features = FeatureTap(stage, "output")
+        teacher_stage, *_ = encoder_stage(self.teacher.module, self.cell_stride)
+        self.teacher_features = FeatureTap(teacher_stage, "output", in_evaluation=True)
+
+    def labels(self, batch: SSLBatch, teacher_logits: Tensor) -> Tensor:
+        """Labels of the cells, `(L + U, N)`: of the annotation, and of the teacher's prediction of unlabeled patches."""
+        manager, channels = self.label_manager, teacher_logits.shape[1]
+        target, annotated = split_ignored(as_heads(batch.target)[0], manager.ignore_label, manager.has_regions)
+        parts = (target, annotated), (hard_labels(teacher_logits, self.activation), batch.inside)
+        return torch.cat([cell_labels(t, channels, self.stride, self.activation, mask) for t, mask in parts])
+
+    def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
+        n, activation = batch.num_labeled, self.activation
+        images = torch.cat((batch.labeled, batch.unlabeled))
+        heads, teacher = self.student(images), self.teacher(add_clipped_noise(images, self.noise_std))[0]
+        student, counted = heads[0], torch.cat((torch.ones_like(images[:n, :1], dtype=torch.bool), batch.inside))
+        beta = geometric_ramp(self.progress, self.beta_start, self.beta_end)
+        beta_of_classes = beta * math.log(2) / max_entropy(student.shape[1], activation)
+
+        embeddings = unit_embeddings(self.head(self.features.take()))
+        teacher_embeddings = unit_embeddings(self.teacher_head(self.teacher_features.take())[0])
+        cells = choose_cells(embeddings.shape[1], self.max_cells, images.device)
+        embeddings, labels = embeddings[:, cells], self.labels(batch, teacher[n:])[:, cells]
+        threshold = ramped_threshold(
+            ramp_progress(self.progress, self.negative_fraction), self.negative_start, self.negative_end
+        )
+
+        pair = student[n:], teacher[n:]
+        if self.as_released:
+            pair = [probabilities(logits, activation) for logits in pair]
+        return {
+            "labeled": self.supervised_loss([h[:n] for h in heads], batch.target, batch),
+            "consistency": softmax_mse(*pair, activation, mask=batch.inside),
+            "uncertainty": uncertainty_weighted_mse(student, teacher, beta_of_classes, activation, counted),
+            "contrast": focal_contrast(embeddings, labels, self.temperature, self.gamma, column_shift=self.as_released),
+            "negatives": hard_negatives(embeddings, teacher_embeddings[:, cells], labels, threshold),
+        }
+
+    def weights(self) -> dict[str, float]:
+        return {
+            "consistency": self.consistency_weight * sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction)),
+            "uncertainty": self.uncertainty_weight,
+            "contrast": self.contrast_weight,
+            "negatives": self.contrast_weight,
+        }
+
+    def inference_network(self) -> NetworkMember:
+        return self.teacher_or_student(self.teacher, self.inference)

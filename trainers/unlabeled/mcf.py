@@ -1,0 +1,112 @@
+"""MCF: mutual correction framework.
+
+Wang, Xiao, Bi, Li, Gao, "MCF: Mutual Correction Framework for Semi-Supervised Medical Image Segmentation", CVPR 2023,
+pp. 15651-15660. Official code: WYC-321/MCF.
+
+Two networks of different architecture see the same patches, n in {A, B}:
+
+    L_n = L_sup,n + rectification_weight R_n + w(t) U_n
+    R_n = sum_v D_v mean_c (p_n,vc - y_vc)^2 / sum_v D_v,    D: labeled voxels where the hard predictions of A and B differ
+    U_n = mean_{n,c,v} (p_n - q)^2 on unlabeled patches if n is the worse network of this step, else 0
+    q = sharpened prediction of the better network, p^(1/T) / sum_c p^(1/T); better: lower Dice loss on this step's labeled patches
+    w(t) = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
+
+Differs from the official code:
+* A is the planned network (stored, validated and predicted with alone, so that stock nnU-Net can load it), B the U-Net with a
+  residual encoder made from the same plans (a plain one where the plans are residual). Official: V-Net and a 3D ResNet-34 with a
+  decoder; predictions are the mean of both networks' probabilities.
+* L_sup is nnU-Net's loss with deep supervision. It is CE + Dice, not halved, and so is the official one: both weights are as
+  published. R and U on the highest resolution.
+* Any number of classes: D where the classes differ, mean over channels; for two classes this is the official term. Regions: D and R
+  per region, sigmoid. Ignored voxels are in neither D nor the score; padding is not in U.
+* The score is the mean Dice loss of the foreground classes (over all GPUs); ties go to B, as is official.
+* nnU-Net's optimizer and schedule for each network, each clipped by itself; the ramp moves every iteration; no dropout.
+"""
+
+from __future__ import annotations
+
+import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import Tensor, nn
+
+from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.members import as_heads
+from nnunet_ssl.losses.mutual_correction import disagreement, mutual_loss, rectification_loss
+from nnunet_ssl.losses.region import masked_dice_loss, split_ignored
+from nnunet_ssl.networks.counterpart import counterpart_architecture
+from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup
+from nnunet_ssl.trainer import nnUNetTrainerSSL
+
+
+class nnUNetTrainerMCF(nnUNetTrainerSSL):
+    """MCF: two different networks, the worse one of each step follows the better one; both are corrected where they differ.
+
+    Passes per step: forward and backward of labeled and unlabeled patches for both networks (4 times nnU-Net's step).
+    """
+
+    consistency_weight: float = 0.1  # official
+    rampup_fraction: float = 1.0  # of the training; official: 40 * 150 of 6000 iterations; 0: no ramp
+    rectification_weight: float = 0.5  # official
+    temperature: float = 0.1  # of the sharpening; official
+
+    def build_method(self) -> None:
+        self.second = self.register_network(
+            "second", self.build_counterpart(), supervised=True, follows_pretrained=False
+        )
+
+    def build_counterpart(self) -> nn.Module:
+        plans = self.configuration_manager
+        name, kwargs = counterpart_architecture(plans.network_arch_class_name, plans.network_arch_init_kwargs)
+        return get_network_from_plans(
+            name,
+            kwargs,
+            plans.network_arch_init_kwargs_req_import,
+            self.num_input_channels,
+            self.label_manager.num_segmentation_heads,
+            deep_supervision=self.enable_deep_supervision,
+        )
+
+    def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
+        n, activation = batch.num_labeled, self.activation
+        images = torch.cat((batch.labeled, batch.unlabeled))
+        heads, second_heads = self.student(images), self.second(images)
+        first, second = heads[0], second_heads[0]
+        target, annotated = split_ignored(
+            as_heads(batch.target)[0], self.label_manager.ignore_label, self.label_manager.has_regions
+        )
+        differ = disagreement(first[:n], second[:n], activation, annotated)
+        first_is_better = self.score(first[:n], target, annotated) < self.score(second[:n], target, annotated)
+        mutual, mutual_second = mutual_loss(
+            first[n:], second[n:], first_is_better, self.temperature, activation, batch.inside
+        )
+        return {
+            "labeled": self.supervised_loss([h[:n] for h in heads], batch.target, batch),
+            "labeled_second": self.supervised_loss([h[:n] for h in second_heads], batch.target, batch),
+            "rectification": rectification_loss(first[:n], target, differ, activation),
+            "rectification_second": rectification_loss(second[:n], target, differ, activation),
+            "mutual": mutual,
+            "mutual_second": mutual_second,
+        }
+
+    @torch.no_grad()
+    def score(self, logits: Tensor, target: Tensor, annotated: Tensor | None) -> Tensor:
+        """Dice loss of the foreground on this step's labeled patches (of all GPUs, so that they agree who is better)."""
+        return masked_dice_loss(
+            logits,
+            target,
+            annotated,
+            self.activation,
+            batch=True,
+            squared=True,
+            background=False,
+            all_ranks=self.is_ddp,
+        )
+
+    def weights(self) -> dict[str, float]:
+        mutual = self.consistency_weight * sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction))
+        return {
+            "rectification": self.rectification_weight,
+            "rectification_second": self.rectification_weight,
+            "mutual": mutual,
+            "mutual_second": mutual,
+        }

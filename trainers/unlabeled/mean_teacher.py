@@ -1,0 +1,57 @@
+"""Mean Teacher, in the form used for medical segmentation.
+
+Tarvainen & Valpola, "Mean teachers are better role models", NeurIPS 2017, arXiv:1703.01780. Segmentation form:
+HiLab-git/SSL4MIS (train_mean_teacher_2D.py, train_mean_teacher_3D.py).
+
+On unlabeled patches the student has to reproduce what an exponential moving average of itself, the teacher, predicts for a
+noisy copy of the same patch:
+
+    L = L_sup(x, y) + w(t) mean_{n,c,v} (p_student(u) - p_teacher(u + noise))^2
+    theta' <- a_t theta' + (1 - a_t) theta,    a_t = min(1 - 1/(t+1), ema_decay)
+    w(t) = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
+
+Differs from SSL4MIS: L_sup is nnU-Net's loss with deep supervision, about twice the official 0.5 (CE + Dice), so the weight
+is twice the official one; consistency on the highest resolution only; padding does not count; the ramp moves every iteration
+instead of every 150; the teacher is in evaluation mode (nnU-Net's networks have instance norm and no dropout, so this changes
+nothing; buffers, if there are any, are copied from the student) and it is the teacher that is validated and stored (official:
+the student; `inference = "student"`). Region-based training uses sigmoid probabilities.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.members import NetworkMember
+from nnunet_ssl.losses.consistency import softmax_mse
+from nnunet_ssl.patches.perturbations import add_clipped_noise
+from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup
+from nnunet_ssl.trainer import nnUNetTrainerSSL
+
+
+class nnUNetTrainerMeanTeacher(nnUNetTrainerSSL):
+    """Mean Teacher: agree with a moving average of yourself on noisy unlabeled patches.
+
+    Passes per step: labeled and unlabeled forward and backward in one batch, one teacher forward on the unlabeled patches.
+    """
+
+    consistency_weight: float = 0.2  # official 0.1, see above
+    rampup_fraction: float = 1.0  # of the training; official: all 30000 iterations
+    ema_decay: float = 0.99  # official
+    noise_std: float = 0.1  # of z-scored intensities, clipped at twice this; official
+    inference: str = "teacher"  # or "student"
+
+    def build_method(self) -> None:
+        self.teacher = self.register_teacher(self.ema_decay)
+
+    def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
+        teacher_logits = self.teacher(add_clipped_noise(batch.unlabeled, self.noise_std))
+        return {"consistency": softmax_mse(logits[0], teacher_logits[0], self.activation, mask=batch.inside)}
+
+    def weights(self) -> dict[str, float]:
+        return {
+            "consistency": self.consistency_weight * sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction))
+        }
+
+    def inference_network(self) -> NetworkMember:
+        return self.teacher_or_student(self.teacher, self.inference)

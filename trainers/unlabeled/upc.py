@@ -1,0 +1,79 @@
+"""UPC: uncertainty-aware pseudo-labels and consistency.
+
+Lu, Yin, Fu, Yang, "Uncertainty-aware pseudo-label and consistency for semi-supervised medical image segmentation",
+Biomedical Signal Processing and Control, 2023. Official code: AIforMS/UPC-Pytorch (train_LA_UPC.py).
+
+The hard labels of a teacher, a moving average of the student, on clean patches supervise the student on noisy ones. Where
+the two predictions diverge the pseudo-label counts less; the divergence itself is a consistency loss:
+
+    L = L_sup(x + noise, y) + w(t) [mean_v(CE(p, argmax q) exp(-KL(q || p))) + mean_v(KL(q || p))]
+    p = student(x + noise), q = teacher(x), x labeled and unlabeled patches
+    theta' <- a_t theta' + (1 - a_t) theta,    a_t = min(1 - 1/(t+1), ema_decay)
+    w(t) = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
+
+Gradients go through the cross entropy, its weight and the divergence. As published, the labeled patches have the noise too
+and take part in the consistency, where a pseudo-label may contradict their label.
+
+Differs from the official code: L_sup is nnU-Net's loss with deep supervision, about twice the official 0.5 (CE + Dice), so
+the weight is twice the official one; consistency on the highest resolution only; padding of unlabeled patches does not
+count; the ramp moves every iteration instead of every 150. Regions: one Bernoulli distribution each. No dropout (official:
+p = 0.9 in V-Net). The default flags of the official script train a fixed threshold instead of the paper's weight
+(`selection = "threshold"`, which gives each pseudo-label the weight 1 or 0 and drops the divergence). In the official 6000
+iterations the EMA decay never reaches its limit: the teacher is the mean of all students so far. Here the limit is reached
+after 10000 iterations; the slow ramp covers the time in which the mean lags behind.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.members import NetworkMember
+from nnunet_ssl.losses.rectified import confident_pseudo_label_loss, rectified_pseudo_label_loss
+from nnunet_ssl.patches.perturbations import add_clipped_noise
+from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup
+from nnunet_ssl.trainer import nnUNetTrainerSSL
+
+
+class nnUNetTrainerUPC(nnUNetTrainerSSL):
+    """UPC: a moving average's pseudo-labels, weighted down where it and the student diverge.
+
+    Passes per step: labeled and unlabeled forward and backward in one batch, one teacher forward on all of them.
+    """
+
+    consistency_weight: float = 2.0  # official 1.0, see above
+    rampup_fraction: float = 1.0  # of the training; official: all 6000 iterations
+    ema_decay: float = 0.9999  # official
+    noise_std: float = 0.2  # of z-scored intensities, clipped at twice this; official
+    noise_on_labeled: bool = True  # official; False: labeled patches as nnU-Net has them
+    selection: str = "divergence"  # the paper; or "threshold", the official script's default flags
+    threshold: float = 0.9  # of the teacher's probability, for selection = "threshold"; official
+    inference: str = "student"  # official; or "teacher"
+
+    def build_method(self) -> None:
+        if self.selection not in ("divergence", "threshold"):
+            raise ValueError(f"selection must be 'divergence' or 'threshold', got {self.selection!r}")
+        self.teacher = self.register_teacher(self.ema_decay)
+
+    def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
+        n = batch.num_labeled
+        clean = torch.cat((batch.labeled, batch.unlabeled))
+        noisy = add_clipped_noise(clean, self.noise_std)
+        heads = self.student(noisy if self.noise_on_labeled else torch.cat((batch.labeled, noisy[n:])))
+        logits, teacher_logits = heads[0], self.teacher(clean)[0]
+        counted = torch.cat((torch.ones_like(batch.labeled[:, :1], dtype=torch.bool), batch.inside))
+        if self.selection == "threshold":
+            consistency = confident_pseudo_label_loss(logits, teacher_logits, self.threshold, self.activation, counted)
+        else:
+            consistency = rectified_pseudo_label_loss(logits, teacher_logits, self.activation, counted)
+        labeled = self.supervised_loss([h[:n] for h in heads], batch.target, batch)
+        return {"labeled": labeled, "consistency": consistency}
+
+    def weights(self) -> dict[str, float]:
+        return {
+            "consistency": self.consistency_weight * sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction))
+        }
+
+    def inference_network(self) -> NetworkMember:
+        return self.teacher_or_student(self.teacher, self.inference)
