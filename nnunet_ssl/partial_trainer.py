@@ -48,7 +48,7 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
     def partial_loss(
         self, logits: Tensor, target: Tensor, annotated: Tensor, mask: Tensor | None, batch: SSLBatch
     ) -> Tensor:
-        """The loss of one head on partially annotated patches.
+        """The loss of one scale on partially annotated patches.
 
         Args:
             logits: `(L, C, *spatial)`.
@@ -78,7 +78,7 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
         return annotation_matrix(columns, len(targets), self.device)
 
     def supervised_loss(self, logits: list[Tensor], target: Tensor | list[Tensor], batch: SSLBatch) -> Tensor:
-        """nnU-Net's loss if all cases of the run annotate everything, else `partial_loss` of each head with nnU-Net's weights."""
+        """nnU-Net's loss if all cases of the run annotate everything, else `partial_loss` of each scale with nnU-Net's weights."""
         # not decided per batch: under DDP all processes must take the same way through batch Dice
         if self.everything_annotated:
             return super().supervised_loss(logits, target, batch)
@@ -87,10 +87,10 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
     def _partial_loss(self, logits, target, annotated: Tensor, batch: SSLBatch) -> Tensor:
         targets = target if isinstance(target, list) else [target]
         losses = []
-        for weight, head, of_head in zip(self.head_weights, logits, targets, strict=True):
+        for weight, scale, of_scale in zip(self.scale_weights, logits, targets, strict=True):
             if weight:
-                plain, mask = split_ignored(of_head, self.label_manager.ignore_label, self.label_manager.has_regions)
-                losses.append(weight * self.partial_loss(head, plain, annotated, mask, batch))
+                plain, mask = split_ignored(of_scale, self.label_manager.ignore_label, self.label_manager.has_regions)
+                losses.append(weight * self.partial_loss(scale, plain, annotated, mask, batch))
         return sum(losses[1:], losses[0])
 
     # ------------------------------------------------------------------------------------------------------- start-up
@@ -151,13 +151,13 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
         annotated = self._annotated_in_validation(moved.keys)
         with self._inference_network_in_place(), self.autocast():
             output = self.network(moved.labeled)
-            heads = output if self.enable_deep_supervision else [output]
-            loss = self._partial_loss(heads, moved.target, annotated, moved)
+            scales = output if self.enable_deep_supervision else [output]
+            loss = self._partial_loss(scales, moved.target, annotated, moved)
         target = moved.target[0] if isinstance(moved.target, list) else moved.target
         regions = self.label_manager.has_regions
         plain, mask = split_ignored(target, self.label_manager.ignore_label, regions)
-        channels = heads[0].shape[1]
-        predicted = one_hot(hard_labels(heads[0], self.activation), channels, self.activation)
+        channels = scales[0].shape[1]
+        predicted = one_hot(hard_labels(scales[0], self.activation), channels, self.activation)
         counts = get_tp_fp_fn_tn(predicted, plain, tuple(range(2, plain.ndim)), mask)[:3]
         first = 0 if regions else 1
         tp, fp, fn = (torch.where(annotated, c[:, first:], 0).sum(0).cpu().numpy() for c in counts)

@@ -119,7 +119,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         """Named scalar loss terms of the unlabeled patches.
 
         Args:
-            logits: the student's logits on `batch.unlabeled`, one `(U, C, *spatial)` per head, highest resolution first.
+            logits: the student's logits on `batch.unlabeled`, one `(U, C, *spatial)` per scale, highest resolution first.
             batch: the step's patches; `batch.logits` has the logits of other supervised networks, `batch.labeled_logits`
                 those of the labeled patches.
         """
@@ -135,14 +135,14 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         n = batch.num_labeled
         terms = {}
         for member in self.supervised_networks():
-            heads = member(images)
-            batch.labeled_logits[member.name] = [h[:n] for h in heads]
-            terms[self.labeled_name(member)] = self.supervised_loss([h[:n] for h in heads], batch.target, batch)
-            batch.logits[member.name] = [h[n:] for h in heads]
+            scales = member(images)
+            batch.labeled_logits[member.name] = [h[:n] for h in scales]
+            terms[self.labeled_name(member)] = self.supervised_loss([h[:n] for h in scales], batch.target, batch)
+            batch.logits[member.name] = [h[n:] for h in scales]
         return terms | self.unlabeled_terms(batch.logits["student"], batch)
 
     def supervised_loss(self, logits: list[Tensor], target: Tensor | list[Tensor], batch: SSLBatch) -> Tensor:
-        """nnU-Net's loss on labeled patches: `logits` one `(L, C, *spatial)` per head, `target` as nnU-Net's loader gives it."""
+        """nnU-Net's loss on labeled patches: `logits` one `(L, C, *spatial)` per scale, `target` as nnU-Net's loader gives it."""
         return self.loss(logits if self.enable_deep_supervision else logits[0], target)
 
     def after_step(self) -> None:
@@ -203,8 +203,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         return "sigmoid" if self.label_manager.has_regions else "softmax"
 
     @property
-    def head_weights(self) -> tuple[float, ...]:
-        """Weight of each head in nnU-Net's loss, highest resolution first; (1.0,) without deep supervision."""
+    def scale_weights(self) -> tuple[float, ...]:
+        """Weight of each scale in nnU-Net's loss, highest resolution first; (1.0,) without deep supervision."""
         return tuple(float(w) for w in self.loss.weight_factors) if self.enable_deep_supervision else (1.0,)
 
     def annotated(self, target: Tensor | list[Tensor]) -> Tensor:

@@ -32,7 +32,7 @@ class nnUNetTrainerWeak(nnUNetTrainerSSL):
         """Named scalar loss terms beside nnU-Net's loss on annotated voxels.
 
         Args:
-            logits: the student's logits on `batch.labeled`, one `(L, C, *spatial)` per head, highest resolution first.
+            logits: the student's logits on `batch.labeled`, one `(L, C, *spatial)` per scale, highest resolution first.
         """
         return {}
 
@@ -40,8 +40,8 @@ class nnUNetTrainerWeak(nnUNetTrainerSSL):
         """One forward of every supervised network, nnU-Net's loss for each, and `weak_terms`."""
         terms = {}
         for member in self.supervised_networks():
-            batch.labeled_logits[member.name] = heads = member(batch.labeled)
-            terms[self.labeled_name(member)] = self.supervised_loss(heads, batch.target, batch)
+            batch.labeled_logits[member.name] = scales = member(batch.labeled)
+            terms[self.labeled_name(member)] = self.supervised_loss(scales, batch.target, batch)
         return terms | self.weak_terms(batch.labeled_logits["student"], batch)
 
     @property

@@ -15,7 +15,7 @@ class SSLBatch:
 
     Attributes:
         labeled: images `(L, C, *spatial)`.
-        target: nnU-Net's target of the labeled images: a list with one tensor `(L, 1 or regions, *spatial)` per head with
+        target: nnU-Net's target of the labeled images: a list with one tensor `(L, 1 or regions, *spatial)` per scale with
             deep supervision, highest resolution first; a single tensor without.
         keys: case identifiers of the labeled patches.
         labeled_inside: `(L, 1, *spatial)` bool, False in the padding of labeled patches, which nnU-Net's target has as
@@ -26,7 +26,7 @@ class SSLBatch:
         unlabeled_keys: case identifiers of the unlabeled patches.
         extras: what the method's `labeled_extras` made of the labeled target, and the targets of its `further_streams`, by name.
         logits: filled by the default `terms`: name of a supervised network -> its logits on the unlabeled patches, a list
-            with one tensor per head, highest resolution first.
+            with one tensor per scale, highest resolution first.
         labeled_logits: the same of the labeled patches.
     """
 

@@ -23,8 +23,8 @@ def unwrap(network: nn.Module) -> nn.Module:
     return network._orig_mod if isinstance(network, OptimizedModule) else network
 
 
-def as_heads(output: Tensor | Iterable[Tensor]) -> list[Tensor]:
-    """Logits as a list with one tensor per head, highest resolution first, whether or not deep supervision is on."""
+def as_scales(output: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    """Logits as a list with one tensor per scale, highest resolution first, whether or not deep supervision is on."""
     return [output] if isinstance(output, Tensor) else list(output)
 
 
@@ -72,7 +72,7 @@ class NetworkMember(Member):
         self.follows_pretrained = follows_pretrained
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        return as_heads(self.network(images))
+        return as_scales(self.network(images))
 
 
 class Student(NetworkMember):
@@ -122,7 +122,7 @@ class Teacher(NetworkMember):
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> list[Tensor]:
-        return as_heads(self.network(images))
+        return as_scales(self.network(images))
 
     def update(self) -> None:
         """One step of the moving average towards the source network, after the optimizer step."""

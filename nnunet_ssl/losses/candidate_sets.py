@@ -247,7 +247,7 @@ def exclusion_cross_entropy(logits: Tensor, target: Tensor, annotated: Tensor, e
     return (excluded_voxels(target, annotated) * torch.log(p + epsilon)).sum(1).mean()
 
 
-# ------------------------------------------------------------------------------------------------------ one head's loss
+# ------------------------------------------------------------------------------------------------------ one scale's loss
 
 
 def partial_label_loss(

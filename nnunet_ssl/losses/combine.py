@@ -35,13 +35,13 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> T
     return total
 
 
-def over_heads(loss: Callable[[Tensor], Tensor], heads: Sequence[Tensor], head_weights: Sequence[float]) -> Tensor:
-    """`sum_h head_weights[h] * loss(heads[h])` over the heads whose weight is not 0: a term at all resolutions.
+def over_scales(loss: Callable[[Tensor], Tensor], scales: Sequence[Tensor], scale_weights: Sequence[float]) -> Tensor:
+    """`sum_h scale_weights[h] * loss(scales[h])` over the scales whose weight is not 0: a term at all resolutions.
 
     Args:
-        loss: of the logits `(B, C, *spatial)` of one head.
-        heads: highest resolution first.
-        head_weights: one for each head (`nnUNetTrainerSSL.head_weights`).
+        loss: of the logits `(B, C, *spatial)` of one scale.
+        scales: highest resolution first.
+        scale_weights: one for each scale (`nnUNetTrainerSSL.scale_weights`).
     """
-    terms = {str(i): loss(z) for i, (z, weight) in enumerate(zip(heads, head_weights, strict=True)) if weight != 0}
-    return weighted_sum(terms, {str(i): weight for i, weight in enumerate(head_weights)})
+    terms = {str(i): loss(z) for i, (z, weight) in enumerate(zip(scales, scale_weights, strict=True)) if weight != 0}
+    return weighted_sum(terms, {str(i): weight for i, weight in enumerate(scale_weights)})

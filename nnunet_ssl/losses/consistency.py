@@ -64,7 +64,7 @@ def softmax_mse(
     Args:
         student_logits: `(B, C, *spatial)`.
         teacher_logits: `(B, C, *spatial)`.
-        activation: "softmax", or "sigmoid" for region heads.
+        activation: "softmax", or "sigmoid" for regions.
         mask: `(B, 1, *spatial)` bool, voxels that count; all if None.
         reduction: "mean" for a scalar; "none" for the unreduced `(B, C, *spatial)`, 0 where not counted.
 

@@ -50,7 +50,7 @@ def clean_entropy(
         p: probabilities `(B, C, *spatial)`.
         noisy: `disagreement`, `(B, C, *spatial)` bool.
         mask: voxels that count, `(B, 1, *spatial)` bool; None: all. Not with `as_released`.
-        activation: "softmax", or "sigmoid" for region heads.
+        activation: "softmax", or "sigmoid" for regions.
         as_released: the released code multiplies an entropy `(B, *spatial)` with a mask `(B, C, *spatial)`, so that the batch
             meets the channels: it runs for B = 1 and B = C only and takes sample c's entropy where sample b's channel c is clean.
     """

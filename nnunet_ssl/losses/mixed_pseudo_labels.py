@@ -30,7 +30,7 @@ def mixed_probabilities(first: Tensor, second: Tensor, beta: Tensor, activation:
         first, second: logits of the two decoders on the same images, `(B, C, *spatial)`.
         beta: share of the first decoder, a scalar tensor in [0, 1]: as a number it would make torch.compile compile again for
             every new value. The official code adds 1e-10, which float32 does not see.
-        activation: "softmax", or "sigmoid" for region heads.
+        activation: "softmax", or "sigmoid" for regions.
 
     Raises:
         ValueError: shapes differ, or an unknown activation.
@@ -65,7 +65,7 @@ def pseudo_dice(
     nothing masked, as there, this makes no difference.
 
     Args:
-        logits: of one head, `(B, C, *spatial)`.
+        logits: of one scale, `(B, C, *spatial)`.
         label: y as `hard_mixture` gives it; of another resolution: resized by nearest neighbor.
         mask: M, `(B, 1, *any spatial)` bool, voxels that count; resized too. None: all.
         squared: False: p + y in the denominator, as PyMIC's DMPLS.
@@ -99,9 +99,9 @@ def soft_cross_entropy(
         sigmoid: L = mean_{n,c,v} -s_c ln p_c - (1 - s_c) ln(1 - p_c)
 
     Args:
-        logits: of one head, `(B, C, *spatial)`; p is their softmax or sigmoid.
-        soft: s, `(B, C, *any spatial)`, detached here; of a higher resolution: averaged over the voxels of the head's.
-        activation: "softmax", or "sigmoid" for region heads.
+        logits: of one scale, `(B, C, *spatial)`; p is their softmax or sigmoid.
+        soft: s, `(B, C, *any spatial)`, detached here; of a higher resolution: averaged over the voxels of the scale's.
+        activation: "softmax", or "sigmoid" for regions.
         mask: `(B, 1, *any spatial)` bool, voxels that count; resized by nearest neighbor. None: all.
         double_softmax: the softmax of the softmax in place of p, as PyMIC has it: the loss is handed probabilities and takes
             them for logits. It keeps p away from 0 and 1 (two classes: 0.27 to 0.73). For classes only.

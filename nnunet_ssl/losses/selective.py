@@ -34,7 +34,7 @@ def selective_mse(
         student_logits: `(B, C, *spatial)`.
         teacher_logits: `(B, C, *spatial)`.
         selected: M, bool: `(B, 1, *spatial)`, or `(B, C, *spatial)` with a selection per channel.
-        activation: "softmax", or "sigmoid" for region heads.
+        activation: "softmax", or "sigmoid" for regions.
         mask: voxels that count, `(B, 1, *spatial)` bool; None: all.
         channels: factor of the denominator for a selection of one channel; None: C. The released UA-MT has 2 for any number of
             classes (so C/2 times this mean), the released AC-MT has 1 for its selection by model uncertainty (C times).
@@ -75,7 +75,7 @@ def uncertainty_weighted_mse(
     Args:
         student_logits, teacher_logits: `(B, C, *spatial)`.
         beta: per nat of entropy. The largest entropy is ln C, so `beta ln 2 / ln C` means for C classes what beta does for two.
-        activation: "softmax", or "sigmoid" for region heads.
+        activation: "softmax", or "sigmoid" for regions.
         mask: voxels that count, `(B, 1, *spatial)` bool; None: all.
         as_released: the released code adds a `(B, *spatial)` and a `(B, 1, *spatial)` tensor: a mean over `(B, B, *spatial)`, which
             is the same apart from rounding, with B times the memory. For classes, without a mask.

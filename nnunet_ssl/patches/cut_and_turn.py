@@ -42,16 +42,16 @@ def cut_and_turned_pass(
     """The network's logits of the images with holes in them, turned.
 
     Args:
-        network: gives logits, one `(B, C, *spatial)` per head, highest resolution first.
+        network: gives logits, one `(B, C, *spatial)` per scale, highest resolution first.
         images: `(B, C, *spatial)`; 0 where they are cut (the mean of a z-scored image).
         target: class indices `(B, 1, *spatial)`; becomes `ignore_label` there.
         kept: `(B, 1, *spatial)` bool, False in the holes.
         turn: as `draw_turn` gives it, the same for all images.
 
     Returns:
-        logits of the turned images, one per head; the target for each head; the logits at full resolution, turned back.
+        logits of the turned images, one per scale; the target for each scale; the logits at full resolution, turned back.
     """
     cut = copy_paste(images, torch.zeros_like(images), kept)
     labels = turn_and_flip(copy_paste(target, torch.full_like(target, ignore_label), kept), *turn)
-    heads = network(turn_and_flip(cut, *turn))
-    return heads, [resize_nearest(labels, h.shape[2:]) for h in heads], undo_turn_and_flip(heads[0], *turn)
+    scales = network(turn_and_flip(cut, *turn))
+    return scales, [resize_nearest(labels, h.shape[2:]) for h in scales], undo_turn_and_flip(scales[0], *turn)

@@ -116,7 +116,7 @@ def voxel_label_issues(
         teacher_p: probabilities `(B, C, *spatial)`.
         rule: see `label_issues`.
         mask: voxels that count, `(B, 1, *spatial)` bool; None: all.
-        activation: "softmax", or "sigmoid" for region heads.
+        activation: "softmax", or "sigmoid" for regions.
 
     Returns:
         bool, `(B, 1, *spatial)`, or `(B, C, *spatial)` of regions.

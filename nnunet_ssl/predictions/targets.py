@@ -12,11 +12,11 @@ from nnunet_ssl.predictions.hard_labels import hard_pseudo_label
 
 
 def as_target(label: Tensor, like: Tensor, inside: Tensor | None = None) -> Tensor:
-    """A hard label map as nnU-Net's target of one head.
+    """A hard label map as nnU-Net's target of one scale.
 
     Args:
-        label: `(U, 1, *any spatial)` class indices, or `(U, R, *any spatial)` regions; resized to the head by nearest neighbor.
-        like: nnU-Net's target of this head, `(L, 1, *spatial)`, or `(L, R, *spatial)` for regions. One channel more than
+        label: `(U, 1, *any spatial)` class indices, or `(U, R, *any spatial)` regions; resized to the scale by nearest neighbor.
+        like: nnU-Net's target of this scale, `(L, 1, *spatial)`, or `(L, R, *spatial)` for regions. One channel more than
             regions marks ignored voxels; a pseudo label ignores none.
         inside: `(U, 1, *any spatial)` bool. Where it is False the target is background, as in nnU-Net's targets; resized too.
 
@@ -34,7 +34,7 @@ def as_target(label: Tensor, like: Tensor, inside: Tensor | None = None) -> Tens
 
 
 def pseudo_target(logits: Tensor, like: Tensor, activation: str = "softmax", inside: Tensor | None = None) -> Tensor:
-    """The hard decision of one head as a target beside `like`: argmax, or p > 0.5 per region.
+    """The hard decision of one scale as a target beside `like`: argmax, or p > 0.5 per region.
 
     Args:
         logits: `(U, C, *spatial)`.
@@ -49,7 +49,7 @@ def pseudo_target(logits: Tensor, like: Tensor, activation: str = "softmax", ins
 
 
 def join_targets(target: Tensor | list[Tensor], pseudo: Sequence[Tensor]) -> Tensor | list[Tensor]:
-    """`target` with the pseudo targets behind the labeled samples, head by head, in the form that `target` has."""
+    """`target` with the pseudo targets behind the labeled samples, scale by scale, in the form that `target` has."""
     if isinstance(target, Tensor):
         return torch.cat((target, pseudo[0]))
     return [torch.cat(pair) for pair in zip(target, pseudo, strict=True)]

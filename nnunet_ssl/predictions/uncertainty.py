@@ -28,7 +28,7 @@ def mean_probabilities(passes: Iterable[Tensor], samples: int, activation: str =
         passes: logits `(R * samples, C, *spatial)` per call of the network, where R repetitions of the batch went through it at
             once: rows u, samples + u, ... belong to sample u.
         samples: number of samples.
-        activation: "softmax", or "sigmoid" for region heads.
+        activation: "softmax", or "sigmoid" for regions.
 
     Returns:
         `(samples, C, *spatial)`.

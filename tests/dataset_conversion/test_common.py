@@ -573,7 +573,7 @@ def in_subprocess(five: list[Case], statements: str, reader: str, num_processes:
     """The conversion of `five` in a Python process of its own, after `statements`."""
     code = f"""
     import sys
-    from tests import test_convert_common as t
+    from tests.dataset_conversion import test_common as t
     from nnunet_ssl.errors import UserError
     {statements}
     if __name__ == "__main__":

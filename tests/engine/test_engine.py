@@ -239,8 +239,8 @@ def test_the_logits_of_labeled_patches_are_kept_for_the_method(datasets, tmp_pat
         expected = [trainer.student(batch["data"]), trainer.second(batch["data"])]
     trainer.train_step(copy_batch(batch))
     assert list(seen[0].labeled_logits) == ["student", "second"]
-    for heads, found in zip(expected, seen[0].labeled_logits.values(), strict=True):
-        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(heads, found, strict=True))
+    for scales, found in zip(expected, seen[0].labeled_logits.values(), strict=True):
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(scales, found, strict=True))
 
 
 def test_a_forward_without_gradient_does_not_take_the_next_ones_gradient(datasets, tmp_path):
@@ -250,8 +250,8 @@ def test_a_forward_without_gradient_does_not_take_the_next_ones_gradient(dataset
     image = next(trainer.dataloader_train)["unlabeled"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = trainer.without_gradient(trainer.student, image)
-        assert len(logits) > 1 and not any(head.requires_grad for head in logits)
-        sum(head.float().mean() for head in trainer.student(image)).backward()
+        assert len(logits) > 1 and not any(scale.requires_grad for scale in logits)
+        sum(scale.float().mean() for scale in trainer.student(image)).backward()
     assert all(p.grad is not None for p in trainer.network.parameters())
 
 
@@ -293,8 +293,8 @@ def test_pretrained_weights_reach_all_networks_and_heads_stay_different(datasets
         else:
             second = weights_of(trainer.second.module)
             assert all(torch.equal(student[k], second[k]) for k in body)
-            heads = [k for k in student if ".seg_layers." in k and k.endswith("weight")]
-            assert heads and not any(torch.equal(student[k], second[k]) for k in heads)
+            scales = [k for k in student if ".seg_layers." in k and k.endswith("weight")]
+            assert layers and not any(torch.equal(student[k], second[k]) for k in layers)
 
 
 def test_without_pretrained_weights_networks_stay_different(datasets, tmp_path):
@@ -603,17 +603,17 @@ def test_a_teacher_may_be_the_average_of_a_head(datasets, tmp_path):
 
 
 @pytest.mark.parametrize("deep_supervision", [True, False])
-def test_head_weights_are_those_of_nnunets_loss(deep_supervision, datasets, tmp_path):
+def test_scale_weights_are_those_of_nnunets_loss(deep_supervision, datasets, tmp_path):
     out, dataset = datasets()
     trainer = make_trainer(MEAN_TEACHER, out, dataset, results=tmp_path, enable_deep_supervision=deep_supervision)
     started(trainer)
     batch = next(trainer.dataloader_train)
     targets = batch["target"] if deep_supervision else [batch["target"]]
-    heads = trainer.student(batch["data"])
-    assert len(trainer.head_weights) == len(heads) == len(targets)
+    scales = trainer.student(batch["data"])
+    assert len(trainer.scale_weights) == len(scales) == len(targets)
     single = trainer.loss.loss if deep_supervision else trainer.loss
-    by_hand = sum(w * single(h, t) for w, h, t in zip(trainer.head_weights, heads, targets))
-    assert float(by_hand) == pytest.approx(float(trainer.supervised_loss(heads, batch["target"], None)), rel=1e-6)
+    by_hand = sum(w * single(h, t) for w, h, t in zip(trainer.scale_weights, scales, targets))
+    assert float(by_hand) == pytest.approx(float(trainer.supervised_loss(scales, batch["target"], None)), rel=1e-6)
 
 
 # ------------------------------------------------------------------------------------- maps made of the labeled target

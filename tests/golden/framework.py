@@ -232,7 +232,11 @@ def record_calls(monkeypatch, dotted_name: str) -> list[tuple[tuple, dict]]:
         calls.append((args, kwargs))
         return original(*args, **kwargs)
 
-    for module in [m for n, m in sys.modules.items() if n.startswith(("nnunet_ssl", adapters.__name__))]:
+    for module in [
+        m
+        for n, m in sys.modules.items()
+        if n.startswith(("nnunet_ssl", "tests.golden.adapters", "tests.golden.reference"))
+    ]:
         for attribute, value in list(vars(module).items()):
             if value is original:
                 monkeypatch.setattr(module, attribute, recorder)

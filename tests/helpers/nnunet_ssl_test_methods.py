@@ -57,11 +57,11 @@ class nnUNetTrainerTestMixing(nnUNetTrainerSSL):
         mixed = batch.labeled.clone()
         half = mixed.shape[-1] // 2
         mixed[..., half:] = partner[..., half:]
-        heads = self.student(torch.cat((batch.labeled, mixed)))
-        terms = {"labeled": self.supervised_loss([h[:n] for h in heads], batch.target, batch)}
+        scales = self.student(torch.cat((batch.labeled, mixed)))
+        terms = {"labeled": self.supervised_loss([h[:n] for h in scales], batch.target, batch)}
         if not first_stage:
             pseudo = self.teacher(mixed)[0]
-            terms["mix"] = softmax_mse(heads[0][n:], pseudo, self.activation)
+            terms["mix"] = softmax_mse(scales[0][n:], pseudo, self.activation)
         return terms
 
     def weights(self):

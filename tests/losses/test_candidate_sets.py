@@ -80,16 +80,16 @@ def test_all_annotated_is_nnunets_cross_entropy_and_dice(spatial, batch_dice, ig
 @each_dice
 def test_all_annotated_is_nnunets_loss_under_deep_supervision(batch_dice):
     shapes = [(8, 8), (4, 4), (2, 2)]
-    heads = [drawn(2, CLASSES + 1, *s, seed=i).requires_grad_() for i, s in enumerate(shapes)]
+    scales = [drawn(2, CLASSES + 1, *s, seed=i).requires_grad_() for i, s in enumerate(shapes)]
     targets = [labels(2, s, CLASSES, seed=i) for i, s in enumerate(shapes)]
     weights = [2 / 3, 1 / 3, 0]
-    theirs = DeepSupervisionWrapper(nnunets_loss(batch_dice), weights)(heads, targets)
+    theirs = DeepSupervisionWrapper(nnunets_loss(batch_dice), weights)(scales, targets)
     everything = torch.ones(2, CLASSES, dtype=torch.bool)
     ours = sum(
-        w * partial_label_loss(h, t, everything, batch_dice=batch_dice) for w, h, t in zip(weights, heads, targets)
+        w * partial_label_loss(h, t, everything, batch_dice=batch_dice) for w, h, t in zip(weights, scales, targets)
     )
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-7)
-    for mine, nnunets in zip(gradient(ours, *heads[:2]), gradient(theirs, *heads[:2])):
+    for mine, nnunets in zip(gradient(ours, *scales[:2]), gradient(theirs, *scales[:2])):
         torch.testing.assert_close(mine, nnunets, rtol=0, atol=1e-8)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from nnunet_ssl.losses.combine import over_heads, weighted_sum
+from nnunet_ssl.losses.combine import over_scales, weighted_sum
 from nnunet_ssl.losses.consistency import softmax_dice, softmax_kl, softmax_mse, symmetric_mse
 from nnunet_ssl.predictions.probabilities import probabilities
 from tests.golden.reference.supervised import ce_dice_loss, cross_entropy, squared_dice_loss
@@ -261,7 +261,7 @@ def test_a_term_without_weight_and_a_step_without_terms_are_refused():
 
 
 def test_a_term_over_heads_is_weighted_and_leaves_heads_of_weight_zero_alone():
-    heads = [torch.full((1, 1, 4, 4), 3.0), torch.full((1, 1, 2, 2), 5.0), torch.full((1, 1, 1, 1), float("nan"))]
-    assert over_heads(torch.Tensor.mean, heads, (0.75, 0.25, 0.0)).item() == 0.75 * 3 + 0.25 * 5
+    scales = [torch.full((1, 1, 4, 4), 3.0), torch.full((1, 1, 2, 2), 5.0), torch.full((1, 1, 1, 1), float("nan"))]
+    assert over_scales(torch.Tensor.mean, scales, (0.75, 0.25, 0.0)).item() == 0.75 * 3 + 0.25 * 5
     with pytest.raises(ValueError):
-        over_heads(torch.Tensor.mean, heads, (1.0,))
+        over_scales(torch.Tensor.mean, scales, (1.0,))

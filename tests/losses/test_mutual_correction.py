@@ -105,8 +105,8 @@ def test_a_step_by_hand(regions, datasets, tmp_path):
     images = torch.cat((batch["data"], batch["unlabeled"]))
     activate = torch.sigmoid if regions else lambda z: torch.softmax(z, 1)
     networks = (other.network, other.second.module)
-    heads = [network(images) for network in networks]
-    p = [activate(h[0]) for h in heads]
+    scales = [network(images) for network in networks]
+    p = [activate(h[0]) for h in scales]
     hard = [q[:n] >= 0.5 if regions else q[:n].argmax(1, keepdim=True) for q in p]
     channels = y.float() if regions else torch.cat([y == c for c in range(p[0].shape[1])], 1).float()
     foreground = slice(0 if regions else 1, None)
@@ -116,7 +116,7 @@ def test_a_step_by_hand(regions, datasets, tmp_path):
         dice = (2 * (a * b).sum((0, 2, 3)) + 1e-5) / ((a * a).sum((0, 2, 3)) + (b * b).sum((0, 2, 3)) + 1e-5)
         score.append(1 - dice.mean().item())
     worse = 1 if score[0] < score[1] else 0
-    sharp = activate(10 * heads[1 - worse][0][n:]).detach()
+    sharp = activate(10 * scales[1 - worse][0][n:]).detach()
     inside = batch["inside"]
     values = trainer.train_step(copy_batch(batch))
     for i, (network, optimizer) in enumerate(zip(networks, (other.optimizer, other.second.optimizer))):
@@ -124,7 +124,7 @@ def test_a_step_by_hand(regions, datasets, tmp_path):
         error = error if regions else error.mean(1, keepdim=True)
         rectification = error[hard[0] != hard[1]].mean()
         mutual = (((p[i][n:] - sharp) ** 2).mean(1, keepdim=True))[inside].mean() if i == worse else torch.zeros(())
-        labeled = other.loss([h[:n] for h in heads[i]], batch["target"])
+        labeled = other.loss([h[:n] for h in scales[i]], batch["target"])
         suffix = "_second" if i else ""
         assert values[f"labeled{suffix}"] == pytest.approx(labeled.item(), rel=1e-5)
         assert values[f"rectification{suffix}"] == pytest.approx(rectification.item(), rel=1e-4)

@@ -118,12 +118,12 @@ def test_the_step_is_the_one_put_together_by_hand(datasets, tmp_path, monkeypatc
     with torch.no_grad():
         teacher = trainer.teacher(torch.cat((labeled, unlabeled)))[0]
         student = [
-            torch.cat(heads)
-            for heads in zip(
+            torch.cat(scales)
+            for scales in zip(
                 trainer.student(labeled + 0.2 if noise_on_labeled else labeled), trainer.student(unlabeled + 0.2)
             )
         ]
-        supervised = trainer.loss([head[: len(labeled)] for head in student], batch["target"])
+        supervised = trainer.loss([scale[: len(labeled)] for scale in student], batch["target"])
     counted = torch.cat((torch.ones_like(labeled[:, :1], dtype=torch.bool), batch["inside"]))[:, 0]
     q, log_p = teacher.softmax(1), student[0].log_softmax(1)
     ce = -log_p.gather(1, q.argmax(1, keepdim=True))[:, 0]

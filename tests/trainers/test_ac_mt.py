@@ -10,13 +10,16 @@ from tests.helpers.training import copy_batch, largest_difference, make_trainer,
 CALLED = {
     "entropy": [],
     "model_uncertainty": [
-        "uncertainty.mean_probabilities",
-        "uncertainty.predictive_entropy",
-        "uncertainty.max_entropy",
+        "predictions.uncertainty.mean_probabilities",
+        "predictions.uncertainty.predictive_entropy",
+        "predictions.uncertainty.max_entropy",
     ],
-    "confident_learning": ["confident_learning.label_issues", "confident_learning.voxel_label_issues"],
+    "confident_learning": [
+        "predictions.confident_learning.label_issues",
+        "predictions.confident_learning.voxel_label_issues",
+    ],
     "prototype": [
-        f"prototype_labels.{name}"
+        name if "." in name else f"predictions.prototype_labels.{name}"
         for name in (
             "pass_statistics",
             "rectified_labels",
@@ -25,7 +28,7 @@ CALLED = {
             "prototype_distances",
             "nearest_prototype",
             "disagreement",
-            "clean_entropy",
+            "losses.entropy.clean_entropy",
         )
     ],
 }

@@ -102,9 +102,9 @@ def forward(member, images):
     """Logits and the positive part of what comes out of the encoder's last stage."""
     features = []
     handle = member.module.encoder.stages[-1].register_forward_hook(lambda _, __, output: features.append(output))
-    heads = member(images)
+    scales = member(images)
     handle.remove()
-    return heads, features[0].clamp(min=0)
+    return scales, features[0].clamp(min=0)
 
 
 def discrepancy(a, b):
@@ -135,7 +135,7 @@ def test_pretraining_is_nnunets_loss_on_the_mixed_halves(options, weight, datase
     mixed = torch.where(mask, x[:1], x[1:])
     targets = [torch.where(at(mask, t), t[:1], t[1:]) for t in batch["target"]]
     outputs = [forward(member, mixed) for member in (other.student, other.second)]
-    losses = [other.loss(heads, targets) for heads, _ in outputs]
+    losses = [other.loss(scales, targets) for scales, _ in outputs]
     different = discrepancy(*(h for _, h in outputs))
     hand_step(other, sum(losses) + weight * different)
     seed_everything(5)
@@ -171,8 +171,8 @@ def test_a_step_by_hand(options, datasets, tmp_path):
         )
     outputs = [forward(m, torch.where(of_labeled, x[:1], x[1:])) for m in members]
     mixed = [forward(m, torch.where(of_unlabeled, u[:1], u[1:])) for m in members]
-    labeled = [other.loss(heads, targets) for heads, _ in outputs]
-    unlabeled = [other.loss(heads, target) for (heads, _), target in zip(mixed, pseudo)]
+    labeled = [other.loss(scales, targets) for scales, _ in outputs]
+    unlabeled = [other.loss(scales, target) for (scales, _), target in zip(mixed, pseudo)]
     different = discrepancy(*(h for _, h in outputs)) + discrepancy(*(h for _, h in mixed))
     hand_step(other, sum(labeled) + 0.5 * sum(unlabeled) + 0.4 * different)
     seed_everything(5)

@@ -189,12 +189,12 @@ def test_a_pass_of_a_voxelwise_network_comes_back_to_its_place(turn):
         full = torch.cat((x, -x), 1)
         return [full, full[..., ::2, ::2]]
 
-    heads, targets, back = cut_and_turned_pass(network, images, target, kept, turn, ignore_label=3)
+    scales, targets, back = cut_and_turned_pass(network, images, target, kept, turn, ignore_label=3)
     assert torch.equal(back[:, :1], torch.where(kept, images, 0))
     assert [t.shape for t in targets] == [(2, 1, 8, 8), (2, 1, 4, 4)] and targets[0].dtype == torch.int16
     undone = undo_turn_and_flip(targets[0], *turn)
     assert torch.equal(undone == 3, ~kept) and torch.equal(undone[kept], target[kept])
-    assert torch.equal(undo_turn_and_flip(heads[0], *turn), back)
+    assert torch.equal(undo_turn_and_flip(scales[0], *turn), back)
 
 
 def trained(datasets, tmp_path, configuration="2d", **attributes):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.autograd import gradcheck
 
-from nnunet_ssl.engine.members import as_heads
+from nnunet_ssl.engine.members import as_scales
 from nnunet_ssl.losses.mixed_pseudo_labels import hard_mixture, mixed_probabilities, pseudo_dice, soft_cross_entropy
 from nnunet_ssl.networks.auxiliary_decoder import AuxiliaryDecoder
 from nnunet_ssl.networks.features import encoder_of
@@ -176,7 +176,7 @@ def test_one_forward_of_the_encoder_per_step_and_both_decoders_and_the_encoder_l
     for old, module in zip(before, (trainer.network, trainer.auxiliary.module), strict=True):
         new = weights_of(module)
         still = {k for k in new if torch.equal(old[k], new[k])} - {k for k in new if "seg_layers.0" in k}
-        assert not still  # the lowest head has no weight in nnU-Net's loss
+        assert not still  # the lowest scale has no weight in nnU-Net's loss
     assert len(trainer.optimizer.param_groups) == 2
     trainer.on_validation_epoch_start()
     with torch.no_grad():
@@ -197,12 +197,12 @@ def test_the_step_is_the_published_one(name, regions, trainer_and_batch, monkeyp
 
     with torch.no_grad():
         features = network.encoder(batch["data"])
-        heads = [as_heads(network.decoder(features)), as_heads(decoder(features))]
+        scales = [as_scales(network.decoder(features)), as_scales(decoder(features))]
     act = torch.sigmoid if regions else lambda z: z.softmax(1)
-    mixed = 0.37 * act(heads[0][0]) + 0.63 * act(heads[1][0])
+    mixed = 0.37 * act(scales[0][0]) + 0.63 * act(scales[1][0])
     target = batch["target"]
-    terms = {"labeled": trainer.loss(heads[0], target), "labeled_auxiliary": trainer.loss(heads[1], target)}
-    for key, decoded in zip(("pseudo", "pseudo_auxiliary"), heads, strict=True):
+    terms = {"labeled": trainer.loss(scales[0], target), "labeled_auxiliary": trainer.loss(scales[1], target)}
+    for key, decoded in zip(("pseudo", "pseudo_auxiliary"), scales, strict=True):
         terms[key] = 0.0
         for z, weight in zip(decoded, (0.75, 0.25), strict=True):
             step = mixed.shape[-1] // z.shape[-1]

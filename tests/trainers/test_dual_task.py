@@ -185,9 +185,9 @@ def test_the_step_is_the_one_put_together_by_hand(datasets, tmp_path):
     layer = trainer.student.module.decoder.seg_layers[-1]
     handle = layer.register_forward_hook(lambda _, inputs, __: features.append(inputs[0]))
     with torch.no_grad():
-        heads = trainer.student(torch.cat((batch["data"], batch["unlabeled"])))
+        scales = trainer.student(torch.cat((batch["data"], batch["unlabeled"])))
         z = trainer.level_set.module[0](features[0]).tanh()
-        supervised = trainer.loss([head[:2] for head in heads], batch["target"])
+        supervised = trainer.loss([scale[:2] for scale in scales], batch["target"])
     handle.remove()
     target = batch["target"][0][:, 0]
     errors = []
@@ -198,7 +198,7 @@ def test_the_step_is_the_one_put_together_by_hand(datasets, tmp_path):
                 error = (z[i, k - 1] - torch.from_numpy(signed_distance_map(mask))) ** 2
                 errors.append(error[of_sample != 3])
     sdf = torch.cat(errors).mean().item()
-    differences = ((-1500 * z).sigmoid() - heads[0].softmax(1)[:, 1:]) ** 2
+    differences = ((-1500 * z).sigmoid() - scales[0].softmax(1)[:, 1:]) ** 2
     counted = torch.cat((torch.ones_like(target, dtype=torch.bool), batch["inside"][:, 0]))
     consistency = differences.movedim(1, -1)[counted].mean().item()
     found = trainer.train_step(batch)

@@ -150,9 +150,9 @@ def test_from_the_start_the_step_is_nnunets_on_the_joint_batch(
         return x.flip(flips) if flips else x
 
     with torch.no_grad():
-        heads = stock.network(batch["unlabeled"])
+        scales = stock.network(batch["unlabeled"])
     targets = []
-    for logits, target in zip(heads, batch["target"], strict=True):
+    for logits, target in zip(scales, batch["target"], strict=True):
         step = batch["inside"].shape[-1] // logits.shape[-1]
         inside = batch["inside"][..., ::step, ::step]
         label = (logits > 0) & inside if options else logits.argmax(1, keepdim=True) * inside

@@ -98,15 +98,15 @@ def test_the_loss_is_that_of_each_head_with_what_its_case_annotates(
     sets = {"case_00": [1], "case_01": [2], "case_02": [1, 2]}
     seen = set()
     for batch in next_batches(trainer, 4):
-        heads = trainer.student(batch["data"])
+        scales = trainer.student(batch["data"])
         targets = batch["target"] if deep_supervision else [batch["target"]]
         annotated = annotation_matrix([sets[str(key)] for key in batch["keys"]], 2)
         expected = sum(
             weight
             * partial_label_loss(
-                head, target, annotated, batch_dice=trainer.configuration_manager.batch_dice, exclusion_weight=0.5
+                scale, target, annotated, batch_dice=trainer.configuration_manager.batch_dice, exclusion_weight=0.5
             )
-            for weight, head, target in zip(trainer.head_weights, heads, targets)
+            for weight, scale, target in zip(trainer.scale_weights, scales, targets)
             if weight
         )
         assert trainer.train_step(batch)["labeled"] == pytest.approx(expected.item(), abs=1e-6)

@@ -81,7 +81,7 @@ def test_every_choice_of_axes_but_none_is_drawn_alike():
         draw_axes((), random)
 
 
-class Heads(nn.Module):
+class Scales(nn.Module):
     """A network of two heads that is not symmetric; counts its forward passes."""
 
     def __init__(self, axes):
@@ -112,10 +112,10 @@ def test_wscl_holds_a_patch_and_its_mirror_image_to_the_same_points(spatial, dee
 
     def loss(logits, target, batch):
         pairs = zip(logits, target if deep_supervision else [target])
-        return sum(nn.functional.cross_entropy(head, t[:, 0], ignore_index=3) for head, t in pairs)
+        return sum(nn.functional.cross_entropy(scale, t[:, 0], ignore_index=3) for scale, t in pairs)
 
     trainer = types.SimpleNamespace(
-        student=Heads(len(spatial)),
+        student=Scales(len(spatial)),
         inference_allowed_mirroring_axes=tuple(range(len(spatial))),
         supervised_loss=loss,
         labeled_name=lambda member: "labeled",

@@ -159,7 +159,11 @@ def own_segmentation(trainer, case):
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 def test_labels_are_those_of_the_prediction_where_nothing_is_annotated(configuration, datasets, tmp_path, monkeypatch):
     trainer = s2l(datasets, tmp_path, configuration, confidence=0.35)
-    names = ["ensemble_labels.confident_labels", "ensemble_labels.update_ensemble", "losses.consistency.probabilities"]
+    names = [
+        "predictions.ensemble_labels.confident_labels",
+        "predictions.ensemble_labels.update_ensemble",
+        "predictions.probabilities.probabilities",
+    ]
     calls = [record_calls(monkeypatch, f"nnunet_ssl.{name}") for name in names]
     predicted = []
     original = type(trainer).predicted_cases
@@ -260,9 +264,9 @@ def test_the_term_is_the_cross_entropy_of_all_heads(datasets, tmp_path):
     trainer.loss.weight_factors = (0.75, 0.25)  # nnU-Net's for two heads are 1 and 0
     batch["extra/pseudo"] = torch.randint(-1, 3, batch["extra/pseudo"].shape, dtype=torch.int16)
     with torch.no_grad():
-        heads = trainer.network(batch["data"])
+        scales = trainer.network(batch["data"])
     expected = 0.0
-    for z, weight in zip(heads, (0.75, 0.25), strict=True):
+    for z, weight in zip(scales, (0.75, 0.25), strict=True):
         step = 24 // z.shape[-1]
         u = batch["extra/pseudo"][:, 0, step // 2 :: step, step // 2 :: step].long()
         expected += weight * torch.nn.functional.cross_entropy(z, u, ignore_index=-1)

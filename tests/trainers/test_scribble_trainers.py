@@ -60,14 +60,14 @@ def test_class_weights_are_those_of_the_training_cases(deep_supervision, dataset
     )
     targets = batch["target"] if deep_supervision else [batch["target"]]
     with torch.no_grad():
-        heads = unweighted.student(batch["data"])  # the same seed: the weights before the step
+        scales = unweighted.student(batch["data"])  # the same seed: the weights before the step
     difference = sum(
         factor
         * (
             F.cross_entropy(logits, target[:, 0].long(), weight=weights, ignore_index=3)
             - F.cross_entropy(logits, target[:, 0].long(), ignore_index=3)
         )
-        for factor, logits, target in zip(unweighted.head_weights, heads, targets, strict=True)
+        for factor, logits, target in zip(unweighted.scale_weights, scales, targets, strict=True)
     )
     expected = unweighted.train_step(copy_batch(batch))["loss"] + float(difference)
     assert abs(float(difference)) > 1e-3

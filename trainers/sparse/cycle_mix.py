@@ -29,7 +29,7 @@ import numpy as np
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.members import as_heads
+from nnunet_ssl.engine.members import as_scales
 from nnunet_ssl.losses.cosine import cosine_distance
 from nnunet_ssl.losses.region import one_hot
 from nnunet_ssl.patches.cut_and_turn import cut_and_turned_pass, draw_turn
@@ -60,7 +60,7 @@ class nnUNetTrainerCycleMix(nnUNetTrainerWeak):
     }
 
     def weak_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
-        images, target, inside = batch.labeled, as_heads(batch.target)[0], batch.labeled_inside
+        images, target, inside = batch.labeled, as_scales(batch.target)[0], batch.labeled_inside
         shape, p = images.shape[2:], probabilities(logits[0])
         number = int(np.random.choice(self.blocks))
         grid = draw_block_masks(len(images), [min(number, extent) for extent in shape], self.mix_alpha)
@@ -71,11 +71,11 @@ class nnUNetTrainerCycleMix(nnUNetTrainerWeak):
             return copy_paste(x, x.roll(-1, 0), own)
 
         turn = draw_turn(self.spacing, shape)
-        heads, targets, back = cut_and_turned_pass(
+        scales, targets, back = cut_and_turned_pass(
             self.student, mix(images), mix(target), kept, turn, self.label_manager.ignore_label
         )
         terms = {
-            "mixed": self.supervised_loss(heads, targets if self.enable_deep_supervision else targets[0], batch),
+            "mixed": self.supervised_loss(scales, targets if self.enable_deep_supervision else targets[0], batch),
             "consistency": cosine_distance(probabilities(back), blend(p, p.roll(-1, 0), own), kept & mix(inside)),
         }
         if self.integrity_weight > 0:

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.members import as_heads
-from nnunet_ssl.losses.combine import over_heads
+from nnunet_ssl.engine.members import as_scales
+from nnunet_ssl.losses.combine import over_scales
 from nnunet_ssl.losses.mixed_pseudo_labels import hard_mixture, mixed_probabilities, pseudo_dice, soft_cross_entropy
 from nnunet_ssl.networks.auxiliary_decoder import AuxiliaryDecoder
 from nnunet_ssl.networks.features import FeatureTap, encoder_of
@@ -51,7 +51,7 @@ class nnUNetTrainerScribbleDMPLS(nnUNetTrainerWeak):
         self.features = FeatureTap(encoder_of(self.student.module), "output")
 
     def weak_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
-        auxiliary = as_heads(self.auxiliary(self.features.take()))
+        auxiliary = as_scales(self.auxiliary(self.features.take()))
         beta = torch.rand((), device=logits[0].device)
         mixed = mixed_probabilities(logits[0], auxiliary[0], beta, self.activation)
         return {
@@ -60,11 +60,11 @@ class nnUNetTrainerScribbleDMPLS(nnUNetTrainerWeak):
             "pseudo_auxiliary": self.pseudo_loss(auxiliary, mixed, batch.labeled_inside),
         }
 
-    def pseudo_loss(self, heads: list[Tensor], mixed: Tensor, inside: Tensor) -> Tensor:
+    def pseudo_loss(self, scales: list[Tensor], mixed: Tensor, inside: Tensor) -> Tensor:
         """U of one decoder; `mixed`: s, `(L, C, *spatial)`."""
         label = hard_mixture(mixed, self.activation)
-        return over_heads(
-            lambda z: pseudo_dice(z, label, self.activation, inside, all_ranks=self.is_ddp), heads, self.head_weights
+        return over_scales(
+            lambda z: pseudo_dice(z, label, self.activation, inside, all_ranks=self.is_ddp), scales, self.scale_weights
         )
 
     def weights(self) -> dict[str, float]:
@@ -85,8 +85,8 @@ class nnUNetTrainerScribbleDMSPS(nnUNetTrainerScribbleDMPLS):
     pseudo_weight: float = 8.0  # of each decoder, relative to its labeled loss; official
     rampup_fraction: float = 1.0  # of the training; official
 
-    def pseudo_loss(self, heads: list[Tensor], mixed: Tensor, inside: Tensor) -> Tensor:
-        return over_heads(lambda z: soft_cross_entropy(z, mixed, self.activation, inside), heads, self.head_weights)
+    def pseudo_loss(self, scales: list[Tensor], mixed: Tensor, inside: Tensor) -> Tensor:
+        return over_scales(lambda z: soft_cross_entropy(z, mixed, self.activation, inside), scales, self.scale_weights)
 
     @property
     def ramp(self) -> float:

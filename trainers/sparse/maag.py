@@ -6,15 +6,15 @@ arXiv:2007.01152. Official code: gvalvano/multiscale-adversarial-attention-gates
     L_G = L_sup + adversarial_weight 0.5 mean (D(fake) - 1)^2
     L_D = 0.5 mean (D(real) - 1)^2 + 0.5 mean (D(fake) + 1)^2
 
-D sees a mask at up to four resolutions. fake: the foreground probabilities of the student's heads, real: a patch of a dense mask
+D sees a mask at up to four resolutions. fake: the foreground probabilities of the student's scales, real: a patch of a dense mask
 of a patient that is not in this fold (`masksUn` of the raw data set, docs/methods.md), resized. With `scales = 1` D sees the
 prediction of the highest resolution alone: the discriminator of ACCL (P. Zhang et al., arXiv:2005.00328; its code is not public).
 
 The masks are dense labels: this is mixed supervision, and has to be called so beside methods that see scribbles alone.
 
 Differs from the official code:
-* No attention gates: nnU-Net's network stays as it is, so that stock nnU-Net can load it. The heads of deep supervision are what
-  the gates' attention maps are there: predictions at lower resolutions that D judges. Where there is no such head, or nnU-Net's
+* No attention gates: nnU-Net's network stays as it is, so that stock nnU-Net can load it. The scales of deep supervision are what
+  the gates' attention maps are there: predictions at lower resolutions that D judges. Where there is no such scale, or nnU-Net's
   loss leaves it out (the lowest), the prediction is resized, as the masks are.
 * L_sup is nnU-Net's loss on annotated voxels with weight 1 (official: cross entropy weighted by inverse class frequencies and
   rescaled in each step to the size of the adversarial loss; nnU-Net's loss may be 0 or negative).
@@ -103,9 +103,9 @@ class nnUNetTrainerMAAG(nnUNetTrainerWeak):
 
     def weak_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         sizes = self.discriminator.module.sizes
-        # a head without a loss of its own (nnU-Net's lowest) would follow the discriminator alone
-        taught = [head for head, weight in zip(logits, self.head_weights) if weight > 1e-5][: self.scales]
-        fake = mask_levels([self.foreground(probabilities(head, self.activation)) for head in taught], sizes)
+        # a scale without a loss of its own (nnU-Net's lowest) would follow the discriminator alone
+        taught = [scale for scale, weight in zip(logits, self.scale_weights) if weight > 1e-5][: self.scales]
+        fake = mask_levels([self.foreground(probabilities(scale, self.activation)) for scale in taught], sizes)
         labels, _ = split_ignored(
             batch.extras["masks"], self.label_manager.ignore_label, self.label_manager.has_regions
         )

@@ -45,16 +45,16 @@ class nnUNetTrainerPointsConsistency(nnUNetTrainerWeak):
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         axes = tuple(2 + axis for axis in draw_axes(self.inference_allowed_mirroring_axes))
         both = self.student(torch.cat((batch.labeled, turn_and_flip(batch.labeled, 0, axes))))
-        heads, of_mirrored = zip(*(head.split(batch.num_labeled) for head in both))
-        batch.labeled_logits["student"] = heads = list(heads)
+        scales, of_mirrored = zip(*(scale.split(batch.num_labeled) for scale in both))
+        batch.labeled_logits["student"] = scales = list(scales)
         targets = batch.target if isinstance(batch.target, list) else [batch.target]
         mirrored = [turn_and_flip(target, 0, axes) for target in targets]
         mirrored = mirrored if isinstance(batch.target, list) else mirrored[0]
         return {
-            self.labeled_name(self.student): self.supervised_loss(heads, batch.target, batch),
+            self.labeled_name(self.student): self.supervised_loss(scales, batch.target, batch),
             "mirrored": self.supervised_loss(list(of_mirrored), mirrored, batch),
             "consistency": mirror_consistency(
-                heads[0], of_mirrored[0], axes, self.activation, mask=batch.labeled_inside
+                scales[0], of_mirrored[0], axes, self.activation, mask=batch.labeled_inside
             ),
         }
 

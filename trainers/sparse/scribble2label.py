@@ -36,7 +36,7 @@ from nnunet_ssl.dataloading.ensemble_store import EnsembleStore
 from nnunet_ssl.dataloading.extra_labels import WithExtraLabels, taking_extra_labels
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.ema import ema_decay_at
-from nnunet_ssl.losses.combine import over_heads
+from nnunet_ssl.losses.combine import over_scales
 from nnunet_ssl.losses.cross_pseudo import filtered_cross_entropy
 from nnunet_ssl.patches.mixing import resize_nearest
 from nnunet_ssl.predictions.ensemble_labels import (
@@ -91,7 +91,7 @@ class nnUNetTrainerScribble2Label(nnUNetTrainerWeak):
         def loss(z: Tensor) -> Tensor:
             return filtered_cross_entropy(z, resize_nearest(labels, z.shape[2:]), NONE, self.activation)
 
-        return {"pseudo": over_heads(loss, logits, self.head_weights)}
+        return {"pseudo": over_scales(loss, logits, self.scale_weights)}
 
     def weights(self) -> dict[str, float]:
         return {"pseudo": self.pseudo_weight if self.progress >= self.warmup_fraction else 0.0}

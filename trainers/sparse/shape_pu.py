@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.members import as_heads
+from nnunet_ssl.engine.members import as_scales
 from nnunet_ssl.engine.running_mean import RunningMean
 from nnunet_ssl.losses.cosine import cosine_distance
 from nnunet_ssl.losses.positive_unlabeled import (
@@ -75,14 +75,14 @@ class nnUNetTrainerShapePU(nnUNetTrainerWeak):
 
     def weak_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         shape = batch.labeled.shape[2:]
-        target, p = as_heads(batch.target)[0], probabilities(logits[0])
+        target, p = as_scales(batch.target)[0], probabilities(logits[0])
         kept = cutout_masks(batch.num_labeled, shape, box_size(shape, self.cutout)).to(p.device)
         turn = draw_turn(self.spacing, shape)
-        heads, targets, back = cut_and_turned_pass(
+        scales, targets, back = cut_and_turned_pass(
             self.student, batch.labeled, target, kept, turn, self.label_manager.ignore_label
         )
         terms = {
-            "cut": self.supervised_loss(heads, targets if self.enable_deep_supervision else targets[0], batch),
+            "cut": self.supervised_loss(scales, targets if self.enable_deep_supervision else targets[0], batch),
             "consistency": cosine_distance(p, probabilities(back), kept & batch.labeled_inside),
         }
         if self.weights()["marginal"] > 0:

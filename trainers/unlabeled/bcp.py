@@ -14,7 +14,7 @@ Before that, for `pretrain_fraction` of the training, labeled images are pasted 
 copy of the student.
 
 Differs from the official code:
-* Loss scale: l with nnU-Net's forms of Dice (foreground or regions, batch Dice as planned) on every head with nnU-Net's head
+* Loss scale: l with nnU-Net's forms of Dice (foreground or regions, batch Dice as planned) on every scale with nnU-Net's scale
   weights. The sum over two directions of 0.5 (CE + Dice) is as large as nnU-Net's loss, so nothing is rescaled. Pre-training has
   nnU-Net's own loss on the mixed labels.
 * The stages follow one another in one run with one learning rate schedule: the last student goes on, not the best one (which
@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.members import as_heads
+from nnunet_ssl.engine.members import as_scales
 from nnunet_ssl.losses.region import region_loss, split_ignored
 from nnunet_ssl.patches.mixing import both_directions, box_size, copy_paste, draw_box, outside_boxes, resize_nearest
 from nnunet_ssl.predictions.hard_labels import hard_labels, largest_components
@@ -73,7 +73,7 @@ class nnUNetTrainerBCP(nnUNetTrainerSSL):
         def mix(x: Tensor) -> Tensor:
             return copy_paste(x, x.roll(-1, 0), resize_nearest(outside, x.shape[2:]))
 
-        targets = [mix(target) for target in as_heads(batch.target)]
+        targets = [mix(target) for target in as_scales(batch.target)]
         target = targets if self.enable_deep_supervision else targets[0]
         return {"labeled": self.supervised_loss(self.student(mix(batch.labeled)), target, batch)}
 
@@ -86,9 +86,9 @@ class nnUNetTrainerBCP(nnUNetTrainerSSL):
         inside = batch.inside[second]
         pseudo = hard_labels(self.teacher(batch.unlabeled)[0], self.activation)
         pseudo = (largest_components(pseudo) if self.largest_component else pseudo)[second]
-        heads = self.student(copy_paste(batch.labeled[first], batch.unlabeled[second], from_labeled))
+        scales = self.student(copy_paste(batch.labeled[first], batch.unlabeled[second], from_labeled))
         sums = {"labeled": 0.0, "pseudo": 0.0}
-        for logits, target, weight in zip(heads, as_heads(batch.target), self.head_weights):
+        for logits, target, weight in zip(scales, as_scales(batch.target), self.scale_weights):
             if weight == 0:
                 continue
             size = logits.shape[2:]

@@ -78,7 +78,7 @@ class nnUNetTrainerCML(nnUNetTrainerSSL):
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         mask = self.draw_mask(batch.labeled)
         images = mix_halves(batch.labeled, mask)
-        targets = {"labeled": [self.per_head(batch.target, lambda t: mix_halves(t, mask))] * 2}
+        targets = {"labeled": [self.per_scale(batch.target, lambda t: mix_halves(t, mask))] * 2}
         parts = {"labeled": slice(len(images))}
         if not self.pretraining:
             mask = self.draw_mask(batch.unlabeled)
@@ -87,10 +87,10 @@ class nnUNetTrainerCML(nnUNetTrainerSSL):
             images = torch.cat((images, mix_halves(batch.unlabeled, mask)))
         terms, features = {}, []
         for i, (member, bottleneck) in enumerate(zip((self.student, self.second), self.bottlenecks)):
-            heads = member(images)
+            scales = member(images)
             features.append(torch.relu(bottleneck.take()))
             for name, part in parts.items():
-                loss = self.supervised_loss([h[part] for h in heads], targets[name][i], batch)
+                loss = self.supervised_loss([h[part] for h in scales], targets[name][i], batch)
                 terms[name if member is self.student else f"{name}_second"] = loss
         of_parts = [mutual_discrepancy(*(h[part] for h in features)) for part in parts.values()]
         return terms | {"discrepancy": torch.stack(of_parts).sum()}
@@ -102,13 +102,13 @@ class nnUNetTrainerCML(nnUNetTrainerSSL):
         labels = largest_components(labels) if self.largest_component else labels
         inside = mix_halves(batch.inside, mask)
         return [
-            self.per_head(batch.target, lambda target, label=label: as_target(label, target, inside))
+            self.per_scale(batch.target, lambda target, label=label: as_target(label, target, inside))
             for label in cross_view_labels(*labels.chunk(2), mask)
         ]
 
     @staticmethod
-    def per_head(target: Tensor | list[Tensor], function) -> Tensor | list[Tensor]:
-        """`function` of the target of every head, in the form that nnU-Net's target has."""
+    def per_scale(target: Tensor | list[Tensor], function) -> Tensor | list[Tensor]:
+        """`function` of the target of every scale, in the form that nnU-Net's target has."""
         return [function(t) for t in target] if isinstance(target, list) else function(target)
 
     def weights(self) -> dict[str, float]:

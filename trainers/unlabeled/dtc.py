@@ -64,14 +64,14 @@ class nnUNetTrainerDTC(nnUNetTrainerSSL):
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         n = batch.num_labeled
-        heads = self.student(torch.cat((batch.labeled, batch.unlabeled)))
+        scales = self.student(torch.cat((batch.labeled, batch.unlabeled)))
         level_set = self.level_set(self.features.take())
         maps, annotated = batch.extras["level_set"], self.annotated(batch.target)
         counted = torch.cat((torch.ones_like(annotated), batch.inside))
         return {
-            "labeled": self.supervised_loss([h[:n] for h in heads], batch.target, batch),
+            "labeled": self.supervised_loss([h[:n] for h in scales], batch.target, batch),
             "sdf": level_set_mse(level_set[:n], maps, has_boundary(maps) & annotated),
-            "consistency": dual_task_consistency(level_set, heads[0], self.activation, self.steepness, counted),
+            "consistency": dual_task_consistency(level_set, scales[0], self.activation, self.steepness, counted),
         }
 
     def weights(self) -> dict[str, float]:

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.members import NetworkMember, as_heads
+from nnunet_ssl.engine.members import NetworkMember, as_scales
 from nnunet_ssl.losses.cell_contrast import cell_labels, choose_cells, focal_contrast, hard_negatives, unit_embeddings
 from nnunet_ssl.losses.consistency import softmax_mse
 from nnunet_ssl.losses.region import split_ignored
@@ -88,15 +88,15 @@ class nnUNetTrainerDyCON(nnUNetTrainerSSL):
     def labels(self, batch: SSLBatch, teacher_logits: Tensor) -> Tensor:
         """Labels of the cells, `(L + U, N)`: of the annotation, and of the teacher's prediction of unlabeled patches."""
         manager, channels = self.label_manager, teacher_logits.shape[1]
-        target, annotated = split_ignored(as_heads(batch.target)[0], manager.ignore_label, manager.has_regions)
+        target, annotated = split_ignored(as_scales(batch.target)[0], manager.ignore_label, manager.has_regions)
         parts = (target, annotated), (hard_labels(teacher_logits, self.activation), batch.inside)
         return torch.cat([cell_labels(t, channels, self.stride, self.activation, mask) for t, mask in parts])
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         n, activation = batch.num_labeled, self.activation
         images = torch.cat((batch.labeled, batch.unlabeled))
-        heads, teacher = self.student(images), self.teacher(add_clipped_noise(images, self.noise_std))[0]
-        student, counted = heads[0], torch.cat((torch.ones_like(images[:n, :1], dtype=torch.bool), batch.inside))
+        scales, teacher = self.student(images), self.teacher(add_clipped_noise(images, self.noise_std))[0]
+        student, counted = scales[0], torch.cat((torch.ones_like(images[:n, :1], dtype=torch.bool), batch.inside))
         beta = geometric_ramp(self.progress, self.beta_start, self.beta_end)
         beta_of_classes = beta * math.log(2) / max_entropy(student.shape[1], activation)
 
@@ -112,7 +112,7 @@ class nnUNetTrainerDyCON(nnUNetTrainerSSL):
         if self.as_released:
             pair = [probabilities(logits, activation) for logits in pair]
         return {
-            "labeled": self.supervised_loss([h[:n] for h in heads], batch.target, batch),
+            "labeled": self.supervised_loss([h[:n] for h in scales], batch.target, batch),
             "consistency": softmax_mse(*pair, activation, mask=batch.inside),
             "uncertainty": uncertainty_weighted_mse(student, teacher, beta_of_classes, activation, counted),
             "contrast": focal_contrast(embeddings, labels, self.temperature, self.gamma, column_shift=self.as_released),

@@ -3,7 +3,7 @@
 nnFilterMatch, 2025. Official code: Ordi117/nnFilterMatch, an nnU-Net trainer. ACDC, 3 / 7 labeled patients: Dice 89.56 / 90.06
 where nnU-Net alone reaches 82.96 / 86.31.
 
-From `start` on the network's own hard decisions on unlabeled patches are targets, at every head of deep supervision, and
+From `start` on the network's own hard decisions on unlabeled patches are targets, at every scale of deep supervision, and
 nnU-Net's loss takes labeled and unlabeled patches as one batch, without a threshold and with weight 1:
 
     y_u = argmax f(u),   (u', y') = A(u, y_u),   L = L_nnunet(f([x, u']), [y, y'])
@@ -13,7 +13,7 @@ training augmentation already. At 1/3 and 2/3 of the run every unlabeled image t
 with the lowest entropy, which teach the network the least, leave the pool for good.
 
 Differs from the official code: y_u is computed without a graph (the official one is built and never used); entropy is the mean
-over voxels, not the sum, which prefers large images; turns only where patch, spacing and heads are equal along the last two
+over voxels, not the sum, which prefers large images; turns only where patch, spacing and scales are equal along the last two
 axes, else flips only, from the start; what lies outside an unlabeled image is background, as nnU-Net has it for labeled ones;
 start, flips and filter are fractions of the run (official: epochs 20, or 5 with 5 percent of the labels, 100, and 100 and 200,
 of 300; one more filter after the last epoch has no effect); nnU-Net's number of epochs and weight decay. The loss is nnU-Net's
@@ -51,17 +51,17 @@ class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
         return {"joint": 1.0 if self.progress >= self.start else 0.0}
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
-        heads = self.without_gradient(self.student, batch.unlabeled)
+        scales = self.without_gradient(self.student, batch.unlabeled)
         targets = batch.target if isinstance(batch.target, list) else [batch.target]
-        pseudo = [pseudo_target(h, t, self.activation, batch.inside) for h, t in zip(heads, targets, strict=True)]
-        turn = self._random_turn(heads)
+        pseudo = [pseudo_target(h, t, self.activation, batch.inside) for h, t in zip(scales, targets, strict=True)]
+        turn = self._random_turn(scales)
         images = torch.cat((batch.labeled, turn_and_flip(batch.unlabeled, *turn)))
         target = join_targets(batch.target, [turn_and_flip(p, *turn) for p in pseudo])
         return {"joint": self.supervised_loss(self.student(images), target, batch)}
 
-    def _random_turn(self, heads: list[Tensor]) -> tuple[int, list[int]]:
+    def _random_turn(self, scales: list[Tensor]) -> tuple[int, list[int]]:
         """Number of quarter turns and flipped axes, the same for all patches of the step."""
-        square = quarter_turns_fit(self.configuration_manager.spacing, *(h.shape for h in heads))
+        square = quarter_turns_fit(self.configuration_manager.spacing, *(h.shape for h in scales))
         quarter_turns = np.random.randint(1, 4) if square else 0
         flips = self.progress >= self.flip_start or not square
         return quarter_turns, [axis for axis in (-2, -1) if flips and np.random.rand() < 0.5]

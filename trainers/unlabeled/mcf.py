@@ -30,7 +30,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor, nn
 
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.members import as_heads
+from nnunet_ssl.engine.members import as_scales
 from nnunet_ssl.losses.mutual_correction import disagreement, mutual_loss, rectification_loss
 from nnunet_ssl.losses.region import masked_dice_loss, split_ignored
 from nnunet_ssl.networks.counterpart import counterpart_architecture
@@ -69,10 +69,10 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         n, activation = batch.num_labeled, self.activation
         images = torch.cat((batch.labeled, batch.unlabeled))
-        heads, second_heads = self.student(images), self.second(images)
-        first, second = heads[0], second_heads[0]
+        scales, second_scales = self.student(images), self.second(images)
+        first, second = scales[0], second_scales[0]
         target, annotated = split_ignored(
-            as_heads(batch.target)[0], self.label_manager.ignore_label, self.label_manager.has_regions
+            as_scales(batch.target)[0], self.label_manager.ignore_label, self.label_manager.has_regions
         )
         differ = disagreement(first[:n], second[:n], activation, annotated)
         first_is_better = self.score(first[:n], target, annotated) < self.score(second[:n], target, annotated)
@@ -80,8 +80,8 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
             first[n:], second[n:], first_is_better, self.temperature, activation, batch.inside
         )
         return {
-            "labeled": self.supervised_loss([h[:n] for h in heads], batch.target, batch),
-            "labeled_second": self.supervised_loss([h[:n] for h in second_heads], batch.target, batch),
+            "labeled": self.supervised_loss([h[:n] for h in scales], batch.target, batch),
+            "labeled_second": self.supervised_loss([h[:n] for h in second_scales], batch.target, batch),
             "rectification": rectification_loss(first[:n], target, differ, activation),
             "rectification_second": rectification_loss(second[:n], target, differ, activation),
             "mutual": mutual,

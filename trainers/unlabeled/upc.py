@@ -60,14 +60,14 @@ class nnUNetTrainerUPC(nnUNetTrainerSSL):
         n = batch.num_labeled
         clean = torch.cat((batch.labeled, batch.unlabeled))
         noisy = add_clipped_noise(clean, self.noise_std)
-        heads = self.student(noisy if self.noise_on_labeled else torch.cat((batch.labeled, noisy[n:])))
-        logits, teacher_logits = heads[0], self.teacher(clean)[0]
+        scales = self.student(noisy if self.noise_on_labeled else torch.cat((batch.labeled, noisy[n:])))
+        logits, teacher_logits = scales[0], self.teacher(clean)[0]
         counted = torch.cat((torch.ones_like(batch.labeled[:, :1], dtype=torch.bool), batch.inside))
         if self.selection == "threshold":
             consistency = confident_pseudo_label_loss(logits, teacher_logits, self.threshold, self.activation, counted)
         else:
             consistency = rectified_pseudo_label_loss(logits, teacher_logits, self.activation, counted)
-        labeled = self.supervised_loss([h[:n] for h in heads], batch.target, batch)
+        labeled = self.supervised_loss([h[:n] for h in scales], batch.target, batch)
         return {"labeled": labeled, "consistency": consistency}
 
     def weights(self) -> dict[str, float]:

@@ -47,15 +47,12 @@ from tests.golden.reference.partial_label_reference import (
 
 TRAINER = "nnUNetTrainerPartialLabel"
 _CORE = "nnunet_ssl.losses.candidate_sets."
-USES = tuple(
-    _CORE + name
-    for name in (
-        "annotation_matrix",
-        "candidate_cross_entropy",
-        "candidate_sets",
-        "partial_dice_loss",
-        "partial_label_loss",
-    )
+USES = (
+    _CORE + "candidate_cross_entropy",
+    _CORE + "partial_dice_loss",
+    _CORE + "partial_label_loss",
+    "nnunet_ssl.predictions.candidates.annotation_matrix",
+    "nnunet_ssl.predictions.candidates.candidate_sets",
 )
 _REGIONS = "called by the trainer for regions, which tests/trainers/test_partial_trainers.py shows"
 _OPTION = "called by the trainer with {}, which tests/trainers/test_partial_trainers.py shows"
@@ -73,7 +70,7 @@ REFERENCE_ONLY = {
     _CORE + "partial_region_dice_loss": _REGIONS,
     _CORE + "partial_region_loss": _REGIONS,
     _CORE + "summed_logits": _OPTION.format("sum_logits = True"),
-    "nnunet_ssl.losses.combine.weighted_sum": "joins the levels of deep supervision; the trainer has head_weights",
+    "nnunet_ssl.losses.combine.weighted_sum": "joins the levels of deep supervision; the trainer has scale_weights",
     "nnunet_ssl.predictions.probabilities.probabilities": _PART,
     "tests.golden.reference.dynamic_head.dynamic_head": "DoDNet needs the task of a case for prediction",
 } | {
