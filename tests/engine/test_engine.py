@@ -293,7 +293,7 @@ def test_pretrained_weights_reach_all_networks_and_heads_stay_different(datasets
         else:
             second = weights_of(trainer.second.module)
             assert all(torch.equal(student[k], second[k]) for k in body)
-            scales = [k for k in student if ".seg_layers." in k and k.endswith("weight")]
+            layers = [k for k in student if ".seg_layers." in k and k.endswith("weight")]
             assert layers and not any(torch.equal(student[k], second[k]) for k in layers)
 
 
