@@ -23,6 +23,7 @@ from nnunet_ssl.data.annotated_classes import KEY, PartialLabels, Target
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.prediction import inference_network_in_place
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.losses.region import one_hot, split_ignored
 from nnunet_ssl.predictions.candidates import annotation_matrix
@@ -95,8 +96,8 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
 
     # ------------------------------------------------------------------------------------------------------- start-up
 
-    def _refuse_unsupported(self) -> None:
-        super()._refuse_unsupported()
+    def check_supported(self) -> None:
+        super().check_supported()
         file = Path(self.preprocessed_dataset_folder_base, "dataset.json")
         found = PartialLabels.of(self.dataset_json, file)
         if found is None:
@@ -107,15 +108,15 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
             )
         self.partial = found
 
-    def _gather_cases(self) -> None:
-        super()._gather_cases()
+    def find_cases(self) -> None:
+        super().find_cases()
         cases = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
-        hidden = self._cases.hidden  # nothing that tells about hidden labels is read
+        hidden = self.cases.hidden  # nothing that tells about hidden labels is read
         present = {case: self._present(case) for case in cases if case not in hidden}
         file = Path(self.preprocessed_dataset_folder_base, LIST_FILE)
         test = UnlabeledList.load(file).test if file.is_file() else ()
         self.partial.check(present, [*hidden, *test])
-        for line in self.partial.summary({case: present[case] for case in self._cases.train}, self.targets):
+        for line in self.partial.summary({case: present[case] for case in self.cases.train}, self.targets):
             self.print_to_log_file(line)
         if self.everything_annotated:
             self.print_to_log_file("Every case annotates all classes: training is nnU-Net's own.")
@@ -133,8 +134,8 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
 
     # ----------------------------------------------------------------------------------------------------- validation
 
-    def _dense_labels(self) -> DenseLabels | None:
-        found = super()._dense_labels()
+    def dense_labels(self) -> DenseLabels | None:
+        found = super().dense_labels()
         self._dense_validation = found is not None
         return found
 
@@ -147,9 +148,9 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
         """nnU-Net's, with the method's loss; classes that a case does not annotate do not enter the pseudo Dice."""
         if self.everything_annotated:
             return super().validation_step(batch)
-        moved = SSLBatch.from_loader(batch, self._view_names, self.device)
+        moved = SSLBatch.from_loader(batch, self.view_names, self.device)
         annotated = self._annotated_in_validation(moved.keys)
-        with self._inference_network_in_place(), self.autocast():
+        with inference_network_in_place(self), self.autocast():
             output = self.network(moved.labeled)
             scales = output if self.enable_deep_supervision else [output]
             loss = self._partial_loss(scales, moved.target, annotated, moved)

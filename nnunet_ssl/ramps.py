@@ -70,6 +70,15 @@ def poly_lr(initial_lr: float, progress: float, exponent: float = 0.9) -> float:
     return initial_lr * (1.0 - _clip(progress)) ** exponent
 
 
+def ramped_weight(weight: float, progress: float, fraction: float) -> float:
+    """`sigmoid_rampup` up to `weight` over the first `fraction` of the training; 0: no ramp.
+
+    Args:
+        progress: share of the training that is done.
+    """
+    return weight * sigmoid_rampup(ramp_progress(progress, fraction))
+
+
 def delayed(weight: float, iteration: float, start: float) -> float:
     """0 while `iteration < start`, `weight` from then on; both counted in the same unit.
 

@@ -1,7 +1,7 @@
 """The engine: an `nnUNetTrainer` that also sees unlabeled images.
 
-All that is common to semi-supervised methods lives here and in the modules it calls: the second stream of patches, autocast,
-gradient scaling and clipping for any number of networks, moving averages, checkpoints, curves, checks of the data. A method
+This file holds the seams, which methods override or call, and the hooks of nnU-Net. The machinery stands in
+`nnunet_ssl.engine` (members, steps, checkpoints, curves) and `nnunet_ssl.dataloading` (the two streams of patches). A method
 is a subclass that overrides the seams, from most to least common:
 
     build_method()                    register teachers, second networks, heads, banks
@@ -17,16 +17,16 @@ is a subclass that overrides the seams, from most to least common:
     labeled_dataset(dataset)          nnU-Net's data set of the training cases
     further_streams(labeled)          patches of something else beside the labeled ones (masks)
     case_probabilities(cases)         how often labeled patches come from each case
+    check_supported()                 what the method needs of the data set, refused when the training starts
 
-`docs/add_a_method.md` walks through an example, `docs/architecture.md` gives the reasons.
+`docs/add_a_method.md` walks through an example and lists what methods may call; `docs/architecture.md` gives the reasons.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -35,32 +35,28 @@ import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import join, save_json
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
-from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, autocast, nn
-from torch import distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
-from nnunet_ssl.data.atomic import write_atomically
 from nnunet_ssl.dataloading.cases import TrainingCases, check_fold, gather_cases
 from nnunet_ssl.dataloading.dataset import UnlabeledDataset
-from nnunet_ssl.dataloading.loader import TwoStreamLoader, UnlabeledLoader
-from nnunet_ssl.dataloading.views import UnlabeledViews, split_transforms
+from nnunet_ssl.dataloading.loader import TwoStreamLoader
+from nnunet_ssl.dataloading.streams import loader_of, two_streams, unlabeled_batch_size_here
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.checkpoints import random_states, restore_random_states
+from nnunet_ssl.engine.checkpoints import random_states_of_all_ranks, restore, state_of, write_checkpoint
 from nnunet_ssl.engine.configurable import ConfigurableTrainer, declared_hyperparameters
-from nnunet_ssl.engine.curves import Curves
-from nnunet_ssl.engine.members import LikeDDP, Member, NetworkMember, Student, Teacher
-from nnunet_ssl.engine.optimization import step_optimizers
-from nnunet_ssl.errors import UserError
-from nnunet_ssl.losses.combine import weighted_sum
-from nnunet_ssl.predictions.probabilities import probabilities
+from nnunet_ssl.engine.curves import Curves, epoch_values
+from nnunet_ssl.engine.features import refuse_unsupported
+from nnunet_ssl.engine.members import Member, Members, NetworkMember, Student, Teacher
+from nnunet_ssl.engine.optimization import (
+    NonFiniteWatch,
+    finite_outputs,
+    out_of_memory_message,
+    training_step,
+)
+from nnunet_ssl.engine.prediction import inference_network_in_place, predict_cases, score_cases
 from nnunet_ssl.preprocessing.dense_labels import DenseLabels
-
-STATE_FORMAT = 1
 
 
 class nnUNetTrainerSSL(ConfigurableTrainer):
@@ -94,16 +90,14 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.student = Student(self)
+        self.members = Members(self)
+        self.cases: TrainingCases | None = None
+        self.view_names: tuple[str, ...] = ("unlabeled",)
+        self.curves = Curves()
+        self.nonfinite = NonFiniteWatch()
         self.iteration = 0
-        self.nonfinite_steps = 0
-        self._nonfinite_in_a_row = 0
-        self._members: dict[str, Member] = {}
-        self._states: dict[str, Any] = {}
-        self._weight_names: tuple[str, ...] | None = None
-        self._view_names: tuple[str, ...] = ("unlabeled",)
-        self._curves = Curves()
-        self._cases: TrainingCases | None = None
         self._pool: list[str] | None = None
+        self._weight_names: tuple[str, ...] | None = None
         self._loaded_checkpoint = False
         self._weights_at_start: list[float] = []
         self._waited = 0.0
@@ -131,14 +125,14 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         """All named terms of a step. Default: one forward of labeled and unlabeled patches together, per network."""
-        images = torch.cat((batch.labeled, batch.unlabeled))
-        n = batch.num_labeled
         terms = {}
         for member in self.supervised_networks():
-            scales = member(images)
-            batch.labeled_logits[member.name] = [h[:n] for h in scales]
-            terms[self.labeled_name(member)] = self.supervised_loss([h[:n] for h in scales], batch.target, batch)
-            batch.logits[member.name] = [h[n:] for h in scales]
+            scales = member(batch.images)
+            batch.labeled_logits[member.name] = batch.labeled_part(scales)
+            batch.logits[member.name] = batch.unlabeled_part(scales)
+            terms[self.labeled_name(member)] = self.supervised_loss(
+                batch.labeled_logits[member.name], batch.target, batch
+            )
         return terms | self.unlabeled_terms(batch.logits["student"], batch)
 
     def supervised_loss(self, logits: list[Tensor], target: Tensor | list[Tensor], batch: SSLBatch) -> Tensor:
@@ -190,6 +184,15 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         """With which probability a labeled training patch is drawn from each of `cases`, summing up to 1; None: equally often."""
         return None
 
+    def check_supported(self) -> None:
+        """Refuse, when the training starts, what this method or the engine cannot do; overrides call it and add their own.
+
+        Raises:
+            NotImplementedError: a feature of nnU-Net that is not supported, with the reason.
+            UserError: something that the data set lacks.
+        """
+        refuse_unsupported(self, self.unsupported)
+
     # ------------------------------------------------------------------------------------------- what methods may call
 
     @property
@@ -223,12 +226,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
 
         The average of a module that is no segmentation network (a projection head) gives its output as a list of one tensor.
         """
-        source = source or self.student
-        module = copy.deepcopy(source.module).requires_grad_(False).eval()
-        teacher = Teacher(name, module, self._compiled(module), source, decay, warmup)
-        if isinstance(source, NetworkMember):
-            self._set_deep_supervision(teacher, False)
-        return self._add(teacher)
+        return self.members.add_teacher(name, source or self.student, decay, warmup)
 
     def teacher_or_student(self, teacher: Teacher, choice: str) -> NetworkMember:
         """`teacher` or the student, for methods that let a class attribute choose which one is validated.
@@ -260,34 +258,18 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             supervised: the default `terms` adds `labeled_<name>`, its loss on the labeled patches.
             follows_pretrained: `-pretrained_weights` goes into this network as well, except its heads.
         """
-        module = self.build_network() if network is None else network.to(self.device)
-        wrapped, own, scheduler = self._prepare(module, optimizer)
-        return self._add(
-            NetworkMember(
-                name,
-                module,
-                wrapped,
-                own,
-                scheduler,
-                clip,
-                supervised=supervised,
-                follows_pretrained=follows_pretrained,
-            )
-        )
+        module = self.build_network() if network is None else network
+        return self.members.add_network(name, module, optimizer, clip, supervised, follows_pretrained)
 
     def register_module(
         self, name: str, module: nn.Module, *, optimizer: str | Callable | None = "shared", clip: float | None = 12.0
     ) -> Member:
         """A head, discriminator or bank (buffers of a module); arguments as in `register_network`."""
-        module = module.to(self.device)
-        wrapped, own, scheduler = self._prepare(module, optimizer)
-        return self._add(Member(name, module, wrapped, own, scheduler, clip))
+        return self.members.add_module(name, module, optimizer, clip)
 
     def register_state(self, name: str, state: Any) -> Any:
         """Any object with `state_dict()` and `load_state_dict()`, kept in checkpoints."""
-        if name in self._states:
-            raise ValueError(f"{type(self).__name__}: a state named '{name}' is registered already")
-        self._states[name] = state
+        self.members.add_state(name, state)
         return state
 
     def build_network(self) -> nn.Module:
@@ -302,8 +284,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
 
     def supervised_networks(self) -> list[NetworkMember]:
         """The student, then the other networks that have a loss on the labeled patches."""
-        others = [m for m in self._members.values() if isinstance(m, NetworkMember) and m.supervised]
-        return [self.student, *others]
+        return [self.student, *self.members.supervised]
 
     @staticmethod
     def labeled_name(member: NetworkMember) -> str:
@@ -345,12 +326,12 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         Raises:
             ValueError: when a case is not an unlabeled case of this fold.
         """
-        unknown = [] if self._cases is None else sorted(set(cases) - set(self._cases.folders))
+        unknown = [] if self.cases is None else sorted(set(cases) - set(self.cases.folders))
         if unknown:
             raise ValueError(f"not unlabeled cases of fold {self.fold}: {', '.join(unknown)}")
         self._pool = sorted(cases)
         if self.dataloader_train is not None:
-            self._use_unlabeled_stream(self.dataloader_train)
+            self.restart_workers(self.dataloader_train, two_streams(self, self.dataloader_train), role="train")
 
     @property
     def unlabeled_pool(self) -> list[str]:
@@ -369,14 +350,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         Returns:
             case -> number, of the whole pool on every GPU.
         """
-        images = UnlabeledDataset({c: self._cases.folders[c] for c in self.unlabeled_pool}, self.dataset_class)
-        predictions = self.predicted_cases(images, tile_step_size, mirroring)
-        scores = {case: float(score(p.cpu().numpy())) for case, p in predictions}
-        if self.is_ddp:
-            everyone: list = [None] * dist.get_world_size()
-            dist.all_gather_object(everyone, scores)
-            scores = {case: value for part in everyone for case, value in part.items()}
-        return dict(sorted(scores.items()))
+        images = UnlabeledDataset({c: self.cases.folders[c] for c in self.unlabeled_pool}, self.dataset_class)
+        return score_cases(self, images, score, tile_step_size, mirroring)
 
     def predicted_cases(
         self, dataset, tile_step_size: float = 0.5, mirroring: bool = True
@@ -391,36 +366,12 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         Yields:
             case and its probabilities `(C, *spatial)`, float32, of the preprocessed image.
         """
-        mine = dataset.identifiers[self.local_rank :: dist.get_world_size()] if self.is_ddp else dataset.identifiers
-        member = self.inference_network()
-        was_training = member.module.training
-        self._set_deep_supervision(member, False)
-        try:
-            # neither compiled nor wrapped: ranks predict different numbers of patches
-            predictor = nnUNetPredictor(tile_step_size, True, mirroring, True, self.device, allow_tqdm=False)
-            predictor.manual_initialization(
-                member.module,
-                self.plans_manager,
-                self.configuration_manager,
-                None,
-                self.dataset_json,
-                type(self).__name__,
-                self.inference_allowed_mirroring_axes,
-            )
-            for case in mine:
-                image = torch.from_numpy(np.array(dataset.load_case(case)[0][:]))
-                logits = predictor.predict_sliding_window_return_logits(image)
-                yield case, probabilities(logits[None], self.activation)[0]
-        finally:
-            self._set_deep_supervision(member, self.enable_deep_supervision and not isinstance(member, Teacher))
-            member.module.train(was_training)
-        if self.is_ddp:
-            dist.barrier()
+        yield from predict_cases(self, dataset, tile_step_size, mirroring)
 
     # -------------------------------------------------------------------------------------------------------- start-up
 
     def initialize(self) -> None:
-        self._refuse_unsupported()
+        self.check_supported()
         if self._do_i_compile():
             # teachers and further networks run the student's code: dynamo must tell those with hooks (dropout, feature taps)
             # from those without, or it runs whichever it compiled first
@@ -428,64 +379,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         super().initialize()
         self.build_method()
         self.inference_network()  # a wrong choice is refused now and not at the first validation
-        self._view_names = tuple(self.unlabeled_views([]))
+        self.view_names = tuple(self.unlabeled_views([]))
         self._weights_at_start = self._fingerprint()
-
-    def _refuse_unsupported(self) -> None:
-        """NotImplementedError with the reason for what this method, or the engine, cannot do."""
-        present = {
-            "2d": len(self.configuration_manager.patch_size) == 2,
-            "3d": len(self.configuration_manager.patch_size) == 3,
-            "regions": self.label_manager.has_regions,
-            "ignore_label": self.label_manager.has_ignore_label,
-            "deep_supervision": self.enable_deep_supervision,
-            "no_deep_supervision": not self.enable_deep_supervision,
-            "ddp": self.is_ddp,
-            "compile": self._do_i_compile(),
-            "fold_all": self.fold == "all",
-        }
-        unknown = set(self.unsupported) - set(present)
-        if unknown:
-            raise ValueError(f"{type(self).__name__}.unsupported: unknown {sorted(unknown)}, allowed {sorted(present)}")
-        if self.is_cascaded:
-            raise NotImplementedError(
-                f"{type(self).__name__} cannot train '{self.configuration_name}': the second stage of a cascade takes the "
-                "first stage's segmentations as input, and nnU-Net makes them for validation cases only, never for "
-                "unlabeled ones. Train 3d_lowres or 3d_fullres, or the cascade's second stage with nnUNetTrainer."
-            )
-        for feature, reason in self.unsupported.items():
-            if present[feature]:
-                raise NotImplementedError(f"{type(self).__name__} does not support '{feature}': {reason}")
-
-    def _compiled(self, module: nn.Module) -> nn.Module:
-        return torch.compile(module) if self._do_i_compile() else module
-
-    def _prepare(self, module: nn.Module, optimizer: str | Callable | None):
-        """Wrap a module as nnU-Net wraps its network, and make its optimizer: (wrapped, own optimizer, its schedule)."""
-        wrapped = self._compiled(module)
-        own = scheduler = None
-        if optimizer is None:
-            module.requires_grad_(False)
-        elif optimizer == "shared":
-            self.optimizer.add_param_group({"params": list(module.parameters())})
-        elif optimizer == "own":
-            with self._as_self_network(module):
-                own, scheduler = self.configure_optimizers()
-        elif callable(optimizer):
-            own = optimizer(module.parameters())
-            scheduler = PolyLRScheduler(own, own.param_groups[0]["lr"], self.num_epochs)
-        else:
-            raise ValueError(f"optimizer must be 'own', 'shared', None or a function, got {optimizer!r}")
-        if self.is_ddp and optimizer is not None:
-            wrapped = nn.SyncBatchNorm.convert_sync_batchnorm(wrapped)
-            wrapped = DistributedDataParallel(wrapped, device_ids=[self.local_rank])
-        return wrapped, own, scheduler
-
-    def _add(self, member):
-        if member.name in ("student", *self._members):
-            raise ValueError(f"{type(self).__name__}: a member named '{member.name}' is registered already")
-        self._members[member.name] = member
-        return member
 
     def _fingerprint(self) -> list[float]:
         parameters = [p.detach().float() for p in self.student.module.parameters()]
@@ -495,33 +390,12 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         if not self.was_initialized:
             self.initialize()
         if not self._loaded_checkpoint and self._fingerprint() != self._weights_at_start:
-            self._spread_pretrained_weights()
-        self._gather_cases()
+            self.members.spread_pretrained_weights(self.student.module.state_dict())
+            self.print_to_log_file("Pretrained weights were given to all networks of the method.")
+        self.find_cases()
         super().on_train_start()
         if self.local_rank == 0:
-            save_json(self._cases.record(), join(self.output_folder, "split.json"))
-        self._log_settings()
-
-    def _spread_pretrained_weights(self) -> None:
-        """`-pretrained_weights` reached the student only: give them to teachers and other networks, except their heads."""
-        weights = self.student.module.state_dict()
-        body = {k: v for k, v in weights.items() if ".seg_layers." not in k}
-        for member in self._members.values():
-            if isinstance(member, NetworkMember) and member.follows_pretrained:
-                own = member.module.state_dict()
-                different = [k for k, v in body.items() if k not in own or own[k].shape != v.shape]
-                if different:
-                    raise NotImplementedError(
-                        f"-pretrained_weights do not fit the network '{member.name}' of {type(self).__name__}: its "
-                        f"architecture is another one (first difference: {different[0]})."
-                    )
-                member.module.load_state_dict(own | body)
-        teachers = [m for m in self._members.values() if isinstance(m, Teacher)]
-        for teacher in teachers:
-            teacher.copy_source()
-        self.print_to_log_file("Pretrained weights were given to all networks of the method.")
-
-    def _log_settings(self) -> None:
+            save_json(self.cases.record(), join(self.output_folder, "split.json"))
         lines = "\n".join(f"  {k}: {v}" for k, v in declared_hyperparameters(type(self)).items())
         self.print_to_log_file(f"Hyper-parameters of {type(self).__name__}:\n{lines}", add_timestamp=False)
 
@@ -533,9 +407,9 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         train, validation = super().do_split()
         return list(train), list(validation)
 
-    def _gather_cases(self) -> None:
+    def find_cases(self) -> None:
         """Find labeled, unlabeled and validation cases, check them, and say what was found."""
-        self._cases = gather_cases(
+        self.cases = gather_cases(
             self.preprocessed_dataset_folder_base,
             self.preprocessed_dataset_folder,
             self.plans_manager,
@@ -546,26 +420,26 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             self.allow_transductive,
             self.needs_unlabeled,
         )
-        self.print_to_log_file(self._cases)
-        for note in self._cases.notes:
+        self.print_to_log_file(self.cases)
+        for note in self.cases.notes:
             self.print_to_log_file(note)
         # a pool from a checkpoint: cases that have gone since then cannot be drawn
-        wanted = self._cases.unlabeled if self._pool is None else self._pool
-        self._pool = [case for case in wanted if case in self._cases.folders]
+        wanted = self.cases.unlabeled if self._pool is None else self._pool
+        self._pool = [case for case in wanted if case in self.cases.folders]
 
     def get_tr_and_val_datasets(self):
         """nnU-Net's, but cases of sparse or partial labels are validated on their dense labels where there are any."""
         train, validation = super().get_tr_and_val_datasets()
-        dense = self._dense_labels()
+        dense = self.dense_labels()
         validation = validation if dense is None else self.dataset_class(dense.folder, validation.identifiers)
         return self.labeled_dataset(train), validation
 
-    def _dense_labels(self) -> DenseLabels | None:
+    def dense_labels(self) -> DenseLabels | None:
         """Dense labels of all validation cases; None where labels are not sparse or partial, or such labels are missing."""
         sparse, partial = self.label_manager.has_ignore_label, PARTIAL_LABELS in self.dataset_json
         if not sparse and not partial:
             return None
-        validation = self.do_split()[1] if self._cases is None else self._cases.validation
+        validation = self.do_split()[1] if self.cases is None else self.cases.validation
         found = DenseLabels.of(
             self.preprocessed_dataset_folder_base, self.plans_manager, self.configuration_manager, validation
         )
@@ -582,58 +456,10 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     def get_dataloaders(self):
         """nnU-Net's loaders; the unlabeled stream is added to what its training workers do."""
         train, validation = super().get_dataloaders()
-        self._use_unlabeled_stream(train)
-        self.restart_workers(validation, TwoStreamLoader(_generator(validation)), role="validation")
+        self.restart_workers(train, two_streams(self, train), role="train")
+        self.restart_workers(validation, TwoStreamLoader(loader_of(validation)), role="validation")
         next(train), next(validation)  # as nnU-Net: fail here rather than in the first epoch
         return train, validation
-
-    def _use_unlabeled_stream(self, augmenter) -> None:
-        loader = _generator(augmenter)
-        if isinstance(loader, TwoStreamLoader):
-            labeled = loader.labeled
-        else:
-            labeled = loader
-            labeled.transforms = ComposeTransforms(self.labeled_transforms(self._transforms_of(labeled)))
-            labeled.sampling_probabilities = self.case_probabilities(labeled.indices)
-        unlabeled = self._unlabeled_loader(labeled) if self._pool else None
-        streams = self.further_streams(labeled)
-        self.restart_workers(
-            augmenter, TwoStreamLoader(labeled, unlabeled, self.labeled_extras(), streams), role="train"
-        )
-
-    def _transforms_of(self, labeled) -> list[BasicTransform]:
-        if not isinstance(labeled.transforms, ComposeTransforms):
-            raise NotImplementedError(
-                f"{type(self).__name__}: training transforms of type {type(labeled.transforms).__name__} cannot be taken "
-                "apart into geometry and intensity; ComposeTransforms can."
-            )
-        return list(labeled.transforms.transforms)
-
-    def _unlabeled_loader(self, labeled) -> UnlabeledLoader:
-        """Unlabeled patches of the labeled loader's sizes, through the same geometry and intensity transforms."""
-        geometry, intensity = split_transforms(labeled.transforms)
-        views = self.unlabeled_views(intensity)
-        first = 1 if labeled.patch_size_was_2d else 0
-        return UnlabeledLoader(
-            UnlabeledDataset({c: self._cases.folders[c] for c in self._pool}, self.dataset_class),
-            self._unlabeled_batch_size_here(),
-            labeled.patch_size[first:],
-            labeled.final_patch_size[first:],
-            self.label_manager,
-            UnlabeledViews(geometry, views, mask_zeros=any(self.configuration_manager.use_mask_for_norm)),
-        )
-
-    def _unlabeled_batch_size_here(self) -> int:
-        """Unlabeled patches per step of this process."""
-        size = self.unlabeled_batch_size
-        if size is None:
-            return self.batch_size
-        ranks = dist.get_world_size() if self.is_ddp else 1
-        if size < ranks:
-            raise UserError(
-                f"{type(self).__name__}.unlabeled_batch_size is {size}, must be at least 1 for each of {ranks} process(es)"
-            )
-        return size // ranks + (self.local_rank < size % ranks)
 
     # -------------------------------------------------------------------------------------------------------- training
 
@@ -648,12 +474,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
-        for member in self._members.values():
-            if member.optimizer is not None:
-                member.module.train()
-                member.scheduler.step(self.current_epoch)
-            elif not isinstance(member, Teacher):
-                member.module.train()
+        self.members.start_epoch(self.current_epoch)
         self._waited = 0.0
         self._epoch_started = self._step_ended = perf_counter()
 
@@ -667,16 +488,14 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             self._waited += perf_counter() - self._step_ended
         weights = self._current_weights()
         try:
-            values = self._step(SSLBatch.from_loader(batch, self._view_names, self.device), weights)
+            values = training_step(self, SSLBatch.from_loader(batch, self.view_names, self.device), weights)
         except torch.cuda.OutOfMemoryError as error:
-            unlabeled = f" and {self._unlabeled_batch_size_here()} unlabeled" if self._pool else ""
-            lower = "lower `unlabeled_batch_size` in a subclass, or " if self._pool else ""
-            raise RuntimeError(
-                f"Out of GPU memory: a step of {type(self).__name__} holds {self.batch_size} labeled{unlabeled} patches. To "
-                f"make it smaller, {lower}plan with a smaller -gpu_memory_target."
-            ) from error
+            unlabeled = unlabeled_batch_size_here(self) if self._pool else None
+            raise RuntimeError(out_of_memory_message(type(self).__name__, self.batch_size, unlabeled)) from error
         self.iteration += 1
-        self._watch_for_nonfinite(values)
+        problem = self.nonfinite.see(values, self.max_nonfinite_steps)
+        if problem is not None:
+            self.print_to_log_file(f"Skipped step {self.iteration}: {problem}")
         self._step_ended = perf_counter()
         return values
 
@@ -692,77 +511,15 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             )
         return labeled | weights
 
-    def _step(self, batch: SSLBatch, weights: Mapping[str, float]) -> dict[str, np.ndarray]:
-        optimizers = self._optimizers()
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        with self.autocast():
-            terms = self._active_terms(batch, weights)
-            loss = weighted_sum(terms, weights)
-        if self.grad_scaler is not None:
-            self.grad_scaler.scale(loss).backward()
-        else:
-            loss.backward()
-        if step_optimizers((self.student, *self._members.values()), optimizers, self.grad_scaler):
-            for member in self._members.values():
-                if isinstance(member, Teacher):
-                    member.update()
-            self.after_step()
-        # one copy to the host for everything, where nnU-Net has one for its loss
-        numbers = torch.stack([loss.detach().float(), *(t.detach().float() for t in terms.values())]).cpu().numpy()
-        values = dict.fromkeys(("loss", *weights), np.float32(0))
-        return {k: np.asarray(v) for k, v in (values | dict(zip(("loss", *terms), numbers, strict=True))).items()}
-
-    def _active_terms(self, batch: SSLBatch, weights: Mapping[str, float]) -> dict[str, Tensor]:
-        labeled = {self.labeled_name(m) for m in self.supervised_networks()}
-        idle = not any(weight for name, weight in weights.items() if name not in labeled)
-        missing = self.needs_unlabeled and batch.unlabeled is None
-        if missing or (idle and not self.replaces_labeled_loss):
-            return self.labeled_terms(batch.without_unlabeled())
-        terms = self.terms(batch)
-        unknown = sorted(set(terms) - set(weights))
-        if unknown:
-            raise ValueError(
-                f"{type(self).__name__}: no weight for term(s) {unknown}. weights() names {list(self._weight_names)}."
-            )
-        return terms
-
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
-        return [self.optimizer, *(m.optimizer for m in self._members.values() if m.optimizer is not None)]
-
-    def _watch_for_nonfinite(self, values: Mapping[str, np.ndarray]) -> None:
-        if np.isfinite(values["loss"]):
-            self._nonfinite_in_a_row = 0
-            return
-        self.nonfinite_steps += 1
-        self._nonfinite_in_a_row += 1
-        culprits = [name for name, value in values.items() if name != "loss" and not np.isfinite(value)] or ["loss"]
-        self.print_to_log_file(f"Skipped step {self.iteration}: not finite: {', '.join(culprits)}")
-        if self._nonfinite_in_a_row >= self.max_nonfinite_steps:
-            raise RuntimeError(
-                f"{self._nonfinite_in_a_row} steps in a row had a loss that is not finite; term(s): {', '.join(culprits)}. "
-                "The last checkpoint is kept. Lower `initial_lr` or this term's weight in a subclass, and check the images "
-                "for NaN."
-            )
-
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        finite = [o for o in train_outputs if np.isfinite(o["loss"])]
-        if finite and len(finite) < len(train_outputs):
-            # a skipped step must not turn nnU-Net's curve of this epoch into NaN; the count stays, for all ranks alike
-            mean = {k: np.asarray(np.mean([o[k] for o in finite])) for k in finite[0]}
-            train_outputs = [o if np.isfinite(o["loss"]) else mean for o in train_outputs]
+        train_outputs = finite_outputs(train_outputs)
         super().on_train_epoch_end(train_outputs)
-        names = [name for name in train_outputs[0] if name != "loss"]
-        values = {f"term/{k}": float(np.mean([o[k] for o in train_outputs])) for k in names}
-        values |= {f"weight/{k}": v for k, v in self._current_weights().items()}
-        values |= {f"ema_decay/{m.name}": m.current_decay for m in self._members.values() if isinstance(m, Teacher)}
-        values["loader/waiting"] = self._waited / max(perf_counter() - self._epoch_started, 1e-9)
-        values["steps/skipped"] = self.nonfinite_steps
-        if self.is_ddp:
-            everyone: list = [None] * dist.get_world_size()
-            dist.all_gather_object(everyone, values)
-            values = {k: float(np.mean([v[k] for v in everyone])) for k in values}
-        self._curves.log(self.current_epoch, values)
+        others = {f"weight/{k}": v for k, v in self._current_weights().items()}
+        others |= {f"ema_decay/{teacher.name}": teacher.current_decay for teacher in self.members.teachers}
+        others["loader/waiting"] = self._waited / max(perf_counter() - self._epoch_started, 1e-9)
+        others["steps/skipped"] = self.nonfinite.skipped
+        values = epoch_values(train_outputs, others, self.is_ddp)
+        self.curves.log(self.current_epoch, values)
         shown = ", ".join(f"{k.split('/', 1)[1]} {v:.4g}" for k, v in values.items() if k.startswith("term/"))
         self.print_to_log_file(f"terms: {shown}; waiting for data {values['loader/waiting']:.0%}")
         for logger in self.logger.loggers:
@@ -773,52 +530,22 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
         if self.local_rank == 0:
-            self._curves.plot(join(self.output_folder, "progress_ssl.png"))
+            self.curves.plot(join(self.output_folder, "progress_ssl.png"))
 
     # ------------------------------------------------------------------------------------- the network for inference
 
-    @contextlib.contextmanager
-    def _as_self_network(self, network: nn.Module) -> Iterator[None]:
-        trained, self.network = self.network, network
-        try:
-            yield
-        finally:
-            self.network = trained
-
-    def _set_deep_supervision(self, member: NetworkMember, enabled: bool) -> None:
-        """nnU-Net's own switch (which a subclass may have replaced), applied to another network."""
-        with self._as_self_network(LikeDDP(member.module) if self.is_ddp else member.module):
-            self.set_deep_supervision_enabled(enabled)
-
-    @contextlib.contextmanager
-    def _inference_network_in_place(self) -> Iterator[None]:
-        """Within this context `self.network` is the inference network, so that nnU-Net's own code validates and saves it."""
-        member = self.inference_network()
-        if member is self.student:
-            yield
-            return
-        network = member.network
-        if self.is_ddp and not isinstance(network, DistributedDataParallel):
-            network = LikeDDP(network)
-        self._set_deep_supervision(member, self.enable_deep_supervision)
-        try:
-            with self._as_self_network(network):
-                yield
-        finally:
-            self._set_deep_supervision(member, self.enable_deep_supervision and not isinstance(member, Teacher))
-
     def on_validation_epoch_start(self) -> None:
-        with self._inference_network_in_place():
+        with inference_network_in_place(self):
             super().on_validation_epoch_start()
 
     def validation_step(self, batch: dict) -> dict:
-        with self._inference_network_in_place():
+        with inference_network_in_place(self):
             return super().validation_step(batch)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        with self._inference_network_in_place():
+        with inference_network_in_place(self):
             super().perform_actual_validation(save_probabilities)
-        dense = self._dense_labels()
+        dense = self.dense_labels()
         if dense is not None and self.local_rank == 0:
             self._evaluate_on_dense_labels(dense)
         # nnU-Net leaves deep supervision switched on, whatever the trainer uses
@@ -838,83 +565,28 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
 
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's checkpoint of the inference network, with everything else under `ssl_state`, written atomically."""
-        randomness = self._random_states_of_all_ranks()
+        randomness = random_states_of_all_ranks(self.is_ddp)
+        nnunets = super().save_checkpoint
         if self.local_rank != 0 or self.disable_checkpointing:
-            super().save_checkpoint(filename)
-            return
+            nnunets(filename)
+        else:
+            write_checkpoint(self, filename, nnunets, state_of(self, randomness))
 
-        def write(temporary: Path) -> None:
-            with self._inference_network_in_place():
-                super(nnUNetTrainerSSL, self).save_checkpoint(str(temporary))
-            checkpoint = torch.load(temporary, map_location="cpu", weights_only=False)
-            # the live tensors: a teacher that is also the inference network is then stored once
-            checkpoint["network_weights"] = self.inference_network().module.state_dict()
-            checkpoint["ssl_state"] = self._state(randomness)
-            torch.save(checkpoint, temporary)
-
-        write_atomically(filename, write)
-
-    def _random_states_of_all_ranks(self) -> list[dict]:
-        if not self.is_ddp:
-            return [random_states()]
-        states: list = [None] * dist.get_world_size()
-        dist.all_gather_object(states, random_states())
-        return states
-
-    def _state(self, randomness: list[dict]) -> dict:
-        members = self._members.values()
-        return {
-            "format": STATE_FORMAT,
-            "student": self.student.module.state_dict(),
-            "members": {m.name: m.module.state_dict() for m in members},
-            "optimizers": {m.name: m.optimizer.state_dict() for m in members if m.optimizer is not None},
-            "teacher_updates": {m.name: m.updates for m in members if isinstance(m, Teacher)},
-            "states": {name: state.state_dict() for name, state in self._states.items()},
-            "iteration": self.iteration,
-            "nonfinite_steps": self.nonfinite_steps,
-            "unlabeled_pool": self._pool,
-            "curves": self._curves.values,
-            "random_states": randomness,
-            "seed": self.seed,
-            "split": None if self._cases is None else self._cases.record(),
-            "hyperparameters": {k: repr(v) for k, v in declared_hyperparameters(type(self)).items()},
-        }
-
-    def load_checkpoint(self, filename_or_checkpoint: str | os.PathLike) -> None:
+    def load_checkpoint(
+        self,
+        filename_or_checkpoint: str | os.PathLike | None = None,
+        checkpoint: str | os.PathLike | None = None,
+    ) -> None:
         """Restore a checkpoint of this trainer completely: all networks, optimizers, counters, banks, random numbers.
+
+        Args:
+            filename_or_checkpoint: the file; nnU-Net 2.8's name of the argument.
+            checkpoint: the same under the name that nnU-Net's coming version has.
 
         Raises:
             UserError: when the file was not written by this kind of trainer.
         """
-        filename = os.fspath(filename_or_checkpoint)
+        filename = os.fspath(checkpoint if filename_or_checkpoint is None else filename_or_checkpoint)
         super().load_checkpoint(filename)
-        state = torch.load(filename, map_location=self.device, weights_only=False).get("ssl_state")
-        members = set(self._members)
-        if state is None or state["format"] != STATE_FORMAT or set(state["members"]) != members:
-            found = "no state of nnunet-ssl" if state is None else f"members {sorted(state['members'])}"
-            raise UserError(
-                f"{filename} has {found}, {type(self).__name__} needs {sorted(members)} (format {STATE_FORMAT}). It was "
-                f"written by another trainer or version; to start from its weights use `-pretrained_weights {filename}`."
-            )
-        self.student.module.load_state_dict(state["student"])
-        for name, member in self._members.items():
-            member.module.load_state_dict(state["members"][name])
-            if member.optimizer is not None:
-                member.optimizer.load_state_dict(state["optimizers"][name])
-            if isinstance(member, Teacher):
-                member.updates = state["teacher_updates"][name]
-        for name, registered in self._states.items():
-            registered.load_state_dict(state["states"][name])
-        self.iteration = state["iteration"]
-        self.nonfinite_steps = state["nonfinite_steps"]
-        self._pool = state["unlabeled_pool"]
-        self._curves.values = state["curves"]
-        randomness = state["random_states"]
-        if self.local_rank < len(randomness):
-            restore_random_states(randomness[self.local_rank])
+        restore(self, torch.load(filename, map_location=self.device, weights_only=False), filename)
         self._loaded_checkpoint = True
-
-
-def _generator(augmenter):
-    """The loader inside one of batchgenerators' augmenters."""
-    return augmenter.generator if hasattr(augmenter, "generator") else augmenter.data_loader

@@ -54,8 +54,8 @@ class nnUNetTrainerWeak(nnUNetTrainerSSL):
             raise ValueError(f"{type(self).__name__}.padding must be 'background' or 'ignore', got {self.padding!r}")
         return recording_inside(transforms, 0 if self.padding == "background" else self.label_manager.ignore_label)
 
-    def _refuse_unsupported(self) -> None:
-        super()._refuse_unsupported()
+    def check_supported(self) -> None:
+        super().check_supported()
         if not self.label_manager.has_ignore_label:
             raise UserError(
                 f"{type(self).__name__} is for sparse labels, and the labels of {self.plans_manager.dataset_name} "

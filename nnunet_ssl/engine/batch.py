@@ -50,6 +50,29 @@ class SSLBatch:
     def num_unlabeled(self) -> int:
         return 0 if self.unlabeled is None else self.unlabeled.shape[0]
 
+    @property
+    def images(self) -> Tensor:
+        """Labeled, then unlabeled images, `(L + U, C, *spatial)`; joined anew at each call, as methods may change `unlabeled`."""
+        return torch.cat((self.labeled, self.unlabeled))
+
+    def labeled_part(self, scales: Sequence[Tensor]) -> list[Tensor]:
+        """Of each of `scales` `(L + U, C, *spatial)` what belongs to the labeled images."""
+        return [z[: self.num_labeled] for z in scales]
+
+    def unlabeled_part(self, scales: Sequence[Tensor]) -> list[Tensor]:
+        """Of each of `scales` `(L + U, C, *spatial)` what belongs to the unlabeled images."""
+        return [z[self.num_labeled :] for z in scales]
+
+    def counted(self, annotated: Tensor | None = None) -> Tensor:
+        """The labeled voxels and the inside of the unlabeled images: bool `(L + U, 1, *spatial)`.
+
+        Args:
+            annotated: bool `(L, 1, *spatial)`, which voxels of the labeled images count; None: all.
+        """
+        if annotated is None:
+            annotated = torch.ones_like(self.labeled[:, :1], dtype=torch.bool)
+        return torch.cat((annotated, self.inside))
+
     def without_unlabeled(self) -> SSLBatch:
         """What belongs to the labeled patches."""
         return SSLBatch(self.labeled, self.target, self.keys, self.labeled_inside, extras=self.extras)

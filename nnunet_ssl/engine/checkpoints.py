@@ -1,11 +1,26 @@
-"""Writing checkpoints so that a crash leaves the old one, and keeping random number generators in them."""
+"""nnU-Net's checkpoints with everything that a method has besides: written atomically, restored completely."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import random
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from torch import distributed as dist
+from torch import nn
+
+from nnunet_ssl.data.atomic import write_atomically
+from nnunet_ssl.engine.configurable import declared_hyperparameters
+from nnunet_ssl.engine.members import LikeDDP
+from nnunet_ssl.errors import UserError
+
+STATE_KEY = "ssl_state"
+STATE_FORMAT = 1
 
 
 def random_states() -> dict:
@@ -26,3 +41,97 @@ def restore_random_states(states: dict) -> None:
     cuda = states["cuda"]
     if cuda is not None and torch.cuda.is_available() and len(cuda) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([state.cpu() for state in cuda])
+
+
+def random_states_of_all_ranks(is_ddp: bool) -> list[dict]:
+    """Must be called by every process."""
+    if not is_ddp:
+        return [random_states()]
+    states: list = [None] * dist.get_world_size()
+    dist.all_gather_object(states, random_states())
+    return states
+
+
+class _WithoutState:
+    """In the place of an optimizer whose state is written elsewhere."""
+
+    def state_dict(self) -> dict:
+        return {}
+
+
+@contextlib.contextmanager
+def _without_tensors(trainer) -> Iterator[None]:
+    """Within this context the trainer has a network and an optimizer without state."""
+    network, optimizer = trainer.network, trainer.optimizer
+    trainer.network = LikeDDP(nn.Module()) if trainer.is_ddp else nn.Module()
+    trainer.optimizer = _WithoutState()
+    try:
+        yield
+    finally:
+        trainer.network, trainer.optimizer = network, optimizer
+
+
+def write_checkpoint(
+    trainer, filename: str | os.PathLike, nnunets: Callable[[Any], None], ssl_state: dict[str, Any]
+) -> None:
+    """Write nnU-Net's checkpoint of the inference network with `ssl_state`; an existing file stays until it is complete.
+
+    nnU-Net assembles its dictionary and writes it in one function. That function runs once without weights, into memory, which
+    costs nothing; so whatever else nnU-Net keeps is in the file, in this version and in the next, and the file is written once.
+
+    Args:
+        nnunets: nnU-Net's own `save_checkpoint` of this trainer; takes a file name or a file.
+    """
+    memory = io.BytesIO()
+    with _without_tensors(trainer):
+        nnunets(memory)
+    memory.seek(0)
+    checkpoint = torch.load(memory, map_location="cpu", weights_only=False)
+    # the live tensors: a teacher that is also the inference network is then stored once
+    checkpoint["network_weights"] = trainer.inference_network().module.state_dict()
+    checkpoint["optimizer_state"] = trainer.optimizer.state_dict()
+    checkpoint[STATE_KEY] = ssl_state
+    write_atomically(filename, lambda temporary: torch.save(checkpoint, temporary))
+
+
+def state_of(trainer, randomness: list[dict]) -> dict[str, Any]:
+    """What a trainer keeps under `ssl_state`; `randomness` by `random_states_of_all_ranks`."""
+    return {
+        "format": STATE_FORMAT,
+        "student": trainer.student.module.state_dict(),
+        **trainer.members.state(),
+        "iteration": trainer.iteration,
+        "nonfinite_steps": trainer.nonfinite.skipped,
+        "unlabeled_pool": trainer._pool,
+        "curves": trainer.curves.values,
+        "random_states": randomness,
+        "seed": trainer.seed,
+        "split": None if trainer.cases is None else trainer.cases.record(),
+        "hyperparameters": {k: repr(v) for k, v in declared_hyperparameters(type(trainer)).items()},
+    }
+
+
+def restore(trainer, checkpoint: dict[str, Any], source: str) -> None:
+    """Give a trainer the `ssl_state` of a loaded checkpoint.
+
+    Args:
+        source: where it comes from, for the message.
+
+    Raises:
+        UserError: the checkpoint was not written by this kind of trainer.
+    """
+    state, members = checkpoint.get(STATE_KEY), trainer.members.names
+    if state is None or state["format"] != STATE_FORMAT or set(state["members"]) != set(members):
+        found = "no state of nnunet-ssl" if state is None else f"members {sorted(state['members'])}"
+        raise UserError(
+            f"{source} has {found}, {type(trainer).__name__} needs {sorted(members)} (format {STATE_FORMAT}). It was "
+            f"written by another trainer or version; to start from its weights use `-pretrained_weights {source}`."
+        )
+    trainer.student.module.load_state_dict(state["student"])
+    trainer.members.load_state(state)
+    trainer.iteration = state["iteration"]
+    trainer.nonfinite.skipped = state["nonfinite_steps"]
+    trainer._pool = state["unlabeled_pool"]
+    trainer.curves.values = state["curves"]
+    if trainer.local_rank < len(state["random_states"]):
+        restore_random_states(state["random_states"][trainer.local_rank])

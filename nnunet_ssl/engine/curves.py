@@ -7,6 +7,7 @@ curves live in the engine's part of the checkpoint and in `progress_ssl.png`.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -14,6 +15,8 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import matplotlib.style
+import numpy as np
+from torch import distributed as dist
 
 # title of a panel -> beginnings of the names it shows; a name belongs to the first panel that fits
 _PANELS = {
@@ -24,6 +27,22 @@ _PANELS = {
     "share of the epoch spent waiting for data": ("loader/",),
     "skipped steps since the start (loss not finite)": ("steps/",),
 }
+
+
+def epoch_values(outputs: Sequence[Mapping], others: Mapping[str, float], is_ddp: bool) -> dict[str, float]:
+    """Values of an epoch for `Curves.log`: means of the named terms over the steps, and `others`; means over all processes.
+
+    Args:
+        outputs: what `train_step` returned in each step.
+        others: values by name, see `Curves`.
+    """
+    names = [name for name in outputs[0] if name != "loss"]
+    values = {f"term/{k}": float(np.mean([o[k] for o in outputs])) for k in names} | dict(others)
+    if is_ddp:
+        everyone: list = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, values)
+        values = {k: float(np.mean([v[k] for v in everyone])) for k in values}
+    return values
 
 
 class Curves:

@@ -1,14 +1,19 @@
 """What a method registers with the engine: networks, modules and teachers beside nnU-Net's own network (the student).
 
-Members know their network in the form it is called (compiled, wrapped for several GPUs) and in the plain form that is saved.
-They are made by the `register_*` functions of `nnUNetTrainerSSL`, not by hand.
+A member knows its network in the form in which it is called (compiled, wrapped for several GPUs) and in the plain form that is
+saved. `Members` makes them, and does what is done to all of them: optimizers, schedules, moving averages, pretrained weights,
+their part of a checkpoint. Methods reach it by the `register_*` functions of `nnUNetTrainerSSL`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
@@ -131,3 +136,184 @@ class Teacher(NetworkMember):
 
     def copy_source(self) -> None:
         self.module.load_state_dict(self.source.module.state_dict())
+
+
+@contextlib.contextmanager
+def in_place_of_student(trainer, network: nn.Module) -> Iterator[None]:
+    """Within this context `network` is the trainer's `network`, for functions of nnU-Net that know no other."""
+    trained, trainer.network = trainer.network, network
+    try:
+        yield
+    finally:
+        trainer.network = trained
+
+
+def set_deep_supervision(trainer, member: NetworkMember, enabled: bool) -> None:
+    """nnU-Net's own switch (which a subclass may have replaced), applied to the network of a member."""
+    with in_place_of_student(trainer, LikeDDP(member.module) if trainer.is_ddp else member.module):
+        trainer.set_deep_supervision_enabled(enabled)
+
+
+class Members:
+    """All that a method has registered, in this order, without the student.
+
+    Attributes:
+        states: name -> object with a state dict that is kept in checkpoints.
+    """
+
+    def __init__(self, trainer):
+        self._trainer = trainer
+        self._by_name: dict[str, Member] = {}
+        self.states: dict[str, Any] = {}
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._by_name.values())
+
+    def __getitem__(self, name: str) -> Member:
+        return self._by_name[name]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._by_name)
+
+    @property
+    def teachers(self) -> list[Teacher]:
+        return [member for member in self if isinstance(member, Teacher)]
+
+    @property
+    def supervised(self) -> list[NetworkMember]:
+        """Networks with a loss on the labeled patches, the student not among them."""
+        return [member for member in self if isinstance(member, NetworkMember) and member.supervised]
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The student's, then those that members have of their own."""
+        return [self._trainer.optimizer, *(m.optimizer for m in self if m.optimizer is not None)]
+
+    # -------------------------------------------------------------------------------------------------- registration
+
+    def add_teacher(self, name: str, source: Member, decay: float, warmup: bool) -> Teacher:
+        module = copy.deepcopy(source.module).requires_grad_(False).eval()
+        teacher = Teacher(name, module, self._compiled(module), source, decay, warmup)
+        if isinstance(source, NetworkMember):
+            set_deep_supervision(self._trainer, teacher, False)
+        self._add(teacher)
+        return teacher
+
+    def add_network(
+        self,
+        name: str,
+        network: nn.Module,
+        optimizer: str | Callable | None,
+        clip: float | None,
+        supervised: bool,
+        follows_pretrained: bool,
+    ) -> NetworkMember:
+        module = network.to(self._trainer.device)
+        member = NetworkMember(
+            name,
+            module,
+            *self._prepare(module, optimizer),
+            clip,
+            supervised=supervised,
+            follows_pretrained=follows_pretrained,
+        )
+        self._add(member)
+        return member
+
+    def add_module(self, name: str, module: nn.Module, optimizer: str | Callable | None, clip: float | None) -> Member:
+        module = module.to(self._trainer.device)
+        member = Member(name, module, *self._prepare(module, optimizer), clip)
+        self._add(member)
+        return member
+
+    def add_state(self, name: str, state: Any) -> None:
+        if name in self.states:
+            raise ValueError(f"{type(self._trainer).__name__}: a state named '{name}' is registered already")
+        self.states[name] = state
+
+    def _add(self, member: Member) -> None:
+        if member.name in ("student", *self._by_name):
+            raise ValueError(f"{type(self._trainer).__name__}: a member named '{member.name}' is registered already")
+        self._by_name[member.name] = member
+
+    def _compiled(self, module: nn.Module) -> nn.Module:
+        return torch.compile(module) if self._trainer._do_i_compile() else module
+
+    def _prepare(self, module: nn.Module, optimizer: str | Callable | None):
+        """Wrap a module as nnU-Net wraps its network, and make its optimizer: (wrapped, own optimizer, its schedule)."""
+        trainer = self._trainer
+        wrapped = self._compiled(module)
+        own = scheduler = None
+        if optimizer is None:
+            module.requires_grad_(False)
+        elif optimizer == "shared":
+            trainer.optimizer.add_param_group({"params": list(module.parameters())})
+        elif optimizer == "own":
+            with in_place_of_student(trainer, module):
+                own, scheduler = trainer.configure_optimizers()
+        elif callable(optimizer):
+            own = optimizer(module.parameters())
+            scheduler = PolyLRScheduler(own, own.param_groups[0]["lr"], trainer.num_epochs)
+        else:
+            raise ValueError(f"optimizer must be 'own', 'shared', None or a function, got {optimizer!r}")
+        if trainer.is_ddp and optimizer is not None:
+            wrapped = nn.SyncBatchNorm.convert_sync_batchnorm(wrapped)
+            wrapped = DistributedDataParallel(wrapped, device_ids=[trainer.local_rank])
+        return wrapped, own, scheduler
+
+    # ------------------------------------------------------------------------------------------------------- training
+
+    def start_epoch(self, epoch: int) -> None:
+        """Training mode, and the learning rate of this epoch, for all but teachers."""
+        for member in self:
+            if isinstance(member, Teacher):
+                continue
+            member.module.train()
+            if member.optimizer is not None:
+                member.scheduler.step(epoch)
+
+    def update_teachers(self) -> None:
+        for teacher in self.teachers:
+            teacher.update()
+
+    def spread_pretrained_weights(self, weights: dict[str, Tensor]) -> None:
+        """Give the student's `weights` to teachers and to other networks, except their segmentation layers.
+
+        Raises:
+            NotImplementedError: a network that follows the student has another architecture.
+        """
+        body = {k: v for k, v in weights.items() if ".seg_layers." not in k}
+        for member in self:
+            if isinstance(member, NetworkMember) and member.follows_pretrained:
+                own = member.module.state_dict()
+                different = [k for k, v in body.items() if k not in own or own[k].shape != v.shape]
+                if different:
+                    raise NotImplementedError(
+                        f"-pretrained_weights do not fit the network '{member.name}' of {type(self._trainer).__name__}: its "
+                        f"architecture is another one (first difference: {different[0]})."
+                    )
+                member.module.load_state_dict(own | body)
+        for teacher in self.teachers:
+            teacher.copy_source()
+
+    # ---------------------------------------------------------------------------------------------------- checkpoints
+
+    def state(self) -> dict[str, dict]:
+        """Their part of `ssl_state`."""
+        return {
+            "members": {m.name: m.module.state_dict() for m in self},
+            "optimizers": {m.name: m.optimizer.state_dict() for m in self if m.optimizer is not None},
+            "teacher_updates": {teacher.name: teacher.updates for teacher in self.teachers},
+            "states": {name: state.state_dict() for name, state in self.states.items()},
+        }
+
+    def load_state(self, state: dict[str, dict]) -> None:
+        for member in self:
+            member.module.load_state_dict(state["members"][member.name])
+            if member.optimizer is not None:
+                member.optimizer.load_state_dict(state["optimizers"][member.name])
+        for teacher in self.teachers:
+            teacher.updates = state["teacher_updates"][teacher.name]
+        for name, registered in self.states.items():
+            registered.load_state_dict(state["states"][name])

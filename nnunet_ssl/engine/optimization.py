@@ -1,14 +1,17 @@
-"""One optimizer step for any number of networks."""
+"""One optimizer step for any number of networks, and what is said when it fails."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.members import Member
+from nnunet_ssl.losses.combine import weighted_sum
 
 
 def step_optimizers(members: Iterable[Member], optimizers: Iterable[torch.optim.Optimizer], scaler) -> bool:
@@ -43,3 +46,97 @@ def step_optimizers(members: Iterable[Member], optimizers: Iterable[torch.optim.
     for optimizer in active:
         optimizer.step()
     return True
+
+
+def active_terms(trainer, batch: SSLBatch, weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """The method's terms; nnU-Net's loss on labeled patches alone while nothing else has a weight or no image is unlabeled.
+
+    Raises:
+        ValueError: a term that `weights` does not name.
+    """
+    labeled = {trainer.labeled_name(m) for m in trainer.supervised_networks()}
+    idle = not any(weight for name, weight in weights.items() if name not in labeled)
+    missing = trainer.needs_unlabeled and batch.unlabeled is None
+    if missing or (idle and not trainer.replaces_labeled_loss):
+        return trainer.labeled_terms(batch.without_unlabeled())
+    terms = trainer.terms(batch)
+    unknown = sorted(set(terms) - set(weights))
+    if unknown:
+        raise ValueError(f"{type(trainer).__name__}: no weight for term(s) {unknown}. weights() names {list(weights)}.")
+    return terms
+
+
+def training_step(trainer, batch: SSLBatch, weights: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """Forward and backward pass, optimizers, teachers; returns the weighted loss and all terms, see `numbers_of`."""
+    optimizers = trainer.members.optimizers
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    with trainer.autocast():
+        terms = active_terms(trainer, batch, weights)
+        loss = weighted_sum(terms, weights)
+    (loss if trainer.grad_scaler is None else trainer.grad_scaler.scale(loss)).backward()
+    if step_optimizers((trainer.student, *trainer.members), optimizers, trainer.grad_scaler):
+        trainer.members.update_teachers()
+        trainer.after_step()
+    return numbers_of(loss, terms, weights)
+
+
+def numbers_of(loss: Tensor, terms: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, np.ndarray]:
+    """The loss and all terms as numpy scalars, those of `names` that are inactive as 0. One copy to the host, as nnU-Net has."""
+    values = torch.stack([loss.detach().float(), *(t.detach().float() for t in terms.values())]).cpu().numpy()
+    found = dict.fromkeys(("loss", *names), np.float32(0)) | dict(zip(("loss", *terms), values, strict=True))
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+class NonFiniteWatch:
+    """Counts steps whose loss is not finite, and ends the training after too many in a row.
+
+    Attributes:
+        skipped: such steps since the training began.
+    """
+
+    def __init__(self) -> None:
+        self.skipped = 0
+        self._in_a_row = 0
+
+    def see(self, values: Mapping[str, np.ndarray], most_in_a_row: int) -> str | None:
+        """What to log of a step with these values; None of one that is finite.
+
+        Raises:
+            RuntimeError: `most_in_a_row` steps in a row were not finite.
+        """
+        if np.isfinite(values["loss"]):
+            self._in_a_row = 0
+            return None
+        self.skipped += 1
+        self._in_a_row += 1
+        culprits = [name for name, value in values.items() if name != "loss" and not np.isfinite(value)] or ["loss"]
+        if self._in_a_row >= most_in_a_row:
+            raise RuntimeError(
+                f"{self._in_a_row} steps in a row had a loss that is not finite; term(s): {', '.join(culprits)}. "
+                "The last checkpoint is kept. Lower `initial_lr` or this term's weight in a subclass, and check the images "
+                "for NaN."
+            )
+        return f"not finite: {', '.join(culprits)}"
+
+
+def finite_outputs(outputs: Sequence[dict]) -> list[dict]:
+    """Outputs of an epoch's steps with the mean of the finite ones in place of the others.
+
+    A skipped step must not turn nnU-Net's curve of the epoch into NaN; the number of outputs stays, for all ranks alike.
+    """
+    finite = [o for o in outputs if np.isfinite(o["loss"])]
+    if not finite or len(finite) == len(outputs):
+        return list(outputs)
+    mean = {k: np.asarray(np.mean([o[k] for o in finite])) for k in finite[0]}
+    return [o if np.isfinite(o["loss"]) else mean for o in outputs]
+
+
+def out_of_memory_message(method: str, labeled: int, unlabeled: int | None) -> str:
+    """What a step holds and how to make it smaller; `unlabeled` None for a step without unlabeled patches."""
+    and_unlabeled = "" if unlabeled is None else f" and {unlabeled} unlabeled"
+    lower = "" if unlabeled is None else "lower `unlabeled_batch_size` in a subclass, or "
+    return (
+        f"Out of GPU memory: a step of {method} holds {labeled} labeled{and_unlabeled} patches. To "
+        f"make it smaller, {lower}plan with a smaller -gpu_memory_target."
+    )

@@ -12,6 +12,8 @@ import torch
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunet_ssl.dataloading.streams import unlabeled_batch_size_here
+
 
 class CpuDDP(DistributedDataParallel):
     def __init__(self, module, device_ids=None):
@@ -33,10 +35,10 @@ def share(batch: dict, rank: int, ranks: int) -> dict:
 def run(rank: int, ranks: int, name: str, out: Path, dataset: str, results: Path, work: Path) -> None:
     import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as stock
 
-    import nnunet_ssl.trainer as engine
+    from nnunet_ssl.engine import members, prediction
     from tests.helpers.training import make_trainer, weights_of
 
-    stock.DDP = engine.DistributedDataParallel = CpuDDP
+    stock.DDP = members.DistributedDataParallel = prediction.DistributedDataParallel = CpuDDP
     torch.set_num_threads(1)
     torch.cuda.device_count = lambda: ranks
     dist.init_process_group("gloo", init_method=f"file://{work / 'store'}", rank=rank, world_size=ranks)
@@ -46,7 +48,7 @@ def run(rank: int, ranks: int, name: str, out: Path, dataset: str, results: Path
     torch.manual_seed(0)
     trainer.initialize()
     trainer.network.module.load_state_dict(reference["start"])
-    for key, member in trainer._members.items():
+    for key, member in ((m.name, m) for m in trainer.members):
         member.module.load_state_dict(reference["members"][key])
     trainer.set_deep_supervision_enabled(True)
     trainer.lr_scheduler.step(0)
@@ -58,8 +60,8 @@ def run(rank: int, ranks: int, name: str, out: Path, dataset: str, results: Path
     torch.save(
         {
             "student": weights_of(trainer.student.module),
-            "members": {k: weights_of(m.module) for k, m in trainer._members.items()},
-            "batch_size": (trainer.batch_size, trainer._unlabeled_batch_size_here()),
+            "members": {k: weights_of(m.module) for k, m in ((m.name, m) for m in trainer.members)},
+            "batch_size": (trainer.batch_size, unlabeled_batch_size_here(trainer)),
         },
         work / f"rank{rank}.pth",
     )

@@ -15,9 +15,10 @@ from tests.helpers.paths import REPOSITORY
 ORDER = (
     ("errors", "ramps"),
     ("networks", "patches", "data"),
-    ("predictions", "engine", "weak", "discovery"),
-    ("losses", "preprocessing", "dataset_conversion", "plans"),
-    ("dataloading", "evaluation"),
+    ("predictions", "weak"),
+    ("losses",),
+    ("engine", "preprocessing", "dataset_conversion", "plans"),
+    ("discovery", "dataloading", "evaluation"),
     ("trainer",),
     ("commands", "weak_trainer", "partial_trainer"),
     ("trainers", "cli"),

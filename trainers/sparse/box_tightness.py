@@ -55,8 +55,8 @@ class nnUNetTrainerBoxTightness(nnUNetTrainerWeak):
     t_highest: float = 1000.0  # beyond, a violation of one voxel would outweigh everything else
     unsupported = {"regions": "one label map cannot hold boxes of regions that lie in each other; train with classes"}
 
-    def _refuse_unsupported(self) -> None:
-        super()._refuse_unsupported()
+    def check_supported(self) -> None:
+        super().check_supported()
         if self.padding != "background":
             raise NotImplementedError(
                 f"{type(self).__name__}.padding is {self.padding!r}: padding with the ignore label would look like a box."
@@ -68,9 +68,9 @@ class nnUNetTrainerBoxTightness(nnUNetTrainerWeak):
 
     def _refuse_boxes_of_unknown_class(self) -> None:
         classes = self.label_manager.foreground_labels
-        cases = self.dataset_class(self.preprocessed_dataset_folder, list(self._cases.train))
+        cases = self.dataset_class(self.preprocessed_dataset_folder, list(self.cases.train))
         if len(classes) > 1 and not any(
-            len(cases.load_case(case)[3]["class_locations"][c]) for case in self._cases.train for c in classes
+            len(cases.load_case(case)[3]["class_locations"][c]) for case in self.cases.train for c in classes
         ):
             raise UserError(
                 f"{self.preprocessed_dataset_folder_base}: there are {len(classes)} foreground classes and no training case has "

@@ -31,7 +31,7 @@ from nnunet_ssl.losses.combine import over_scales
 from nnunet_ssl.losses.mixed_pseudo_labels import hard_mixture, mixed_probabilities, pseudo_dice, soft_cross_entropy
 from nnunet_ssl.networks.auxiliary_decoder import AuxiliaryDecoder
 from nnunet_ssl.networks.features import FeatureTap, encoder_of
-from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup
+from nnunet_ssl.ramps import ramped_weight
 from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 
 
@@ -90,4 +90,4 @@ class nnUNetTrainerScribbleDMSPS(nnUNetTrainerScribbleDMPLS):
 
     @property
     def ramp(self) -> float:
-        return sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction))
+        return ramped_weight(1.0, self.progress, self.rampup_fraction)

@@ -82,7 +82,7 @@ class nnUNetTrainerMAAG(nnUNetTrainerWeak):
             self.preprocessed_dataset_folder_base,
             self.plans_manager,
             self.configuration_manager,
-            (self._cases.train, self._cases.validation),
+            (self.cases.train, self.cases.validation),
         )
         self.print_to_log_file(f"{len(cases)} dense masks of other patients from {folder}")
         first = 1 if labeled.patch_size_was_2d else 0

@@ -33,8 +33,8 @@ class nnUNetTrainerScribblePCE(nnUNetTrainerWeak):
     lowest_weight: float = 0.1  # of a class, see above
     highest_weight: float = 10.0  # of a class, see above
 
-    def _refuse_unsupported(self) -> None:
-        super()._refuse_unsupported()
+    def check_supported(self) -> None:
+        super().check_supported()
         if self.class_weighted and self.label_manager.has_regions:
             raise NotImplementedError(
                 f"{type(self).__name__}.class_weighted weighs classes that exclude each other; regions do not, and nnU-Net's "
@@ -47,10 +47,10 @@ class nnUNetTrainerScribblePCE(nnUNetTrainerWeak):
             self._weigh_classes()
 
     def _weigh_classes(self) -> None:
-        dataset = self.dataset_class(self.preprocessed_dataset_folder, list(self._cases.train))
+        dataset = self.dataset_class(self.preprocessed_dataset_folder, list(self.cases.train))
         counts = count_annotated(
             dataset,
-            self._cases.train,
+            self.cases.train,
             self.label_manager.num_segmentation_heads,
             padding=self.padding == "background",
             num_threads=max(1, get_allowed_n_proc_DA()),

@@ -22,7 +22,7 @@ from nnunet_ssl.losses.mumford_shah import mumford_shah
 from nnunet_ssl.patches.intensity import rescale_to_unit
 from nnunet_ssl.patches.slices import fold_slices, has_thick_slices
 from nnunet_ssl.predictions.probabilities import probabilities
-from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup
+from nnunet_ssl.ramps import ramped_weight
 from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 
 
@@ -49,8 +49,7 @@ class ScribbleRegularizer(nnUNetTrainerWeak):
         return {"regularizer": self.regularizer(*tensors)}
 
     def weights(self) -> dict[str, float]:
-        ramp = sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction))
-        return {"regularizer": self.regularizer_weight * ramp}
+        return {"regularizer": ramped_weight(self.regularizer_weight, self.progress, self.rampup_fraction)}
 
 
 class nnUNetTrainerScribbleEntropyMin(ScribbleRegularizer):

@@ -41,7 +41,7 @@ from nnunet_ssl.predictions.confident_learning import voxel_label_issues
 from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.predictions.prototype_labels import pass_statistics, prototype_disagreement
 from nnunet_ssl.predictions.uncertainty import mean_probabilities, ramped_threshold, relative_entropy, select_ambiguous
-from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup
+from nnunet_ssl.ramps import ramped_weight
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 SELECTIONS = ("entropy", "model_uncertainty", "confident_learning", "prototype")
@@ -119,7 +119,7 @@ class nnUNetTrainerACMT(nnUNetTrainerSSL):
         return terms
 
     def weights(self) -> dict[str, float]:
-        weight = self.consistency_weight * sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction))
+        weight = ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction)
         names = ("consistency", "clean_entropy") if self.selection == "prototype" else ("consistency",)
         return dict.fromkeys(names, weight)
 

@@ -37,7 +37,7 @@ from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.losses.cross_pseudo import cross_pseudo_losses
 from nnunet_ssl.patches.mixing import box_masks, copy_paste
 from nnunet_ssl.predictions.hard_labels import hard_pseudo_label
-from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup
+from nnunet_ssl.ramps import ramped_weight
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 
@@ -80,10 +80,10 @@ class nnUNetTrainerCPS(nnUNetTrainerSSL):
         if self.on_labeled:
             pairs = (batch.labeled_logits["student"][0], first), (batch.labeled_logits["second"][0], second)
             first, second = map(torch.cat, pairs)
-            inside = torch.cat((torch.ones_like(inside[:1]).expand(batch.num_labeled, *inside.shape[1:]), inside))
+            inside = batch.counted()
         losses = cross_pseudo_losses(first, second, self.activation, inside, labels)
         return {"cps_first": losses[0], "cps_second": losses[1]}
 
     def weights(self) -> dict[str, float]:
-        weight = self.consistency_weight * sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction))
+        weight = ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction)
         return {"cps_first": weight, "cps_second": weight}

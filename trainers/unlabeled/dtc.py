@@ -25,14 +25,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.losses.dual_task import dual_task_consistency, level_set_mse
 from nnunet_ssl.networks.features import FeatureTap, LevelSetHead, segmentation_layer
 from nnunet_ssl.patches.distance_maps import LevelSetTargets, has_boundary
-from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup
+from nnunet_ssl.ramps import ramped_weight
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 
@@ -64,16 +63,16 @@ class nnUNetTrainerDTC(nnUNetTrainerSSL):
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         n = batch.num_labeled
-        scales = self.student(torch.cat((batch.labeled, batch.unlabeled)))
+        scales = self.student(batch.images)
         level_set = self.level_set(self.features.take())
         maps, annotated = batch.extras["level_set"], self.annotated(batch.target)
-        counted = torch.cat((torch.ones_like(annotated), batch.inside))
+        counted = batch.counted()
         return {
-            "labeled": self.supervised_loss([h[:n] for h in scales], batch.target, batch),
+            "labeled": self.supervised_loss(batch.labeled_part(scales), batch.target, batch),
             "sdf": level_set_mse(level_set[:n], maps, has_boundary(maps) & annotated),
             "consistency": dual_task_consistency(level_set, scales[0], self.activation, self.steepness, counted),
         }
 
     def weights(self) -> dict[str, float]:
-        ramp = sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction))
-        return {"sdf": self.sdf_weight, "consistency": self.consistency_weight * ramp}
+        consistency = ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction)
+        return {"sdf": self.sdf_weight, "consistency": consistency}

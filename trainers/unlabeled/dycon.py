@@ -44,7 +44,7 @@ from nnunet_ssl.patches.perturbations import add_clipped_noise
 from nnunet_ssl.predictions.hard_labels import hard_labels
 from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.predictions.uncertainty import max_entropy, ramped_threshold
-from nnunet_ssl.ramps import geometric_ramp, ramp_progress, sigmoid_rampup
+from nnunet_ssl.ramps import geometric_ramp, ramp_progress, ramped_weight
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 
@@ -94,9 +94,9 @@ class nnUNetTrainerDyCON(nnUNetTrainerSSL):
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         n, activation = batch.num_labeled, self.activation
-        images = torch.cat((batch.labeled, batch.unlabeled))
+        images = batch.images
         scales, teacher = self.student(images), self.teacher(add_clipped_noise(images, self.noise_std))[0]
-        student, counted = scales[0], torch.cat((torch.ones_like(images[:n, :1], dtype=torch.bool), batch.inside))
+        student, counted = scales[0], batch.counted()
         beta = geometric_ramp(self.progress, self.beta_start, self.beta_end)
         beta_of_classes = beta * math.log(2) / max_entropy(student.shape[1], activation)
 
@@ -112,7 +112,7 @@ class nnUNetTrainerDyCON(nnUNetTrainerSSL):
         if self.as_released:
             pair = [probabilities(logits, activation) for logits in pair]
         return {
-            "labeled": self.supervised_loss([h[:n] for h in scales], batch.target, batch),
+            "labeled": self.supervised_loss(batch.labeled_part(scales), batch.target, batch),
             "consistency": softmax_mse(*pair, activation, mask=batch.inside),
             "uncertainty": uncertainty_weighted_mse(student, teacher, beta_of_classes, activation, counted),
             "contrast": focal_contrast(embeddings, labels, self.temperature, self.gamma, column_shift=self.as_released),
@@ -121,7 +121,7 @@ class nnUNetTrainerDyCON(nnUNetTrainerSSL):
 
     def weights(self) -> dict[str, float]:
         return {
-            "consistency": self.consistency_weight * sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction)),
+            "consistency": ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction),
             "uncertainty": self.uncertainty_weight,
             "contrast": self.contrast_weight,
             "negatives": self.contrast_weight,

@@ -34,7 +34,7 @@ from nnunet_ssl.engine.members import as_scales
 from nnunet_ssl.losses.mutual_correction import disagreement, mutual_loss, rectification_loss
 from nnunet_ssl.losses.region import masked_dice_loss, split_ignored
 from nnunet_ssl.networks.counterpart import counterpart_architecture
-from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup
+from nnunet_ssl.ramps import ramped_weight
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 
@@ -68,7 +68,7 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         n, activation = batch.num_labeled, self.activation
-        images = torch.cat((batch.labeled, batch.unlabeled))
+        images = batch.images
         scales, second_scales = self.student(images), self.second(images)
         first, second = scales[0], second_scales[0]
         target, annotated = split_ignored(
@@ -80,8 +80,8 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
             first[n:], second[n:], first_is_better, self.temperature, activation, batch.inside
         )
         return {
-            "labeled": self.supervised_loss([h[:n] for h in scales], batch.target, batch),
-            "labeled_second": self.supervised_loss([h[:n] for h in second_scales], batch.target, batch),
+            "labeled": self.supervised_loss(batch.labeled_part(scales), batch.target, batch),
+            "labeled_second": self.supervised_loss(batch.labeled_part(second_scales), batch.target, batch),
             "rectification": rectification_loss(first[:n], target, differ, activation),
             "rectification_second": rectification_loss(second[:n], target, differ, activation),
             "mutual": mutual,
@@ -103,7 +103,7 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
         )
 
     def weights(self) -> dict[str, float]:
-        mutual = self.consistency_weight * sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction))
+        mutual = ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction)
         return {
             "rectification": self.rectification_weight,
             "rectification_second": self.rectification_weight,

@@ -25,7 +25,7 @@ from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.members import NetworkMember
 from nnunet_ssl.losses.consistency import softmax_mse
 from nnunet_ssl.patches.perturbations import add_clipped_noise
-from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup
+from nnunet_ssl.ramps import ramped_weight
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 
@@ -49,9 +49,7 @@ class nnUNetTrainerMeanTeacher(nnUNetTrainerSSL):
         return {"consistency": softmax_mse(logits[0], teacher_logits[0], self.activation, mask=batch.inside)}
 
     def weights(self) -> dict[str, float]:
-        return {
-            "consistency": self.consistency_weight * sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction))
-        }
+        return {"consistency": ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction)}
 
     def inference_network(self) -> NetworkMember:
         return self.teacher_or_student(self.teacher, self.inference)

@@ -39,7 +39,7 @@ from nnunet_ssl.predictions.uncertainty import (
     ramped_threshold,
     select_certain,
 )
-from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup
+from nnunet_ssl.ramps import ramped_weight
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 
@@ -101,9 +101,7 @@ class nnUNetTrainerUAMT(nnUNetTrainerSSL):
         return {"consistency": self.consistency(logits[0], batch.unlabeled, batch.inside)}
 
     def weights(self) -> dict[str, float]:
-        return {
-            "consistency": self.consistency_weight * sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction))
-        }
+        return {"consistency": ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction)}
 
     def inference_network(self) -> NetworkMember:
         return self.teacher_or_student(self.teacher, self.inference)

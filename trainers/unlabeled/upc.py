@@ -32,7 +32,7 @@ from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.members import NetworkMember
 from nnunet_ssl.losses.rectified import confident_pseudo_label_loss, rectified_pseudo_label_loss
 from nnunet_ssl.patches.perturbations import add_clipped_noise
-from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup
+from nnunet_ssl.ramps import ramped_weight
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 
@@ -58,22 +58,20 @@ class nnUNetTrainerUPC(nnUNetTrainerSSL):
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         n = batch.num_labeled
-        clean = torch.cat((batch.labeled, batch.unlabeled))
+        clean = batch.images
         noisy = add_clipped_noise(clean, self.noise_std)
         scales = self.student(noisy if self.noise_on_labeled else torch.cat((batch.labeled, noisy[n:])))
         logits, teacher_logits = scales[0], self.teacher(clean)[0]
-        counted = torch.cat((torch.ones_like(batch.labeled[:, :1], dtype=torch.bool), batch.inside))
+        counted = batch.counted()
         if self.selection == "threshold":
             consistency = confident_pseudo_label_loss(logits, teacher_logits, self.threshold, self.activation, counted)
         else:
             consistency = rectified_pseudo_label_loss(logits, teacher_logits, self.activation, counted)
-        labeled = self.supervised_loss([h[:n] for h in scales], batch.target, batch)
+        labeled = self.supervised_loss(batch.labeled_part(scales), batch.target, batch)
         return {"labeled": labeled, "consistency": consistency}
 
     def weights(self) -> dict[str, float]:
-        return {
-            "consistency": self.consistency_weight * sigmoid_rampup(ramp_progress(self.progress, self.rampup_fraction))
-        }
+        return {"consistency": ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction)}
 
     def inference_network(self) -> NetworkMember:
         return self.teacher_or_student(self.teacher, self.inference)

@@ -1,0 +1,73 @@
+"""The unlabeled stream beside nnU-Net's labeled one, drawn by the same worker processes."""
+
+from __future__ import annotations
+
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from torch import distributed as dist
+
+from nnunet_ssl.dataloading.dataset import UnlabeledDataset
+from nnunet_ssl.dataloading.loader import TwoStreamLoader, UnlabeledLoader
+from nnunet_ssl.dataloading.views import UnlabeledViews, split_transforms
+from nnunet_ssl.errors import UserError
+
+
+def loader_of(augmenter):
+    """The loader inside one of batchgenerators' augmenters."""
+    return augmenter.generator if hasattr(augmenter, "generator") else augmenter.data_loader
+
+
+def unlabeled_batch_size_here(trainer) -> int:
+    """Unlabeled patches per step of this process.
+
+    Raises:
+        UserError: fewer patches than processes.
+    """
+    size = trainer.unlabeled_batch_size
+    if size is None:
+        return trainer.batch_size
+    ranks = dist.get_world_size() if trainer.is_ddp else 1
+    if size < ranks:
+        raise UserError(
+            f"{type(trainer).__name__}.unlabeled_batch_size is {size}, must be at least 1 for each of {ranks} process(es)"
+        )
+    return size // ranks + (trainer.local_rank < size % ranks)
+
+
+def two_streams(trainer, augmenter) -> TwoStreamLoader:
+    """What the training workers shall run from now on: the labeled loader, changed by the method's seams, and further ones."""
+    loader = loader_of(augmenter)
+    if isinstance(loader, TwoStreamLoader):
+        labeled = loader.labeled
+    else:
+        labeled = loader
+        labeled.transforms = ComposeTransforms(trainer.labeled_transforms(_transforms_of(labeled, trainer)))
+        labeled.sampling_probabilities = trainer.case_probabilities(labeled.indices)
+    unlabeled = _unlabeled_loader(trainer, labeled) if trainer.unlabeled_pool else None
+    streams = trainer.further_streams(labeled)
+    return TwoStreamLoader(labeled, unlabeled, trainer.labeled_extras(), streams)
+
+
+def _transforms_of(labeled: nnUNetDataLoader, trainer) -> list[BasicTransform]:
+    if not isinstance(labeled.transforms, ComposeTransforms):
+        raise NotImplementedError(
+            f"{type(trainer).__name__}: training transforms of type {type(labeled.transforms).__name__} cannot be taken "
+            "apart into geometry and intensity; ComposeTransforms can."
+        )
+    return list(labeled.transforms.transforms)
+
+
+def _unlabeled_loader(trainer, labeled: nnUNetDataLoader) -> UnlabeledLoader:
+    """Unlabeled patches of the labeled loader's sizes, through the same geometry and intensity transforms."""
+    geometry, intensity = split_transforms(labeled.transforms)
+    views = trainer.unlabeled_views(intensity)
+    first = 1 if labeled.patch_size_was_2d else 0
+    return UnlabeledLoader(
+        UnlabeledDataset({c: trainer.cases.folders[c] for c in trainer.unlabeled_pool}, trainer.dataset_class),
+        unlabeled_batch_size_here(trainer),
+        labeled.patch_size[first:],
+        labeled.final_patch_size[first:],
+        trainer.label_manager,
+        UnlabeledViews(geometry, views, mask_zeros=any(trainer.configuration_manager.use_mask_for_norm)),
+    )

@@ -1,0 +1,43 @@
+"""Features of nnU-Net that a method may not support, and their refusal when a training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def present_features(trainer) -> dict[str, bool]:
+    """Feature -> whether this run uses it; the keys are the names that `nnUNetTrainerSSL.unsupported` may have."""
+    dimensions = len(trainer.configuration_manager.patch_size)
+    return {
+        "2d": dimensions == 2,
+        "3d": dimensions == 3,
+        "regions": trainer.label_manager.has_regions,
+        "ignore_label": trainer.label_manager.has_ignore_label,
+        "deep_supervision": trainer.enable_deep_supervision,
+        "no_deep_supervision": not trainer.enable_deep_supervision,
+        "ddp": trainer.is_ddp,
+        "compile": trainer._do_i_compile(),
+        "fold_all": trainer.fold == "all",
+    }
+
+
+def refuse_unsupported(trainer, unsupported: Mapping[str, str]) -> None:
+    """Refuse what the engine or the method cannot do.
+
+    Raises:
+        NotImplementedError: with the reason.
+        ValueError: `unsupported` names a feature that does not exist.
+    """
+    name, present = type(trainer).__name__, present_features(trainer)
+    unknown = set(unsupported) - set(present)
+    if unknown:
+        raise ValueError(f"{name}.unsupported: unknown {sorted(unknown)}, allowed {sorted(present)}")
+    if trainer.is_cascaded:
+        raise NotImplementedError(
+            f"{name} cannot train '{trainer.configuration_name}': the second stage of a cascade takes the "
+            "first stage's segmentations as input, and nnU-Net makes them for validation cases only, never for "
+            "unlabeled ones. Train 3d_lowres or 3d_fullres, or the cascade's second stage with nnUNetTrainer."
+        )
+    for feature, reason in unsupported.items():
+        if present[feature]:
+            raise NotImplementedError(f"{name} does not support '{feature}': {reason}")
