@@ -32,11 +32,6 @@ def scaled_bounds(sizes: Tensor, lower: float, upper: float) -> Tensor:
     return torch.stack((lower * sizes, upper * sizes), -1).clamp(min=0)
 
 
-def precise_bounds(sizes: Tensor, margin: float = 0.1) -> Tensor:
-    """True sizes -/+ a margin, `(..., 2)`: what sizes can give at most."""
-    return scaled_bounds(sizes, 1 - margin, 1 + margin)
-
-
 def extended_log_barrier(z: Tensor, t: float) -> Tensor:
     """A barrier for the constraint z <= 0 that is finite on both sides of it (eq. 8 of arXiv:1904.04205).
 

@@ -5,12 +5,11 @@ Sources: see `nnunet_ssl.patches.boxes`; the projections are those of Zhai et al
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_ssl.losses.size import extended_log_barrier
-from nnunet_ssl.patches.boxes import bounding_boxes, box_rows, box_strips, box_sums
+from nnunet_ssl.patches.boxes import box_sums
 
 
 def tightness_loss(
@@ -33,29 +32,3 @@ def tightness_loss(
     z = bounds - box_sums(p, strips)
     total = (F.relu(z) if t is None else extended_log_barrier(z, t)).sum()
     return total / max(len(strips), 1) if reduction == "mean" else total
-
-
-def projected_tightness(p: Tensor, mask: Tensor, width: int, short_extent: bool = False) -> Tensor:
-    """Hinge on the strips of the projections (largest value along an axis) of volumes, summed over axes, strips and items.
-
-    In a projection every line of the box is crossed by the object as in 2D, so strips of lines ask for as much of
-    the small projection as slabs do of the volume.
-
-    Args:
-        p: foreground probability `(B, *spatial)`, 3D.
-        mask: of the shape of p; one box is laid around what is not 0 in each item.
-        width, short_extent: see `box_strips`.
-    """
-    total = p.new_zeros(())
-    for volume, of_volume in zip(p, mask):
-        for axis in range(volume.ndim):
-            boxes = bounding_boxes(of_volume.amax(axis).cpu().numpy(), components=False)
-            for box in boxes:
-                strips, bounds = box_strips(box, width, short_extent=short_extent)
-                total = total + tightness_loss(
-                    volume.amax(axis)[None, None],
-                    box_rows(0, 0, strips).to(p.device),
-                    torch.from_numpy(bounds).to(p.device, torch.float32),
-                    reduction="sum",
-                )
-    return total

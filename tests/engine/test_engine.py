@@ -81,7 +81,7 @@ def test_fold_all_trains_on_all_labeled_cases(own_copy, tmp_path):
     out, dataset, _ = own_copy
     trainer = make_trainer(MEAN_TEACHER, out, dataset, fold="all", results=tmp_path)
     started(trainer)
-    assert len(trainer._cases.train) == 4
+    assert len(trainer.cases.train) == 4
     assert np.isfinite(trainer.train_step(next(trainer.dataloader_train))["loss"])
 
 
@@ -163,7 +163,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(datasets, tmp_path):
     student, teacher = weights_of(trainer.network), weights_of(trainer.teacher.module)
     heal = poisoned(trainer, "consistency")
     bad = trainer.train_step(copy_batch(batch))
-    assert not np.isfinite(bad["loss"]) and trainer.nonfinite_steps == 1
+    assert not np.isfinite(bad["loss"]) and trainer.nonfinite.skipped == 1
     assert largest_difference(student, weights_of(trainer.network)) == 0
     assert largest_difference(teacher, weights_of(trainer.teacher.module)) == 0
     heal()
@@ -171,7 +171,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(datasets, tmp_path):
     assert largest_difference(student, weights_of(trainer.network)) > 0
     trainer.on_train_epoch_end([good, bad])
     assert trainer.logger.get_value("train_losses", step=-1) == pytest.approx(float(good["loss"]))
-    assert trainer._curves.values["steps/skipped"] == [1]
+    assert trainer.curves.values["steps/skipped"] == [1]
 
 
 def test_many_steps_in_a_row_that_are_not_finite_stop_the_run_and_name_the_term(datasets, tmp_path):
@@ -263,7 +263,7 @@ def test_own_optimizers_follow_nnunets_schedule(datasets, tmp_path):
         trainer.current_epoch = epoch
         trainer.on_train_epoch_start()
         expected = 1e-2 * (1 - epoch / 1000) ** 0.9
-        rates = [g["lr"] for o in trainer._optimizers() for g in o.param_groups]
+        rates = [g["lr"] for o in trainer.members.optimizers for g in o.param_groups]
         assert rates == pytest.approx([expected] * 3)  # student, head that shares its optimizer, second network
 
 
@@ -370,7 +370,7 @@ def test_two_processes_train_like_one(name, attributes, datasets, tmp_path):
     reference = {
         "attributes": attributes,
         "start": weights_of(trainer.network),
-        "members": {k: weights_of(m.module) for k, m in trainer._members.items()},
+        "members": {k: weights_of(m.module) for k, m in ((m.name, m) for m in trainer.members)},
         "batches": [copy_batch(b) for b in batches],
     }
     torch.save(reference, tmp_path / "reference.pth")
@@ -384,7 +384,7 @@ def test_two_processes_train_like_one(name, attributes, datasets, tmp_path):
     assert ranks[0]["batch_size"] == ranks[1]["batch_size"] == (2, 2)
     for found in ranks:
         assert largest_difference(weights_of(trainer.network), found["student"]) < 1e-5
-        for key, member in trainer._members.items():
+        for key, member in ((m.name, m) for m in trainer.members):
             assert largest_difference(weights_of(member.module), found["members"][key]) < 1e-5
     checkpoint = torch.load(tmp_path / "checkpoint_ddp.pth", weights_only=False)
     expected = weights_of(trainer.inference_network().module)
@@ -530,7 +530,7 @@ def test_unlabeled_patches_pass_through_nnunets_geometry_and_intensity(datasets,
     trainer = started(make_trainer("nnUNetTrainerTestShrinkingPool", out, dataset, results=tmp_path))
     batch = next(trainer.dataloader_train)
     weak, strong = batch["unlabeled"].chunk(2, dim=1)
-    assert trainer._view_names == ("weak", "strong")
+    assert trainer.view_names == ("weak", "strong")
     assert weak.shape == strong.shape == (2, 1, 24, 24) and batch["inside"].dtype == torch.bool
     # same geometry: the views of one patch resemble each other, those of different patches do not
     pairs = [np.corrcoef(weak[i].ravel(), strong[i].ravel())[0, 1] for i in range(2)]

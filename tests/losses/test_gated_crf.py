@@ -9,13 +9,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nnunet_ssl.losses.gated_crf import (
-    GaussianKernel,
-    gated_crf_loss,
-    kernel_sum,
-    kernel_window,
-    three_view_gated_crf_loss,
-)
+from nnunet_ssl.losses.gated_crf import GaussianKernel, gated_crf_loss, three_view_gated_crf_loss
+from tests.golden.reference.gated_crf import kernel_sum, kernel_window
 
 WIDE = (GaussianKernel(0.7, 2.0, 0.6), GaussianKernel(0.4, 1.5, None))
 

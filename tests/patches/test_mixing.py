@@ -12,13 +12,12 @@ from nnunet_ssl.patches.mixing import (
     copy_paste,
     cross_view_labels,
     draw_box,
-    draw_grid_of_boxes,
-    draw_stripe,
     halves,
     mix_halves,
     outside_boxes,
     resize_nearest,
 )
+from tests.golden.reference.mixing import draw_grid_of_boxes, draw_stripe
 
 
 def test_box_sizes_of_the_paper():

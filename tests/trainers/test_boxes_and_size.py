@@ -11,26 +11,13 @@ import torch
 from nnunet_ssl.data.size_bounds import read_size_bounds
 from nnunet_ssl.dataloading.augmentation import spatial_changed
 from nnunet_ssl.errors import UserError
-from nnunet_ssl.losses.size import (
-    barrier_steepness,
-    extended_log_barrier,
-    precise_bounds,
-    scaled_bounds,
-    size_loss,
-    soft_sizes,
-)
-from nnunet_ssl.losses.tightness import projected_tightness, tightness_loss
-from nnunet_ssl.patches.boxes import (
-    BoxTargets,
-    bounding_boxes,
-    box_rows,
-    box_strips,
-    box_sums,
-    box_volumes,
-    fill_boxes,
-    rows_from_corners,
-)
+from nnunet_ssl.losses.size import barrier_steepness, extended_log_barrier, scaled_bounds, size_loss, soft_sizes
+from nnunet_ssl.losses.tightness import tightness_loss
+from nnunet_ssl.patches.boxes import BoxTargets, bounding_boxes, box_rows, box_strips, box_sums, box_volumes
+from tests.golden.reference.boxes import fill_boxes, rows_from_corners
 from tests.golden.reference.multiple_instance import bag_loss, bag_scores, pairwise_smoothness
+from tests.golden.reference.size import precise_bounds
+from tests.golden.reference.tightness import projected_tightness
 from tests.helpers.training import copy_batch, make_trainer, started
 
 # ------------------------------------------------------------------------------------------------------ boxes, strips

@@ -15,10 +15,11 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-import nnunet_ssl.trainer
+import nnunet_ssl.engine.optimization
 import nnunet_ssl.trainers
 from nnunet_ssl.discovery.variants import trainer_classes
 from nnunet_ssl.engine.members import Teacher
+from nnunet_ssl.engine.prediction import inference_network_in_place
 from nnunet_ssl.errors import UserError
 from tests.golden.framework import load_adapter, record_calls
 from tests.helpers.training import (
@@ -232,11 +233,11 @@ def test_terms_of_the_method_reach_the_student_and_never_the_teacher(name, datas
     trainer._weight_names = None
     labeled = dict.fromkeys((trainer.labeled_name(m) for m in trainer.supervised_networks()), 0.0)
     trainer.weights = lambda: labeled | method_weights()
-    teachers = [m for m in trainer._members.values() if isinstance(m, Teacher)]
+    teachers = [m for m in trainer.members if isinstance(m, Teacher)]
     state = [weights_of(t.module) for t in teachers]
     gradients = {}
     monkeypatch.setattr(
-        nnunet_ssl.trainer,
+        nnunet_ssl.engine.optimization,
         "step_optimizers",
         lambda *_: gradients.update(
             {n: p.grad.abs().max() for n, p in trainer.network.named_parameters() if p.grad is not None}
@@ -253,7 +254,7 @@ def test_terms_of_the_method_reach_the_student_and_never_the_teacher(name, datas
 def test_teachers_follow_the_student_exactly(name, datasets, tmp_path):
     out, dataset = datasets(**needs(name))
     trainer = started(make_trainer(name, out, dataset, results=tmp_path))
-    teachers = [m for m in trainer._members.values() if isinstance(m, Teacher)]
+    teachers = [m for m in trainer.members if isinstance(m, Teacher)]
     expected = [weights_of(t.module) for t in teachers]
     for step, batch in enumerate(next_batches(trainer, 3)):
         trainer.train_step(batch)
@@ -377,7 +378,7 @@ def test_without_weight_no_unlabeled_patch_is_looked_at(datasets, tmp_path):
     (batch,) = next_batches(trainer)
     batch["unlabeled"].fill_(float("nan"))
     assert np.isfinite(trainer.train_step(batch)["loss"])
-    assert trainer.nonfinite_steps == 0
+    assert trainer.nonfinite.skipped == 0
 
 
 @each_trainer
@@ -399,7 +400,7 @@ def test_save_load_step_equals_step(name, datasets, tmp_path):
     other.initialize()
     other.load_checkpoint(str(file))
     other.lr_scheduler.step(0)
-    for member in other._members.values():
+    for member in other.members:
         if member.optimizer is not None:
             member.scheduler.step(0)
     other.network.train()
@@ -408,13 +409,13 @@ def test_save_load_step_equals_step(name, datasets, tmp_path):
     assert other.iteration == trainer.iteration == 4
     assert other._pool == trainer._pool
     assert largest_difference(weights_of(trainer.network), weights_of(other.network)) == 0
-    for key, member in trainer._members.items():
-        assert largest_difference(weights_of(member.module), weights_of(other._members[key].module)) == 0
+    for key, member in ((m.name, m) for m in trainer.members):
+        assert largest_difference(weights_of(member.module), weights_of(other.members[key].module)) == 0
         if isinstance(member, Teacher):
-            assert member.updates == other._members[key].updates == 4
-    for key, state in trainer._states.items():
-        assert state.state_dict() == other._states[key].state_dict()
-    assert other._curves.values == trainer._curves.values
+            assert member.updates == other.members[key].updates == 4
+    for key, state in trainer.members.states.items():
+        assert state.state_dict() == other.members.states[key].state_dict()
+    assert other.curves.values == trainer.curves.values
 
 
 @each_trainer
@@ -432,7 +433,7 @@ def test_stock_network_loads_network_weights_and_predicts_like_the_validated_net
     with torch.no_grad():
         expected = trainer.inference_network()(image)[0]
         assert torch.equal(stock.network.eval()(image)[0], expected)
-    with trainer._inference_network_in_place(), torch.no_grad():
+    with inference_network_in_place(trainer), torch.no_grad():
         assert torch.equal(trainer.network(image)[0], expected)
     assert checkpoint["trainer_name"] == name
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -16,15 +15,14 @@ from nnunet_ssl import cli
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.losses.adversarial_masks import (
-    balanced_cross_entropy,
     flip_signs,
     least_squares_discriminator_loss,
     least_squares_generator_loss,
-    rescaled,
 )
 from nnunet_ssl.networks.mask_discriminator import MaskDiscriminator, mask_levels
 from nnunet_ssl.preprocessing.unpaired_masks import preprocess_masks
 from tests.golden.framework import record_calls
+from tests.golden.reference.adversarial_masks import balanced_cross_entropy, rescaled
 from tests.helpers.synthetic import make_dataset
 from tests.helpers.training import copy_batch, copy_dataset, make_trainer, started, weights_of
 
@@ -168,12 +166,11 @@ def raw(tmp_path, monkeypatch):
     return RawDataset.open(name), array
 
 
-QUIET = argparse.Namespace(verbose=False, no_pbar=True)
 
 
 def test_masks_are_resampled_and_keep_their_whole_field_of_view(raw, tmp_path):
     dataset, array = raw
-    preprocess_masks(dataset, "nnUNetPlans", ["3d_fullres"], [1], QUIET)
+    preprocess_masks(dataset, "nnUNetPlans", ["3d_fullres"], [1], show_progress=False)
     trainer = make_trainer(TRAINER, tmp_path, dataset.name, "3d_fullres", results=tmp_path / "results")
     started(trainer)
     masks = trainer.dataloader_train.data_loader.streams["masks"]._data
@@ -193,7 +190,7 @@ def test_the_command_preprocesses_masks_and_forgets_those_that_are_gone(raw, tmp
     file = tmp_path / "nnUNet_preprocessed" / dataset.name / "nnUNetPlans_2d_masks.json"
     assert list(json.loads(file.read_text())["cases"]) == ["other"]
     (dataset.folder / "masksUn" / "other.nii.gz").unlink()
-    preprocess_masks(dataset, "nnUNetPlans", ["2d"], [1], QUIET)
+    preprocess_masks(dataset, "nnUNetPlans", ["2d"], [1], show_progress=False)
     assert "0 done, 0 kept, 1 removed" in capsys.readouterr().out
     with pytest.raises(UserError, match="is empty, unfinished or"):
         make_trainer(TRAINER, tmp_path, dataset.name, results=tmp_path / "results").on_train_start()
@@ -206,7 +203,7 @@ def test_a_mask_that_does_not_fit_is_named(raw):
     with pytest.raises(
         UserError, match=r"(?s)bad\.nii\.gz: holds 3, 4; allowed in a mask are \[0, 1, 2\].*cut\.nii\.gz.*cannot be"
     ):
-        preprocess_masks(dataset, "nnUNetPlans", ["2d"], [1], QUIET)
+        preprocess_masks(dataset, "nnUNetPlans", ["2d"], [1], show_progress=False)
 
 
 def test_missing_and_stale_masks_and_masks_of_the_fold_are_refused(datasets, tmp_path):

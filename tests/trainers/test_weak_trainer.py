@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 
@@ -82,7 +81,6 @@ def test_unlabeled_images_are_left_out_and_that_is_said(datasets, tmp_path):
 
 # ------------------------------------------------------------------------------------------------------- dense labels
 
-SETTINGS = argparse.Namespace(verbose=False, no_pbar=True)
 
 
 @pytest.fixture
@@ -96,7 +94,7 @@ def sparse(tmp_path):
 
 def preprocess(name):
     raw = RawDataset.open(name)
-    preprocess_dense(raw, UnlabeledList.load(raw.folder / "unlabeled.json"), "nnUNetPlans", ["2d"], [1], SETTINGS)
+    preprocess_dense(raw, UnlabeledList.load(raw.folder / "unlabeled.json"), "nnUNetPlans", ["2d"], [1], show_progress=False)
 
 
 @pytest.mark.parametrize("trainer_name", [WEAK, "nnUNetTrainerMeanTeacher"])

@@ -15,7 +15,7 @@ images.
 
 Only stage 1 of the paper is here. Stage 2 (two networks of different architecture, trained in turn on hard labels and softened
 probabilities of frozen copies of both, which are exchanged for the best checkpoints every 20 epochs) is not; its losses are
-`nnunet_ssl.losses.points.partial_dice_ce` and `distillation_loss`.
+`tests.golden.reference.points.partial_dice_ce` and `distillation_loss`.
 
 Differs from the official code: L_annotated is nnU-Net's loss with the ignore label and deep supervision; both terms on the
 highest resolution; images in [0, 1] by the 0.5 and 99.5 percentiles of the patch; L_mCRF at half the resolution (official: a grid

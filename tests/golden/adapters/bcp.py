@@ -11,9 +11,10 @@ from torch import Tensor
 from nnunet_ssl.engine.ema import ema_update_tensors
 from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.losses.region import masked_cross_entropy, masked_dice_loss, region_loss
-from nnunet_ssl.patches.mixing import box_size, copy_paste, draw_box, draw_grid_of_boxes, draw_stripe, outside_boxes
+from nnunet_ssl.patches.mixing import box_size, copy_paste, draw_box, outside_boxes
 from nnunet_ssl.predictions.hard_labels import hard_labels, largest_components
 from tests.golden.framework import GoldenFile, grad
+from tests.golden.reference.mixing import draw_grid_of_boxes, draw_stripe
 
 TRAINER = "nnUNetTrainerBCP"
 USES = (
@@ -30,8 +31,8 @@ USES = (
     "nnunet_ssl.patches.mixing.outside_boxes",
 )
 REFERENCE_ONLY = {
-    "nnunet_ssl.patches.mixing.draw_grid_of_boxes": "a variant of the official ablation; the method has one box",
-    "nnunet_ssl.patches.mixing.draw_stripe": "a variant of the official ablation; the method has one box",
+    "tests.golden.reference.mixing.draw_grid_of_boxes": "a variant of the official ablation; the method has one box",
+    "tests.golden.reference.mixing.draw_stripe": "a variant of the official ablation; the method has one box",
 }
 
 # numbers that stand in the sidecar's `meaning` only

@@ -9,19 +9,15 @@ from torch import Tensor
 
 from nnunet_ssl.losses.partial_cross_entropy import partial_cross_entropy
 from nnunet_ssl.losses.region import one_hot
-from nnunet_ssl.losses.size import (
-    barrier_steepness,
-    extended_log_barrier,
-    precise_bounds,
-    scaled_bounds,
-    size_loss,
-    soft_sizes,
-)
-from nnunet_ssl.losses.tightness import projected_tightness, tightness_loss
-from nnunet_ssl.patches.boxes import bounding_boxes, box_rows, box_strips, fill_boxes, rows_from_corners
+from nnunet_ssl.losses.size import barrier_steepness, extended_log_barrier, scaled_bounds, size_loss, soft_sizes
+from nnunet_ssl.losses.tightness import tightness_loss
+from nnunet_ssl.patches.boxes import bounding_boxes, box_rows, box_strips
 from nnunet_ssl.predictions.probabilities import probabilities
 from tests.golden.framework import GoldenFile, grad
+from tests.golden.reference.boxes import fill_boxes, rows_from_corners
 from tests.golden.reference.multiple_instance import bag_loss, pairwise_smoothness
+from tests.golden.reference.size import precise_bounds
+from tests.golden.reference.tightness import projected_tightness
 
 TRAINER = "nnUNetTrainerBoxTightness"
 USES = (
@@ -38,16 +34,16 @@ USES = (
 _BAGS = "bags are another way to use boxes; the trainer has the tightness prior"
 REFERENCE_ONLY = {
     "nnunet_ssl.patches.boxes.bounding_boxes": "the trainer's boxes are components that know their class, from BoxTargets",
-    "nnunet_ssl.patches.boxes.fill_boxes": "the official strips are masks, ours are corners",
-    "nnunet_ssl.patches.boxes.rows_from_corners": "the order of corners in wsis-boundingbox",
+    "tests.golden.reference.boxes.fill_boxes": "the official strips are masks, ours are corners",
+    "tests.golden.reference.boxes.rows_from_corners": "the order of corners in wsis-boundingbox",
     "tests.golden.reference.multiple_instance.bag_loss": _BAGS,
     "tests.golden.reference.multiple_instance.bag_scores": _BAGS,
     "tests.golden.reference.multiple_instance.pairwise_smoothness": _BAGS,
     "nnunet_ssl.losses.partial_cross_entropy.partial_cross_entropy": "nnU-Net's loss has its own cross entropy",
     "nnunet_ssl.losses.region.one_hot": "for the true sizes",
-    "nnunet_ssl.losses.size.precise_bounds": "needs the true sizes, which no sparse label tells",
+    "tests.golden.reference.size.precise_bounds": "needs the true sizes, which no sparse label tells",
     "nnunet_ssl.losses.size.soft_sizes": "of nnUNetTrainerSizeConstraint",
-    "nnunet_ssl.losses.tightness.projected_tightness": "the trainer has slabs instead of projections",
+    "tests.golden.reference.tightness.projected_tightness": "the trainer has slabs instead of projections",
 }
 
 # numbers that stand in the sidecar's `meaning` only

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from nnunet_ssl.losses.combine import weighted_sum
-from nnunet_ssl.losses.dense_crf import bilateral_filter, dense_crf_energy, rloss_downscale
+from nnunet_ssl.losses.dense_crf import bilateral_filter
 from nnunet_ssl.predictions.probabilities import probabilities
 from tests.golden.framework import GoldenFile, grad
+from tests.golden.reference.dense_crf import dense_crf_energy, rloss_downscale
 
 TRAINER = "nnUNetTrainerScribbleDenseCRF"
 USES = (
@@ -18,8 +19,8 @@ USES = (
     "nnunet_ssl.losses.dense_crf.bilateral_filter",
 )
 REFERENCE_ONLY = {
-    "nnunet_ssl.losses.dense_crf.dense_crf_energy": "grows with the square of the image; the trainer has dense_crf_loss",
-    "nnunet_ssl.losses.dense_crf.rloss_downscale": "the official small grid; the trainer's has means over its cells",
+    "tests.golden.reference.dense_crf.dense_crf_energy": "grows with the square of the image; the trainer has dense_crf_loss",
+    "tests.golden.reference.dense_crf.rloss_downscale": "the official small grid; the trainer's has means over its cells",
 }
 
 # numbers that stand in the sidecar's `meaning` only: sigma of the position, scale of the grid, sigma there, weight

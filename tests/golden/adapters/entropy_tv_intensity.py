@@ -7,10 +7,10 @@ from typing import Any
 from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.losses.contour import contour_length
 from nnunet_ssl.losses.entropy import entropy_loss
-from nnunet_ssl.losses.intensity_variance import inter_class_deviation, intra_class_deviation
 from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.predictions.uncertainty import predictive_entropy
 from tests.golden.framework import GoldenFile, grad
+from tests.golden.reference.intensity_variance import inter_class_deviation, intra_class_deviation
 
 TRAINER = "nnUNetTrainerScribbleEntropyMin"
 USES = (
@@ -21,9 +21,9 @@ USES = (
 )
 REFERENCE_ONLY = {
     "nnunet_ssl.losses.contour.contour_length": "the term of nnUNetTrainerScribbleTV",
-    "nnunet_ssl.losses.intensity_variance.inter_class_deviation": "opposite to the stated aim, see the specification's sign "
+    "tests.golden.reference.intensity_variance.inter_class_deviation": "opposite to the stated aim, see the specification's sign "
     "problem; nnUNetTrainerScribbleIntensityVariance has the variance inside classes (golden file `points`)",
-    "nnunet_ssl.losses.intensity_variance.intra_class_deviation": "as inter_class_deviation",
+    "tests.golden.reference.intensity_variance.intra_class_deviation": "as inter_class_deviation",
 }
 NOT_FOLLOWED = {
     "pymic_tv": "a comparison of a list with 2 is never true, so 2D probabilities are pooled in 3D, across the classes",

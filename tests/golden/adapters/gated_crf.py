@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnunet_ssl.losses.gated_crf import GaussianKernel, gated_crf_loss, kernel_sum, kernel_window
+from nnunet_ssl.losses.gated_crf import GaussianKernel, gated_crf_loss
 from nnunet_ssl.predictions.probabilities import probabilities
 from tests.golden.framework import GoldenFile, grad
+from tests.golden.reference.gated_crf import kernel_sum, kernel_window
 
 TRAINER = "nnUNetTrainerScribbleGatedCRF"
 USES = (
@@ -15,8 +16,8 @@ USES = (
     "nnunet_ssl.losses.gated_crf.gated_crf_loss",
 )
 REFERENCE_ONLY = {
-    "nnunet_ssl.losses.gated_crf.kernel_sum": "to look at a kernel; a part of the loss",
-    "nnunet_ssl.losses.gated_crf.kernel_window": "to look at a kernel",
+    "tests.golden.reference.gated_crf.kernel_sum": "to look at a kernel; a part of the loss",
+    "tests.golden.reference.gated_crf.kernel_window": "to look at a kernel",
 }
 
 # numbers that stand in the sidecar's `meaning` only

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnunet_ssl.losses.adversarial_masks import (
-    balanced_cross_entropy,
-    least_squares_discriminator_loss,
-    least_squares_generator_loss,
-    rescaled,
-)
+from nnunet_ssl.losses.adversarial_masks import least_squares_discriminator_loss, least_squares_generator_loss
 from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.losses.region import split_ignored
 from tests.golden.framework import GoldenFile, grad
+from tests.golden.reference.adversarial_masks import balanced_cross_entropy, rescaled
 
 TRAINER = "nnUNetTrainerMAAG"
 USES = (
@@ -21,8 +17,8 @@ USES = (
     "nnunet_ssl.losses.combine.weighted_sum",
 )
 REFERENCE_ONLY = {
-    "nnunet_ssl.losses.adversarial_masks.balanced_cross_entropy": "the official loss on scribbles; ours is nnU-Net's",
-    "nnunet_ssl.losses.adversarial_masks.rescaled": "makes the official loss on scribbles as large as the adversarial one; "
+    "tests.golden.reference.adversarial_masks.balanced_cross_entropy": "the official loss on scribbles; ours is nnU-Net's",
+    "tests.golden.reference.adversarial_masks.rescaled": "makes the official loss on scribbles as large as the adversarial one; "
     "nnU-Net's loss keeps its size and may be 0 or negative",
     "nnunet_ssl.losses.region.split_ignored": "for the official loss on scribbles",
 }

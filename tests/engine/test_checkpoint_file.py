@@ -1,0 +1,82 @@
+"""What `nnunet_ssl.engine.checkpoints` writes: nnU-Net's own checkpoint and ours beside it, in one write."""
+
+from __future__ import annotations
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from tests.helpers.training import largest_difference, make_trainer, started
+
+
+def equal(first, second) -> bool:
+    """Equality of nested containers that hold tensors."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(equal(first[k], second[k]) for k in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(equal, first, second))
+    return first == second
+
+
+def test_all_that_nnunet_writes_is_in_our_file(datasets, tmp_path):
+    trainer = started(make_trainer("nnUNetTrainerCPS", *datasets(), results=tmp_path))
+    trainer.train_step(next(trainer.dataloader_train))
+    ours, stock = tmp_path / "ours.pth", tmp_path / "stock.pth"
+    trainer.save_checkpoint(str(ours))
+    nnUNetTrainer.save_checkpoint(trainer, str(stock))
+    ours, stock = (torch.load(file, weights_only=False) for file in (ours, stock))
+    assert ours.keys() == stock.keys() | {"ssl_state"}
+    assert stock["optimizer_state"]["state"] and stock["network_weights"]
+    for key, value in stock.items():
+        assert equal(value, ours[key]), key
+
+
+def test_a_key_that_a_later_nnunet_adds_is_kept(datasets, tmp_path, monkeypatch):
+    def later(self, filename):
+        torch.save({"network_weights": self.network.state_dict(), "new": 7, "optimizer_state": None}, filename)
+
+    trainer = started(make_trainer("nnUNetTrainerMeanTeacher", *datasets(), results=tmp_path))
+    monkeypatch.setattr(nnUNetTrainer, "save_checkpoint", later)
+    trainer.save_checkpoint(str(tmp_path / "c.pth"))
+    found = torch.load(tmp_path / "c.pth", weights_only=False)
+    assert found["new"] == 7 and found["ssl_state"]["iteration"] == 0
+    assert largest_difference(found["network_weights"], trainer.teacher.module.state_dict()) == 0
+
+
+def test_the_file_is_written_once(datasets, tmp_path, monkeypatch):
+    trainer = started(make_trainer("nnUNetTrainerMeanTeacher", *datasets(), results=tmp_path))
+    files, save = [], torch.save
+    monkeypatch.setattr(torch, "save", lambda content, file: (files.append(file), save(content, file)))
+    trainer.save_checkpoint(str(tmp_path / "c.pth"))
+    on_disk = [file for file in files if not hasattr(file, "read")]
+    assert len(on_disk) == 1
+    # what nnU-Net writes into memory on the way has no weights in it
+    (memory,) = (file for file in files if hasattr(file, "read"))
+    assert len(memory.getbuffer()) < 0.1 * (tmp_path / "c.pth").stat().st_size
+
+
+def test_the_network_is_back_after_an_error(datasets, tmp_path, monkeypatch):
+    trainer = started(make_trainer("nnUNetTrainerMeanTeacher", *datasets(), results=tmp_path))
+    network, optimizer = trainer.network, trainer.optimizer
+
+    def fails(self, filename):
+        raise OSError("no space")
+
+    monkeypatch.setattr(nnUNetTrainer, "save_checkpoint", fails)
+    try:
+        trainer.save_checkpoint(str(tmp_path / "c.pth"))
+    except OSError as error:
+        assert str(error) == "no space"
+    assert trainer.network is network and trainer.optimizer is optimizer
+    assert list(tmp_path.glob("*.pth")) == []
+
+
+def test_both_names_of_the_argument_are_accepted(datasets, tmp_path):
+    trainer = started(make_trainer("nnUNetTrainerMeanTeacher", *datasets(), results=tmp_path))
+    trainer.train_step(next(trainer.dataloader_train))
+    trainer.save_checkpoint(str(tmp_path / "c.pth"))
+    for name in ("filename_or_checkpoint", "checkpoint"):
+        other = make_trainer("nnUNetTrainerMeanTeacher", *datasets(), results=tmp_path / name)
+        other.load_checkpoint(**{name: tmp_path / "c.pth"})
+        assert other.iteration == 1
