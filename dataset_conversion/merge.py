@@ -9,244 +9,79 @@ import os
 import shutil
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nnunet_ssl.data.annotated_classes import KEY, PartialLabels
+from nnunet_ssl.data.derived import refuse_faulty_cases, under_construction
 from nnunet_ssl.data.files import damaged_file, wrong_number_of_channels
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset, read_case, read_label_map
-from nnunet_ssl.data.splits import split_hash
+from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
+from nnunet_ssl.data.splits import split_hash, write_splits
+from nnunet_ssl.data.staging import recover, target_folder
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, content_hash
-from nnunet_ssl.errors import LISTED_FAULTS, UserError, some
+from nnunet_ssl.dataset_conversion.merge_sources import (
+    Source,
+    check_sources,
+    load_map,
+    make_dataset_json,
+    read_sources,
+)
+from nnunet_ssl.errors import UserError, some
 
 DEFAULT_FOLDS = 5
 SECTIONS = {"labeled": "imagesTr", "unlabeled": "imagesUn", "test": "imagesTs"}
 LABELS = {"labeled": "labelsTr", "test": "labelsTs"}
-# formats whose label maps nnU-Net's reader writes as it has read them, without further files beside them
-READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", "NaturalImage2DIO")
 
 
-@dataclass(frozen=True)
-class Source:
-    """One data set to merge.
-
-    Attributes:
-        codes: label of its label maps -> label of the merged ones.
-        parts: common class -> its own classes that become it.
-        list: its unlabeled.json, None without one.
-        partial: its own partial labels, None where every case annotates everything.
-    """
-
-    raw: RawDataset
-    prefix: str
-    codes: Mapping[int, int]
-    parts: Mapping[str, frozenset[str]]
-    list: UnlabeledList | None
-    partial: PartialLabels | None
-
-    def annotated(self, case: str) -> list[str]:
-        """Common classes that a case annotates.
-
-        Raises:
-            UserError: it annotates a part of a common class only.
-        """
-        if self.partial is None:
-            return list(self.parts)
-        names = self.partial.names(case)
-        found = []
-        for common, own in self.parts.items():
-            if own <= names:
-                found.append(common)
-            elif own & names:
-                raise UserError(
-                    f"{self.raw.name}: case {case} annotates {', '.join(sorted(own & names))} but not "
-                    f"{', '.join(sorted(own - names))}, and the map makes one class '{common}' of both. Keep them apart in --map."
-                )
-        return found
-
-    def patient(self, case: str) -> str:
-        return self.prefix + (case if self.list is None else self.list.patient(case))
-
-
-# ---------------------------------------------------------------------------------------------------- what becomes what
-
-
-def _check_sources(raws: Sequence[RawDataset]) -> None:
-    """UserError for data sets that cannot be one."""
-    first = raws[0]
-    if len(raws) < 2 or len({raw.name for raw in raws}) < len(raws):
-        raise UserError(f"-i {' '.join(raw.name for raw in raws)}: allowed are two data sets or more, each once.")
-    for raw in raws:
-        file = raw.folder / "dataset.json"
-        if any(isinstance(value, list) for value in raw.dataset_json["labels"].values()):
-            raise UserError(
-                f"{file}: its labels are regions, which overlap. Allowed are classes that exclude each other: give the "
-                "data set plain labels."
-            )
-        if "dataset" in raw.dataset_json:
-            raise UserError(
-                f"{file}: the key 'dataset' names files elsewhere. Allowed are data sets with their images in imagesTr."
-            )
-        reader = raw.reader_writer_class().__name__
-        if reader not in READERS:
-            raise UserError(f"{raw.folder}: its files are read by {reader}; allowed are {', '.join(READERS)}.")
-        for key in ("file_ending", "overwrite_image_reader_writer"):
-            if raw.dataset_json.get(key) != first.dataset_json.get(key):
-                raise UserError(
-                    f"{file}: '{key}' is {raw.dataset_json.get(key)}, in {first.name} it is {first.dataset_json.get(key)}. They "
-                    "must agree: convert the files of one."
-                )
-        if _channels(raw) != _channels(first):
-            raise UserError(
-                f"{file}: the channels are {', '.join(_channels(raw))}, in {first.name} {', '.join(_channels(first))}. They must "
-                "agree in number, order and name (nnU-Net normalizes by the name): correct channel_names if the images do."
-            )
-
-
-def _channels(raw: RawDataset) -> list[str]:
-    return list(raw.dataset_json.get("channel_names", raw.dataset_json.get("modality")).values())
-
-
-def _load_map(file: Path | None) -> dict | None:
-    if file is None:
-        return None
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"--map {file} does not exist. `nnunet_ssl merge -h` shows an example.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"--map {file} is not valid JSON ({error}). `nnunet_ssl merge -h` shows an example.") from error
-    if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
-        raise UserError(f"--map {file} must give each data set an object. `nnunet_ssl merge -h` shows an example.")
-    return content
-
-
-def read_sources(
-    raws: Sequence[RawDataset], mapping: Mapping | None, file: Path | None, ignore: bool
-) -> tuple[dict[str, int], list[Source]]:
-    """The labels of the merged data set, and its sources.
+def merge_datasets(
+    names: Sequence[str],
+    dataset_id: int,
+    name: str,
+    *,
+    map_file: Path | None = None,
+    ignore: bool = False,
+    num_folds: int = DEFAULT_FOLDS,
+    num_processes: int = 8,
+    overwrite: bool = False,
+) -> Path:
+    """Write `nnUNet_raw/DatasetXXX_Name` with the cases of several raw data sets, and print what it holds.
 
     Args:
-        mapping: data set -> own class (label or name) -> common name or None; None: every class keeps its name.
-        ignore: whether there shall be an ignore label.
+        names: ids or names of the data sets to merge.
+        dataset_id, name: of the data set to make, the name without `DatasetXXX_`.
+        map_file: the common name of every class; None: every class keeps its name.
+        ignore: whether the data set gets an ignore label, for classes that are not wanted.
+        num_folds: number of folds in splits_final.json.
 
     Raises:
-        UserError: an unknown data set or class in the map, a class that it forgets or names twice, null without ignore label.
+        UserError: data sets that cannot be one, a map that does not fit, faulty cases, an existing data set, a full disk.
     """
-    rest = dict(mapping or {})
-    chosen = []
-    for raw in raws:
-        keys = [key for key in (raw.name, raw.name[7:10], str(int(raw.name[7:10]))) if key in rest]
-        if mapping is not None and len(keys) != 1:
-            raise UserError(
-                f"--map {file}: {raw.name} is named {'twice' if keys else 'nowhere'} (found: {', '.join(mapping)}). Allowed is "
-                f"once, as {int(raw.name[7:10])} or {raw.name}."
-            )
-        chosen.append(_common_names(raw, rest.pop(keys[0]) if keys else None, file))
-    if rest:
-        raise UserError(f"--map {file}: {', '.join(rest)} is not among the data sets of -i. Remove it.")
-    names = list(dict.fromkeys(common for names in chosen for common in names.values() if common is not None))
-    ignore = ignore or any("ignore" in raw.dataset_json["labels"] for raw in raws)
-    labels = {"background": 0, **{name: i for i, name in enumerate(names, start=1)}}
-    if ignore:
-        labels["ignore"] = len(labels)
-    sources = []
-    for raw, names, prefix in zip(raws, chosen, _prefixes(raws), strict=True):
-        own = raw.dataset_json["labels"]
-        unwanted = [name for name, common in names.items() if common is None]
-        if unwanted and not ignore:
-            raise UserError(
-                f"--map {file}: {raw.name} maps {', '.join(unwanted)} to null, and there is no ignore label for these voxels "
-                "(they must not become background). Add --ignore."
-            )
-        codes = {0: 0} | {own[name]: labels["ignore" if common is None else common] for name, common in names.items()}
-        if "ignore" in own:
-            codes[own["ignore"]] = labels["ignore"]
-        parts = {
-            common: frozenset(name for name, other in names.items() if other == common)
-            for common in labels
-            if common in names.values()
-        }
-        if not parts:
-            raise UserError(f"--map {file}: no class of {raw.name} is wanted. Leave the data set out of -i.")
-        found = raw.folder / LIST_FILE
-        case_list = UnlabeledList.load(found) if found.is_file() else None
-        partial = PartialLabels.of(raw.dataset_json, raw.folder / "dataset.json")
-        sources.append(Source(raw, prefix, codes, parts, case_list, partial))
-    return labels, sources
-
-
-def _common_names(raw: RawDataset, mapping: Mapping | None, file: Path | None) -> dict[str, str | None]:
-    """Own class -> common name, None where it is not wanted."""
-    own = {name: label for name, label in raw.dataset_json["labels"].items() if name != "ignore" and label != 0}
-    if mapping is None:
-        return {name: name for name in own}
-    by_label = {str(label): name for name, label in own.items()}
-    names: dict[str, str | None] = {}
-    for key, common in mapping.items():
-        name = by_label.get(key, key)
-        if name not in own:
-            allowed = ", ".join(f"{label} ({name})" for label, name in by_label.items())
-            raise UserError(f"--map {file}: {raw.name} has no class '{key}'. Allowed: {allowed}.")
-        if name in names:
-            raise UserError(f"--map {file}: {raw.name} has '{name}' twice, by label and by name. Delete one.")
-        if common is not None and (not isinstance(common, str) or common in ("", "background", "ignore")):
-            raise UserError(
-                f"--map {file}: {raw.name}, class '{key}' becomes {json.dumps(common)}. Allowed: a name other than background "
-                "and ignore, or null."
-            )
-        names[name] = common
-    forgotten = [name for name in own if name not in names]
-    if forgotten:
+    target = target_folder(dataset_id, name, option="-o")
+    if num_folds < 2 or num_processes < 1:
+        raise UserError(f"-f {num_folds}, -np {num_processes}: allowed are 2 folds or more, and 1 process or more.")
+    raws = [RawDataset.open(name_or_id) for name_or_id in names]
+    check_sources(raws)
+    if target.name in [raw.name for raw in raws]:
+        raise UserError(f"-o {dataset_id}: {target.name} is one of the data sets to merge. Give a free id.")
+    classes, sources = read_sources(raws, load_map(map_file), map_file, ignore)
+    dataset_json = make_dataset_json(name, classes, sources)
+    stratified_folds(sources, _patients(sources), num_folds)  # too many folds are refused before anything is copied
+    recover(target)
+    if target.exists() and not overwrite:
         raise UserError(
-            f"--map {file}: {raw.name} has {', '.join(forgotten)}, for which the map has no name. Add it, or null if the class "
-            "is not wanted."
+            f"{target} exists. Allowed: a free id (-o), or --overwrite, which replaces the folder once the new one is complete."
         )
-    return {name: names[name] for name in own}  # in the order of dataset.json
-
-
-def _prefixes(raws: Sequence[RawDataset]) -> list[str]:
-    """A prefix for the case ids of each data set; none is the beginning of another."""
-    for prefixes in (
-        [f"{raw.name[11:]}_" for raw in raws],
-        [f"{raw.name[7:]}_" for raw in raws],
-    ):
-        if not any(a is not b and b.startswith(a) for a in prefixes for b in prefixes):
-            return prefixes
-    return [f"{raw.name[7:10]}_{raw.name[11:]}_" for raw in raws]
-
-
-def make_dataset_json(name: str, labels: Mapping[str, int], sources: Sequence[Source]) -> dict:
-    """The merged dataset.json. UserError for a case that annotates a part of a common class."""
-    first = sources[0].raw.dataset_json
-    entries, cases = {}, {}
-    for source in sources:
-        everything = list(source.parts)
-        entries[source.raw.name[7:]] = {"prefix": source.prefix, "annotated": everything}
-        for case in (*source.raw.labeled, *source.raw.test):
-            annotated = source.annotated(case)
-            if annotated != everything:
-                cases[source.prefix + case] = annotated
-    merged = {
-        "name": name,
-        "channel_names": dict(first.get("channel_names", first.get("modality"))),
-        "labels": dict(labels),
-        "numTraining": sum(len(source.raw.labeled) for source in sources),
-        "file_ending": first["file_ending"],
-        KEY: {"default": "all", "sources": entries} | ({"cases": cases} if cases else {}),
-        "nnunet_ssl": {
-            "merged_from": {
-                source.raw.name: {str(own): label for own, label in sorted(source.codes.items())} for source in sources
-            }
-        },
-    }
-    if "overwrite_image_reader_writer" in first:
-        merged["overwrite_image_reader_writer"] = first["overwrite_image_reader_writer"]
-    return merged
+    with under_construction(target) as staging:
+        records = _copy_cases(sources, dataset_json, staging, num_processes, target.name)
+        splits = stratified_folds(sources, _one_patient_per_image(_patients(sources), records), num_folds)
+        (staging / "dataset.json").write_text(json.dumps(dataset_json, indent=4) + "\n", encoding="utf-8")
+        records.save(staging / LIST_FILE)
+        write_splits(staging / SPLITS_FILE, splits, overwrite=False)
+    _report(dataset_id, target, sources, dataset_json, records, splits)
+    return target
 
 
 # -------------------------------------------------------------------------------------------------------------- the files
@@ -289,11 +124,8 @@ def _copy_cases(
         getattr(records, section)[name] = CaseRecord(f"{source.raw.name}/{SECTIONS[section]}/{case}", digest)
         if section != "labeled" and source.list is not None and case in source.list.groups:
             records.groups[name] = source.patient(case)
-        faults += [fault] if fault else []
-    if faults:
-        listed = "\n".join(f"  - {fault}" for fault in sorted(faults)[:LISTED_FAULTS])
-        more = f"\n  ... and {len(faults) - LISTED_FAULTS} more" if len(faults) > LISTED_FAULTS else ""
-        raise UserError(f"{len(faults)} of {len(jobs)} cases cannot be merged; nothing was written.\n{listed}{more}")
+        faults.append(fault)
+    refuse_faulty_cases(faults, len(jobs), "merged")
     return records
 
 

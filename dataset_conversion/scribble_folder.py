@@ -110,10 +110,13 @@ def run(args: argparse.Namespace) -> None:
     else:
         origin = "the input"
         parts = [list(dict.fromkeys(case.patient for case in cases)), [], []]
-    parts[2] += list(dict.fromkeys(case.patient for case in test_cases))
+    train, validation, test = parts
+    test += list(dict.fromkeys(case.patient for case in test_cases))
     assignment = assign_by_patient(
         [*cases, *test_cases],
-        *parts,
+        train,
+        validation,
+        test,
         args.labeled,
         args.seed,
         origin,

@@ -1,4 +1,4 @@
-"""`nnunet_ssl check`."""
+"""`nnunet_ssl check`: counts, leaks, images that look alike."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from nnunet_ssl.data.inspection import _print, check_dataset
+from nnunet_ssl.data.inspection import check_dataset
+from nnunet_ssl.data.inspection_report import print_report
 from nnunet_ssl.errors import UserError
 
 DESCRIPTION = (
@@ -15,8 +16,6 @@ DESCRIPTION = (
     "test images, by id, by content and by patient. Also lists images that look alike and unusual geometries. Exit status "
     "1 on a leak."
 )
-
-
 EXAMPLE = "example:\n  nnunet_ssl check -d 101 -np 4 --json check.json"
 
 
@@ -45,8 +44,14 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.json and not Path(args.json).resolve().parent.is_dir():
         raise UserError(f"--json {args.json}: the folder {Path(args.json).resolve().parent} does not exist. Create it.")
-    report = check_dataset(args.d, args.np, args.near_duplicate_threshold, args.strict, not args.no_pbar)
-    _print(report, args.near_duplicate_threshold)
+    report = check_dataset(
+        args.d,
+        args.np,
+        threshold=args.near_duplicate_threshold,
+        strict=args.strict,
+        show_progress=not args.no_pbar,
+    )
+    print_report(report, args.near_duplicate_threshold)
     if args.json:
         Path(args.json).write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     return 1 if report.leaks else 0

@@ -1,19 +1,15 @@
-"""`nnunet_ssl compare`."""
+"""`nnunet_ssl compare`: trainers on the same cases, with paired tests."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from nnunet_ssl.evaluation.comparison import compare
-
 DESCRIPTION = """\
 Compare trainers on the validation cases of their folds or, with --test, on the test cases (imagesTs, labelsTs).
 Dice, Jaccard, 95HD, ASD and ASSD per class in voxels and mm, means with bootstrap intervals, and a paired
 Wilcoxon signed-rank test of every trainer against the first. Writes compare.md, compare_cases.csv,
 compare_summary.csv and compare.png. Runs that do not share one split are refused."""
-
-
 EXAMPLE = """\
 example:
   nnunet_ssl compare -d 101 -c 3d_fullres -f 0 -tr nnUNetTrainer nnUNetTrainerMeanTeacher --test"""
@@ -72,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from nnunet_ssl.evaluation.comparison import compare
     from nnunet_ssl.evaluation.test_predictions import PredictionSettings
 
     compare(

@@ -1,9 +1,11 @@
-"""`nnunet_ssl convert DATASET ...`: each data set is a module of this folder with its own arguments."""
+"""`nnunet_ssl convert DATASET ...`: a public data set in nnU-Net raw format; each has a module with its own arguments."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+
+from nnunet_ssl.commands.arguments import make_parser
 
 # name on the command line -> module, what it is
 DATASETS: dict[str, tuple[str, str]] = {
@@ -32,11 +34,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     module = importlib.import_module(DATASETS[args.dataset][0])
-    parser = argparse.ArgumentParser(
-        prog=f"nnunet_ssl convert {args.dataset}",
-        description=module.DESCRIPTION,
-        epilog=module.EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.add_arguments(parser)
-    return module.run(parser.parse_args(args.arguments))
+    return module.run(make_parser(f"convert {args.dataset}", module).parse_args(args.arguments))

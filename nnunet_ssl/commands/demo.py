@@ -4,7 +4,7 @@ Phantoms (or, with --data, a real copy of LA) are converted, planned and preproc
 Teacher are trained on few labels, predict the test cases and are compared. Every step but the first and the last is a
 public command: it is printed, run as a process of its own, and its output kept in `logs/`.
 
-The networks are small (`nnunet_ssl.plans.small`) and the trainings short, so the numbers say that everything works and
+The networks are small (`nnunet_ssl.plans.small`) and the runs short, so the numbers say that everything works and
 not how good a method is.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from nnunet_ssl.errors import UserError
 DESCRIPTION = """\
 Phantoms -> convert -> plan and preprocess -> train nnU-Net and Mean Teacher -> predict -> compare, with the public
 commands, which are printed. Ends with a table and a figure of image, truth and predictions. Small networks and
-short trainings: it shows that everything works, not how good a method is. Run again, it continues where it stopped."""
+short runs: it shows that everything works, not how good a method is. Run again, it continues where it stopped."""
 EXAMPLE = """\
 example:
   nnunet_ssl demo
@@ -35,6 +34,7 @@ DATASET_ID = 101
 DATASET = "Dataset101_LA"
 FORMAT = 1
 N_TRAIN, N_TEST, N_SHOWN = 24, 8, 3
+LABELS = ("nnU-Net", "Mean Teacher")  # of the trainers
 STATE_FILE, TABLE_FILE, FIGURE_FILE = "demo.json", "comparison", "demo.png"
 MADE_HERE = ("phantoms", "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "predictions", "logs", TABLE_FILE)
 
@@ -165,11 +165,11 @@ def plan_steps(work: Path, settings: Settings, device: str, num_processes: int) 
             lambda: _add_small_configuration(work, settings.config),
         ),
     ]
-    for trainer, label in zip(settings.trainers, ("nnU-Net", "Mean Teacher")):
+    for trainer, label in zip(settings.trainers, LABELS):
         model = work / "nnUNet_results" / DATASET / f"{trainer}__nnUNetPlans__{config}"
         words = ["nnUNetv2_train", dataset, config, "0", "-tr", trainer, "-device", device]
         steps.append(Step(f"train_{trainer}", f"train {label}", words, (model,)))
-    for trainer, label in zip(settings.trainers, ("nnU-Net", "Mean Teacher")):
+    for trainer, label in zip(settings.trainers, LABELS):
         output = work / "predictions" / trainer
         words = [
             "nnUNetv2_predict",
@@ -251,50 +251,10 @@ def _add_small_configuration(work: Path, config: str) -> None:
     add_small_configuration(plans_file, config, patch, size.batch_size, size.features)
 
 
-def draw_figure(work: Path, settings: Settings) -> Path:
-    """Image, truth and both predictions of the first test cases, in the slice with most of the truth.
-
-    Writes `demo.png`: truth in green, predictions in orange, with the Dice of the volume.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    import numpy as np
-    import SimpleITK as sitk
+def draw_figure(work: Path, settings: Settings) -> None:
+    from nnunet_ssl.evaluation.predictions_figure import write_predictions_figure
 
     raw = work / "nnUNet_raw" / DATASET
-    cases = sorted(file.name.removesuffix(".nii.gz") for file in (raw / "labelsTs").glob("*.nii.gz"))[:N_SHOWN]
-    titles = ("image", "truth", "nnU-Net", "Mean Teacher")
-    figure, axes = plt.subplots(len(cases), 4, figsize=(10, 2.6 * len(cases)), squeeze=False)
-    for row, case in zip(axes, cases):
-        files = [raw / "imagesTs" / f"{case}_0000.nii.gz", raw / "labelsTs" / f"{case}.nii.gz"]
-        files += [work / "predictions" / trainer / f"{case}.nii.gz" for trainer in settings.trainers]
-        image, truth, *predictions = (sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in files)
-        slice_index = int(np.argmax((truth > 0).sum((1, 2))))
-        for column, axis in enumerate(row):
-            axis.imshow(image[slice_index], cmap="gray", vmin=image.min(), vmax=np.percentile(image, 99.8))
-            axis.set_xticks([])
-            axis.set_yticks([])
-            title = titles[column]
-            if column >= 1:
-                _outline(axis, truth[slice_index] > 0, "limegreen")
-            if column >= 2:
-                prediction = predictions[column - 2] > 0
-                _outline(axis, prediction[slice_index], "orange")
-                total = prediction.sum() + (truth > 0).sum()
-                dice = 2 * (prediction & (truth > 0)).sum() / total if total else math.nan
-                title = f"{title}: Dice {100 * dice:.1f} %"
-            axis.set_title(title, fontsize=9)
-        row[0].set_ylabel(f"{case[:12]}\nslice {slice_index}", fontsize=8)
-    figure.suptitle(f"{settings.labeled} labeled cases; truth green, prediction orange", fontsize=10)
-    figure.tight_layout()
-    file = work / FIGURE_FILE
-    figure.savefig(file, dpi=150)
-    plt.close(figure)
-    return file
-
-
-def _outline(axis, mask, color: str) -> None:
-    if mask.any():
-        axis.contour(mask, [0.5], colors=color, linewidths=1.2)
+    predictions = dict(zip(LABELS, (work / "predictions" / trainer for trainer in settings.trainers), strict=True))
+    title = f"{settings.labeled} labeled cases; truth green, prediction orange"
+    write_predictions_figure(work / FIGURE_FILE, raw / "imagesTs", raw / "labelsTs", predictions, N_SHOWN, title)

@@ -1,30 +1,12 @@
-"""`nnunet_ssl expand`."""
+"""`nnunet_ssl expand`: sparse labels grown over what the images tie to them."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import asdict
 
-from nnunet_ssl.data.dense_files import dense_files
-from nnunet_ssl.data.derived import add_writing_arguments, carried_lists, place_files, same_request, under_construction
-from nnunet_ssl.data.raw_dataset import RawDataset
-from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
-from nnunet_ssl.data.splits import write_splits
-from nnunet_ssl.data.staging import recover, target_folder
-from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
-from nnunet_ssl.errors import UserError
-from nnunet_ssl.weak import contact_sheet
-from nnunet_ssl.weak.expansion import (
-    IN_SLICES,
-    METHODS,
-    SHEET,
-    _dataset_json,
-    _make_labels,
-    _report,
-    read_codes,
-    read_method,
-)
+from nnunet_ssl.commands.arguments import add_relabeling_arguments, add_writing_arguments
+from nnunet_ssl.weak.expansion import LIMITS, METHODS, expand_dataset, make_method
+from nnunet_ssl.weak.relabeling import Writing
 
 DESCRIPTION = (
     "Expand scribbles or points into denser labels, before training: copy a raw data set whose labels have nnU-Net's ignore label\n"
@@ -37,8 +19,6 @@ DESCRIPTION = (
     "  geodesic       the class with the shortest path to a seed, along which steps between equal intensities are short, where\n"
     "                 it is below --threshold (0.2) times the longest of the class; --weight, --iterations. In volumes; --slices"
 )
-
-
 EXAMPLE = (
     "example:\n"
     "  nnunet_ssl expand -d 127 -o 128 --method random_walker\n"
@@ -47,9 +27,7 @@ EXAMPLE = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-d", required=True, help="[REQUIRED] id or name of the data set with sparse labels")
-    parser.add_argument("-o", type=int, required=True, metavar="ID", help="[REQUIRED] id of the data set to be made")
-    parser.add_argument("-name", help="[OPTIONAL] its name after DatasetXXX_. Default: the name of -d and the method")
+    add_relabeling_arguments(parser, "sparse", "method")
     parser.add_argument("--method", required=True, choices=METHODS, help="[REQUIRED] see above")
     parser.add_argument(
         "--threshold",
@@ -77,43 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="[OPTIONAL] expand in every slice across the axis of the largest spacing by itself",
     )
     where.add_argument("--volume", action="store_true", help="[OPTIONAL] expand in the volume")
-    add_writing_arguments(parser)
+    add_writing_arguments(parser, links=True)
 
 
 def run(args: argparse.Namespace) -> None:
-    method = read_method(args)
-    raw = RawDataset.open(args.d)
-    names, ignore = read_codes(raw)
-    target = target_folder(args.o, args.name or f"{raw.name.partition('_')[2]}_{args.method}", option="-o")
-    if target == raw.folder.absolute():
-        raise UserError(f"-o {args.o}: this is the data set with the sparse labels. Give a free id.")
-    per_slice = args.slices or (IN_SLICES[args.method] and not args.volume)
-    case_list, splits = carried_lists(raw)
-    dataset_json = _dataset_json(raw, target, args.method, method, per_slice)
-    recover(target)
-    if target.exists() and not args.overwrite:
-        if same_request(target, dataset_json, sorted(raw.labeled)):
-            print(f"{target} already holds these expanded labels; nothing is written. --overwrite makes them again.")
-            return
-        raise UserError(
-            f"{target} exists and holds something else: cases, method or options differ. Allowed: a free id (-o), or "
-            "--overwrite, which replaces the folder once the new one is complete."
-        )
-    with under_construction(target) as staging:
-        linked = place_files(raw, dense_files(raw), staging, args.copy)
-        made = _make_labels(raw, method, per_slice, names, ignore, staging, args.np, target.name)
-        (staging / "dataset.json").write_text(json.dumps(dataset_json, indent=4) + "\n", encoding="utf-8")
-        if case_list is not None:
-            case_list.save(staging / LIST_FILE)
-        if splits is not None:
-            write_splits(staging / SPLITS_FILE, splits, overwrite=False)
-        contact_sheet.write_contact_sheet(
-            staging / SHEET,
-            [result.tiles for result in made.values() if result.tiles],
-            f"{target.name}: {args.method} ({', '.join(f'{k} {v:g}' for k, v in asdict(method).items())}) "
-            f"in {'slices' if per_slice else 'volumes'}",
-            names,
-            contact_sheet.Side("annotated", ignore, 0.95, rings=True),
-            contact_sheet.Side("expanded", ignore, 0.45),
-        )
-    _report(target, args.o, raw, names, ignore, made, linked)
+    expand_dataset(
+        args.d,
+        args.method,
+        make_method(args.method, {name: getattr(args, name) for name in LIMITS}),
+        Writing(args.o, args.name, args.np, args.copy, args.overwrite),
+        per_slice=args.slices if args.slices or args.volume else None,
+    )

@@ -1,4 +1,4 @@
-"""`nnunet_ssl export`."""
+"""`nnunet_ssl export`: a model that stock nnU-Net loads without this package."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ DESCRIPTION = (
     "Write a trained model to a folder of its own so that nnU-Net predicts with it where nnunet_ssl is not installed. The "
     "original stays as it is."
 )
-
-
 EXAMPLE = """example:
   nnunet_ssl export -d 101 -c 3d_fullres -tr nnUNetTrainerMeanTeacher -f 0 -o LA_model
   nnUNetv2_predict_from_modelfolder -i imagesTs -o pred -m LA_model -f 0"""
@@ -40,9 +38,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     source = model_folder(args.d, args.tr, args.p, args.c)
-    folds = export_model(source, args.o, args.c, args.f, args.chk, args.overwrite)
-    checkpoint = "" if args.chk == "checkpoint_final.pth" else f" -chk {args.chk}"
-    print(
-        f"Exported {source.name}, fold {' '.join(folds)}, to {args.o}. Predict with stock nnU-Net:\n"
-        f"  nnUNetv2_predict_from_modelfolder -i INPUT -o OUTPUT -m {args.o} -f {' '.join(folds)}{checkpoint}"
-    )
+    export_model(source, args.o, args.c, folds=args.f, checkpoint=args.chk, overwrite=args.overwrite)

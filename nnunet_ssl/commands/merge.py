@@ -1,29 +1,12 @@
-"""`nnunet_ssl merge`."""
+"""`nnunet_ssl merge`: one data set with partial labels from several with different classes."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 from pathlib import Path
 
-from nnunet_ssl.data.raw_dataset import RawDataset
-from nnunet_ssl.data.splits import write_splits
-from nnunet_ssl.data.staging import disk_message, put_in_place, recover, staging_folder, target_folder
-from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
-from nnunet_ssl.dataset_conversion.merge import (
-    DEFAULT_FOLDS,
-    _check_sources,
-    _copy_cases,
-    _load_map,
-    _one_patient_per_image,
-    _patients,
-    _report,
-    make_dataset_json,
-    read_sources,
-    stratified_folds,
-)
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.commands.arguments import add_writing_arguments
+from nnunet_ssl.dataset_conversion.merge import DEFAULT_FOLDS, merge_datasets
 
 DESCRIPTION = """\
 Merge raw data sets with different classes into one with partial labels: the liver of one, the kidneys of another. Case ids
@@ -33,8 +16,6 @@ classes a case annotates. imagesTr, imagesUn and imagesTs are copied. Every fold
 The map gives each data set (number or name) the common name of its classes, by label number or by class name; null for a
 class that is not wanted: its voxels get the ignore label (--ignore), never background.
   {"9": {"1": "spleen"}, "17": {"spleen": "spleen", "right_kidney": "kidney", "left_kidney": "kidney", "aorta": null}}"""
-
-
 EXAMPLE = """\
 example:
   nnunet_ssl merge -i 9 17 -o 203 -name Abdomen --map map.json
@@ -63,41 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-f", type=int, default=DEFAULT_FOLDS, metavar="N", help=f"[OPTIONAL] number of folds. Default: {DEFAULT_FOLDS}"
     )
-    parser.add_argument("-np", type=int, default=8, metavar="N", help="[OPTIONAL] number of processes. Default: 8")
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="[OPTIONAL] replace an existing data set of this id and name, once the new one is complete",
-    )
+    add_writing_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    target = target_folder(args.o, args.name, option="-o")
-    if args.f < 2 or args.np < 1:
-        raise UserError(f"-f {args.f}, -np {args.np}: allowed are 2 folds or more, and 1 process or more.")
-    raws = [RawDataset.open(name) for name in args.i]
-    _check_sources(raws)
-    if target.name in [raw.name for raw in raws]:
-        raise UserError(f"-o {args.o}: {target.name} is one of the data sets to merge. Give a free id.")
-    classes, sources = read_sources(raws, _load_map(args.map), args.map, args.ignore)
-    dataset_json = make_dataset_json(args.name, classes, sources)
-    stratified_folds(sources, _patients(sources), args.f)  # too many folds are refused before anything is copied
-    recover(target)
-    if target.exists() and not args.overwrite:
-        raise UserError(
-            f"{target} exists. Allowed: a free id (-o), or --overwrite, which replaces the folder once the new one is complete."
-        )
-    staging = staging_folder(target)
-    try:
-        staging.mkdir(parents=True)
-        records = _copy_cases(sources, dataset_json, staging, args.np, target.name)
-        splits = stratified_folds(sources, _one_patient_per_image(_patients(sources), records), args.f)
-        (staging / "dataset.json").write_text(json.dumps(dataset_json, indent=4) + "\n", encoding="utf-8")
-        records.save(staging / LIST_FILE)
-        write_splits(staging / "splits_final.json", splits, overwrite=False)
-        put_in_place(staging, target)
-    except OSError as error:
-        raise UserError(disk_message(error, target)) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    _report(args.o, target, sources, dataset_json, records, splits)
+    merge_datasets(
+        args.i,
+        args.o,
+        args.name,
+        map_file=args.map,
+        ignore=args.ignore,
+        num_folds=args.f,
+        num_processes=args.np,
+        overwrite=args.overwrite,
+    )

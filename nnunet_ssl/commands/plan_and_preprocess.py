@@ -1,19 +1,18 @@
-"""`nnunet_ssl plan_and_preprocess`."""
+"""`nnunet_ssl plan_and_preprocess`: nnU-Net's planning and preprocessing, then the unlabeled images."""
 
 from __future__ import annotations
 
 import argparse
 
+from nnunet_ssl.commands.arguments import add_preprocessing_arguments
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.errors import UserError
-from nnunet_ssl.preprocessing.planning import _plan_and_preprocess
+from nnunet_ssl.preprocessing.planning import Manner, Planning, plan_and_preprocess
 
 DESCRIPTION = (
     "nnU-Net's fingerprint, planning and preprocessing of the labeled cases, then the unlabeled images with the same plans. "
     "The plans are those of nnUNetv2_plan_and_preprocess; running it again does only what is missing."
 )
-
-
 EXAMPLE = "example:\n  nnunet_ssl plan_and_preprocess -d 101 -c 3d_fullres -pl nnUNetPlannerResEncM"
 
 
@@ -53,27 +52,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no_pp", action="store_true", help="[OPTIONAL] only fingerprint and plans")
     parser.add_argument("--clean", action="store_true", help="[OPTIONAL] do everything anew, also what is up to date")
     parser.add_argument("--rehash", action="store_true", help="[OPTIONAL] do not trust the hashes in unlabeled.json")
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="[OPTIONAL] replace a different splits_final.json in nnUNet_preprocessed by that of the raw data set "
-        "(a copy is kept)",
-    )
-    parser.add_argument("--verbose", action="store_true", help="[OPTIONAL] print what nnU-Net does")
-    parser.add_argument("--no_pbar", action="store_true", help="[OPTIONAL] no progress bars")
+    add_preprocessing_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     if args.np is not None and len(args.np) not in (1, len(args.c)):
         raise UserError(f"-np has {len(args.np)} numbers; allowed are 1 or {len(args.c)}, one per configuration of -c.")
-    if args.overwrite_target_spacing is not None:
-        try:
-            spacing = [float(number) for number in args.overwrite_target_spacing]
-        except ValueError:
-            spacing = []
-        if len(spacing) != 3 or min(spacing) <= 0:
-            raise UserError(
-                f"-overwrite_target_spacing is {' '.join(args.overwrite_target_spacing)}; allowed are three positive numbers."
-            )
+    planning = Planning(
+        planner=args.pl,
+        fingerprint_extractor=args.fpe,
+        preprocessor=args.preprocessor_name,
+        gpu_memory_target=args.gpu_memory_target,
+        target_spacing=args.overwrite_target_spacing and _spacing(args.overwrite_target_spacing),
+        plans_name=args.overwrite_plans_name,
+    )
+    manner = Manner(
+        processes_for_fingerprint=args.npfp,
+        verify=args.verify_dataset_integrity,
+        clean=args.clean,
+        verbose=args.verbose,
+        show_progress=not args.no_pbar,
+    )
     for name_or_id in args.d:
-        _plan_and_preprocess(RawDataset.open(name_or_id), args)
+        plan_and_preprocess(
+            RawDataset.open(name_or_id),
+            args.c,
+            planning,
+            manner,
+            num_processes=args.np,
+            only_plan=args.no_pp,
+            rehash=args.rehash,
+            overwrite=args.overwrite,
+        )
+
+
+def _spacing(texts: list[str]) -> list[float]:
+    try:
+        spacing = [float(number) for number in texts]
+    except ValueError:
+        spacing = []
+    if len(spacing) != 3 or min(spacing) <= 0:
+        raise UserError(f"-overwrite_target_spacing is {' '.join(texts)}; allowed are three positive numbers.")
+    return spacing

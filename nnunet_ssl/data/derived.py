@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import json
 import os
 import shutil
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,23 +20,7 @@ from nnunet_ssl.data.splits import load_splits
 from nnunet_ssl.data.staging import disk_message, put_in_place, staging_folder
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
-from nnunet_ssl.errors import UserError
-
-
-def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
-    """args.np, .copy and .overwrite of a command that makes a data set from another one."""
-    parser.add_argument("-np", type=int, default=8, metavar="N", help="[OPTIONAL] number of processes. Default: 8")
-    parser.add_argument(
-        "--copy",
-        action="store_true",
-        help="[OPTIONAL] copy images and dense labels. Default: hard links, which need no space and are independent names of "
-        "the same file",
-    )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="[OPTIONAL] replace an existing data set of this id and name, once the new one is complete",
-    )
+from nnunet_ssl.errors import LISTED_FAULTS, UserError
 
 
 @contextlib.contextmanager
@@ -107,6 +90,15 @@ def place_files(raw: RawDataset, dense: Mapping[str, str], staging: Path, copy: 
                 copy = True
         shutil.copyfile(source, target)
     return not copy
+
+
+def refuse_faulty_cases(faults: Iterable[str], number: int, verb: str) -> None:
+    """UserError that lists the faults of a data set of `number` cases, if there are any; `verb`: what cannot be done."""
+    faults = sorted(fault for fault in faults if fault)
+    if faults:
+        listed = "\n".join(f"  - {fault}" for fault in faults[:LISTED_FAULTS])
+        more = f"\n  ... and {len(faults) - LISTED_FAULTS} more" if len(faults) > LISTED_FAULTS else ""
+        raise UserError(f"{len(faults)} of {number} cases cannot be {verb}; nothing was written.\n{listed}{more}")
 
 
 def read_label(case: str, file: str, reader: type, codes: Collection[int]) -> tuple[np.ndarray, dict]:

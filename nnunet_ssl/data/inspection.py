@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from nnunet_ssl.data.files import wrong_number_of_channels
+from nnunet_ssl.data.inspection_report import Pair, Report
 from nnunet_ssl.data.leakage import find_overlaps
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import FOLDERS, RawDataset, preprocessed_folder, read_case
@@ -30,35 +31,6 @@ from nnunet_ssl.errors import UserError
 DETAIL_THRESHOLD = 0.6  # fine structure agrees this much only in scans of one patient (seen on LA and ACDC)
 OUTLIER_DEVIATIONS = 3.5  # robust standard deviations (Iglewicz and Hoaglin, 1993), of logarithms
 OUTLIER_FACTOR = 1.5  # a value within this factor of the median is never an outlier
-
-
-@dataclass
-class Pair:
-    """Two images that look alike; `crosses` names the line between training and evaluation that they are on."""
-
-    case: str
-    other: str
-    correlation: float
-    detail: float
-    crosses: str = ""
-
-
-@dataclass
-class Report:
-    """Everything that `check` found; `leaks` are what makes it fail."""
-
-    dataset: str
-    counts: dict[str, int] = field(default_factory=dict)
-    patients: dict[str, int] = field(default_factory=dict)
-    folds: list[dict] = field(default_factory=list)
-    leaks: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    near_duplicates: list[Pair] = field(default_factory=list)
-    possible_repeat_scans: list[Pair] = field(default_factory=list)
-    alike_within_patients: int = 0
-    equal_labels: list[dict[str, str]] = field(default_factory=list)
-    outliers: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -359,42 +331,3 @@ def find_outliers(images: Sequence) -> list[str]:
                     f"{' x '.join(f'{v:.4g}' for v in usual_value)}"
                 )
     return found
-
-
-def _print(report: Report, threshold: float) -> None:
-    print(f"\n{report.dataset}")
-    _print_table([{"folder": f, "cases": n, "patients": report.patients[f]} for f, n in report.counts.items()])
-    if report.folds:
-        _print_table(report.folds)
-    print(
-        f"Near-duplicates of different patients (aligned correlation >= {threshold:g}): {len(report.near_duplicates)}. "
-        f"Pairs of one patient that look alike, as expected: {report.alike_within_patients}."
-    )
-    if report.near_duplicates:
-        _print_table([asdict(pair) for pair in report.near_duplicates])
-    if report.possible_repeat_scans:
-        print("Less alike, but equal in fine structure (may be scans of one patient; name them in `groups` if so):")
-        _print_table([asdict(pair) for pair in report.possible_repeat_scans])
-    if report.equal_labels:
-        print("Equal label maps, cut to their box:")
-        _print_table(report.equal_labels)
-    for title, lines in (
-        ("Unusual geometry", report.outliers),
-        ("Notes", report.notes),
-        ("Warnings", report.warnings),
-        ("LEAKS", report.leaks),
-    ):
-        if lines:
-            print(f"{title} ({len(lines)}):")
-            print("\n".join(f"  {line}" for line in lines))
-    print("No leak found." if not report.leaks else f"{len(report.leaks)} leak(s) found.")
-
-
-def _print_table(rows: Sequence[dict]) -> None:
-    header = list(rows[0])
-    table = [header, *[[str(row[key]) for key in header] for row in rows]]
-    widths = [max(len(line[column]) for line in table) for column in range(len(header))]
-    print()
-    for line in table:
-        print("  " + "  ".join(f"{text:<{width}}" for text, width in zip(line, widths)).rstrip())
-    print()

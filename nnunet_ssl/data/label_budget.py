@@ -2,26 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunet_ssl.data.raw_dataset import (
     RawDataset,
+    dataset_name,
     preprocessed_folder,
     raw_folder,
+    save_list,
     update_list,
 )
+from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import (
     cases_by_patient,
     grouped_folds,
+    load_splits,
     read_case_list,
+    refuse_other_split,
     sample_patients,
+    split_hash,
+    write_splits,
 )
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
 
 DEFAULT_FOLDS = 5  # as nnU-Net's own splits
+
+
+def write_budget(
+    name_or_id: str | int,
+    labeled: str,
+    seed: int,
+    *,
+    val: str | None = None,
+    val_fraction: float | None = None,
+    folds: int | None = None,
+    num_processes: int = 8,
+    overwrite: bool = False,
+) -> None:
+    """Write the splits of a budget to splits_final.json, the hidden labels to unlabeled.json, and print the numbers.
+
+    Args:
+        labeled, seed, val, val_fraction, folds: see `make_budget`.
+        num_processes: to hash images with.
+        overwrite: replace a different splits_final.json.
+
+    Raises:
+        UserError: what `make_budget` refuses, another split without `overwrite`, a file that cannot be written.
+    """
+    name = dataset_name(name_or_id)
+    content, channel_names = _load_list(name, num_processes)
+    folders = [folder for folder in (preprocessed_folder(name), raw_folder(name)) if folder.is_dir()]
+    present = next((load_splits(f / SPLITS_FILE) for f in folders if (f / SPLITS_FILE).is_file()), None)
+
+    splits, hidden, notes = make_budget(
+        content, present, labeled, seed, val=val, val_fraction=val_fraction, folds=folds
+    )
+    if not overwrite:
+        for folder in folders:  # before the first of them is written
+            refuse_other_split(folder / SPLITS_FILE, splits)
+    for folder in folders:
+        try:
+            written = write_splits(folder / SPLITS_FILE, splits, overwrite)
+        except PermissionError as error:
+            raise UserError(
+                f"{folder / SPLITS_FILE} cannot be written ({error.strerror}). nnU-Net's planner refuses to run while the "
+                "splits of the raw and the preprocessed data set differ: make the file writable and run this again."
+            ) from error
+        print(f"{folder / SPLITS_FILE}: {'written' if written else 'is the same already'}")
+    content.hidden_labels = {str(fold): cases for fold, cases in enumerate(hidden)}
+    save_list(content, name)
+    _report(name, content, splits, hidden, notes, channel_names)
+
+
+def _report(
+    name: str,
+    content: UnlabeledList,
+    splits: Sequence[Mapping[str, Sequence[str]]],
+    hidden: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    channel_names: Sequence[str],
+) -> None:
+    for fold, (split, cases) in enumerate(zip(splits, hidden)):
+        patients = {key: len(cases_by_patient(c, content.groups)) for key, c in (*split.items(), ("hidden", cases))}
+        print(
+            f"fold {fold}: {len(split['train'])} labeled cases of {patients['train']} patients, {len(cases)} cases of "
+            f"{patients['hidden']} patients with hidden labels, {len(content.unlabeled)} cases in imagesUn, "
+            f"{len(split['val'])} validation cases of {patients['val']} patients; split {split_hash(split)[:12]}"
+        )
+    for note in notes:
+        print(note)
+    if any(hidden):
+        ct = any(str(channel).lower() == "ct" for channel in channel_names)
+        print(
+            f"Note: fingerprint and plans of {name} were made with the labels of all {len(content.labeled)} cases of "
+            "imagesTr, including the hidden ones. They decide spacing, patch size and, for CT, the intensities used for "
+            "normalization"
+            + (" (this data set has a CT channel, so they reach the training). " if ct else ". ")
+            + "For plans that have seen the labeled cases only, convert with `nnunet_ssl convert ... --labeled`, which "
+            "puts the others into imagesUn."
+        )
 
 
 def _load_list(name: str, num_processes: int) -> tuple[UnlabeledList, list[str]]:

@@ -43,7 +43,7 @@ def run_in_processes(
                 yield index, result
             return
         with multiprocessing.get_context("spawn").Pool(min(num_processes, len(jobs)), _end_with_parent) as pool:
-            workers = list(pool._pool)
+            workers = list(pool._pool)  # type: ignore[attr-defined]
             pending = {index: pool.apply_async(function, job) for index, job in enumerate(jobs)}
             while pending:
                 alive = all(worker.is_alive() for worker in workers)

@@ -91,8 +91,8 @@ def ema_update(teacher: nn.Module, student: nn.Module, decay: float) -> None:
     Raises:
         ValueError: the two networks differ in names or shapes of parameters or buffers; the message names them.
     """
-    parameters = _paired("parameters", teacher.named_parameters(), student.named_parameters())
+    of_teacher, of_student = _paired("parameters", teacher.named_parameters(), student.named_parameters())
     buffers = _paired("buffers", teacher.named_buffers(), student.named_buffers())
-    ema_update_tensors(*parameters, decay)
-    for of_teacher, of_student in zip(*buffers):
-        of_teacher.copy_(of_student)
+    ema_update_tensors(of_teacher, of_student, decay)
+    for buffer, source in zip(*buffers):
+        buffer.copy_(source)

@@ -210,10 +210,13 @@ class Members:
         follows_pretrained: bool,
     ) -> NetworkMember:
         module = network.to(self._trainer.device)
+        wrapped, own, scheduler = self._prepare(module, optimizer)
         member = NetworkMember(
             name,
             module,
-            *self._prepare(module, optimizer),
+            wrapped,
+            own,
+            scheduler,
             clip,
             supervised=supervised,
             follows_pretrained=follows_pretrained,
@@ -223,7 +226,8 @@ class Members:
 
     def add_module(self, name: str, module: nn.Module, optimizer: str | Callable | None, clip: float | None) -> Member:
         module = module.to(self._trainer.device)
-        member = Member(name, module, *self._prepare(module, optimizer), clip)
+        wrapped, own, scheduler = self._prepare(module, optimizer)
+        member = Member(name, module, wrapped, own, scheduler, clip)
         self._add(member)
         return member
 

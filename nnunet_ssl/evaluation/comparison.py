@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
+from tqdm import tqdm
 
 from nnunet_ssl.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from nnunet_ssl.evaluation.metrics import ClassResult
-    from nnunet_ssl.evaluation.runs import Experiment, LabelDefinition, Run
-    from nnunet_ssl.evaluation.test_predictions import PredictionSettings
-    from nnunet_ssl.evaluation.trained_split import FoldSplit
+from nnunet_ssl.evaluation import runs as results
+from nnunet_ssl.evaluation.figures import write_figure
+from nnunet_ssl.evaluation.metrics import NOT_ANNOTATED, ClassResult, evaluate_case, not_annotated
+from nnunet_ssl.evaluation.runs import Experiment, LabelDefinition, Run
+from nnunet_ssl.evaluation.statistics import summarize
+from nnunet_ssl.evaluation.tables import Head, markdown, write_reports
+from nnunet_ssl.evaluation.test_predictions import PredictionSettings, find_test_cases, predict_test
+from nnunet_ssl.evaluation.trained_split import FoldSplit, verify_split
 
 
 @dataclass(frozen=True)
@@ -58,15 +62,8 @@ def compare(
     Raises:
         UserError: results or files are missing, splits differ, geometries differ, or the output exists.
     """
-    from nnunet_ssl.evaluation import runs as results
-    from nnunet_ssl.evaluation.figures import write_figure
-    from nnunet_ssl.evaluation.statistics import summarize
-    from nnunet_ssl.evaluation.tables import markdown, write_reports
-    from nnunet_ssl.evaluation.test_predictions import PredictionSettings, find_test_cases, predict_test
-    from nnunet_ssl.evaluation.trained_split import verify_split
-
     settings = settings or PredictionSettings(num_processes=num_processes)
-    experiment = results.Experiment(results.dataset_name(dataset), configuration, plans)
+    experiment = Experiment(results.dataset_name(dataset), configuration, plans)
     fold_numbers = results.parse_folds(folds)
     trainers = list(trainers)
     if len(set(trainers)) < len(trainers):
@@ -160,12 +157,6 @@ def _note_on_partial_labels(jobs: Sequence[_Job], labels: LabelDefinition) -> li
 
 def _evaluate(jobs: Sequence[_Job], labels: LabelDefinition, reader, num_processes: int) -> pd.DataFrame:
     """The long table of all metrics, in a pool of processes."""
-    import multiprocessing
-    from functools import partial
-
-    import pandas as pd
-    from tqdm import tqdm
-
     work = partial(_evaluate_job, labels=labels, reader=reader)
     processes = min(num_processes, len(jobs))
     if processes == 1:
@@ -193,8 +184,6 @@ def _evaluate(jobs: Sequence[_Job], labels: LabelDefinition, reader, num_process
 
 
 def _evaluate_job(job: _Job, labels: LabelDefinition, reader) -> dict[str, ClassResult]:
-    from nnunet_ssl.evaluation.metrics import evaluate_case, not_annotated
-
     annotated = labels.annotated(job.case, job.reference)
     found = evaluate_case(job.prediction, job.reference, annotated, labels.ignore_label, reader, job.repair)
     return {name: found[name] if name in annotated else not_annotated() for name in labels.classes}
@@ -204,12 +193,9 @@ def _check_against_nnunet(
     experiment: Experiment, run: Run, table: pd.DataFrame, labels: LabelDefinition, reference_folder: str
 ) -> list[str]:
     """UserError if our Dice is not the one nnU-Net wrote after its validation: then files have changed since. Returns notes."""
-    from nnunet_ssl.evaluation.metrics import NOT_ANNOTATED
-    from nnunet_ssl.evaluation.runs import nnunet_dice
-
     rows = table[(table["trainer"] == run.trainer) & (table["fold"] == str(run.fold)) & (table["metric"] == "Dice")]
     rows = rows[rows["empty"] != NOT_ANNOTATED]  # nnU-Net's own summary counts them
-    written = nnunet_dice(run, labels, reference_folder)
+    written = results.nnunet_dice(run, labels, reference_folder)
     if not written:
         return [
             f"{run.trainer}, fold {run.fold}: evaluated here on dense labels ({reference_folder}), in nnU-Net's own summary.json "
@@ -234,9 +220,7 @@ def _head(
     table: pd.DataFrame,
     splits: dict[int | str, FoldSplit],
     notes: Sequence[str],
-):
-    from nnunet_ssl.evaluation.tables import Head
-
+) -> Head:
     prediction = "nnU-Net's final validation"
     if test:
         ensemble = f", ensemble of {len(folds)} folds" if len(folds) > 1 else ""

@@ -18,6 +18,7 @@ from typing import Any
 from nnunet_ssl.errors import UserError
 
 STOCK_TRAINER = "nnUNetTrainer"
+DEFAULT_CHECKPOINT = "checkpoint_final.pth"
 PROVENANCE_FILE = "exported_from.json"
 _REQUIRED_FILES = ("plans.json", "dataset.json")
 _OPTIONAL_FILES = ("dataset_fingerprint.json",)
@@ -139,10 +140,10 @@ def export_model(
     out: Path,
     configuration: str,
     folds: list[str] | None = None,
-    checkpoint: str = "checkpoint_final.pth",
+    checkpoint: str = DEFAULT_CHECKPOINT,
     overwrite: bool = False,
 ) -> list[str]:
-    """Write the model of the folder `source` (see `model_folder`) to `out`; returns the folds it has.
+    """Write the model of the folder `source` (see `model_folder`) to `out`, say how to predict with it; returns its folds.
 
     It is written to a temporary folder beside `out`, loaded once with nnU-Net's predictor and then renamed.
 
@@ -151,7 +152,7 @@ def export_model(
     """
     import torch
 
-    source, out = Path(source).resolve(), Path(out).resolve()
+    given, source, out = out, Path(source).resolve(), Path(out).resolve()
     _refuse_to_replace(out, source, overwrite)
     missing = [name for name in _REQUIRED_FILES if not (source / name).is_file()]
     if missing:
@@ -179,4 +180,9 @@ def export_model(
         _replace_folder(new, out)
     finally:
         shutil.rmtree(temporary)
+    exported, named = " ".join(files), "" if checkpoint == DEFAULT_CHECKPOINT else f" -chk {checkpoint}"
+    print(
+        f"Exported {source.name}, fold {exported}, to {given}. Predict with stock nnU-Net:\n"
+        f"  nnUNetv2_predict_from_modelfolder -i INPUT -o OUTPUT -m {given} -f {exported}{named}"
+    )
     return list(files)

@@ -1,4 +1,4 @@
-"""Finding the results of trained models, proving that they share one split, and predicting the test cases.
+"""The results of trained models: their folders, what these say about the training, and nnU-Net's final validation.
 
 nnU-Net's results lie in `nnUNet_results/<data set>/<TRAINER>__<PLANS>__<CONFIGURATION>/fold_<F>/`. Everything here reads
 these folders as nnU-Net leaves them, so that stock trainers and trainers of other packages can be compared too.
@@ -14,13 +14,14 @@ from pathlib import Path
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.annotated_classes import PartialLabels
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, some
 from nnunet_ssl.preprocessing.dense_labels import REFERENCES as DENSE_REFERENCES
+
+SHOWN = 5  # cases that a message names
 
 Fold = int | str  # a number or "all"
 Split = Mapping[str, Sequence[str]]
 
-_PREDICTION_RECORD = "compare_record.json"
 _LOGGED_SPLIT = re.compile(r"This (?:random 80:20 )?split has (\d+) training and (\d+) validation cases")
 _LOGGED_EPOCH = re.compile(r": Epoch (\d+)\s*$", re.MULTILINE)
 
@@ -152,7 +153,7 @@ def label_definition(experiment: Experiment, trainers: Sequence[str]) -> LabelDe
     """Labels or regions of the data set as the models know them. UserError if the models know different ones."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    described = {trainer: _load_json(experiment.model_folder(trainer) / "dataset.json") for trainer in trainers}
+    described = {trainer: load_json(experiment.model_folder(trainer) / "dataset.json") for trainer in trainers}
     first = trainers[0]
     for trainer in trainers[1:]:
         for key in ("labels", "regions_class_order", "file_ending", PARTIAL_LABELS):
@@ -165,7 +166,7 @@ def label_definition(experiment: Experiment, trainers: Sequence[str]) -> LabelDe
                     f"data set: {experiment.train_command(trainer, 0)}"
                 )
     dataset = described[first]
-    plans = PlansManager(_load_json(experiment.model_folder(first) / "plans.json"))
+    plans = PlansManager(load_json(experiment.model_folder(first) / "plans.json"))
     manager = plans.get_label_manager(dataset)
     targets = manager.foreground_regions if manager.has_regions else manager.foreground_labels
     names = {_as_tuple(label): name for name, label in dataset["labels"].items()}
@@ -181,12 +182,12 @@ def reader_writer(experiment: Experiment, trainer: str):
     """An instance of the class with which nnU-Net reads the files of this data set."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    return PlansManager(_load_json(experiment.model_folder(trainer) / "plans.json")).image_reader_writer_class()
+    return PlansManager(load_json(experiment.model_folder(trainer) / "plans.json")).image_reader_writer_class()
 
 
 def differing_plans(experiment: Experiment, trainers: Sequence[str]) -> list[str]:
     """Notes on models whose plans have the same name but other content than those of the first trainer."""
-    contents = {t: _load_json(experiment.model_folder(t) / "plans.json")["configurations"] for t in trainers}
+    contents = {t: load_json(experiment.model_folder(t) / "plans.json")["configurations"] for t in trainers}
     notes = []
     for trainer in trainers[1:]:
         one, other = (contents[name][experiment.configuration] for name in (trainers[0], trainer))
@@ -203,7 +204,7 @@ def _recorded_splits(folder: Path, ssl_state: Mapping) -> dict[str, Split]:
     """source -> split that our trainers write into the checkpoint and beside it."""
     records = {"cases in the checkpoint": ssl_state.get("split")}
     if (folder / "split.json").is_file():
-        records["cases in split.json"] = _load_json(folder / "split.json")
+        records["cases in split.json"] = load_json(folder / "split.json")
     records = {source: split for source, split in records.items() if split is not None}
     for source, split in records.items():
         if not {"train", "val"} <= set(split):
@@ -261,7 +262,7 @@ def validation_pairs(experiment: Experiment, run: Run, file_ending: str) -> dict
     missing = sorted(predictions.keys() - references.keys())
     if missing:
         raise UserError(
-            f"{reference_folder} has no reference for {len(missing)} validation cases: {_some(missing)}. "
+            f"{reference_folder} has no reference for {len(missing)} validation cases: {some(missing, SHOWN)}. "
             f"Preprocess again: nnunet_ssl plan_and_preprocess -d {int(experiment.dataset[7:10])} -c {experiment.configuration}"
         )
     return {case: (file, references[case]) for case, file in predictions.items()}
@@ -296,9 +297,6 @@ def validation_is_older(run: Run, checkpoint_name: str) -> bool:
     return checkpoint.is_file() and checkpoint.stat().st_mtime > summary.stat().st_mtime
 
 
-# ------------------------------------------------------------------------------------------------------------ test cases
-
-
 # --------------------------------------------------------------------------------------------------------------- reading
 
 
@@ -318,7 +316,7 @@ def _load_checkpoint(file: Path) -> dict:
 def _iterations_per_epoch(folder: Path, trainer: str) -> int | None:
     """nnU-Net keeps the attributes of the trainer in debug.json; else the suffix of the trainer's name tells."""
     if (folder / "debug.json").is_file():
-        value = _load_json(folder / "debug.json").get("num_iterations_per_epoch", "")
+        value = load_json(folder / "debug.json").get("num_iterations_per_epoch", "")
         if value.isdecimal():
             return int(value)
     return _number_in_name(trainer, r"_(\d+)iters")
@@ -329,7 +327,8 @@ def _number_in_name(trainer: str, pattern: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _load_json(file: Path) -> dict:
+def load_json(file: Path) -> dict:
+    """A JSON file that nnU-Net writes when a training starts. UserError where it is missing or damaged."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -340,7 +339,3 @@ def _load_json(file: Path) -> dict:
 
 def _as_tuple(label: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(map(int, label)) if isinstance(label, (tuple, list)) else (int(label),)
-
-
-def _some(names: Sequence[str], number: int = 5) -> str:
-    return ", ".join(names[:number]) + (", ..." if len(names) > number else "")

@@ -10,16 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ssl.data.atomic import write_json_atomically
-from nnunet_ssl.errors import UserError
-from nnunet_ssl.evaluation.runs import (
-    _PREDICTION_RECORD,
-    Experiment,
-    Fold,
-    _load_json,
-    _some,
-    case_files,
-    nnunet_folder,
-)
+from nnunet_ssl.errors import UserError, some
+from nnunet_ssl.evaluation.runs import SHOWN, Experiment, Fold, case_files, load_json, nnunet_folder
+
+RECORD_FILE = "compare_record.json"  # beside the predictions: what they were made with
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,7 @@ def find_test_cases(experiment: Experiment, file_ending: str) -> TestCases:
     if missing:
         raise UserError(
             f"{raw / 'imagesTs'} has no image CASE_0000{file_ending} for {len(missing)} cases of labelsTs: "
-            f"{_some(missing)}. Put the images there or take the labels away."
+            f"{some(missing, SHOWN)}. Put the images there or take the labels away."
         )
     return TestCases({case: images[case] for case in references}, references, len(images) - len(references))
 
@@ -91,7 +85,7 @@ def predict_test(
                 f"{checkpoint} does not exist: the training has not finished. Continue it: "
                 f"{experiment.train_command(trainer, fold, '--c')}, or name another checkpoint with -chk."
             )
-    plans = PlansManager(_load_json(model_folder / "plans.json"))
+    plans = PlansManager(load_json(model_folder / "plans.json"))
     previous_stage = plans.get_configuration(experiment.configuration).previous_stage_name
     previous_folder = None
     if previous_stage is not None:
@@ -106,14 +100,12 @@ def predict_test(
         "checkpoints": {str(fold): _sha256(checkpoint) for fold, checkpoint in zip(folds, checkpoints)},
         "images": {case: {p.name: p.stat().st_size for p in paths} for case, paths in sorted(cases.images.items())},
         "mirroring": settings.mirroring,
-        "previous_stage": _load_json(previous_folder / _PREDICTION_RECORD) if previous_folder else None,
+        "previous_stage": load_json(previous_folder / RECORD_FILE) if previous_folder else None,
     }
     if folder.is_dir():
-        if not (folder / _PREDICTION_RECORD).is_file():
-            raise UserError(
-                f"{folder} was not written by this command ({_PREDICTION_RECORD} is missing). Move it away."
-            )
-        present = _load_json(folder / _PREDICTION_RECORD)
+        if not (folder / RECORD_FILE).is_file():
+            raise UserError(f"{folder} was not written by this command ({RECORD_FILE} is missing). Move it away.")
+        present = load_json(folder / RECORD_FILE)
         changed = [key for key in record if present.get(key) != record[key]]
         if not changed:
             print(f"{trainer}: predictions of the test cases are there: {folder}")
@@ -138,7 +130,7 @@ def predict_test(
         num_processes_segmentation_export=processes,
         folder_with_segs_from_prev_stage=None if previous_folder is None else str(previous_folder),
     )
-    write_json_atomically(record, unfinished / _PREDICTION_RECORD)
+    write_json_atomically(record, unfinished / RECORD_FILE)
     if folder.is_dir():
         shutil.rmtree(folder)
     unfinished.rename(folder)

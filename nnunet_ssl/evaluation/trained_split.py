@@ -1,4 +1,4 @@
-"""The split that a finished training used, and whether two trainings used the same."""
+"""The split that a finished training used, and whether two runs used the same."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE_NAME
 from nnunet_ssl.data.splits import load_splits, split_hash
-from nnunet_ssl.errors import UserError
-from nnunet_ssl.evaluation.runs import Experiment, Fold, Run, Split, _some, case_files, nnunet_folder
+from nnunet_ssl.errors import UserError, some
+from nnunet_ssl.evaluation.runs import SHOWN, Experiment, Fold, Run, Split, case_files, nnunet_folder
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def _learn(known: dict[str, tuple[object, str]], claim: dict[str, object], sourc
         if side in claim and side in known:
             value, origin = known[side]
             extra, missing = sorted(claim[side] - value), sorted(value - claim[side])
-            parts = [f"{len(extra)} more ({_some(extra)})"] if extra else []
-            parts += [f"{len(missing)} missing ({_some(missing)})"] if missing else []
+            parts = [f"{len(extra)} more ({some(extra, SHOWN)})"] if extra else []
+            parts += [f"{len(missing)} missing ({some(missing, SHOWN)})"] if missing else []
             if parts:
                 differences.append(f"{name} cases differ from {origin}: {', '.join(parts)}")
         elif f"n_{side}" in claim and f"n_{side}" in known:

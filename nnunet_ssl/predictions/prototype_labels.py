@@ -36,7 +36,8 @@ def pass_statistics(passes: Iterable[tuple[Tensor, Tensor]], temperature: float 
     Raises:
         ValueError: there are fewer than two passes.
     """
-    count, mean, squares, features = 0, 0.0, 0.0, 0.0
+    count = 0
+    mean = squares = features = torch.zeros(())
     for logits, f in passes:
         p = torch.sigmoid(in_float32(logits) / temperature)
         count += 1

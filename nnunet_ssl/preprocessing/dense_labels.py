@@ -8,7 +8,6 @@ classes under the same file names. They are never trained on: they are preproces
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from collections.abc import Sequence
@@ -98,9 +97,10 @@ def preprocess_dense(
     plans_name: str,
     configurations: Sequence[str],
     num_processes: Sequence[int],
-    args: argparse.Namespace,
+    verbose: bool = False,
+    show_progress: bool = True,
 ) -> None:
-    """Check `labelsTr_dense`, copy it to `nnUNet_preprocessed` and preprocess it. `args` has `verbose` and `no_pbar`.
+    """Check `labelsTr_dense`, copy it to `nnUNet_preprocessed` and preprocess it.
 
     Raises:
         UserError: a label map has other values than dataset.json names, or another shape than the sparse one.
@@ -110,7 +110,7 @@ def preprocess_dense(
     if not files:
         shutil.rmtree(references, ignore_errors=True)
         return
-    hashes = checked_label_files(raw, files, "dense label map", max(num_processes), not args.no_pbar, raw.labels)
+    hashes = checked_label_files(raw, files, "dense label map", max(num_processes), show_progress, raw.labels)
     shutil.rmtree(references, ignore_errors=True)
     references.mkdir(parents=True)
     for file in files.values():
@@ -126,8 +126,8 @@ def preprocess_dense(
             hashes=hashes,
             labels=files,
             kind=KIND,
-            verbose=args.verbose,
-            show_progress=not args.no_pbar,
+            verbose=verbose,
+            show_progress=show_progress,
         )
         counts = ", ".join(f"{len(cases)} {what}" for what, cases in outcome.items())
         print(f"{raw.name}, {plans_name}, {configuration}: dense labels for validation: {counts}")

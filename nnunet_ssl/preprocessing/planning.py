@@ -7,11 +7,12 @@ labeled cases (plans and the same), the unlabeled cases (plans and their images)
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import inspect
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ssl.data.atomic import write_json_atomically
@@ -19,45 +20,99 @@ from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset, preprocessed_folder
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
-from nnunet_ssl.preprocessing.dense_labels import preprocess_dense
 from nnunet_ssl.preprocessing.preprocessed import complete_cases, load_plans, prepare_lists, preprocessing_hash
-from nnunet_ssl.preprocessing.unlabeled import preprocess_configurations
-from nnunet_ssl.preprocessing.unpaired_masks import preprocess_masks
+from nnunet_ssl.preprocessing.unlabeled import preprocess_rest
 
 FORMAT = 1
 DEFAULT_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}  # nnU-Net's; 4 for any other configuration
 
 
-def _plan_and_preprocess(raw: RawDataset, args: argparse.Namespace) -> None:
+@dataclass(frozen=True)
+class Planning:
+    """What nnU-Net is asked to plan; the fields are options of nnUNetv2_plan_and_preprocess.
+
+    Attributes:
+        planner, fingerprint_extractor, preprocessor: names of nnU-Net's classes.
+        gpu_memory_target: in GB; None: the planner's own.
+        target_spacing: of 3d_fullres, in mm; None: what the planner finds.
+        plans_name: None: the planner's own.
+    """
+
+    planner: str = "ExperimentPlanner"
+    fingerprint_extractor: str = "DatasetFingerprintExtractor"
+    preprocessor: str = "DefaultPreprocessor"
+    gpu_memory_target: float | None = None
+    target_spacing: Sequence[float] | None = None
+    plans_name: str | None = None
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How planning and preprocessing are done, whatever their result is.
+
+    Attributes:
+        processes_for_fingerprint: also for the hashes of images.
+        verify: nnU-Net's check of the labeled cases.
+        clean: do everything anew, also what is up to date.
+        verbose: print what nnU-Net does.
+    """
+
+    processes_for_fingerprint: int = 8
+    verify: bool = False
+    clean: bool = False
+    verbose: bool = False
+    show_progress: bool = True
+
+
+def plan_and_preprocess(
+    raw: RawDataset,
+    configurations: Sequence[str],
+    planning: Planning,
+    manner: Manner,
+    *,
+    num_processes: Sequence[int] | None = None,
+    only_plan: bool = False,
+    rehash: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Fingerprint, plans, labeled cases and all that stock nnU-Net does not preprocess; what is up to date is skipped.
+
+    Args:
+        configurations: those that the plans do not have are skipped.
+        num_processes: for preprocessing, one number or one per configuration; None: nnU-Net's defaults.
+        rehash: do not trust the hashes in unlabeled.json.
+        overwrite: replace a different splits_final.json of the preprocessed data set by that of the raw one.
+
+    Raises:
+        UserError: an image or label that cannot be used, unknown classes of nnU-Net, no configuration that the plans have.
+    """
     base = preprocessed_folder(raw.name)
     base.mkdir(parents=True, exist_ok=True)
     # reads every image that is new, so that a damaged one is named here and not in a worker of nnU-Net
-    content = prepare_lists(raw, args.npfp, args.rehash, args.overwrite, not args.no_pbar)
-    cases = _labeled_cases(raw, content, args)
-    plans_name = _fingerprint_and_plans(raw, base, cases, args)
-    if args.no_pp:
+    content = prepare_lists(raw, manner.processes_for_fingerprint, rehash, overwrite, manner.show_progress)
+    cases = _labeled_cases(raw, content, manner.show_progress)
+    plans_name = _fingerprint_and_plans(raw, base, cases, planning, manner)
+    if only_plan:
         return
     plans_manager = load_plans(raw.name, plans_name)
-    configurations, processes = [], []
-    for index, configuration in enumerate(args.c):
+    present, processes = [], []
+    for index, configuration in enumerate(configurations):
         if configuration not in plans_manager.available_configurations:
             print(f"{raw.name}: {plans_name} has no configuration {configuration}; it is skipped, as nnU-Net does.")
             continue
-        configurations.append(configuration)
-        if args.np is None:
+        present.append(configuration)
+        if num_processes is None:
             processes.append(DEFAULT_PROCESSES.get(configuration, 4))
         else:
-            processes.append(args.np[index] if len(args.np) > 1 else args.np[0])
-    if not configurations:
+            processes.append(num_processes[index] if len(num_processes) > 1 else num_processes[0])
+    if not present:
         raise UserError(
-            f"{base / plans_name}.json has none of the configurations {', '.join(args.c)}. "
+            f"{base / plans_name}.json has none of the configurations {', '.join(configurations)}. "
             f"Allowed: {', '.join(plans_manager.available_configurations)}."
         )
-    for configuration, number in zip(configurations, processes):
-        _preprocess_labeled(raw, base, plans_name, configuration, cases, number, args)
-    preprocess_dense(raw, content, plans_name, configurations, processes, args)
-    preprocess_masks(raw, plans_name, configurations, processes, args)
-    preprocess_configurations(raw, content, plans_name, configurations, processes, args)
+    for configuration, number in zip(present, processes):
+        _preprocess_labeled(raw, base, plans_name, configuration, cases, number, manner)
+    preprocess_rest(raw, content, plans_name, present, processes, manner.verbose, manner.show_progress)
 
 
 def _file_hash(file: str) -> str:
@@ -68,12 +123,12 @@ def _file_hash(file: str) -> str:
     return digest.hexdigest()
 
 
-def _labeled_cases(raw: RawDataset, content: UnlabeledList, args: argparse.Namespace) -> dict[str, dict[str, str]]:
+def _labeled_cases(raw: RawDataset, content: UnlabeledList, show_progress: bool) -> dict[str, dict[str, str]]:
     """Case -> content hash of its image and hash of its label file."""
     names = list(raw.labels)
     cases = {case: {"image": content.labeled[case].sha256} for case in names}
     jobs = [(raw.labels[case],) for case in names]
-    for index, digest in run_in_processes(_file_hash, jobs, 1, "Hashing labels", not args.no_pbar):
+    for index, digest in run_in_processes(_file_hash, jobs, 1, "Hashing labels", show_progress):
         cases[names[index]]["label"] = digest
     return cases
 
@@ -113,79 +168,97 @@ def _find_class(kind: str, name: str) -> type:
     return found
 
 
-def _fingerprint_and_plans(raw: RawDataset, base: Path, cases: dict, args: argparse.Namespace) -> str:
+def _fingerprint_and_plans(raw: RawDataset, base: Path, cases: dict, planning: Planning, manner: Manner) -> str:
     """Make the fingerprint and the plans where they are missing or made from something else; returns the plans' name."""
-    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments
+    made_from = {"format": FORMAT, "cases": cases, "dataset_json": _planning_keys(raw.dataset_json)}
+    planner = _find_class("planner", planning.planner)
+    _find_class("fingerprint extractor", planning.fingerprint_extractor)
+    plans_name = planning.plans_name or inspect.signature(planner.__init__).parameters["plans_name"].default
+    kept = _fingerprint(raw, base, made_from, planning.fingerprint_extractor, manner)
+    _plans(raw, base, made_from, plans_name, planning, kept)
+    return plans_name
+
+
+def _fingerprint(raw: RawDataset, base: Path, made_from: dict, extractor: str, manner: Manner) -> bool:
+    """Whether the fingerprint was up to date; it is now."""
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints
     from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 
     dataset_id = convert_dataset_name_to_id(raw.name)
-    planner = _find_class("planner", args.pl)
-    _find_class("fingerprint extractor", args.fpe)
-    plans_name = args.overwrite_plans_name or inspect.signature(planner.__init__).parameters["plans_name"].default
-    plans_file, fingerprint_file = base / f"{plans_name}.json", base / "dataset_fingerprint.json"
-    made_from = {"format": FORMAT, "cases": cases, "dataset_json": _planning_keys(raw.dataset_json)}
-
-    fingerprint_record = base / "dataset_fingerprint_made_from.json"
-    recorded = _load_record(fingerprint_record)
-    wanted = {**made_from, "extractor": args.fpe}
-    keep_fingerprint = fingerprint_file.is_file() and not args.clean
-    if keep_fingerprint and recorded is None:
+    file, record = base / "dataset_fingerprint.json", base / "dataset_fingerprint_made_from.json"
+    recorded = _load_record(record)
+    wanted = {**made_from, "extractor": extractor}
+    keep = file.is_file() and not manner.clean
+    if keep and recorded is None:
         # made by nnU-Net's own commands, which leave no record: the number of cases is all that can be compared
-        found = len(json.loads(fingerprint_file.read_text(encoding="utf-8"))["spacings"])
-        keep_fingerprint = found == len(cases)
-        if keep_fingerprint:
-            print(
-                f"{fingerprint_file} was made by nnU-Net from {found} cases, as many as are labeled: taken as up to date."
-            )
-    elif keep_fingerprint:
-        keep_fingerprint = recorded == wanted
-        if not keep_fingerprint:
+        found = len(json.loads(file.read_text(encoding="utf-8"))["spacings"])
+        keep = found == len(made_from["cases"])
+        if keep:
+            print(f"{file} was made by nnU-Net from {found} cases, as many as are labeled: taken as up to date.")
+    elif keep:
+        keep = recorded == wanted
+        if not keep:
             print("The labeled cases or dataset.json have changed: fingerprint and plans are made anew.")
-    if keep_fingerprint:
+    if keep:
         print(f"{raw.name}: fingerprint is up to date, skipped. (--clean makes it anew.)")
-        if args.verify_dataset_integrity:
+        if manner.verify:
             from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 
-            verify_dataset_integrity(str(raw.folder), args.npfp)
+            verify_dataset_integrity(str(raw.folder), manner.processes_for_fingerprint)
     else:
-        fingerprint_record.unlink(missing_ok=True)
+        record.unlink(missing_ok=True)
         extract_fingerprints(
-            [dataset_id], args.fpe, args.npfp, args.verify_dataset_integrity, True, args.verbose, not args.no_pbar
+            [dataset_id],
+            extractor,
+            manner.processes_for_fingerprint,
+            manner.verify,
+            True,
+            manner.verbose,
+            manner.show_progress,
         )
-    write_json_atomically(wanted, fingerprint_record)
+    write_json_atomically(wanted, record)
+    return keep
 
-    plans_record = base / f"{plans_name}_made_from.json"
+
+def _plans(
+    raw: RawDataset, base: Path, made_from: dict, plans_name: str, planning: Planning, same_fingerprint: bool
+) -> None:
+    """Plan, unless the plans are there and were made from the same."""
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments
+    from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
+
+    dataset_id = convert_dataset_name_to_id(raw.name)
+    file, record = base / f"{plans_name}.json", base / f"{plans_name}_made_from.json"
     options = {
-        "planner": args.pl,
-        "gpu_memory_target": args.gpu_memory_target,
-        "preprocessor_name": args.preprocessor_name,
-        "overwrite_target_spacing": args.overwrite_target_spacing and list(map(float, args.overwrite_target_spacing)),
+        "planner": planning.planner,
+        "gpu_memory_target": planning.gpu_memory_target,
+        "preprocessor_name": planning.preprocessor,
+        "overwrite_target_spacing": planning.target_spacing and list(planning.target_spacing),
     }
-    recorded = _load_record(plans_record)
+    recorded = _load_record(record)
     wanted = {**made_from, **options}
-    keep_plans = plans_file.is_file() and keep_fingerprint
-    if keep_plans and recorded is None:
-        used = json.loads(plans_file.read_text(encoding="utf-8"))["experiment_planner_used"]
+    keep = file.is_file() and same_fingerprint
+    if keep and recorded is None:
+        used = json.loads(file.read_text(encoding="utf-8"))["experiment_planner_used"]
         default = (None, "DefaultPreprocessor", None)
-        keep_plans = used == args.pl and tuple(options.values())[1:] == default
-    elif keep_plans:
-        keep_plans = recorded == wanted
-    if keep_plans:
-        print(f"{raw.name}: {plans_file.name} is up to date, skipped. (--clean plans anew.)")
+        keep = used == planning.planner and tuple(options.values())[1:] == default
+    elif keep:
+        keep = recorded == wanted
+    if keep:
+        print(f"{raw.name}: {file.name} is up to date, skipped. (--clean plans anew.)")
         # keys that planning does not read may have changed, and training reads the copy
         shutil.copy(raw.folder / "dataset.json", base / "dataset.json")
     else:
-        plans_record.unlink(missing_ok=True)
+        record.unlink(missing_ok=True)
         plan_experiments(
             [dataset_id],
-            args.pl,
-            args.gpu_memory_target,
-            args.preprocessor_name,
-            args.overwrite_target_spacing,
-            args.overwrite_plans_name,
+            planning.planner,
+            planning.gpu_memory_target,
+            planning.preprocessor,
+            planning.target_spacing,
+            planning.plans_name,
         )
-    write_json_atomically(wanted, plans_record)
-    return plans_name
+    write_json_atomically(wanted, record)
 
 
 def _preprocess_labeled(
@@ -195,7 +268,7 @@ def _preprocess_labeled(
     configuration: str,
     cases: dict,
     num_processes: int,
-    args: argparse.Namespace,
+    manner: Manner,
 ) -> None:
     """nnU-Net's preprocessing of the labeled cases, unless the folder is complete and made from the same."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess
@@ -214,15 +287,15 @@ def _preprocess_labeled(
     ending = raw.dataset_json["file_ending"]
     truth = all((base / "gt_segmentations" / f"{case}{ending}").is_file() for case in cases)
     present = complete_cases(folder)
-    if not args.clean and _load_record(record) == wanted and truth and present == set(cases):
+    if not manner.clean and _load_record(record) == wanted and truth and present == set(cases):
         print(f"{raw.name}, {plans_name}, {configuration}: {len(cases)} labeled cases are up to date, skipped.")
         return
-    if present and not args.clean:
+    if present and not manner.clean:
         print(f"{folder.name} is incomplete or not known to be made with these plans and cases: it is made anew.")
     record.unlink(missing_ok=True)
     for case in cases:
         # nnU-Net copies labels only where the file is newer, and a corrected label need not be
         (base / "gt_segmentations" / f"{case}{ending}").unlink(missing_ok=True)
     dataset_id = convert_dataset_name_to_id(raw.name)
-    preprocess([dataset_id], plans_name, [configuration], [num_processes], args.verbose, not args.no_pbar)
+    preprocess([dataset_id], plans_name, [configuration], [num_processes], manner.verbose, manner.show_progress)
     write_json_atomically(wanted, record)

@@ -2,27 +2,84 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 
-from nnunet_ssl.data.raw_dataset import RawDataset
+from nnunet_ssl.data.dense_files import dense_files
+from nnunet_ssl.data.raw_dataset import RawDataset, preprocessed_folder
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
-from nnunet_ssl.preprocessing.preprocessed import preprocess_unlabeled
+from nnunet_ssl.errors import UserError
+from nnunet_ssl.preprocessing.dense_labels import preprocess_dense
+from nnunet_ssl.preprocessing.preprocessed import get_configuration, load_plans, prepare_lists, preprocess_unlabeled
+from nnunet_ssl.preprocessing.unpaired_masks import mask_files, preprocess_masks
 
 
-def preprocess_configurations(
+def preprocess_with_plans(
+    raw: RawDataset,
+    plans_name: str,
+    configurations: Sequence[str] | None = None,
+    *,
+    num_processes: int = 8,
+    rehash: bool = False,
+    overwrite: bool = False,
+    verbose: bool = False,
+    show_progress: bool = True,
+) -> None:
+    """Preprocess what nnU-Net's own commands leave out, as far as it is missing, with plans that exist.
+
+    Args:
+        configurations: None: every configuration of the plans whose labeled cases are preprocessed.
+        rehash: read every image again instead of trusting unlabeled.json.
+        overwrite: replace a different splits_final.json of the preprocessed data set by that of the raw one.
+        verbose: print what the preprocessor does.
+
+    Raises:
+        UserError: unknown plans or configurations, nothing to preprocess, an image that cannot be used.
+    """
+    plans_manager = load_plans(raw.name, plans_name)
+    base = preprocessed_folder(raw.name)
+    if configurations is None:
+        # a cascade shares the data of the configuration it inherits from, so every folder is done once
+        by_folder = {}
+        for name in plans_manager.available_configurations:
+            by_folder.setdefault(get_configuration(plans_manager, name).data_identifier, name)
+        configurations = [name for folder, name in by_folder.items() if (base / folder).is_dir()]
+        if not configurations:
+            raise UserError(
+                f"{base} holds preprocessed labeled cases of no configuration of {plans_name} (looked for "
+                f"{', '.join(by_folder)}). Run `nnunet_ssl plan_and_preprocess -d {raw.name[7:10]}`, or name "
+                "configurations with -c."
+            )
+    for name in configurations:
+        get_configuration(plans_manager, name)
+    content = prepare_lists(raw, num_processes, rehash, overwrite, show_progress)
+    nothing_unlabeled = not raw.unlabeled and not any(content.hidden_labels.values())
+    if nothing_unlabeled and not dense_files(raw) and not mask_files(raw):
+        raise UserError(
+            f"{raw.folder / 'imagesUn'} holds no images, and no labels are hidden: there is nothing unlabeled in "
+            f"{raw.name}. Put images CASE_0000{raw.dataset_json['file_ending']} into imagesUn, or hide labels with "
+            f"`nnunet_ssl split -d {raw.name[7:10]} --labeled ...`."
+        )
+    processes = [num_processes] * len(configurations)
+    preprocess_rest(raw, content, plans_name, configurations, processes, verbose, show_progress)
+
+
+def preprocess_rest(
     raw: RawDataset,
     content: UnlabeledList,
     plans_name: str,
-    configurations: list[str],
-    num_processes: list[int],
-    args: argparse.Namespace,
+    configurations: Sequence[str],
+    num_processes: Sequence[int],
+    verbose: bool,
+    show_progress: bool,
 ) -> None:
-    """Preprocess `imagesUn` for several configurations and print what was done. `args` has `verbose` and `no_pbar`."""
+    """Preprocess all that stock nnU-Net does not: dense labels for validation, masks without images, `imagesUn`."""
+    preprocess_dense(raw, content, plans_name, configurations, num_processes, verbose, show_progress)
+    preprocess_masks(raw, plans_name, configurations, num_processes, verbose, show_progress)
+    if not raw.unlabeled:
+        print(f"{raw.name}: imagesUn holds no images; cases with hidden labels need no preprocessing of their own.")
+        return
     hashes = {case: record.sha256 for case, record in content.unlabeled.items()}
-    for configuration, processes in zip(configurations, num_processes):
-        if not raw.unlabeled:
-            print(f"{raw.name}: imagesUn holds no images; cases with hidden labels need no preprocessing of their own.")
-            return
+    for configuration, processes in zip(configurations, num_processes, strict=True):
         outcome = preprocess_unlabeled(
             raw.name,
             plans_name,
@@ -30,8 +87,8 @@ def preprocess_configurations(
             processes,
             cases=raw.unlabeled,
             hashes=hashes,
-            verbose=args.verbose,
-            show_progress=not args.no_pbar,
+            verbose=verbose,
+            show_progress=show_progress,
         )
         counts = ", ".join(f"{len(cases)} {what}" for what, cases in outcome.items())
         print(f"{raw.name}, {plans_name}, {configuration}: unlabeled cases: {counts}")

@@ -8,7 +8,6 @@ them is mixed supervision, which a comparison with methods that see scribbles al
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,15 +111,16 @@ def preprocess_masks(
     plans_name: str,
     configurations: Sequence[str],
     num_processes: Sequence[int],
-    args: argparse.Namespace,
+    verbose: bool = False,
+    show_progress: bool = True,
 ) -> None:
-    """Check and preprocess the label maps in `masksUn`; masks that are no longer there go. `args` has `verbose` and `no_pbar`.
+    """Check and preprocess the label maps in `masksUn`; masks that are no longer there go.
 
     Raises:
         UserError: a label map cannot be read, or has other values than dataset.json names.
     """
     files, base = mask_files(raw), preprocessed_folder(raw.name)
-    hashes = checked_label_files(raw, files, "mask", max(num_processes), not args.no_pbar) if files else {}
+    hashes = checked_label_files(raw, files, "mask", max(num_processes), show_progress) if files else {}
     plans_manager = load_plans(raw.name, plans_name)
     for configuration, processes in zip(configurations, num_processes, strict=True):
         manifest = manifest_file(base, get_configuration(plans_manager, configuration), KIND)
@@ -135,8 +135,8 @@ def preprocess_masks(
             hashes=hashes,
             labels=files,
             kind=KIND,
-            verbose=args.verbose,
-            show_progress=not args.no_pbar,
+            verbose=verbose,
+            show_progress=show_progress,
         )
         counts = ", ".join(f"{len(cases)} {what}" for what, cases in outcome.items())
         print(f"{raw.name}, {plans_name}, {configuration}: masks without images: {counts}")

@@ -116,7 +116,7 @@ def write_contact_sheet(
                 axis.imshow(colored, aspect=tile.aspect, interpolation="nearest")
                 text = side.title if axis is right else f"{tile.title}: {side.title}"
                 axis.set_title(text, fontsize=7, loc="left", pad=3)
-                for code, spots in (_spots(labels, color_of) if side.rings else {}).items():
+                for code, spots in (small_spots(labels, color_of) if side.rings else {}).items():
                     axis.scatter(
                         spots[:, 1], spots[:, 0], s=45, facecolors="none", edgecolors=color_of[code], linewidths=1
                     )
@@ -135,7 +135,7 @@ def _color(code: int) -> str:
     return _BACKGROUND if code == 0 else _FOREGROUND[(code - 1) % len(_FOREGROUND)]
 
 
-def _spots(labels: np.ndarray, codes: Iterable[int]) -> dict[int, np.ndarray]:
+def small_spots(labels: np.ndarray, codes: Iterable[int]) -> dict[int, np.ndarray]:
     """Code -> centers `(number, 2)` of its small connected spots in the slice."""
     spots = {}
     for code in codes:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from benchmarks import partial_study, quick_study
-from nnunet_ssl import cli
+from nnunet_ssl.commands import load
 from nnunet_ssl.discovery.variants import find_trainer
 
 
@@ -35,7 +34,7 @@ def test_the_partial_data_set_is_made_from_the_full_one_and_prepared_alike(tmp_p
         assert [word if word != "27" else "227" for word in one] == other
     for command in (full[0], partial[0]):
         parser = argparse.ArgumentParser()
-        importlib.import_module(cli.COMMANDS[command[1]][0]).add_arguments(parser)
+        load(command[1]).add_arguments(parser)
         parser.parse_args(command[2:])
     for _, trainer in partial_study.RUNS.values():
         find_trainer(f"{trainer}_6epochs_250iters_seed0")

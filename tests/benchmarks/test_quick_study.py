@@ -16,8 +16,7 @@ import pytest
 import torch
 
 from benchmarks import measured_training, quick_study
-from nnunet_ssl import cli
-from nnunet_ssl.commands import convert
+from nnunet_ssl.commands import convert, load
 from nnunet_ssl.commands import steps as commands
 from nnunet_ssl.discovery.variants import find_trainer
 from nnunet_ssl.engine.configurable import ConfigurableTrainer
@@ -204,7 +203,7 @@ def test_the_commands_accept_its_arguments(tmp_path, monkeypatch):
         return parser.parse_args(words)
 
     for name in ("convert", "plan_and_preprocess"):
-        parsed = parse(importlib.import_module(cli.COMMANDS[name][0]), typed[name][2:])
+        parsed = parse(load(name), typed[name][2:])
         if name == "convert":
             parsed = parse(importlib.import_module(convert.DATASETS["LA"][0]), parsed.arguments)
             assert (parsed.dataset_id, parsed.labeled, parsed.input) == (101, "8", tmp_path)
@@ -222,7 +221,7 @@ def test_the_commands_accept_its_arguments(tmp_path, monkeypatch):
         made = [step.name for step in steps if step.name in ("weaken", "expand")]
         assert made == ["weaken"] * bool(sparse.weaken) + ["expand"] * (pack == "ACDC_points_expanded")
         for step in steps[:-1]:
-            parsed = parse(importlib.import_module(cli.COMMANDS[step.action[1]][0]), step.action[2:])
+            parsed = parse(load(step.action[1]), step.action[2:])
             if step.name == "convert":
                 parsed = parse(importlib.import_module(convert.DATASETS[sparse.converter][0]), parsed.arguments)
                 assert (parsed.dataset_id, parsed.labeled) == (dense, None if labeled == everyone else labeled)

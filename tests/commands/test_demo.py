@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_ssl import cli
-from nnunet_ssl.commands import convert, demo
+from nnunet_ssl.commands import convert, demo, load
 from nnunet_ssl.commands import steps as commands
 from nnunet_ssl.errors import UserError
+from nnunet_ssl.evaluation import predictions_figure
 
 # Stands in for the console commands: writes what the next steps need, and a line about each call.
 STUB = """#!{python}
@@ -82,7 +82,7 @@ def test_the_public_commands_accept_the_arguments_of_the_demo(tmp_path):
     ours = [words for words in typed.values() if words[0] == "nnunet_ssl"]
     assert [words[1] for words in ours] == ["convert", "plan_and_preprocess", "compare"]
     for words in ours:
-        parsed = _parse(importlib.import_module(cli.COMMANDS[words[1]][0]), words[2:])
+        parsed = _parse(load(words[1]), words[2:])
         if words[1] == "convert":
             module = importlib.import_module(convert.DATASETS[parsed.dataset][0])
             parsed = _parse(module, parsed.arguments)
@@ -254,7 +254,9 @@ def test_the_figure_shows_truth_and_both_predictions_of_the_first_test_cases(tmp
     raw = tmp_path / "nnUNet_raw" / demo.DATASET
     rng = np.random.default_rng(0)
     outlined = []
-    monkeypatch.setattr(demo, "_outline", lambda axis, mask, color: outlined.append((axis, int(mask.sum()), color)))
+    monkeypatch.setattr(
+        predictions_figure, "_outline", lambda axis, mask, color: outlined.append((axis, int(mask.sum()), color))
+    )
     for k in range(4):
         truth = np.zeros((6, 20, 24), np.uint8)
         truth[k, 4:12, 5 : 12 + k] = 1
@@ -266,8 +268,8 @@ def test_the_figure_shows_truth_and_both_predictions_of_the_first_test_cases(tmp
         for file, array in files.items():
             file.parent.mkdir(parents=True, exist_ok=True)
             sitk.WriteImage(sitk.GetImageFromArray(array), str(file))
-    file = demo.draw_figure(tmp_path, settings)
-    assert file.stat().st_size > 10_000
+    demo.draw_figure(tmp_path, settings)
+    assert (tmp_path / "demo.png").stat().st_size > 10_000
     assert len(outlined) == 3 * 5  # truth in three columns, predictions in two
     titles = [axis.get_title() for axis, _, color in outlined if color == "orange"]
     assert titles[0] == "nnU-Net: Dice 100.0 %"

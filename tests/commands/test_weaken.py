@@ -16,7 +16,6 @@ from nnunet_ssl.data.dense_files import dense_files
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList
 from nnunet_ssl.weak.boxes import filled_boxes
-from nnunet_ssl.weak.contact_sheet import _spots
 from tests.helpers.raw_data import use_folders, write_split
 
 CASES = ("p1_a", "p1_b", "p2_a", "p3_a")
@@ -215,16 +214,6 @@ def test_the_contact_sheet_shows_the_weak_labels(raw):
         assert drawn.sum() > 500
 
 
-def test_rings_are_drawn_around_small_spots_only():
-    labels = np.zeros((40, 40), dtype=np.uint8)
-    labels[2, 3] = 1
-    labels[10:12, 10:12] = 1
-    labels[10:20, 0:4] = 1  # more than SMALL_SPOT pixels
-    labels[np.arange(35), 39 - np.arange(35)] = 2  # one stroke, although its pixels touch at their corners only
-    spots = _spots(labels, [1, 2])
-    assert list(spots) == [1] and sorted(map(tuple, spots[1])) == [(2, 3), (10.5, 10.5)]
-
-
 def test_boxes_are_kept_beside_the_label_map(raw):
     assert weaken("--rule", "2d", kind="boxes") == 0
     target = made(raw, "boxes")
@@ -269,10 +258,10 @@ def test_dense_labels_are_kept_for_validation_beside_partial_ones(raw, monkeypat
             preprocessed_dataset_folder_base=raw,
             plans_manager=None,
             configuration_manager=None,
-            _cases=SimpleNamespace(validation=["p3_a"]),
+            cases=SimpleNamespace(validation=["p3_a"]),
             print_to_log_file=print,
         )
-        assert trainer.nnUNetTrainerSSL._dense_labels(started) is None and len(asked) == number
+        assert trainer.nnUNetTrainerSSL.dense_labels(started) is None and len(asked) == number
 
 
 def test_sources_may_annotate_several_classes(raw):
@@ -427,7 +416,7 @@ def test_a_full_disk_leaves_nothing_and_says_so(raw, capsys, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("nnunet_ssl.weak.weakening.write_label", full)
+    monkeypatch.setattr("nnunet_ssl.weak.relabeling.write_label", full)
     assert "no space left on the disk" in refusal(capsys, raw)
 
 

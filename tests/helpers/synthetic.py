@@ -6,7 +6,6 @@ nnU-Net's commands need.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
@@ -221,9 +220,10 @@ def make_dataset(
         _write(_phantom(rng, 1, False)[0], raw / "masksUn" / f"mask_{i:02d}.nii.gz")
     if masks:
         folders = {"nnUNet_raw": str(raw.parent), "nnUNet_preprocessed": str(preprocessed.parent)}
-        quiet = argparse.Namespace(verbose=False, no_pbar=True)
         with mock.patch.dict(os.environ, folders), contextlib.redirect_stdout(io.StringIO()):
-            preprocess_masks(RawDataset.open(name), "nnUNetPlans", configurations, [1] * len(configurations), quiet)
+            preprocess_masks(
+                RawDataset.open(name), "nnUNetPlans", configurations, [1] * len(configurations), show_progress=False
+            )
     return name
 
 

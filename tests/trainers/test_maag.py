@@ -166,8 +166,6 @@ def raw(tmp_path, monkeypatch):
     return RawDataset.open(name), array
 
 
-
-
 def test_masks_are_resampled_and_keep_their_whole_field_of_view(raw, tmp_path):
     dataset, array = raw
     preprocess_masks(dataset, "nnUNetPlans", ["3d_fullres"], [1], show_progress=False)

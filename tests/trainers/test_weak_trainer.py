@@ -82,7 +82,6 @@ def test_unlabeled_images_are_left_out_and_that_is_said(datasets, tmp_path):
 # ------------------------------------------------------------------------------------------------------- dense labels
 
 
-
 @pytest.fixture
 def sparse(tmp_path):
     """A data set with dense labels beside sparse ones, preprocessed: (folder, name)."""
@@ -94,7 +93,9 @@ def sparse(tmp_path):
 
 def preprocess(name):
     raw = RawDataset.open(name)
-    preprocess_dense(raw, UnlabeledList.load(raw.folder / "unlabeled.json"), "nnUNetPlans", ["2d"], [1], show_progress=False)
+    preprocess_dense(
+        raw, UnlabeledList.load(raw.folder / "unlabeled.json"), "nnUNetPlans", ["2d"], [1], show_progress=False
+    )
 
 
 @pytest.mark.parametrize("trainer_name", [WEAK, "nnUNetTrainerMeanTeacher"])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
@@ -18,6 +20,7 @@ from nnunet_ssl.weak.seed_expansion import (
     geodesic_labels,
     random_walker_labels,
 )
+from tests.helpers.paths import shared_dir
 
 IGNORE = 9
 
@@ -225,3 +228,24 @@ def test_voxels_that_are_not_numbers_are_dark():
     image, seeds, _ = case()
     image[:, :, :, -1] = np.nan
     assert (expand_seeds(image, seeds, IGNORE, (1, 1, 1), Geodesic(), False) != IGNORE).sum() > (seeds != IGNORE).sum()
+
+
+def _read(file: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+
+
+def test_real_scribbles_of_the_heart_grow_into_it():
+    data = shared_dir("data")
+    case = "patient002_frame01"
+    image = _read(data / "acdc" / "training" / "patient002" / f"{case}.nii.gz")
+    truth = _read(data / "acdc" / "training" / "patient002" / f"{case}_gt.nii.gz")
+    seeds = _read(data / "acdc_scribbles" / f"{case}_scribble.nii.gz")
+    rows, columns = (slice(max(0, where.min() - 20), where.max() + 20) for where in np.nonzero(truth.any(0)))
+    cut = (slice(3, 5), rows, columns)
+    image, truth, seeds = image[cut], truth[cut], seeds[cut]
+    for method, per_slice, accuracy, covered in ((RandomWalker(), True, 0.98, 0.4), (Geodesic(), False, 0.85, 0.9)):
+        labels = expand_seeds(image[None], seeds, 4, (10.0, 1.37, 1.37), method, per_slice)
+        known = labels != 4
+        assert known.mean() > 5 * (seeds != 4).mean()
+        assert (labels == truth)[known].mean() > accuracy
+        assert known[truth > 0].mean() > covered

@@ -99,11 +99,11 @@ class nnUNetTrainerCML(nnUNetTrainerSSL):
         """nnU-Net's targets of the unlabeled mixes, for the first and for the second network."""
         logits = [self.without_gradient(member, batch.unlabeled)[0] for member in (self.student, self.second)]
         labels = hard_labels(torch.cat(logits), self.activation)  # of both networks: one copy to the host
-        labels = largest_components(labels) if self.largest_component else labels
+        first, second = (largest_components(labels) if self.largest_component else labels).chunk(2)
         inside = mix_halves(batch.inside, mask)
         return [
             self.per_scale(batch.target, lambda target, label=label: as_target(label, target, inside))
-            for label in cross_view_labels(*labels.chunk(2), mask)
+            for label in cross_view_labels(first, second, mask)
         ]
 
     @staticmethod

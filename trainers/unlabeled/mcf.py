@@ -19,7 +19,7 @@ Differs from the official code:
   published. R and U on the highest resolution.
 * Any number of classes: D where the classes differ, mean over channels; for two classes this is the official term. Regions: D and R
   per region, sigmoid. Ignored voxels are in neither D nor the score; padding is not in U.
-* The score is the mean Dice loss of the foreground classes (over all GPUs); ties go to B, as is official.
+* The score is the mean Dice loss of the foreground classes (over all GPUs); ties go to B, as in the official code.
 * nnU-Net's optimizer and schedule for each network, each clipped by itself; the ramp moves every iteration; no dropout.
 """
 

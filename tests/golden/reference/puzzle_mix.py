@@ -64,7 +64,7 @@ def transport_plan(mask: Tensor, saliency: Tensor, eps: float) -> Tensor:
 
     Minimizes `eps * cost_ij - saliency_i z_j` by auction: each block i takes its cheapest place j, of several that want
     the same place the cheapest stays, the others pay 1 more for it in the next round. As many rounds as the longest axis has
-    blocks, as is official; a place outside of the mask may remain empty.
+    blocks, as in the official code; a place outside of the mask may remain empty.
 
     Args:
         mask: `(B, 1, *blocks)`; z is 1 where it is positive.

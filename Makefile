@@ -1,0 +1,22 @@
+# The commands of development; .ci/run does all of them in a fresh environment.
+.PHONY: lint format types fast test golden
+
+lint:
+	ruff check .
+	ruff format --check .
+
+format:
+	ruff check --fix .
+	ruff format .
+
+types:
+	mypy
+
+fast:
+	python -m pytest -m fast -n 2
+
+test:
+	python -m pytest -n 2
+
+golden:
+	python -m tests.golden tests/golden/data

@@ -1,0 +1,61 @@
+"""Parsers and the arguments that several subcommands share."""
+
+from __future__ import annotations
+
+import argparse
+from types import ModuleType
+
+
+def make_parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
+    """The parser of a subcommand or a converter: a module with `DESCRIPTION`, `EXAMPLE` and `add_arguments`."""
+    parser = argparse.ArgumentParser(
+        prog=f"nnunet_ssl {name}",
+        description=module.DESCRIPTION,
+        epilog=module.EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    return parser
+
+
+def add_relabeling_arguments(parser: argparse.ArgumentParser, labels: str, choice: str) -> None:
+    """args.d, .o and .name of a command that makes a data set with other labels.
+
+    Args:
+        labels: what the labels of the given data set are, "dense".
+        choice: what the default of the name ends with, "kind".
+    """
+    parser.add_argument("-d", required=True, help=f"[REQUIRED] id or name of the data set with {labels} labels")
+    parser.add_argument("-o", type=int, required=True, metavar="ID", help="[REQUIRED] id of the data set to be made")
+    parser.add_argument(
+        "-name", help=f"[OPTIONAL] its name after DatasetXXX_. Default: the name of -d and the {choice}"
+    )
+
+
+def add_writing_arguments(parser: argparse.ArgumentParser, links: bool = False) -> None:
+    """args.np and .overwrite of a command that makes a data set; args.copy where `links` are made otherwise."""
+    parser.add_argument("-np", type=int, default=8, metavar="N", help="[OPTIONAL] number of processes. Default: 8")
+    if links:
+        parser.add_argument(
+            "--copy",
+            action="store_true",
+            help="[OPTIONAL] copy images and dense labels. Default: hard links, which need no space and are independent names "
+            "of the same file",
+        )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="[OPTIONAL] replace an existing data set of this id and name, once the new one is complete",
+    )
+
+
+def add_preprocessing_arguments(parser: argparse.ArgumentParser) -> None:
+    """args.overwrite (of the splits), .verbose and .no_pbar of a command that preprocesses."""
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="[OPTIONAL] replace a different splits_final.json in nnUNet_preprocessed by that of the raw data set "
+        "(a copy is kept)",
+    )
+    parser.add_argument("--verbose", action="store_true", help="[OPTIONAL] print what nnU-Net does")
+    parser.add_argument("--no_pbar", action="store_true", help="[OPTIONAL] no progress bars")

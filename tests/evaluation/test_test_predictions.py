@@ -1,0 +1,215 @@
+"""Test cases are predicted by stock nnU-Net, and again only when something has changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs import nnUNetTrainer_5epochs
+
+from nnunet_ssl.evaluation import runs as results_of
+from nnunet_ssl.evaluation.test_predictions import PredictionSettings, find_test_cases, predict_test
+from tests.helpers.study import DATASET, SHAPE, A, Study, cells, refused, run, truth, write
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch) -> Study:
+    return Study.in_environment(tmp_path, monkeypatch)
+
+
+def train_nothing(study: Study, trainer_class: type, fold: int, seed: int) -> Path:
+    """What a finished training leaves behind, of an untrained network, written by nnU-Net itself."""
+    torch.manual_seed(seed)
+    preprocessed = study.preprocessed / "nnUNetPlans_2d"
+    preprocessed.mkdir(exist_ok=True)
+    (preprocessed / "case_0.b2nd").touch()  # nnU-Net looks at the ending only
+    trainer = trainer_class(study.plans | {"continue_training": False}, "2d", fold, study.dataset, torch.device("cpu"))
+    trainer.initialize()
+    folder = Path(trainer.output_folder)
+    trainer.save_checkpoint(str(folder / "checkpoint_final.pth"))
+    for name, content in (("plans", study.plans), ("dataset", study.dataset)):
+        (folder.parent / f"{name}.json").write_text(json.dumps(content))
+    study.write_log(folder, len(study.splits[fold]["train"]), len(study.splits[fold]["val"]))
+    return folder
+
+
+@pytest.fixture
+def predictions(monkeypatch):
+    """Replaces the prediction itself by copies of the truth; the list of what was asked for."""
+    calls = []
+
+    def predict(self, images, outputs, folder_with_segs_from_prev_stage=None, **options):
+        calls.append(
+            {
+                "cases": [Path(output).name for output in outputs],
+                "folder": Path(outputs[0]).parent,
+                "previous": folder_with_segs_from_prev_stage,
+                "mirroring": self.use_mirroring,
+                "parameters": len(self.list_of_parameters),
+            }
+        )
+        for i, output in enumerate(outputs):
+            write(truth(i), Path(f"{output}.nii.gz"))
+
+    monkeypatch.setattr(nnUNetPredictor, "predict_from_files", predict)
+    return calls
+
+
+SETTINGS = PredictionSettings(device="cpu", num_processes=1)
+
+
+def test_test_cases_are_predicted_by_stock_nnunet_and_equal_its_own_prediction(study):
+    study.add_test_cases(2)
+    train_nothing(study, nnUNetTrainer_5epochs, 0, seed=0)
+    output = run(["nnUNetTrainer_5epochs"], test=True, settings=SETTINGS)
+    assert output.name == "compare_2d_0_test"
+    report = (output / "compare.md").read_text()
+    assert "yes: imagesTs against labelsTs" in report and "with mirroring" in report
+    table = cells(output)
+    assert set(table["case"]) == {"test_0", "test_1"}
+
+    model = study.folder("nnUNetTrainer_5epochs").parent
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(model), (0,))
+    direct = study.results / "direct"
+    direct.mkdir()
+    predictor.predict_from_files_sequential(str(study.raw / "imagesTs"), str(direct))
+    for case in ("test_0", "test_1"):
+        arrays = [
+            sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{case}.nii.gz")))
+            for folder in (direct, model / "test_folds_0")
+        ]
+        np.testing.assert_array_equal(*arrays)
+        assert len(np.unique(arrays[0])) > 1
+        dice = compute_metrics(
+            str(study.raw / "labelsTs" / f"{case}.nii.gz"), str(direct / f"{case}.nii.gz"), SimpleITKIO(), [1]
+        )["metrics"][1]["Dice"]
+        rows = table[(table["case"] == case) & (table["class"] == "organ") & (table["metric"] == "Dice")]
+        ours = rows["value"].item()
+        assert ours == pytest.approx(100 * dice)
+
+
+def test_predictions_are_kept_and_made_again_only_when_checkpoint_or_images_change(study, predictions):
+    study.add_test_cases()
+    checkpoint = train_nothing(study, nnUNetTrainer, 0, seed=0) / "checkpoint_final.pth"
+    options = {"trainers": [A], "test": True, "settings": SETTINGS, "overwrite": True}
+    report = (run(**options) / "compare.md").read_text()
+    assert "100.00" in report and len(predictions) == 1
+    assert predictions[0]["cases"] == ["test_0", "test_1", "test_2"] and predictions[0]["mirroring"]
+    os.utime(checkpoint)
+    run(**options)
+    assert len(predictions) == 1
+    train_nothing(study, nnUNetTrainer, 0, seed=1)
+    run(**options)
+    assert len(predictions) == 2
+    write(np.zeros(SHAPE, np.float32), study.raw / "imagesTs" / "test_1_0000.nii.gz")
+    run(**options)
+    assert len(predictions) == 3
+    run(**(options | {"settings": PredictionSettings(device="cpu", mirroring=False)}))
+    assert len(predictions) == 4 and not predictions[3]["mirroring"]
+    names = sorted(path.name for path in checkpoint.parents[1].glob("test_folds*"))
+    assert names == ["test_folds_0", "test_folds_0_no_mirroring"]
+
+
+def test_an_interrupted_prediction_is_not_taken_as_complete(study, predictions, monkeypatch):
+    study.add_test_cases()
+    model = train_nothing(study, nnUNetTrainer, 0, seed=0).parent
+    complete = nnUNetPredictor.predict_from_files
+
+    def interrupted(self, images, outputs, **options):
+        complete(self, images[:1], outputs[:1], **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nnUNetPredictor, "predict_from_files", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run([A], test=True, settings=SETTINGS)
+    assert not (model / "test_folds_0").exists() and not (study.results / "compare_2d_0_test").exists()
+    monkeypatch.setattr(nnUNetPredictor, "predict_from_files", complete)
+    run([A], test=True, settings=SETTINGS)
+    assert predictions[-1]["cases"] == ["test_0", "test_1", "test_2"]
+    assert [path.name for path in model.glob("test_folds*")] == ["test_folds_0"]
+
+
+def test_several_folds_predict_the_test_cases_as_one_ensemble(study, predictions):
+    study.add_test_cases()
+    for fold in (0, 1):
+        train_nothing(study, nnUNetTrainer, fold, seed=fold)
+    output = run([A], folds=["0", "1"], test=True, settings=SETTINGS)
+    assert predictions[0]["parameters"] == 2 and set(cells(output)["fold"]) == {"0_1"}
+    assert "ensemble of 2 folds" in (output / "compare.md").read_text()
+    assert (study.folder(A).parent / "test_folds_0_1").is_dir()
+
+
+def test_a_cascade_gets_the_predictions_of_its_first_stage(study, predictions, monkeypatch):
+    study.add_test_cases()
+
+    def load(self, folder, folds, checkpoint_name):
+        self.list_of_parameters = [{}]
+
+    monkeypatch.setattr(nnUNetPredictor, "initialize_from_trained_model_folder", load)
+    for configuration in ("3d_lowres", "3d_cascade_fullres"):
+        folder = study.folder(A, configuration=configuration)
+        folder.mkdir(parents=True)
+        (folder.parent / "dataset.json").write_text(json.dumps(study.dataset))
+        (folder.parent / "plans.json").write_text(json.dumps(study.plans))
+        (folder / "checkpoint_final.pth").write_bytes(b"weights")
+    experiment = results_of.Experiment(DATASET, "3d_cascade_fullres")
+    cases = find_test_cases(experiment, ".nii.gz")
+    predict_test(experiment, A, (0,), cases, SETTINGS)
+    first_stage = study.folder(A, configuration="3d_lowres").parent / "test_folds_0"
+    assert [call["previous"] for call in predictions] == [None, str(first_stage)]
+    assert first_stage.is_dir()
+
+
+def test_images_without_a_reference_are_left_out_and_counted(study, predictions):
+    study.add_test_cases()
+    trainers = [A, "nnUNetTrainer_5epochs"]
+    for trainer_class in (nnUNetTrainer, nnUNetTrainer_5epochs):
+        train_nothing(study, trainer_class, 0, seed=0)
+    (study.raw / "labelsTs" / "test_2.nii.gz").unlink()
+    output = run(trainers, test=True, settings=SETTINGS)
+    assert "1 images of imagesTs have no reference" in (output / "compare.md").read_text()
+    assert [call["cases"] for call in predictions] == [["test_0", "test_1"]] * 2
+    assert set(cells(output)["trainer"]) == set(trainers)
+
+
+def test_test_runs_whose_splits_differ_are_refused_before_anything_is_predicted(study, predictions):
+    study.add_test_cases()
+    study.write_log(train_nothing(study, nnUNetTrainer, 0, seed=0), train=3, val=7)
+    refused("3 training cases, 1 in splits_final.json", trainers=[A], test=True, settings=SETTINGS)
+    assert not predictions
+
+
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (lambda study: shutil.rmtree(study.raw / "labelsTs"), "labelsTs holds no label file"),
+        (lambda study: (study.raw / "imagesTs" / "test_1_0000.nii.gz").unlink(), "no image CASE_0000.nii.gz .* test_1"),
+        (lambda study: (study.folder(A) / "checkpoint_final.pth").unlink(), "-tr nnUNetTrainer --c.*-chk"),
+        (lambda study: (study.folder(A) / "checkpoint_final.pth").write_bytes(b"broken"), "cannot be read"),
+        (lambda study: (study.folder(A).parent / "test_folds_0").mkdir(), "was not written by this command"),
+    ],
+)
+def test_what_is_missing_for_test_predictions_is_named(study, predictions, damage, match):
+    study.add_test_cases()
+    train_nothing(study, nnUNetTrainer, 0, seed=0)
+    damage(study)
+    refused(match, trainers=[A], test=True, settings=SETTINGS)
+    assert not predictions
+
+
+def test_a_missing_gpu_is_named(study, predictions, monkeypatch):
+    study.add_test_cases()
+    train_nothing(study, nnUNetTrainer, 0, seed=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused("no CUDA device. Predict with -device cpu", trainers=[A], test=True)
