@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.data.nifti import check_nifti
+from nnunet_ssl.data.files import check_nifti
 from nnunet_ssl.dataset_conversion.acdc_protocols import PROTOCOLS, Protocol, cross_validation, describe
 from nnunet_ssl.dataset_conversion.case_lists import check_known, choose_labeled, read_split
 from nnunet_ssl.dataset_conversion.common import Assignment, Case, DatasetDescription, add_common_arguments

@@ -32,7 +32,7 @@ from nnunet_ssl.dataset_conversion.case_lists import check_known, choose_labeled
 from nnunet_ssl.dataset_conversion.common import Assignment, Case, DatasetDescription, add_common_arguments
 from nnunet_ssl.dataset_conversion.reading import read_image, walk
 from nnunet_ssl.dataset_conversion.writing import write_dataset
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, listed, some
 
 DESCRIPTION = """Convert BraTS 2018-2023 (glioma).
 
@@ -220,9 +220,7 @@ def find_cases(root: Path, channels: Sequence[str] = tuple(CHANNELS)) -> tuple[l
             continue
         cases[case.case_id] = case
     if faults:
-        shown = "\n".join(f"  {fault}" for fault in faults[:20])
-        more = f"\n  ... and {len(faults) - 20} more" if len(faults) > 20 else ""
-        raise UserError(f"{len(faults)} case folder(s) below {root} cannot be used:\n{shown}{more}")
+        raise UserError(f"{len(faults)} case folder(s) below {root} cannot be used:\n{listed(faults)}")
     if not cases:
         raise UserError(
             f"No BraTS case below {root}. Expected are folders with <case>_t1ce.nii.gz (2018 to 2021) or "
@@ -279,7 +277,7 @@ def assign(
         without = [case.case_id for case in validation if case.label is None]
         if without:
             raise UserError(
-                f"The validation list of {lists.origin} names cases without segmentation: {', '.join(without[:10])}. "
+                f"The validation list of {lists.origin} names cases without segmentation: {some(without)}. "
                 f"Remove them from the list; they can be unlabeled cases of the train list."
             )
         candidates = list(dict.fromkeys(case.patient for case in train if case.label is not None))

@@ -122,7 +122,7 @@ def _copy_cases(
         section, source, case = places[index]
         name = source.prefix + case
         getattr(records, section)[name] = CaseRecord(f"{source.raw.name}/{SECTIONS[section]}/{case}", digest)
-        if section != "labeled" and source.list is not None and case in source.list.groups:
+        if section != "labeled" and source.case_list is not None and case in source.case_list.groups:
             records.groups[name] = source.patient(case)
         faults.append(fault)
     refuse_faulty_cases(faults, len(jobs), "merged")
@@ -256,7 +256,7 @@ def _report(
             print(
                 f"{raw.name}: labelsTr_dense is left out. Dense labels of the merged data set would need the classes of all."
             )
-        if source.list is not None and any(source.list.hidden_labels.values()):
+        if source.case_list is not None and any(source.case_list.hidden_labels.values()):
             print(
                 f"{raw.name}: its hidden labels (`nnunet_ssl split`) are labels here. Hide them again with `nnunet_ssl split`."
             )

@@ -24,7 +24,7 @@ class Source:
     Attributes:
         codes: label of its label maps -> label of the merged ones.
         parts: common class -> its own classes that become it.
-        list: its unlabeled.json, None without one.
+        case_list: its unlabeled.json, None without one.
         partial: its own partial labels, None where every case annotates everything.
     """
 
@@ -32,7 +32,7 @@ class Source:
     prefix: str
     codes: Mapping[int, int]
     parts: Mapping[str, frozenset[str]]
-    list: UnlabeledList | None
+    case_list: UnlabeledList | None
     partial: PartialLabels | None
 
     def annotated(self, case: str) -> list[str]:
@@ -56,7 +56,7 @@ class Source:
         return found
 
     def patient(self, case: str) -> str:
-        return self.prefix + (case if self.list is None else self.list.patient(case))
+        return self.prefix + (case if self.case_list is None else self.case_list.patient(case))
 
 
 def check_sources(raws: Sequence[RawDataset]) -> None:
@@ -133,9 +133,9 @@ def read_sources(
         chosen.append(_common_names(raw, rest.pop(keys[0]) if keys else None, file))
     if rest:
         raise UserError(f"--map {file}: {', '.join(rest)} is not among the data sets of -i. Remove it.")
-    names = list(dict.fromkeys(common for names in chosen for common in names.values() if common is not None))
+    merged = list(dict.fromkeys(common for names in chosen for common in names.values() if common is not None))
     ignore = ignore or any("ignore" in raw.dataset_json["labels"] for raw in raws)
-    labels = {"background": 0, **{name: i for i, name in enumerate(names, start=1)}}
+    labels = {"background": 0, **{name: i for i, name in enumerate(merged, start=1)}}
     if ignore:
         labels["ignore"] = len(labels)
     sources = []

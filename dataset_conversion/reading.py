@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.data.nifti import _damaged, check_nifti
+from nnunet_ssl.data.files import check_nifti, damaged_release
 from nnunet_ssl.dataset_conversion.common import Case, DatasetDescription
 from nnunet_ssl.errors import UserError, some
 
@@ -55,7 +55,7 @@ def read_image(path: Path) -> sitk.Image:
     try:
         return sitk.ReadImage(str(path))
     except RuntimeError as error:
-        raise _damaged(path, " ".join(str(error).split())[-300:]) from error
+        raise damaged_release(path, " ".join(str(error).split())[-300:]) from error
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def read_geometry(path: Path) -> Geometry:
     try:
         header.ReadImageInformation()
     except RuntimeError as error:
-        raise _damaged(path, " ".join(str(error).split())[-300:]) from error
+        raise damaged_release(path, " ".join(str(error).split())[-300:]) from error
     if header.GetDimension() != 3:
         raise UserError(f"{path} has {header.GetDimension()} dimensions; expected 3. Give the file of one volume.")
     return Geometry(header.GetSpacing(), header.GetOrigin(), header.GetDirection(), header.GetSize(), path)
@@ -116,7 +116,7 @@ def read_h5(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing. Complete the download, or remove the case from the input.") from None
     except OSError as error:
-        raise _damaged(path, str(error)) from error
+        raise damaged_release(path, str(error)) from error
     return arrays
 
 

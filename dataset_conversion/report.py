@@ -15,7 +15,7 @@ from nnunet_ssl.errors import some
 
 
 @dataclass(frozen=True)
-class _Converted:
+class Converted:
     """What the conversion of one case has shown."""
 
     content: str = ""  # content hash of the images
@@ -26,13 +26,13 @@ class _Converted:
     differing: int | None = None  # annotated voxels that differ from the dense mask; None without mask
 
 
-def _report(
+def report(
     dataset: DatasetDescription,
     assignment: Assignment,
     by_id: Mapping[str, Case],
     target: Path,
     folds: Sequence[Mapping[str, Sequence[str]]],
-    results: Mapping[str, _Converted],
+    results: Mapping[str, Converted],
 ) -> None:
     sparse = dataset.ignore_label is not None
     for part, folder in (
@@ -70,7 +70,7 @@ def _report(
         )
 
 
-def _report_sparse(assignment: Assignment, results: Mapping[str, _Converted]) -> None:
+def _report_sparse(assignment: Assignment, results: Mapping[str, Converted]) -> None:
     """How much is annotated, and whether the sparse labels agree with the dense masks: a label of another case would not."""
     sparse = {case_id: result for case_id, result in results.items() if result.voxels}
     shares = sorted(100 * result.annotated / result.voxels for result in sparse.values())
@@ -106,7 +106,7 @@ def _report_sparse(assignment: Assignment, results: Mapping[str, _Converted]) ->
         )
 
 
-def _report_identical(hashes: Mapping[str, str], dataset_id: int) -> None:
+def report_identical(hashes: Mapping[str, str], dataset_id: int) -> None:
     """Name cases with the same voxels, as patient074 and patient076 of ACDC."""
     cases_of: dict[str, list[str]] = {}
     for case_id in sorted(hashes):

@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ssl.data.dense_files import RAW_FOLDER as DENSE_FOLDER
+from nnunet_ssl.data.derived import refuse_faulty_cases
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.splits import patients_on_both_sides, write_splits
 from nnunet_ssl.data.staging import (
@@ -30,8 +31,8 @@ from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, content_ha
 from nnunet_ssl.dataset_conversion.case_lists import check_known
 from nnunet_ssl.dataset_conversion.common import Assignment, Case, DatasetDescription, DenseReader, Reader
 from nnunet_ssl.dataset_conversion.reading import check_images, map_label
-from nnunet_ssl.dataset_conversion.report import _Converted, _report, _report_identical
-from nnunet_ssl.errors import LISTED_FAULTS, UserError, some
+from nnunet_ssl.dataset_conversion.report import Converted, report, report_identical
+from nnunet_ssl.errors import UserError, some
 
 FILE_ENDING = ".nii.gz"
 
@@ -106,8 +107,8 @@ def write_dataset(
         raise UserError(disk_message(error, target)) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    _report(dataset, assignment, by_id, target, folds, results)
-    _report_identical({case_id: result.content for case_id, result in results.items()}, dataset.dataset_id)
+    report(dataset, assignment, by_id, target, folds, results)
+    report_identical({case_id: result.content for case_id, result in results.items()}, dataset.dataset_id)
     return target
 
 
@@ -278,7 +279,7 @@ def _convert_all(
     dense_reader: DenseReader | None,
     staging: Path,
     num_processes: int,
-) -> dict[str, _Converted]:
+) -> dict[str, Converted]:
     """Convert every assigned case; returns the results by case id. UserError names all faulty cases."""
     jobs = _jobs(dataset, by_id, assignment)
     folders = {job.images_folder for job in jobs} | {job.label_folder for job in jobs if job.label_folder}
@@ -292,7 +293,7 @@ def _convert_all(
     convert = functools.partial(
         _convert_case, reader=reader, dense_reader=dense_reader, dataset=dataset, staging=staging
     )
-    results: dict[str, _Converted] = {}
+    results: dict[str, Converted] = {}
     for index, result in run_in_processes(
         convert,
         [(job,) for job in jobs],
@@ -302,11 +303,7 @@ def _convert_all(
         kept="nothing was written",
     ):
         results[jobs[index].case.case_id] = result
-    faults = sorted(result.fault for result in results.values() if result.fault)
-    if faults:
-        listed = "\n".join(f"  - {fault}" for fault in faults[:LISTED_FAULTS])
-        more = f"\n  ... and {len(faults) - LISTED_FAULTS} more" if len(faults) > LISTED_FAULTS else ""
-        raise UserError(f"{len(faults)} of {len(jobs)} cases cannot be converted; nothing was written.\n{listed}{more}")
+    refuse_faulty_cases((result.fault for result in results.values()), len(jobs), "converted")
     if empty := sorted(case_id for case_id, result in results.items() if result.empty):
         print(f"Warning: {len(empty)} label(s) without any foreground: {some(empty)}.")
     if dataset.ignore_label is not None:
@@ -314,7 +311,7 @@ def _convert_all(
     return results
 
 
-def _check_sparse(dataset: DatasetDescription, results: Mapping[str, _Converted]) -> None:
+def _check_sparse(dataset: DatasetDescription, results: Mapping[str, Converted]) -> None:
     """UserError if every label is annotated throughout; a warning names those without any annotation."""
     sparse = {case_id: result for case_id, result in results.items() if result.voxels}
     if all(result.annotated == result.voxels for result in sparse.values()):
@@ -336,7 +333,7 @@ def _convert_case(
     dense_reader: DenseReader | None,
     dataset: DatasetDescription,
     staging: Path,
-) -> _Converted:
+) -> Converted:
     """Read, check and write one case."""
     case, ignore = job.case, dataset.ignore_label
     try:
@@ -349,11 +346,11 @@ def _convert_case(
         if dense is not None:
             dense = map_label(case, case.dense, dense, dataset.dense_label_codes)
     except UserError as error:
-        return _Converted(fault=str(error))
+        return Converted(fault=str(error))
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
-        return _Converted(fault=f"case {case.case_id} ({case.source}) cannot be read: {error}. Check the input.")
+        return Converted(fault=f"case {case.case_id} ({case.source}) cannot be read: {error}. Check the input.")
     for channel, image in enumerate(images):
         write_image(image, staging / job.images_folder / f"{case.case_id}_{channel:04d}{FILE_ENDING}")
     if label is not None:
@@ -364,11 +361,11 @@ def _convert_case(
     content = content_hash([sitk.GetArrayViewFromImage(image) for image in images])
     written = label if label is not None else dense
     if written is None:
-        return _Converted(content)
+        return Converted(content)
     values = sitk.GetArrayViewFromImage(written)
     annotated = values != ignore if ignore is not None else np.ones_like(values, dtype=bool)
     empty = not values[annotated].any()
     if label is None or ignore is None:
-        return _Converted(content, empty=empty)
+        return Converted(content, empty=empty)
     differing = int((values != sitk.GetArrayViewFromImage(dense))[annotated].sum()) if dense is not None else None
-    return _Converted(content, "", empty, values.size, int(annotated.sum()), differing)
+    return Converted(content, "", empty, values.size, int(annotated.sum()), differing)

@@ -1,5 +1,8 @@
-"""The exception for mistakes that the user can repair."""
+"""The exception for mistakes that the user can repair, and what its messages list."""
 
+from __future__ import annotations
+
+import json
 from collections.abc import Iterable
 
 
@@ -11,8 +14,9 @@ class UserError(RuntimeError):
     """
 
 
-# how many faults a message lists before it says how many more there are
+# how many names or faults a message lists before it says how many more there are
 LISTED_FAULTS = 10
+EXCERPT = 80  # characters
 
 
 def some(names: Iterable[str], limit: int = LISTED_FAULTS) -> str:
@@ -20,3 +24,16 @@ def some(names: Iterable[str], limit: int = LISTED_FAULTS) -> str:
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def listed(faults: Iterable[str], limit: int = LISTED_FAULTS) -> str:
+    """The first `limit` faults, a line each, and how many more there are."""
+    faults = list(faults)
+    more = [f"  ... and {len(faults) - limit} more"] if len(faults) > limit else []
+    return "\n".join([*(f"  - {fault}" for fault in faults[:limit]), *more])
+
+
+def excerpt(found: object) -> str:
+    """What was found in a JSON file, as text that fits into a message."""
+    text = json.dumps(found, default=str)
+    return text if len(text) <= EXCERPT else f"{text[: EXCERPT - 3]}..."

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from nnunet_ssl.data.atomic import write_atomically
 from nnunet_ssl.data.inspection import check_dataset
 from nnunet_ssl.data.inspection_report import print_report
 from nnunet_ssl.errors import UserError
@@ -53,5 +54,6 @@ def run(args: argparse.Namespace) -> int:
     )
     print_report(report, args.near_duplicate_threshold)
     if args.json:
-        Path(args.json).write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(asdict(report), indent=2) + "\n"
+        write_atomically(args.json, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return 1 if report.leaks else 0

@@ -202,12 +202,13 @@ def _open_work_folder(work: Path, settings: Settings, overwrite: bool) -> dict:
             shutil.rmtree(work / name, ignore_errors=True)
         for name in (STATE_FILE, FIGURE_FILE):
             (work / name).unlink(missing_ok=True)
-    state = {"format": FORMAT, "settings": vars(settings), "seconds": {}}
+    wanted = vars(settings)
+    state = {"format": FORMAT, "settings": wanted, "seconds": {}}
     if file.is_file():
         present = json.loads(file.read_text(encoding="utf-8"))
         different = [
             f"{key} {present.get('settings', {}).get(key)} (now {value})"
-            for key, value in state["settings"].items()
+            for key, value in wanted.items()
             if present.get("settings", {}).get(key) != value
         ]
         if different:

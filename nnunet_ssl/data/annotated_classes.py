@@ -16,14 +16,13 @@ named, or where named regions inside it make up all of it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, excerpt
 
 KEY = "partial_labels"
 RARE = 0.01  # a class annotated in a smaller share of the training cases is worth a warning
@@ -78,9 +77,7 @@ class PartialLabels:
         content = dataset_json[KEY]
 
         def refuse(key: str, found: object, allowed: str) -> UserError:
-            text = json.dumps(found, default=str)
-            text = text if len(text) <= 80 else f"{text[:77]}..."
-            return UserError(f"{file}: {key} is {text}; allowed is {allowed}. Correct it. Example: {_EXAMPLE}.")
+            return UserError(f"{file}: {key} is {excerpt(found)}; allowed is {allowed}. Correct it. Example: {_EXAMPLE}.")
 
         def names(key: str, found: object, all_allowed: bool = False) -> frozenset[str]:
             if all_allowed and found == "all":

@@ -17,26 +17,18 @@ def write_json_atomically(content: dict | list, file: str | Path) -> None:
     Raises:
         UserError: no space is left on the disk.
     """
-    file = Path(file)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
     try:
-        with open(temporary, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=2, sort_keys=True)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
+        write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(
             f"{file} cannot be written: {error.strerror}. Free some space and run the command again."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def write_atomically(filename: str | Path, write: Callable[[Path], None]) -> None:
+def write_atomically(filename: str | Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary name)` in the folder of `filename`, flush the file to the disk, then rename it.
 
     Whatever goes wrong, an existing `filename` stays as it was and the temporary file is removed.

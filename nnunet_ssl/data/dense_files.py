@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.raw_dataset import RawDataset
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, some
 
 RAW_FOLDER = "labelsTr_dense"
 
@@ -15,14 +15,14 @@ def dense_files(raw: RawDataset) -> dict[str, str]:
     Raises:
         UserError: a file of `labelsTr_dense` belongs to no training case, or labels are neither sparse nor partial.
     """
-    folder, ending = raw.folder / RAW_FOLDER, raw.dataset_json["file_ending"]
+    folder, ending = raw.folder / RAW_FOLDER, raw.file_ending
     files = (
         {file.name[: -len(ending)]: str(file) for file in sorted(folder.glob(f"*{ending}"))} if folder.is_dir() else {}
     )
     unknown = sorted(set(files) - set(raw.labeled))
     if unknown:
         raise UserError(
-            f"{folder} holds label maps of {', '.join(unknown[:5])}, which are not in imagesTr. Rename or remove them."
+            f"{folder} holds label maps of {some(unknown, 5)}, which are not in imagesTr. Rename or remove them."
         )
     if files and "ignore" not in raw.dataset_json["labels"] and PARTIAL_LABELS not in raw.dataset_json:
         raise UserError(

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_ssl.data.dense_files import RAW_FOLDER as DENSE_FOLDER
-from nnunet_ssl.data.raw_dataset import RawDataset, preprocessed_folder, read_label_map
+from nnunet_ssl.data.raw_dataset import RawDataset, read_label_map
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import load_splits
 from nnunet_ssl.data.staging import disk_message, put_in_place, staging_folder
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
-from nnunet_ssl.errors import LISTED_FAULTS, UserError
+from nnunet_ssl.errors import UserError, listed, some
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def under_construction(target: Path) -> Iterator[Path]:
 def carried_lists(raw: RawDataset) -> tuple[UnlabeledList | None, list[dict[str, list[str]]] | None]:
     """unlabeled.json and splits_final.json of the data set, from the raw folder, else from the preprocessed one; None
     where neither has one."""
-    folders = (raw.folder, preprocessed_folder(raw.name))
+    folders = (raw.folder, raw.preprocessed)
     lists = [folder / LIST_FILE for folder in folders if (folder / LIST_FILE).is_file()]
     splits = [folder / SPLITS_FILE for folder in folders if (folder / SPLITS_FILE).is_file()]
     return (
@@ -68,7 +68,7 @@ def place_files(raw: RawDataset, dense: Mapping[str, str], staging: Path, copy: 
     """Link (or copy) images, dense labels (case -> file) and test labels. Returns whether they are links."""
     from tqdm import tqdm
 
-    ending = raw.dataset_json["file_ending"]
+    ending = raw.file_ending
     files: list[tuple[str, Path]] = []
     for images, cases in (("imagesTr", raw.labeled), ("imagesUn", raw.unlabeled), ("imagesTs", raw.test)):
         for case, channels in cases.items():
@@ -96,9 +96,7 @@ def refuse_faulty_cases(faults: Iterable[str], number: int, verb: str) -> None:
     """UserError that lists the faults of a data set of `number` cases, if there are any; `verb`: what cannot be done."""
     faults = sorted(fault for fault in faults if fault)
     if faults:
-        listed = "\n".join(f"  - {fault}" for fault in faults[:LISTED_FAULTS])
-        more = f"\n  ... and {len(faults) - LISTED_FAULTS} more" if len(faults) > LISTED_FAULTS else ""
-        raise UserError(f"{len(faults)} of {number} cases cannot be {verb}; nothing was written.\n{listed}{more}")
+        raise UserError(f"{len(faults)} of {number} cases cannot be {verb}; nothing was written.\n{listed(faults)}")
 
 
 def read_label(case: str, file: str, reader: type, codes: Collection[int]) -> tuple[np.ndarray, dict]:
@@ -109,7 +107,7 @@ def read_label(case: str, file: str, reader: type, codes: Collection[int]) -> tu
     unknown = [f"{code:g}" for code in found.tolist() if code not in codes]
     if unknown:
         raise UserError(
-            f"case {case}: {file} holds the code(s) {', '.join(unknown[:10])}; dataset.json names "
+            f"case {case}: {file} holds the code(s) {some(unknown)}; dataset.json names "
             f"{', '.join(map(str, sorted(codes)))}. Correct the file or the key 'labels'."
         )
     return array.astype(np.uint16), properties

@@ -1,4 +1,4 @@
-"""Why an image file cannot be read, in words that name it."""
+"""Why an image file cannot be read, in words that name it: files of a raw data set, and files of a release."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_ssl.errors import UserError
 
 
 def damaged_file(case: str, image_files: Sequence[str]) -> str | None:
@@ -25,12 +30,19 @@ def stream_damage(file: str | Path) -> str | None:
     if not str(file).endswith(".gz"):
         return None
     try:
-        with gzip.open(file) as stream:
-            while stream.read(1 << 22):
-                pass
+        _stream_length(file)
     except (OSError, EOFError, zlib.error) as error:
         return str(error)
     return None
+
+
+def _stream_length(file: str | Path) -> int:
+    """Bytes of a .gz file when unpacked; reads to its end, where the checksum is compared."""
+    length = 0
+    with gzip.open(file) as stream:
+        while chunk := stream.read(1 << 22):
+            length += len(chunk)
+    return length
 
 
 def explain_reading_error(case: str, image_files: Sequence[str], reader_writer_class: type) -> str | None:
@@ -68,3 +80,28 @@ def wrong_number_of_channels(case: str, image_files: Sequence[str], found: int, 
         f"case {case}: {', '.join(map(str, image_files))} hold {found} channel(s); dataset.json names {expected}. Correct "
         "the files, or the key channel_names, or remove the case."
     )
+
+
+def check_nifti(path: Path) -> None:
+    """UserError if a NIfTI file is shorter than its header says or its compressed stream is damaged.
+
+    SimpleITK fills the missing part of such a file with zeros, or keeps the damage, and reports neither; and it does not
+    report a file that it could not write completely.
+    """
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        image: Any = nibabel.load(path)
+        needed = image.dataobj.offset + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+        found = _stream_length(path) if path.name.endswith(".gz") else path.stat().st_size
+    except (OSError, EOFError, zlib.error, ValueError, ImageFileError, HeaderDataError) as error:
+        raise damaged_release(path, str(error)) from error
+    if found < needed:
+        raise damaged_release(path, f"truncated: {found} bytes found, {needed} announced by the header")
+
+
+def damaged_release(path: Path, why: str) -> UserError:
+    """For a file of a release, which the user can download again."""
+    return UserError(f"{path} cannot be read, it is truncated or corrupt ({why}). Download or unpack it again.")

@@ -12,7 +12,7 @@ from nnunet_ssl.data.files import wrong_number_of_channels
 from nnunet_ssl.data.inspection_report import Pair, Report
 from nnunet_ssl.data.leakage import find_overlaps
 from nnunet_ssl.data.pool import run_in_processes
-from nnunet_ssl.data.raw_dataset import FOLDERS, RawDataset, preprocessed_folder, read_case
+from nnunet_ssl.data.raw_dataset import FOLDERS, RawDataset, read_case
 from nnunet_ssl.data.similarity import (
     best_correlations,
     candidate_pairs,
@@ -26,7 +26,7 @@ from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import load_splits, patients_on_both_sides, split_hash
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, content_hash
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, some
 
 DETAIL_THRESHOLD = 0.6  # fine structure agrees this much only in scans of one patient (seen on LA and ACDC)
 OUTLIER_DEVIATIONS = 3.5  # robust standard deviations (Iglewicz and Hoaglin, 1993), of logarithms
@@ -98,7 +98,7 @@ def check_dataset(
 
 
 def _load_lists(raw: RawDataset, report: Report) -> UnlabeledList:
-    files = [folder / LIST_FILE for folder in (preprocessed_folder(raw.name), raw.folder)]
+    files = [folder / LIST_FILE for folder in (raw.preprocessed, raw.folder)]
     lists = [UnlabeledList.load(file) for file in files if file.is_file()]
     if not lists:
         report.warnings.append(
@@ -113,7 +113,7 @@ def _load_lists(raw: RawDataset, report: Report) -> UnlabeledList:
 
 
 def _load_splits(raw: RawDataset, report: Report) -> list[dict[str, list[str]]]:
-    files = [folder / SPLITS_FILE for folder in (preprocessed_folder(raw.name), raw.folder)]
+    files = [folder / SPLITS_FILE for folder in (raw.preprocessed, raw.folder)]
     found = [load_splits(file) for file in files if file.is_file()]
     if not found:
         report.warnings.append(
@@ -176,7 +176,7 @@ def _find_leaks(cases: UnlabeledList, splits: Sequence[dict], report: Report) ->
     def patients(one, other, what: str) -> None:
         both = patients_on_both_sides(one, other, cases.groups)
         if both:
-            report.leaks.append(f"{what}: {len(both)} patient(s) on both sides: {', '.join(both[:10])}")
+            report.leaks.append(f"{what}: {len(both)} patient(s) on both sides: {some(both)}")
 
     # without a split everything that is not a test case is training
     for fold, split in enumerate(splits) if splits else [("-", {"train": list(cases.labeled), "val": []})]:

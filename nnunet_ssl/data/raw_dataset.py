@@ -15,7 +15,7 @@ import numpy as np
 from nnunet_ssl.data.files import damaged_file, explain_reading_error, wrong_number_of_channels
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.unlabeled_list import FILE_NAME, CaseRecord, UnlabeledList, content_hash
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, some
 
 FOLDERS = {"unlabeled": "imagesUn", "labeled": "imagesTr", "test": "imagesTs"}
 
@@ -108,12 +108,21 @@ class RawDataset:
         both = sorted(set(unlabeled) & set(labeled))
         if both:
             raise UserError(
-                f"{folder}: {', '.join(both[:5])} lie(s) in imagesUn and in imagesTr. A case id may occur once; delete or "
+                f"{folder}: {some(both, 5)} lie(s) in imagesUn and in imagesTr. A case id may occur once; delete or "
                 "rename the copy in imagesUn."
             )
         test_labels = {case: str(folder / "labelsTs" / f"{case}{ending}") for case in test}
         test_labels = {case: file for case, file in test_labels.items() if Path(file).is_file()}
         return cls(name, folder, dataset_json, labeled, unlabeled, test, labels, test_labels)
+
+    @property
+    def preprocessed(self) -> Path:
+        """Its folder in nnUNet_preprocessed; UserError where this variable is not set."""
+        return preprocessed_folder(self.name)
+
+    @property
+    def file_ending(self) -> str:
+        return self.dataset_json["file_ending"]
 
     @property
     def number_of_channels(self) -> int:
@@ -239,7 +248,7 @@ def update_list(raw: RawDataset, num_processes: int, rehash: bool = False, show_
     Raises:
         UserError: an image cannot be read or has the wrong number of channels; a list is malformed.
     """
-    files = {"raw": raw.folder / FILE_NAME, "preprocessed": preprocessed_folder(raw.name) / FILE_NAME}
+    files = {"raw": raw.folder / FILE_NAME, "preprocessed": raw.preprocessed / FILE_NAME}
     lists = {place: UnlabeledList.load(file) for place, file in files.items() if file.is_file()}
     written = {place: files[place].stat().st_mtime_ns for place in lists}
 

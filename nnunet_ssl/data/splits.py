@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_ssl.data.atomic import write_json_atomically
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, some
 
 FILE_NAME = "splits_final.json"
 
@@ -69,7 +69,7 @@ def refuse_other_split(file: str | Path, splits: Sequence[Mapping[str, Sequence[
     present, wanted = _hashes_of(file), [split_hash(split) for split in splits]
     if present != wanted:
         raise UserError(
-            f"{file} exists and holds another split: found {_short(present)}, to be written {_short(wanted)}. Results "
+            f"{file} exists and holds another split: found {_some_hashes(present)}, to be written {_some_hashes(wanted)}. Results "
             "trained on different splits must not be compared. Add --overwrite to replace it (the old file is kept as "
             "a .bak copy)."
         )
@@ -118,13 +118,13 @@ def read_case_list(file: str | Path, known: Iterable[str] | None = None) -> list
         raise UserError(f"list {file} names no case. It is a text file with one case id per line.")
     twice = sorted({case for case in cases if cases.count(case) > 1})
     if twice:
-        raise UserError(f"list {file} names {', '.join(twice[:5])} more than once. Delete the repeated lines.")
+        raise UserError(f"list {file} names {some(twice, 5)} more than once. Delete the repeated lines.")
     if known is not None:
         known = sorted(known)
         unknown = [case for case in cases if case not in set(known)]
         if unknown:
             raise UserError(
-                f"list {file} names {len(unknown)} unknown case(s): {', '.join(unknown[:5])}. Allowed are the "
+                f"list {file} names {len(unknown)} unknown case(s): {some(unknown, 5)}. Allowed are the "
                 f"{len(known)} case ids of the data set, such as {', '.join(known[:3])}. Correct the list."
             )
     return cases
@@ -193,7 +193,7 @@ def _check(splits: object, file: Path) -> None:
                 raise UserError(f"{file}, fold {fold}: '{side}' must be a list of case ids. {_REMEDY}")
             twice = sorted({case for case in cases if cases.count(case) > 1}) if len(set(cases)) < len(cases) else []
             if twice:
-                raise UserError(f"{file}, fold {fold}: '{side}' names {', '.join(twice[:5])} more than once. {_REMEDY}")
+                raise UserError(f"{file}, fold {fold}: '{side}' names {some(twice, 5)} more than once. {_REMEDY}")
         if not split["train"]:
             raise UserError(f"{file}, fold {fold}: 'train' is empty; at least one labeled case is needed. {_REMEDY}")
 
@@ -209,8 +209,8 @@ def _hashes_of(file: Path) -> list[str]:
         return []
 
 
-def _short(hashes: Iterable[str]) -> str:
-    return ", ".join(text[:12] for text in hashes) or "nothing readable"
+def _some_hashes(hashes: Iterable[str]) -> str:
+    return some(text[:12] for text in hashes) or "nothing readable"
 
 
 def _backup_name(file: Path) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from nnunet_ssl.data.nifti import check_nifti
+from nnunet_ssl.data.files import check_nifti
 from nnunet_ssl.errors import UserError, some
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_ssl.data.atomic import write_json_atomically
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, excerpt
 
 FILE_NAME = "unlabeled.json"
 FORMAT = 1
@@ -90,7 +90,7 @@ class UnlabeledList:
 
         def expect(condition: bool, key: str, found: object, allowed: str) -> None:
             if not condition:
-                raise UserError(f"{path}: key '{key}' is {_short(found)}; allowed is {allowed}. {_REMEDY}")
+                raise UserError(f"{path}: key '{key}' is {excerpt(found)}; allowed is {allowed}. {_REMEDY}")
 
         expect(isinstance(content, dict), "(top level)", content, "an object")
         expect(content.get("format") == FORMAT, "format", content.get("format"), f"the number {FORMAT}")
@@ -149,8 +149,3 @@ class UnlabeledList:
 
 
 _REMEDY = "Delete the file and run `nnunet_ssl preprocess_unlabeled` again to have it made anew from the images."
-
-
-def _short(found: object) -> str:
-    text = json.dumps(found, default=str)
-    return text if len(text) <= 80 else text[:77] + "..."

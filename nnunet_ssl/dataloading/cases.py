@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunet_ssl.data.leakage import find_overlaps
 from nnunet_ssl.data.splits import load_splits, split_hash
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, listed, some
 from nnunet_ssl.preprocessing.preprocessed import unlabeled_folder, verify_unlabeled
 
 SMALLEST_STOCK_SPLIT = 5  # cases; nnU-Net makes five folds
@@ -135,16 +135,15 @@ def gather_cases(
     twice = [o.case for o in overlaps if o.place == "training" and o.by == "id"]
     if twice:
         raise UserError(
-            f"Fold {fold}: {', '.join(twice[:10])} would be labeled training case(s) and unlabeled ones at once. "
+            f"Fold {fold}: {some(twice)} would be labeled training case(s) and unlabeled ones at once. "
             f"splits_final.json and unlabeled.json in {preprocessed_base} contradict each other; write both again with "
             f"`nnunet_ssl split -d {dataset} --labeled N --overwrite`."
         )
     leaks = [o for o in overlaps if o.place != "training"]
     if leaks and not allow_transductive:
-        shown = "\n  ".join(map(str, leaks[:10]))
         raise UserError(
-            f"{len(leaks)} unlabeled case(s) are also validation or test cases:\n  {shown}\nTake them out of imagesUn "
-            f"(`nnunet_ssl check -d {dataset}` lists all) and run `{repair}`, or set `allow_transductive = True` in a "
+            f"{len(leaks)} unlabeled case(s) are also validation or test cases:\n{listed(map(str, leaks))}\nTake them out of "
+            f"imagesUn (`nnunet_ssl check -d {dataset}` lists all) and run `{repair}`, or set `allow_transductive = True` in a "
             "subclass if that is what you study."
         )
     notes = [f"Note: unlabeled {o}." for o in overlaps if o.place == "training"]

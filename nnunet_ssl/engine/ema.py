@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from nnunet_ssl.errors import some
+
 
 def ema_decay_at(step: int, decay: float) -> float:
     """`min(1 - 1/(step + 1), decay)`: the decay of the update number `step`, counted from 0.
@@ -68,10 +70,9 @@ def _paired(kind: str, teacher: Iterable[tuple[str, Tensor]], student: Iterable[
         shown = [
             f"{name} (teacher: {tuple(of_teacher[name].shape) if name in of_teacher else 'none'}, "
             f"student: {tuple(of_student[name].shape) if name in of_student else 'none'})"
-            for name in differing[:5]
+            for name in differing
         ]
-        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-        raise ValueError(f"teacher and student must have the same {kind}; they differ in {', '.join(shown)}{more}")
+        raise ValueError(f"teacher and student must have the same {kind}; they differ in {some(shown, 5)}")
     return list(of_teacher.values()), [of_student[name] for name in of_teacher]
 
 

@@ -34,7 +34,7 @@ def _check(activation: str, first: Tensor, second: Tensor, mask: Tensor | None) 
             raise ValueError(f"mask must be bool of shape {expected}, got {mask.dtype} of shape {tuple(mask.shape)}")
 
 
-def _reduce(values: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
+def reduce_voxels(values: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
     """Mean of `values` `(B, C, *spatial)` over samples, channels and counted voxels, or the masked values."""
     if reduction not in ("mean", "none"):
         raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
@@ -73,7 +73,7 @@ def softmax_mse(
     """
     _check(activation, student_logits, teacher_logits, mask)
     difference = probabilities(student_logits, activation) - probabilities(teacher_logits, activation)
-    return _reduce(difference**2, mask, reduction)
+    return reduce_voxels(difference**2, mask, reduction)
 
 
 def softmax_kl(
@@ -101,4 +101,4 @@ def softmax_kl(
     else:
         divergence = F.kl_div(F.logsigmoid(student), torch.sigmoid(teacher), reduction="none")
         divergence = divergence + F.kl_div(F.logsigmoid(-student), torch.sigmoid(-teacher), reduction="none")
-    return _reduce(divergence, mask, reduction)
+    return reduce_voxels(divergence, mask, reduction)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import _reduce
+from nnunet_ssl.losses.consistency import reduce_voxels
 from nnunet_ssl.losses.masked import mean_where
 from nnunet_ssl.predictions.hard_labels import hard_pseudo_label
 from nnunet_ssl.predictions.probabilities import in_float32
@@ -54,7 +54,7 @@ def pseudo_cross_entropy(
         values = F.cross_entropy(logits, label.long(), reduction="none").unsqueeze(1)
     else:
         values = F.binary_cross_entropy_with_logits(logits, label.to(logits.dtype), reduction="none")
-    return _reduce(values, mask, "mean")
+    return reduce_voxels(values, mask, "mean")
 
 
 def cross_pseudo_losses(

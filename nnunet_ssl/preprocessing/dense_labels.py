@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from nnunet_ssl.data.dense_files import dense_files
 from nnunet_ssl.data.label_files import checked_label_files
-from nnunet_ssl.data.raw_dataset import RawDataset, preprocessed_folder
+from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.preprocessing.preprocessed import (
@@ -106,7 +106,7 @@ def preprocess_dense(
         UserError: a label map has other values than dataset.json names, or another shape than the sparse one.
     """
     files = dense_files(raw)
-    references = preprocessed_folder(raw.name) / REFERENCES
+    references = raw.preprocessed / REFERENCES
     if not files:
         shutil.rmtree(references, ignore_errors=True)
         return

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.data.pool import run_in_processes
-from nnunet_ssl.data.raw_dataset import RawDataset, preprocessed_folder
+from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.preprocessing.preprocessed import complete_cases, load_plans, prepare_lists, preprocessing_hash
@@ -86,7 +86,7 @@ def plan_and_preprocess(
     Raises:
         UserError: an image or label that cannot be used, unknown classes of nnU-Net, no configuration that the plans have.
     """
-    base = preprocessed_folder(raw.name)
+    base = raw.preprocessed
     base.mkdir(parents=True, exist_ok=True)
     # reads every image that is new, so that a damaged one is named here and not in a worker of nnU-Net
     content = prepare_lists(raw, manner.processes_for_fingerprint, rehash, overwrite, manner.show_progress)
@@ -284,7 +284,7 @@ def _preprocess_labeled(
         "dataset_json": _planning_keys(raw.dataset_json),
         "cases": cases,
     }
-    ending = raw.dataset_json["file_ending"]
+    ending = raw.file_ending
     truth = all((base / "gt_segmentations" / f"{case}{ending}").is_file() for case in cases)
     present = complete_cases(folder)
     if not manner.clean and _load_record(record) == wanted and truth and present == set(cases):

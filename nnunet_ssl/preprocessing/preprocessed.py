@@ -397,7 +397,7 @@ def prepare_lists(
     Raises:
         UserError: see `copy_splits_to_preprocessed` and `update_list`.
     """
-    splits_file = copy_splits_to_preprocessed(raw.name, overwrite) or preprocessed_folder(raw.name) / SPLITS_FILE
+    splits_file = copy_splits_to_preprocessed(raw.name, overwrite) or raw.preprocessed / SPLITS_FILE
     content = update_list(raw, num_processes, rehash, show_progress)
     if splits_file.is_file() and content.hidden_labels:
         splits = load_splits(splits_file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nnunet_ssl.data.dense_files import dense_files
-from nnunet_ssl.data.raw_dataset import RawDataset, preprocessed_folder
+from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.preprocessing.dense_labels import preprocess_dense
@@ -36,7 +36,7 @@ def preprocess_with_plans(
         UserError: unknown plans or configurations, nothing to preprocess, an image that cannot be used.
     """
     plans_manager = load_plans(raw.name, plans_name)
-    base = preprocessed_folder(raw.name)
+    base = raw.preprocessed
     if configurations is None:
         # a cascade shares the data of the configuration it inherits from, so every folder is done once
         by_folder = {}

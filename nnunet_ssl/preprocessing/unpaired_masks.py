@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnunet_ssl.data.label_files import checked_label_files
-from nnunet_ssl.data.raw_dataset import RawDataset, preprocessed_folder
+from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, some
 from nnunet_ssl.preprocessing.preprocessed import (
     complete_cases,
     configuration_name,
@@ -92,7 +92,7 @@ def unpaired_masks(
     for place, used in (("training", split[0]), ("validation", split[1]), ("test", test)):
         if both := sorted(set(cases) & set(used)):
             raise UserError(
-                f"{folder}: {', '.join(both[:5])} is (are) also {place} case(s) of this fold; masks have to be of other "
+                f"{folder}: {some(both, 5)} is (are) also {place} case(s) of this fold; masks have to be of other "
                 f"patients. Remove them from {RAW_FOLDER} of nnUNet_raw/{base.name}, or rename what only shares the name, and "
                 f"run `{command}`."
             )
@@ -101,7 +101,7 @@ def unpaired_masks(
 
 def mask_files(raw: RawDataset) -> dict[str, str]:
     """Name of a mask -> its file."""
-    folder, ending = raw.folder / RAW_FOLDER, raw.dataset_json["file_ending"]
+    folder, ending = raw.folder / RAW_FOLDER, raw.file_ending
     found = sorted(folder.glob(f"*{ending}")) if folder.is_dir() else []
     return {file.name[: -len(ending)]: str(file) for file in found}
 
@@ -119,7 +119,7 @@ def preprocess_masks(
     Raises:
         UserError: a label map cannot be read, or has other values than dataset.json names.
     """
-    files, base = mask_files(raw), preprocessed_folder(raw.name)
+    files, base = mask_files(raw), raw.preprocessed
     hashes = checked_label_files(raw, files, "mask", max(num_processes), show_progress) if files else {}
     plans_manager = load_plans(raw.name, plans_name)
     for configuration, processes in zip(configurations, num_processes, strict=True):

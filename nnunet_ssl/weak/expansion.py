@@ -12,7 +12,7 @@ import numpy as np
 from nnunet_ssl.data.dense_files import dense_files
 from nnunet_ssl.data.derived import read_label
 from nnunet_ssl.data.raw_dataset import RawDataset
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, some
 from nnunet_ssl.weak import contact_sheet
 from nnunet_ssl.weak.codes import Codes, sparse_codes
 from nnunet_ssl.weak.contact_sheet import Side
@@ -114,7 +114,7 @@ def _report(relabeling: Relabeling, codes: Codes, made: Mapping[str, Made]) -> N
     same = [case for case, result in made.items() if result.before == result.after]
     if same:
         print(
-            f"Note: nothing was expanded in {len(same)} case(s), such as {', '.join(same[:5])}: their seeds are of one class, or "
+            f"Note: nothing was expanded in {len(same)} case(s), such as {some(same, 5)}: their seeds are of one class, or "
             "too few for the threshold."
         )
     relabeling.report_end(SHEET)

@@ -10,8 +10,8 @@ s: strips of w_s lines (3D: slabs of planes) through the boxes b, psi_t: extende
 t = min(t_start t_factor^(barrier_epochs progress), t_highest); without `barrier` max(0, z) for strips, max(0, z)^2 for sizes.
 
 Labels: 0 outside all boxes, the ignore label inside, optionally some annotated voxels of the object (seeds). `nnunet_ssl weaken
---kind boxes` makes them. Boxes are found again in every augmented patch (`nnunet_ssl.patches.boxes.BoxTargets`); with several classes a box
-needs a seed to say which class it is of, and boxes that touch or overlap say nothing if their seeds differ. For a 2d
+--kind boxes` makes them. Boxes are found again in every augmented patch (`nnunet_ssl.patches.boxes.BoxTargets`); with several
+classes a box needs a seed to say which class it is of, and boxes that touch or overlap say nothing if their seeds differ. For a 2d
 configuration boxes have to be tight in every slice.
 
 Differs from the official code: the background outside the boxes is taught by nnU-Net's loss (official: a cross entropy or a barrier

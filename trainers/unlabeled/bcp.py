@@ -20,7 +20,8 @@ Differs from the official code:
 * The stages follow one another in one run with one learning rate schedule: the last student goes on, not the best one (which
   the official LA code selects on test cases), and keeps its optimizer (as for ACDC; not for LA).
 * Every patch is used once (again where there are fewer of one kind; at least two mixes), the first half of the mixes in the one
-  direction, the rest in the other, as in the official code. Pre-training has as many mixes as labeled patches (official: half as many).
+  direction, the rest in the other, as in the official code. Pre-training has as many mixes as labeled patches (official: half
+  as many).
 * The box may lie at the last position of an axis too. Padding gets no pseudo label. Voxels that are ignored stay ignored.
 * Teacher in evaluation mode, no dropout (nnU-Net's networks have none).
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import _check, _reduce
+from nnunet_ssl.losses.consistency import _check, reduce_voxels
 from nnunet_ssl.predictions.probabilities import in_float32, probabilities
 
 
@@ -40,4 +40,4 @@ def symmetric_mse(first: Tensor, second: Tensor, mask: Tensor | None = None) -> 
     The official `symmetric_mse_loss`, used on logits. Mask and errors are those of `softmax_mse`.
     """
     _check("softmax", first, second, mask)
-    return _reduce((in_float32(first) - in_float32(second)) ** 2, mask, "mean")
+    return reduce_voxels((in_float32(first) - in_float32(second)) ** 2, mask, "mean")
