@@ -22,7 +22,7 @@ from nnunet_ssl.losses.candidate_sets import (
     partial_region_loss,
     summed_logits,
 )
-from nnunet_ssl.predictions.candidates import annotation_matrix, candidate_sets
+from nnunet_ssl.predictions.candidates import annotation_matrix
 
 SHAPES = {"2d": (6, 5), "3d": (4, 3, 5)}
 CLASSES = 3
@@ -262,14 +262,6 @@ def test_merged_probabilities_add_up_and_summed_logits_are_no_probabilities():
     torch.testing.assert_close(merged[0, 0], logits[0, [0, 2, 3]].sum(0))
     assert torch.isneginf(merged[0, 2:]).all()
     torch.testing.assert_close(merged[1], logits[1])
-
-
-def test_background_is_always_a_candidate():
-    assert candidate_sets(matrix([1, 2, 3], [], [2])).tolist() == [
-        [True, False, False, False],
-        [True, True, True, True],
-        [True, True, False, True],
-    ]
 
 
 # ------------------------------------------------------------------------------------------------------------- regions

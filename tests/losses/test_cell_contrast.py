@@ -6,10 +6,7 @@ import pytest
 import torch
 
 from nnunet_ssl.losses.cell_contrast import cell_labels, choose_cells, focal_contrast, hard_negatives, unit_embeddings
-from nnunet_ssl.losses.selective import uncertainty_weighted_mse
 from nnunet_ssl.ramps import geometric_ramp
-
-LN2 = math.log(2)
 
 
 def draw(*shape, seed=0):
@@ -151,57 +148,6 @@ def test_what_does_not_fit_is_refused():
 
 
 # ---------------------------------------------------------------------------------------------- uncertainty and ramp
-
-
-def test_consistency_weighted_by_uncertainty_by_hand():
-    p, q = torch.tensor([0.5, 0.5]), torch.tensor([1 - 1e-9, 1e-9])
-    student, teacher = (x.log().reshape(1, 2, 1, 1) for x in (p, q))
-    # |p - q|^2 = 0.5; entropies ln 2 and 0
-    expected = 0.5 / (2**3 + 1) + 3 * LN2
-    assert uncertainty_weighted_mse(student, teacher, 3.0).item() == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.parametrize("spatial", [(4, 3), (3, 2, 4)])
-def test_a_region_is_the_two_classes_inside_and_outside(spatial):
-    student, teacher = draw(2, 3, *spatial), draw(2, 3, *spatial, seed=1)
-    as_classes = [
-        uncertainty_weighted_mse(
-            *(torch.stack((torch.zeros_like(z[:, r]), z[:, r]), 1) for z in (student, teacher)), beta=0.7
-        )
-        for r in range(3)
-    ]
-    regions = uncertainty_weighted_mse(student, teacher, 0.7, "sigmoid")
-    assert regions.item() == pytest.approx(sum(as_classes).item() / 3, rel=1e-5)
-
-
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_only_voxels_in_the_mask_count(activation):
-    student, teacher = draw(2, 4, 3, 5), draw(2, 4, 3, 5, seed=1)
-    mask = torch.zeros(2, 1, 3, 5, dtype=torch.bool)
-    mask[..., :2] = True
-    found = uncertainty_weighted_mse(student, teacher, 2.0, activation, mask)
-    expected = uncertainty_weighted_mse(student[..., :2], teacher[..., :2], 2.0, activation)
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-    student.requires_grad_()
-    loss = uncertainty_weighted_mse(student, teacher, 2.0, activation, torch.zeros_like(mask))
-    loss.backward()
-    assert loss.item() == 0 and not student.grad.any()
-
-
-def test_saturated_half_precision_logits_give_finite_numbers():
-    student = torch.tensor([30000.0, -30000.0, 0.0]).half().reshape(1, 3, 1, 1).requires_grad_()
-    loss = uncertainty_weighted_mse(student, -student.detach(), 5.0)
-    loss.backward()
-    assert torch.isfinite(loss) and torch.isfinite(student.grad).all() and loss.dtype == torch.float32
-
-
-def test_the_released_sum_is_the_same_number_and_wrong_shapes_are_refused():
-    student, teacher = draw(3, 4, 3, 5), draw(3, 4, 3, 5, seed=1)
-    released = uncertainty_weighted_mse(student, teacher, 2.0, as_released=True).item()
-    assert released == pytest.approx(uncertainty_weighted_mse(student, teacher, 2.0).item(), rel=1e-6)
-    for wrong, mask in ((teacher[:1], None), (teacher, torch.ones(3, 4, 3, 5, dtype=torch.bool))):
-        with pytest.raises(ValueError, match="one shape and the mask one channel"):
-            uncertainty_weighted_mse(student, wrong, 2.0, mask=mask)
 
 
 def test_geometric_ramp():

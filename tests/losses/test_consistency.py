@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from nnunet_ssl.losses.combine import over_scales, weighted_sum
 from nnunet_ssl.losses.consistency import softmax_kl, softmax_mse
-from nnunet_ssl.predictions.probabilities import probabilities
+from nnunet_ssl.losses.selective import selective_mse
 from tests.golden.reference.consistency import softmax_dice, symmetric_mse
 from tests.golden.reference.supervised import ce_dice_loss, cross_entropy, squared_dice_loss
 
@@ -27,14 +26,6 @@ def logits_of(*probabilities: float) -> torch.Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------- probabilities
-
-
-def test_probabilities_sum_to_one_with_softmax_and_are_per_channel_with_sigmoid():
-    logits = draw(2, 3, 4, 5, 6)
-    torch.testing.assert_close(probabilities(logits, "softmax").sum(1), torch.ones(2, 4, 5, 6))
-    torch.testing.assert_close(probabilities(logits, "sigmoid"), 1 / (1 + (-logits).exp()))
-    with pytest.raises(ValueError, match=r"'softmax', 'sigmoid'.*'relu'"):
-        probabilities(logits, "relu")
 
 
 @pytest.mark.parametrize("loss", [*ACTIVATED, symmetric_mse])
@@ -69,12 +60,6 @@ def test_kl_of_a_region_is_that_of_two_bernoulli_distributions():
     student, teacher = torch.zeros(1, 1, 1, 1), torch.tensor(math.log(9.0)).view(1, 1, 1, 1)  # 0.5 and 0.9
     expected = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
     assert softmax_kl(student, teacher, "sigmoid").item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_dice_between_predictions_by_hand():
-    loss = softmax_dice(logits_of(0.5, 0.5), logits_of(0.9, 0.1))
-    expected = ((1 - (2 * 0.45 + 1e-5) / (1.4 + 1e-5)) + (1 - (2 * 0.05 + 1e-5) / (0.6 + 1e-5))) / 2
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_dice_sums_over_the_whole_batch():
@@ -188,18 +173,6 @@ def test_squared_dice_by_hand():
     assert squared_dice_loss(predicted, target).item() == pytest.approx((background + foreground) / 2, rel=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(3, 4, 6, 7), (2, 3, 4, 5, 6)])
-def test_squared_dice_equals_monai(shape):
-    monai_losses = pytest.importorskip("monai.losses")
-    logits = draw(*shape)
-    target = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=torch.Generator().manual_seed(1))
-    monai = monai_losses.DiceLoss(
-        to_onehot_y=True, softmax=True, squared_pred=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5
-    )
-    ours = squared_dice_loss(probabilities(logits), target)
-    torch.testing.assert_close(ours, monai(logits, target.unsqueeze(1)))
-
-
 def test_a_perfect_prediction_has_dice_loss_zero_also_for_absent_classes():
     target = torch.tensor([[0, 2], [2, 0]]).view(1, 2, 2)
     predicted = torch.nn.functional.one_hot(target, 4).movedim(-1, 1).float()
@@ -208,15 +181,6 @@ def test_a_perfect_prediction_has_dice_loss_zero_also_for_absent_classes():
 
 def test_cross_entropy_of_uniform_logits_is_the_log_of_the_number_of_classes():
     assert cross_entropy(torch.zeros(2, 5, 3, 3), torch.randint(0, 5, (2, 3, 3))).item() == pytest.approx(math.log(5))
-
-
-@pytest.mark.parametrize("dtype", [torch.int16, torch.int64, torch.float32, torch.uint8])
-def test_targets_of_any_number_type_with_or_without_a_channel_give_the_same(dtype):
-    logits = draw(2, 3, 4, 4)
-    target = torch.randint(0, 3, (2, 4, 4), generator=torch.Generator().manual_seed(1))
-    expected = 0.5 * (cross_entropy(logits, target) + squared_dice_loss(probabilities(logits), target))
-    assert torch.equal(ce_dice_loss(logits, target.to(dtype)), expected)
-    assert torch.equal(ce_dice_loss(logits, target.to(dtype).unsqueeze(1)), expected)
 
 
 def test_a_target_that_does_not_fit_is_refused():
@@ -228,41 +192,13 @@ def test_a_target_that_does_not_fit_is_refused():
 # ------------------------------------------------------------------------------------------------------------- total
 
 
-def test_the_total_is_the_weighted_sum_and_its_gradient_the_weighted_one():
-    a, b = torch.tensor(2.0, requires_grad=True), torch.tensor(3.0, requires_grad=True)
-    total = weighted_sum({"a": a, "b": b}, {"a": 1.0, "b": 0.5, "of another step": 9.0})
-    total.backward()
-    assert (total.item(), a.grad.item(), b.grad.item()) == (3.5, 1.0, 0.5)
-
-
-def test_nan_in_a_term_of_weight_zero_reaches_neither_the_total_nor_the_gradient():
-    a, b = torch.tensor(2.0, requires_grad=True), torch.tensor(1.0, requires_grad=True)
-    total = weighted_sum({"bad": b * math.nan, "a": a}, {"bad": 0.0, "a": 1.0})
-    total.backward()
-    assert total.item() == 2.0
-    assert b.grad is None
-
-
-def test_a_single_term_of_weight_one_is_passed_on_bit_for_bit():
-    term = torch.tensor(1 / 3, requires_grad=True)
-    assert weighted_sum({"a": term}, {"a": 1.0}).item() == term.item()
-
-
-def test_the_total_of_inactive_terms_is_zero():
-    total = weighted_sum({"a": torch.tensor(math.nan)}, {"a": 0.0})
-    assert total.item() == 0
-    assert total.shape == ()
-
-
-def test_a_term_without_weight_and_a_step_without_terms_are_refused():
-    with pytest.raises(ValueError, match=r"\['consistensy'\].*\['consistency'\]"):
-        weighted_sum({"consistensy": torch.tensor(1.0)}, {"consistency": 1.0})
-    with pytest.raises(ValueError, match="no loss term"):
-        weighted_sum({}, {"a": 1.0})
-
-
-def test_a_term_over_heads_is_weighted_and_leaves_heads_of_weight_zero_alone():
-    scales = [torch.full((1, 1, 4, 4), 3.0), torch.full((1, 1, 2, 2), 5.0), torch.full((1, 1, 1, 1), float("nan"))]
-    assert over_scales(torch.Tensor.mean, scales, (0.75, 0.25, 0.0)).item() == 0.75 * 3 + 0.25 * 5
-    with pytest.raises(ValueError):
-        over_scales(torch.Tensor.mean, scales, (1.0,))
+@pytest.mark.parametrize("spatial", [(6, 5), (4, 3, 5)])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_selecting_everything_is_the_plain_consistency(spatial, activation):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 3, 4, *spatial, generator=generator)
+    for channels in (1, 4):
+        everything = torch.ones(3, channels, *spatial, dtype=torch.bool)
+        assert torch.allclose(
+            selective_mse(student, teacher, everything, activation), softmax_mse(student, teacher, activation)
+        )

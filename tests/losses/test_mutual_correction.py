@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from nnunet_ssl.losses.mutual_correction import disagreement, mutual_loss, rectification_loss, sharpen
-from nnunet_ssl.networks.counterpart import counterpart_architecture
 from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
 
 
@@ -135,14 +134,3 @@ def test_a_step_by_hand(regions, datasets, tmp_path):
         optimizer.step()
     assert largest_difference(weights_of(other.network), weights_of(trainer.network)) < 1e-6
     assert largest_difference(weights_of(other.second.module), weights_of(trainer.second.module)) < 1e-6
-
-
-def test_the_counterpart_of_both_architectures():
-    plain = {"n_stages": 3, "n_conv_per_stage": [2, 2, 2], "n_conv_per_stage_decoder": [2, 2], "nonlin_first": False}
-    name, kwargs = counterpart_architecture("dynamic_network_architectures.architectures.unet.PlainConvUNet", plain)
-    assert name.endswith("unet.ResidualEncoderUNet")
-    assert kwargs == {"n_stages": 3, "n_blocks_per_stage": [2, 2, 2], "n_conv_per_stage_decoder": [2, 2]}
-    name, back = counterpart_architecture(name, kwargs)
-    assert name.endswith("unet.PlainConvUNet") and back["n_conv_per_stage"] == [2, 2, 2]
-    with pytest.raises(NotImplementedError, match="VNet"):
-        counterpart_architecture("somewhere.VNet", plain)

@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from nnunet_ssl.patches.mixing import (
+    blend,
     both_directions,
+    box_masks,
     box_size,
     copy_paste,
     cross_view_labels,
+    cutout_masks,
+    draw_block_masks,
     draw_box,
     halves,
     mix_halves,
@@ -109,3 +113,80 @@ def test_the_other_networks_label_outside_the_box_and_the_own_inside():
     of_first, of_second = cross_view_labels(first, second, mask)
     assert of_first.tolist() == [[[30, 21]]]  # second network on a, first network on b
     assert of_second.tolist() == [[[10, 41]]]
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (24, 30, 20)])
+def test_one_box_covers_its_share(shape):
+    masks = box_masks(200, shape, (0.4, 0.4), 1, np.random.RandomState(0))
+    assert masks.shape == (200, 1, *shape) and masks.dtype == np.float32 and set(np.unique(masks)) == {0, 1}
+    assert abs((1 - masks).mean() - 0.4) < 0.02
+    for mask in masks[:20, 0]:
+        inside = np.argwhere(mask == 0)
+        sides = inside.max(0) - inside.min(0) + 1
+        assert len(inside) == np.prod(sides)  # a full box
+
+
+def test_boxes_that_overlap_cancel():
+    class Full:
+        """Every box is the whole image."""
+
+        def uniform(self, low, high, size):
+            return np.full(size, high if (low, high) != (0.0, 1.0) else 0.5)
+
+    # two boxes with the side 1/sqrt(2) of 10 voxels, both in the middle
+    assert (box_masks(1, (10, 10), (1.0, 1.0), 2, Full()) == 1).all()
+    mask = box_masks(1, (10, 10), (1.0, 1.0), 3, Full())[0, 0]  # the side is 6, at 2
+    expected = np.ones((10, 10))
+    expected[2:8, 2:8] = 0
+    assert np.array_equal(mask, expected)
+
+
+def test_boxes_are_drawn_from_the_source_given():
+    first, again = (box_masks(2, (9, 8), random=np.random.RandomState(3)) for _ in range(2))
+    assert np.array_equal(first, again)
+    np.random.seed(3)
+    assert np.array_equal(first, box_masks(2, (9, 8)))
+    for share, boxes in [((0.0, 0.5), 3), ((0.5, 0.2), 3), ((0.2, 1.1), 3), ((0.2, 0.5), 0)]:
+        with pytest.raises(ValueError, match="share"):
+            box_masks(1, (4, 4), share, boxes)
+
+
+def test_blend_by_hand_and_as_copy_paste():
+    first, second = torch.arange(16.0).reshape(1, 1, 4, 4), torch.full((1, 1, 4, 4), 100.0)
+    mask = torch.tensor([[[[1.0, 0.5], [0.0, 1.0]]]])
+    mixed = blend(first, second, mask)
+    assert mixed[0, 0].tolist() == [[0, 1, 51, 51.5], [4, 5, 53, 53.5], [100, 100, 10, 11], [100, 100, 14, 15]]
+    hard = mask > 0.75
+    assert torch.equal(blend(first, second, hard), copy_paste(first, second, resize_nearest(hard, (4, 4))))
+    with pytest.raises(ValueError, match="cannot be mixed"):
+        blend(first, second[..., :2], mask)
+
+
+@pytest.mark.parametrize("shape, length", [((9, 12), 4), ((9, 12, 6), (4, 2, 6))])
+def test_cutout_cuts_one_box_around_a_voxel(shape, length):
+    random = np.random.RandomState(0)
+    masks = cutout_masks(50, shape, length, random)
+    assert masks.shape == (50, 1, *shape) and masks.dtype == torch.bool
+    sides = [length] * len(shape) if isinstance(length, int) else length
+    for mask in masks:
+        where = (~mask[0]).nonzero()
+        extent = where.max(0).values - where.min(0).values + 1
+        assert len(where) == extent.prod() and all(side // 2 <= e <= side for e, side in zip(extent.tolist(), sides))
+    assert len({int((~m).sum()) for m in masks}) > 1  # the image border cuts some off
+
+
+def test_block_masks_have_one_share_per_draw():
+    random = np.random.RandomState(0)
+    shares = [draw_block_masks(2, (8, 8, 4), random=random).float().mean().item() for _ in range(40)]
+    assert draw_block_masks(3, (2, 4), random=random).shape == (3, 1, 2, 4)
+    assert min(shares) < 0.1 and max(shares) > 0.9  # Beta(0.5, 0.5) has most of its mass at the ends
+
+
+def test_pseudo_labels_shrink_like_nnunets_targets():
+    from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+
+    labels = torch.randint(-1, 3, (2, 1, 12, 24, 24))
+    for scale in (1, 0.5, 0.25):
+        (expected,) = DownsampleSegForDSTransform([scale])(segmentation=labels[0])["segmentation"]
+        found = resize_nearest(labels, expected.shape[1:])
+        assert torch.equal(found[0], expected) and found.dtype == labels.dtype

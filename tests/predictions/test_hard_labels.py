@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnunet_ssl.predictions.hard_labels import hard_labels, largest_components
+from nnunet_ssl.predictions.hard_labels import hard_labels, hard_pseudo_label, largest_components, largest_structure
 
 
 def test_classes_and_regions():
@@ -48,3 +48,48 @@ def test_three_dimensions_and_ties():
         largest_components(labels, connectivity=4)
     with pytest.raises(ValueError, match="one channel"):
         largest_components(labels.expand(1, 2, 3, 3, 3))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 2), (2, 1, 2)], ids=["1d", "2d", "3d"])
+def test_labels_are_the_class_of_the_largest_logit(shape):
+    logits = torch.zeros(2, 3, *shape)
+    logits[0, 2], logits[1, 1] = 1, 5
+    label = hard_pseudo_label(logits)
+    assert label.shape == (2, *shape) and label.dtype == torch.int64
+    assert (label[0] == 2).all() and (label[1] == 1).all()
+
+
+def test_labels_of_regions_are_decisions_per_channel():
+    logits = torch.tensor([[[[0.1, -0.1]], [[3.0, 0.0]]]], requires_grad=True)
+    label = hard_pseudo_label(logits, "sigmoid")
+    assert label.tolist() == [[[[True, False]], [[True, False]]]]
+    assert not hard_pseudo_label(logits).requires_grad
+
+
+STRUCTURE = [
+    [1, 1, 0, 2, 0, 0],
+    [0, 2, 0, 0, 0, 3],
+    [0, 2, 0, 3, 0, 0],
+    [0, 0, 0, 0, 1, 0],
+]
+
+
+def test_structures_keep_what_is_in_the_largest_component_of_class_and_of_all():
+    labels = torch.tensor(STRUCTURE)[None, None]
+    expected = torch.zeros(4, 6, dtype=torch.long)
+    expected[0, :2] = 1
+    expected[1:3, 1] = 2
+    # both single voxels of class 3 are its largest component or not, but neither is connected to the rest
+    assert torch.equal(largest_structure(labels)[0, 0], expected)
+    # class 3 has several parts: only 1 and 2 are one organ
+    expected[1, 5] = expected[2, 3] = 3
+    assert torch.equal(largest_structure(labels, classes=(1, 2))[0, 0], expected)
+    assert torch.equal(largest_structure(labels, classes=())[0, 0], labels[0, 0])
+
+
+def test_structures_in_3d_and_faces_against_corners():
+    labels = torch.zeros(1, 1, 4, 4, 4, dtype=torch.int16)
+    labels[0, 0, 0, 0, :3] = 1
+    labels[0, 0, 1, 1, 3] = 2
+    assert int(largest_structure(labels).sum()) == 3  # the voxel of class 2 touches at a corner only
+    assert int(largest_structure(labels, connectivity=3).sum()) == 5

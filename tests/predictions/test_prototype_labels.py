@@ -1,11 +1,8 @@
 """Prototype labels of AC-MT's P-Err, on numbers checked by hand."""
 
-import math
-
 import pytest
 import torch
 
-from nnunet_ssl.losses.entropy import clean_entropy
 from nnunet_ssl.predictions.prototype_labels import (
     class_prototypes,
     disagreement,
@@ -75,12 +72,3 @@ def test_a_region_is_a_problem_of_two_classes(spatial):
     assert torch.equal(regions, classes[:, 1:])
     assert 0 < regions.float().mean() < 1
     assert resized(features, spatial).shape == (2, 5, *spatial)
-
-
-def test_entropy_of_clean_voxels_belongs_to_the_voxel():
-    p = torch.full((1, 2, 2), 0.5)
-    noisy = torch.tensor([[[True, False], [False, False]]])
-    assert clean_entropy(p, noisy).item() == pytest.approx(0.5, abs=1e-5)
-    assert clean_entropy(p, noisy, mask=torch.tensor([[[False, True]]])).item() == pytest.approx(1.0, abs=1e-5)
-    assert clean_entropy(p, noisy, activation="sigmoid").item() == pytest.approx(0.75, abs=1e-5)
-    assert math.isfinite(clean_entropy(p, noisy, as_released=True).item())

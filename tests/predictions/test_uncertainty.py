@@ -5,8 +5,6 @@ import math
 import pytest
 import torch
 
-from nnunet_ssl.losses.consistency import softmax_mse
-from nnunet_ssl.losses.selective import selective_mse
 from nnunet_ssl.predictions.uncertainty import (
     max_entropy,
     mean_probabilities,
@@ -84,60 +82,3 @@ def test_certain_and_ambiguous_are_complements_without_gradient():
     entropy = torch.tensor([0.1, 0.5, 0.6], requires_grad=True)
     assert select_certain(entropy, 0.5).tolist() == [True, False, False]
     assert select_ambiguous(entropy, 0.5).tolist() == [False, True, True]
-
-
-def two_voxels():
-    # squared differences: voxel 0: 0.3^2 in both channels, voxel 1: 0.1^2 in both
-    student = logits_of([[[0.8, 0.4], [0.2, 0.6]]]).reshape(1, 2, 1, 2)
-    teacher = logits_of([[[0.5, 0.5], [0.5, 0.5]]]).reshape(1, 2, 1, 2)
-    return student, teacher
-
-
-def test_selective_mse_is_the_mean_over_selected_voxels_and_channels():
-    student, teacher = two_voxels()
-    first = torch.tensor([True, False]).reshape(1, 1, 1, 2)
-    assert selective_mse(student, teacher, first).item() == pytest.approx(0.09)
-    assert selective_mse(student, teacher, ~first).item() == pytest.approx(0.01)
-    assert selective_mse(student, teacher, first | True).item() == pytest.approx(0.05)
-    assert selective_mse(student, teacher, first, channels=1).item() == pytest.approx(0.18)
-    per_channel = torch.tensor([[True, True], [False, False]]).reshape(1, 2, 1, 2)
-    assert selective_mse(student, teacher, per_channel).item() == pytest.approx(0.05)
-    outside = torch.tensor([False, True]).reshape(1, 1, 1, 2)
-    assert selective_mse(student, teacher, first | True, mask=outside).item() == pytest.approx(0.01)
-
-
-@pytest.mark.parametrize("spatial", [(6, 5), (4, 3, 5)])
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_selecting_everything_is_the_plain_consistency(spatial, activation):
-    generator = torch.Generator().manual_seed(0)
-    student, teacher = torch.randn(2, 3, 4, *spatial, generator=generator)
-    for channels in (1, 4):
-        everything = torch.ones(3, channels, *spatial, dtype=torch.bool)
-        assert torch.allclose(
-            selective_mse(student, teacher, everything, activation), softmax_mse(student, teacher, activation)
-        )
-
-
-def test_nothing_selected_is_zero_with_a_gradient_of_zero_also_in_float16():
-    student, teacher = two_voxels()
-    student = student.half().requires_grad_()
-    nothing = torch.zeros(1, 1, 1, 2, dtype=torch.bool)
-    loss = selective_mse(student, teacher.half(), nothing)
-    loss.backward()
-    assert loss.item() == 0
-    assert loss.dtype == torch.float32
-    assert not student.grad.any()
-
-
-def test_gradient_only_in_selected_voxels():
-    student, teacher = two_voxels()
-    student.requires_grad_()
-    selective_mse(student, teacher, torch.tensor([True, False]).reshape(1, 1, 1, 2)).backward()
-    assert student.grad[..., 0].abs().min() > 0
-    assert not student.grad[..., 1].any()
-
-
-@pytest.mark.parametrize("selected", [torch.ones(1, 3, 1, 2, dtype=torch.bool), torch.ones(1, 1, 1, 2)])
-def test_selections_that_do_not_fit_are_refused(selected):
-    with pytest.raises(ValueError, match="selected must be bool"):
-        selective_mse(*two_voxels(), selected)

@@ -6,71 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from nnunet_ssl.losses.discrepancy import feature_discrepancy, mutual_discrepancy
-from nnunet_ssl.networks.upsampling import InterpolatingUpsampling, with_interpolation
 from tests.helpers.training import copy_batch, largest_difference, make_trainer, seed_everything, started, weights_of
 
 # -------------------------------------------------------------------------------------------------------- discrepancy
 
 
-def test_equal_orthogonal_and_opposite_features():
-    a = torch.tensor([[[3.0, 0.0, 2.0]], [[0.0, 1.0, 0.0]]]).movedim(0, 1)  # one sample, two channels, three positions
-    b = torch.tensor([[[6.0, 4.0, -5.0]], [[0.0, 0.0, 0.0]]]).movedim(0, 1)
-    each = [float(feature_discrepancy(a[..., i : i + 1], b[..., i : i + 1])) for i in range(3)]
-    assert each == pytest.approx([2, 1, 0])
-    assert float(feature_discrepancy(a, b)) == pytest.approx(1)
-    assert float(mutual_discrepancy(a, b)) == pytest.approx(2)
-    with pytest.raises(ValueError, match="one shape"):
-        feature_discrepancy(a, b[..., :1])
-
-
-@pytest.mark.parametrize("spatial", [(3, 2), (2, 3, 2)])
-def test_each_direction_moves_its_own_features(spatial):
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(2, 5, *spatial, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
-    feature_discrepancy(a, b).backward()
-    assert a.grad.abs().min() > 0 and b.grad is None
-    assert torch.autograd.gradcheck(lambda x: feature_discrepancy(x, b), a)
-    alone = a.grad.clone()
-    a.grad = None
-    mutual_discrepancy(a, b).backward()
-    assert torch.allclose(a.grad, alone) and b.grad.abs().min() > 0
-
-
-def test_large_half_precision_and_zero_features_stay_finite():
-    a = torch.full((1, 64, 2, 2), 6e4).half().requires_grad_()
-    loss = feature_discrepancy(a, a)
-    loss.backward()
-    assert loss.dtype == torch.float32 and float(loss.detach()) == pytest.approx(2)
-    assert a.grad.isfinite().all()
-    nothing = torch.zeros(1, 4, 2, 2, requires_grad=True)
-    loss = feature_discrepancy(nothing, torch.ones(1, 4, 2, 2))
-    loss.backward()
-    assert float(loss.detach()) == 1 and nothing.grad.isfinite().all()
-
-
 # ------------------------------------------------------------------------------------------------------- second decoder
-
-
-@pytest.mark.parametrize(
-    "transposed, stride, size", [(nn.ConvTranspose2d, (2, 2), (3, 4)), (nn.ConvTranspose3d, (1, 2, 2), (3, 4, 2))]
-)
-def test_interpolation_stands_for_the_transposed_convolution(transposed, stride, size):
-    layer = transposed(3, 2, stride, stride)
-    upsampling = InterpolatingUpsampling(layer)
-    features = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    found = upsampling(features)
-    assert found.shape == layer(features).shape
-    mode = "bilinear" if len(size) == 2 else "trilinear"
-    large = F.interpolate(features, found.shape[2:], mode=mode)
-    assert torch.allclose(found, upsampling.conv(large), atol=1e-6)
-
-
-def test_a_network_without_nnunets_decoder_is_refused():
-    with pytest.raises(NotImplementedError, match=r"Conv2d has no `decoder\.transpconvs`"):
-        with_interpolation(nn.Conv2d(1, 1, 1))
 
 
 # ---------------------------------------------------------------------------------------------------------- the trainer

@@ -8,132 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_ssl.losses.cross_pseudo import cross_pseudo_losses, pseudo_cross_entropy
-from nnunet_ssl.patches.mixing import box_masks
-from nnunet_ssl.predictions.hard_labels import hard_pseudo_label
+from nnunet_ssl.losses.cross_pseudo import cross_pseudo_losses
 from tests.golden.framework import record_calls
 from tests.helpers.training import copy_batch, largest_difference, make_trainer, seed_everything, started, weights_of
-
-LN3 = math.log(3)
-
 
 # --------------------------------------------------------------------------------------------------------- the losses
 
 
-@pytest.mark.parametrize("shape", [(3,), (2, 2), (2, 1, 2)], ids=["1d", "2d", "3d"])
-def test_labels_are_the_class_of_the_largest_logit(shape):
-    logits = torch.zeros(2, 3, *shape)
-    logits[0, 2], logits[1, 1] = 1, 5
-    label = hard_pseudo_label(logits)
-    assert label.shape == (2, *shape) and label.dtype == torch.int64
-    assert (label[0] == 2).all() and (label[1] == 1).all()
-
-
-def test_labels_of_regions_are_decisions_per_channel():
-    logits = torch.tensor([[[[0.1, -0.1]], [[3.0, 0.0]]]], requires_grad=True)
-    label = hard_pseudo_label(logits, "sigmoid")
-    assert label.tolist() == [[[[True, False]], [[True, False]]]]
-    assert not hard_pseudo_label(logits).requires_grad
-
-
-def test_cross_entropy_by_hand():
-    # two voxels with softmax (3/4, 1/4) and (1/2, 1/2)
-    logits = torch.tensor([[[[LN3, 0.0]], [[0.0, 0.0]]]])
-    label = torch.tensor([[[1, 0]]])
-    assert pseudo_cross_entropy(logits, label).item() == pytest.approx((math.log(4) + math.log(2)) / 2)
-    mask = torch.tensor([[[[True, False]]]])
-    assert pseudo_cross_entropy(logits, label, mask=mask).item() == pytest.approx(math.log(4))
-    assert pseudo_cross_entropy(logits, label, mask=torch.zeros_like(mask)).item() == 0
-
-
-def test_binary_cross_entropy_of_regions_by_hand():
-    # sigmoid(ln 3) = 3/4: label 1 costs ln(4/3), label 0 costs ln 4
-    logits = torch.tensor([[[[LN3, LN3]], [[-LN3, 0.0]]]])
-    label = torch.tensor([[[[True, False]], [[False, True]]]])
-    expected = (math.log(4 / 3) + math.log(4) + math.log(4 / 3) + math.log(2)) / 4
-    assert pseudo_cross_entropy(logits, label, "sigmoid").item() == pytest.approx(expected)
-    mask = torch.tensor([[[[True, False]]]])
-    assert pseudo_cross_entropy(logits, label, "sigmoid", mask).item() == pytest.approx(math.log(4 / 3))
-
-
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("spatial", [(5, 4), (3, 4, 2)])
-def test_each_network_learns_the_other_and_gets_no_gradient_from_its_loss(activation, spatial):
-    torch.manual_seed(0)
-    first, second = (torch.randn(2, 3, *spatial, requires_grad=True) for _ in range(2))
-    losses = cross_pseudo_losses(first, second, activation)
-    assert torch.equal(losses[0], pseudo_cross_entropy(first, hard_pseudo_label(second, activation), activation))
-    assert torch.equal(losses[1], pseudo_cross_entropy(second, hard_pseudo_label(first, activation), activation))
-    (gradient,) = torch.autograd.grad(losses[0], first, retain_graph=True)
-    assert gradient.abs().max() > 0
-    assert torch.autograd.grad(losses[0], second, retain_graph=True, allow_unused=True) == (None,)
-    assert torch.autograd.grad(losses[1], first, allow_unused=True) == (None,)
-
-
-def test_gradient_is_softmax_minus_label():
-    torch.manual_seed(0)
-    logits, label = torch.randn(1, 4, 2, 3, dtype=torch.float64, requires_grad=True), torch.randint(0, 4, (1, 2, 3))
-    (gradient,) = torch.autograd.grad(pseudo_cross_entropy(logits, label), logits)
-    expected = logits.softmax(1) - torch.nn.functional.one_hot(label, 4).movedim(-1, 1)
-    assert torch.allclose(gradient, expected / 6)
-
-
-def test_half_precision_logits_do_not_overflow():
-    logits = torch.full((1, 2, 300, 300), 40.0, dtype=torch.float16)
-    logits[:, 1] = -40
-    loss = pseudo_cross_entropy(logits, torch.ones(1, 300, 300, dtype=torch.int64))
-    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(80)
-
-
-def test_what_does_not_fit_is_refused():
-    logits = torch.zeros(2, 3, 4, 4)
-    with pytest.raises(ValueError, match="activation"):
-        hard_pseudo_label(logits, "tanh")
-    with pytest.raises(ValueError, match=r"label must have shape \(2, 4, 4\)"):
-        pseudo_cross_entropy(logits, torch.zeros(2, 1, 4, 4))
-    with pytest.raises(ValueError, match="mask must be bool"):
-        pseudo_cross_entropy(logits, torch.zeros(2, 4, 4), mask=torch.ones(2, 1, 4, 4))
-    with pytest.raises(ValueError, match="one shape"):
-        cross_pseudo_losses(logits, logits[:1])
-
-
 # ------------------------------------------------------------------------------------------------------------- CutMix
-
-
-@pytest.mark.parametrize("shape", [(40, 30), (24, 30, 20)])
-def test_one_box_covers_its_share(shape):
-    masks = box_masks(200, shape, (0.4, 0.4), 1, np.random.RandomState(0))
-    assert masks.shape == (200, 1, *shape) and masks.dtype == np.float32 and set(np.unique(masks)) == {0, 1}
-    assert abs((1 - masks).mean() - 0.4) < 0.02
-    for mask in masks[:20, 0]:
-        inside = np.argwhere(mask == 0)
-        sides = inside.max(0) - inside.min(0) + 1
-        assert len(inside) == np.prod(sides)  # a full box
-
-
-def test_boxes_that_overlap_cancel():
-    class Full:
-        """Every box is the whole image."""
-
-        def uniform(self, low, high, size):
-            return np.full(size, high if (low, high) != (0.0, 1.0) else 0.5)
-
-    # two boxes with the side 1/sqrt(2) of 10 voxels, both in the middle
-    assert (box_masks(1, (10, 10), (1.0, 1.0), 2, Full()) == 1).all()
-    mask = box_masks(1, (10, 10), (1.0, 1.0), 3, Full())[0, 0]  # the side is 6, at 2
-    expected = np.ones((10, 10))
-    expected[2:8, 2:8] = 0
-    assert np.array_equal(mask, expected)
-
-
-def test_boxes_are_drawn_from_the_source_given():
-    first, again = (box_masks(2, (9, 8), random=np.random.RandomState(3)) for _ in range(2))
-    assert np.array_equal(first, again)
-    np.random.seed(3)
-    assert np.array_equal(first, box_masks(2, (9, 8)))
-    for share, boxes in [((0.0, 0.5), 3), ((0.5, 0.2), 3), ((0.2, 1.1), 3), ((0.2, 0.5), 0)]:
-        with pytest.raises(ValueError, match="share"):
-            box_masks(1, (4, 4), share, boxes)
 
 
 # -------------------------------------------------------------------------------------------------------- the trainer

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_ssl.networks.features import FeatureTap, ProjectionHead, decoder_stage, encoder_stage
+from nnunet_ssl.networks.features import decoder_stage, encoder_stage
 from tests.golden.framework import record_calls
 from tests.helpers.training import largest_difference, make_trainer, started, weights_of
 
@@ -111,19 +111,3 @@ def test_the_stage_with_a_stride(configuration, datasets, tmp_path):
     assert [list(network.decoder.stages).index(decoder_stage(network, below)) for below in (0, 1, 5)] == [1, 0, 0]
     with pytest.raises(NotImplementedError, match=r"encoder\.stages"):
         encoder_stage(torch.nn.Linear(1, 1), 2)
-
-
-def test_a_tap_of_a_teacher_keeps_features_in_evaluation_mode():
-    layer = torch.nn.Conv2d(2, 3, 1).eval()
-    tap = FeatureTap(layer, "output", in_evaluation=True)
-    output = layer(torch.ones(1, 2, 4, 4))
-    assert tap.take() is output
-    with pytest.raises(RuntimeError, match="no forward in any mode"):
-        tap.take()
-
-
-@pytest.mark.parametrize("convolution, grid", [(torch.nn.Conv2d, (3, 2)), (torch.nn.Conv3d, (3, 2, 2))])
-def test_the_projection_head_keeps_the_grid(convolution, grid):
-    head = ProjectionHead(convolution(4, 2, 1), 5, 7, 6)
-    assert head(torch.randn(2, 5, *grid)).shape == (2, 6, *grid)
-    assert list(map(len, map(list, (head.buffers(), head.parameters())))) == [0, 6]

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
 
-from nnunet_ssl.patches.turns import turn_and_flip
-from nnunet_ssl.predictions.entropy_filter import case_entropy, entropy_threshold, is_uncertain, uncertain_cases
-from nnunet_ssl.predictions.targets import as_target, join_targets, pseudo_target
+from nnunet_ssl.predictions.entropy_filter import case_entropy
 from tests.golden.framework import record_calls
 from tests.helpers.training import copy_batch, copy_dataset, largest_difference, make_trainer, started, weights_of
 from tests.trainers.test_contract import hide_labels
@@ -21,91 +17,7 @@ NAME = "nnUNetTrainerFilterMatch"
 # --------------------------------------------------------------------------------------------------- entropy and filter
 
 
-@pytest.mark.parametrize("spatial", [(2, 3), (2, 3, 2)])
-@pytest.mark.parametrize("classes", [2, 3, 5])
-def test_entropy_of_uniform_and_certain_predictions(classes, spatial):
-    uniform = np.full((classes, *spatial), 1 / classes, np.float32)
-    assert case_entropy(uniform) == pytest.approx(math.log(classes), rel=1e-5)
-    assert case_entropy(uniform, reduction="sum") == pytest.approx(math.log(classes) * np.prod(spatial), rel=1e-5)
-    certain = np.zeros_like(uniform)
-    certain[1] = 1
-    assert case_entropy(certain) == pytest.approx(0, abs=1e-6)
-
-
-def test_entropy_of_regions_counts_both_outcomes():
-    p = np.array([[[0.5, 0.25]], [[1.0, 0.0]]], np.float32)
-    quarter = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
-    assert case_entropy(p, "sigmoid") == pytest.approx((math.log(2) + quarter) / 2, rel=1e-5)
-    with pytest.raises(ValueError, match="reduction"):
-        case_entropy(p, reduction="max")
-    with pytest.raises(ValueError, match="activation"):
-        case_entropy(p, "relu")
-
-
-def test_the_easiest_cases_are_dropped():
-    # 0, 1, ..., 20: the 15th percentile is 3
-    entropies = {f"case_{i:02d}": float(i) for i in range(21)}
-    assert entropy_threshold(list(entropies.values()), 15) == pytest.approx(3)
-    assert uncertain_cases(entropies, 15) == [f"case_{i:02d}" for i in range(3, 21)]
-    assert is_uncertain([5.0]).tolist() == [True] and is_uncertain([2.0, 2.0, 2.0]).all()
-    with pytest.raises(ValueError, match="at least one"):
-        entropy_threshold([])
-    with pytest.raises(ValueError, match="percentile"):
-        entropy_threshold([1.0], 101)
-
-
 # ------------------------------------------------------------------------------------------------------------- targets
-
-
-def test_a_pseudo_target_has_the_form_of_the_labeled_one():
-    logits = torch.tensor([[[[0.0, 2.0]], [[1.0, 0.0]], [[0.0, 3.0]]]], requires_grad=True)
-    target = pseudo_target(logits, torch.zeros(2, 1, 1, 2, dtype=torch.int16))
-    assert target.tolist() == [[[[1, 2]]]] and target.dtype == torch.int16 and not target.requires_grad
-    inside = torch.tensor([[[[True, False]]]])
-    assert pseudo_target(logits, target, inside=inside).tolist() == [[[[1, 0]]]]
-
-
-def test_a_pseudo_target_of_regions_ignores_no_voxel():
-    logits = torch.tensor([[[[1.0, -1.0]], [[-2.0, 2.0]]]])
-    inside = torch.ones(1, 1, 1, 2, dtype=torch.bool)
-    for dtype in (torch.bool, torch.uint8):
-        found = pseudo_target(logits, torch.ones(2, 3, 1, 2, dtype=dtype), "sigmoid", inside)
-        assert found.dtype == dtype and found.int().tolist() == [[[[1, 0]], [[0, 1]], [[0, 0]]]]
-    assert pseudo_target(logits, torch.ones(2, 2, 1, 2), "sigmoid", ~inside).sum() == 0
-
-
-@pytest.mark.parametrize("size", [(8, 4), (8, 4, 6)])
-def test_the_mask_is_resized_to_lower_heads(size):
-    inside = torch.zeros(1, 1, *size, dtype=torch.bool)
-    inside[..., : size[-1] // 2] = True
-    logits = torch.zeros(1, 2, *(s // 2 for s in size))
-    logits[:, 1] = 1
-    found = pseudo_target(logits, torch.zeros(1, 1, *(s // 2 for s in size)), inside=inside)
-    half = size[-1] // 4
-    assert (found[..., :half] == 1).all() and (found[..., half + size[-1] % 4 // 2 :] == 0).all()
-
-
-def test_a_label_map_is_resized_to_the_head_as_nnunet_resizes_targets():
-    label = torch.tensor([[[[0, 1, 2, 1]]]])
-    found = as_target(label, torch.zeros(3, 1, 1, 2, dtype=torch.int16), torch.tensor([[[[True, True, True, False]]]]))
-    assert found.tolist() == [[[[1, 0]]]] and found.dtype == torch.int16
-    regions = as_target(label > 0, torch.zeros(3, 2, 1, 4, dtype=torch.bool))  # the last channel: nothing is ignored
-    assert regions.tolist() == [[[[False, True, True, True]], [[False] * 4]]]
-
-
-def test_targets_are_joined_head_by_head():
-    a, b = torch.zeros(2, 1, 4, 4), torch.ones(3, 1, 4, 4)
-    assert join_targets(a, [b]).sum() == b.sum() and join_targets(a, [b]).shape[0] == 5
-    joined = join_targets([a, a[..., :2]], [b, b[..., :2]])
-    assert [tuple(t.shape) for t in joined] == [(5, 1, 4, 4), (5, 1, 4, 2)]
-
-
-def test_turns_and_flips_by_hand():
-    x = torch.tensor([[[1, 2], [3, 4]]])
-    assert turn_and_flip(x, 1).tolist() == [[[2, 4], [1, 3]]]
-    assert turn_and_flip(x, 2).tolist() == turn_and_flip(x, 0, [-1, -2]).tolist() == [[[4, 3], [2, 1]]]
-    assert turn_and_flip(x, 1, [-1]).tolist() == [[[4, 2], [3, 1]]]
-    assert turn_and_flip(torch.zeros(1, 2, 5, 4, 6), 3).shape == (1, 2, 5, 6, 4)
 
 
 # --------------------------------------------------------------------------------------------------------- the trainer

@@ -14,12 +14,6 @@ import torch
 from nnunet_ssl import cli
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.errors import UserError
-from nnunet_ssl.losses.adversarial_masks import (
-    flip_signs,
-    least_squares_discriminator_loss,
-    least_squares_generator_loss,
-)
-from nnunet_ssl.networks.mask_discriminator import MaskDiscriminator, mask_levels
 from nnunet_ssl.preprocessing.unpaired_masks import preprocess_masks
 from tests.golden.framework import record_calls
 from tests.golden.reference.adversarial_masks import balanced_cross_entropy, rescaled
@@ -27,13 +21,6 @@ from tests.helpers.synthetic import make_dataset
 from tests.helpers.training import copy_batch, copy_dataset, make_trainer, started, weights_of
 
 TRAINER = "nnUNetTrainerMAAG"
-
-
-def test_least_squares_losses_by_hand():
-    real, fake = torch.tensor([[1.0], [3.0]]), torch.tensor([[-1.0], [1.0]])
-    assert least_squares_discriminator_loss(real, fake).item() == 0.5 * 2 + 0.5 * 2
-    assert least_squares_generator_loss(fake).item() == 0.5 * 2
-    assert least_squares_generator_loss(fake.half()).dtype == torch.float32
 
 
 def test_rescaled_has_the_size_of_the_reference_and_the_direction_of_the_loss():
@@ -57,94 +44,6 @@ def test_balanced_cross_entropy_by_hand(spatial):
     ignored = torch.where(shaped[2], shaped[1], 3)  # an ignore label beyond the classes
     assert balanced_cross_entropy(shaped[0], ignored, shaped[2]).item() == pytest.approx(expected, rel=1e-6)
     assert balanced_cross_entropy(shaped[0], ignored, ~shaped[2] & shaped[2]).item() == 0
-
-
-def test_flipped_signs_change_the_value_and_not_the_gradient():
-    x = torch.tensor([[2.0], [-3.0]], requires_grad=True)
-    for probability, sign in ((0.0, 1), (1.0, -1)):
-        output = flip_signs(x, probability)
-        assert torch.equal(output, sign * x)
-        (gradient,) = torch.autograd.grad((output * torch.tensor([[1.0], [5.0]])).sum(), x)
-        assert gradient.tolist() == [[1], [5]]
-    torch.manual_seed(0)
-    flipped = sum(bool((flip_signs(x, 0.1) != x).all()) for _ in range(2000))
-    assert 150 < flipped < 250
-
-
-@pytest.mark.parametrize(
-    "size, strides, sizes",
-    [
-        ((32, 48), [[2, 2]] * 5, [[32, 48], [16, 24], [8, 12], [4, 6]]),
-        ((24, 24), [[2, 2]], [[24, 24], [12, 12]]),
-        ((24, 24), [], [[24, 24]]),
-        ((6, 32, 32), [[1, 2, 2], [2, 2, 2], [2, 2, 2]], [[6, 32, 32], [6, 16, 16], [3, 8, 8], [1, 4, 4]]),
-    ],
-)
-def test_the_discriminator_gives_one_number_per_mask_and_sees_every_level(size, strides, sizes):
-    torch.manual_seed(0)
-    discriminator = MaskDiscriminator(2, size, strides, features=4)
-    assert discriminator.sizes == sizes
-    masks = [torch.rand(3, 2, *s, requires_grad=True) for s in sizes]
-    output = discriminator(masks)
-    assert output.shape == (3, 1)
-    output[1].sum().backward()
-    for mask in masks:
-        assert (mask.grad[1] != 0).any() and not (mask.grad[[0, 2]] != 0).any()
-    discriminator.eval()
-    assert torch.equal(discriminator(masks), discriminator(masks))
-    assert discriminator([m.half() for m in masks]).dtype == torch.float32
-
-
-def test_blocks_have_the_spectral_norm_1_and_noise_is_for_training():
-    torch.manual_seed(0)
-    discriminator = MaskDiscriminator(1, (16, 16), [[2, 2], [2, 2]], features=4)
-    masks = mask_levels([torch.rand(2, 1, 16, 16)], discriminator.sizes)
-    for _ in range(50):
-        discriminator(masks)
-    for block in discriminator.blocks:
-        assert torch.linalg.matrix_norm(block.weight.flatten(1), 2).item() == pytest.approx(1, abs=1e-2)
-    noisy = {discriminator(masks)[0, 0].item() for _ in range(3)}
-    assert len(noisy) == 3
-
-
-def test_masks_of_lower_levels_are_resized_where_they_are_not_given():
-    mask = torch.zeros(1, 1, 4, 4)
-    mask[..., :2] = 1
-    mask[..., 0, 0] = 0
-    levels = mask_levels([mask], [(4, 4), (2, 2)])
-    assert levels[0] is mask and levels[1][0, 0].tolist() == [[0.75, 0], [1, 0]]
-    given = torch.full((1, 1, 2, 2), 0.3)
-    assert mask_levels([mask, given], [(4, 4), (2, 2)])[1] is given
-    assert len(mask_levels([mask, given, given], [(4, 4), (2, 2)])) == 2
-    assert mask_levels([torch.ones(1, 2, 4, 4, 2)], [(4, 4, 2), (2, 2, 1)])[1].shape == (1, 2, 2, 2, 1)
-
-
-def test_a_discriminator_learns_to_tell_masks_from_noise_and_a_generator_follows_it():
-    torch.manual_seed(0)
-    discriminator = MaskDiscriminator(1, (16, 16), [[2, 2]], features=4)
-    optimizer = torch.optim.Adam(discriminator.parameters(), 1e-2)
-    real = torch.zeros(8, 1, 16, 16)
-    real[..., 4:12, 4:12] = 1
-    fake = torch.rand(8, 1, 16, 16)
-    levels = [mask_levels([x], discriminator.sizes) for x in (real, fake)]
-    losses = []
-    for _ in range(60):
-        optimizer.zero_grad()
-        loss = least_squares_discriminator_loss(*map(discriminator, levels))
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.2 * losses[0]
-    logits = torch.randn(4, 1, 16, 16, requires_grad=True)
-    generator = torch.optim.Adam([logits], 0.1)
-    scores = []
-    for _ in range(40):
-        generator.zero_grad()
-        loss = least_squares_generator_loss(discriminator(mask_levels([torch.sigmoid(logits)], discriminator.sizes)))
-        loss.backward()
-        generator.step()
-        scores.append(loss.item())
-    assert scores[-1] < 0.5 * scores[0]
 
 
 # ------------------------------------------------------------------------------------------------------ unpaired masks
@@ -192,16 +91,6 @@ def test_the_command_preprocesses_masks_and_forgets_those_that_are_gone(raw, tmp
     assert "0 done, 0 kept, 1 removed" in capsys.readouterr().out
     with pytest.raises(UserError, match="is empty, unfinished or"):
         make_trainer(TRAINER, tmp_path, dataset.name, results=tmp_path / "results").on_train_start()
-
-
-def test_a_mask_that_does_not_fit_is_named(raw):
-    dataset, array = raw
-    sitk.WriteImage(sitk.GetImageFromArray(array + 2), str(dataset.folder / "masksUn" / "bad.nii.gz"))
-    (dataset.folder / "masksUn" / "cut.nii.gz").write_bytes(b"nothing")
-    with pytest.raises(
-        UserError, match=r"(?s)bad\.nii\.gz: holds 3, 4; allowed in a mask are \[0, 1, 2\].*cut\.nii\.gz.*cannot be"
-    ):
-        preprocess_masks(dataset, "nnUNetPlans", ["2d"], [1], show_progress=False)
 
 
 def test_missing_and_stale_masks_and_masks_of_the_fold_are_refused(datasets, tmp_path):

@@ -10,8 +10,7 @@ import torch
 
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.losses.candidate_sets import partial_label_loss
-from nnunet_ssl.patches.mixing import resize_nearest
-from nnunet_ssl.predictions.candidates import annotation_matrix, candidate_pseudo_labels
+from nnunet_ssl.predictions.candidates import annotation_matrix
 from tests.golden.framework import record_calls
 from tests.helpers.synthetic import make_dataset
 from tests.helpers.training import (
@@ -168,25 +167,6 @@ def test_cases_are_drawn_by_the_size_of_their_source(datasets, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------ pseudo labels
-
-
-def test_pseudo_labels_choose_among_what_a_zero_can_mean():
-    p = torch.tensor([[0.05, 0.90, 0.05], [0.02, 0.50, 0.48], [0.30, 0.05, 0.65]]).T[None, :, None]  # (1, 3, 1, voxels)
-    found = candidate_pseudo_labels(torch.log(p), annotation_matrix([[1]], 2), 0.9)
-    # among {0, 2}: 0.05 against 0.05; 0.02 against 0.48 (96 %); 0.3 against 0.65 (68 %)
-    assert found.flatten().tolist() == [-1, 2, -1]
-    assert candidate_pseudo_labels(torch.log(p), annotation_matrix([[1]], 2), 0.5).flatten().tolist() == [0, 2, 2]
-    assert candidate_pseudo_labels(torch.log(p), annotation_matrix([[1, 2]], 2), 0.9).flatten().tolist() == [0, 0, 0]
-
-
-def test_pseudo_labels_shrink_like_nnunets_targets():
-    from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
-
-    labels = torch.randint(-1, 3, (2, 1, 12, 24, 24))
-    for scale in (1, 0.5, 0.25):
-        (expected,) = DownsampleSegForDSTransform([scale])(segmentation=labels[0])["segmentation"]
-        found = resize_nearest(labels, expected.shape[1:])
-        assert torch.equal(found[0], expected) and found.dtype == labels.dtype
 
 
 def test_the_teacher_labels_hidden_voxels_after_the_warm_up_only(datasets, tmp_path, monkeypatch):

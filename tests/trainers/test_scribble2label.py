@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 
 import numpy as np
 import pytest
 import torch
 
-from nnunet_ssl.dataloading.ensemble_store import EnsembleStore
-from nnunet_ssl.dataloading.extra_labels import WithExtraLabels, labels_file
-from nnunet_ssl.losses.cross_pseudo import filtered_cross_entropy
+from nnunet_ssl.dataloading.extra_labels import labels_file
 from nnunet_ssl.predictions.ensemble_labels import (
-    MAX_REGIONS,
     NONE,
-    confident_labels,
     pack_regions,
     unpack_regions,
-    update_ensemble,
 )
 from tests.golden.framework import record_calls
 from tests.helpers.training import copy_batch, make_trainer, seed_everything, started
@@ -30,118 +24,7 @@ SPARSE = {"ignore": True, "unlabeled": 0}
 # -------------------------------------------------------------------------------------------------------- pure functions
 
 
-def test_the_ensemble_moves_by_its_share_and_needs_eight_updates_from_zero():
-    ensemble, prediction = torch.zeros(1, 2, 1, 1), torch.ones(1, 2, 1, 1).half()
-    values = []
-    for _ in range(8):
-        ensemble = update_ensemble(ensemble, prediction, 0.2)
-        values.append(ensemble[0, 0].item())
-    assert ensemble.dtype == torch.float32
-    assert values == pytest.approx([1 - 0.8**k for k in range(1, 9)], rel=1e-6)
-    assert values[6] < 0.8 < values[7]
-    with pytest.raises(ValueError, match="alpha"):
-        update_ensemble(ensemble, prediction, 1.5)
-    with pytest.raises(ValueError, match="one shape"):
-        update_ensemble(ensemble, prediction[0], 0.5)
-
-
-def test_confident_labels_by_hand():
-    w = torch.tensor([[0.9, 0.05, 0.05], [0.1, 0.1, 0.8], [0.05, 0.85, 0.1], [0.01, 0.98, 0.01], [0.0, 0.19, 0.81]])
-    ensemble = w.T.reshape(1, 3, 1, 5)
-    free = torch.tensor([True, True, True, False, True]).view(1, 1, 1, 5)
-    assert confident_labels(ensemble, free, 0.8, 7).flatten().tolist() == [0, 7, 1, 7, 2]  # 0.8 is not above 0.8
-    both = torch.tensor([0.45, 0.2, 0.35]).view(1, 3, 1, 1)
-    assert (
-        confident_labels(both, torch.ones(1, 1, 1, 1, dtype=torch.bool), 0.3, NONE).item() == 2
-    )  # the last, as official
-    region = torch.tensor([[0.9, 0.5, 0.1, 0.95, 0.2], [0.1, 0.1, 0.85, 0.1, 0.79]]).view(1, 2, 1, 5)
-    found = confident_labels(region, free, 0.8, NONE, "sigmoid")
-    assert found[0, :, 0].tolist() == [[1, -1, 0, -1, -1], [0, 0, 1, -1, -1]]
-
-
-def test_cross_entropy_of_the_voxels_with_a_label():
-    z = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8], [0.3, 0.3, 0.4]]).log().T.reshape(1, 3, 1, 3).requires_grad_()
-    labels = torch.tensor([1, NONE, 2]).view(1, 1, 1, 3)
-    loss = filtered_cross_entropy(z, labels, NONE)
-    assert loss.item() == pytest.approx(-(math.log(0.25) + math.log(0.4)) / 2, rel=1e-6)
-    (gradient,) = torch.autograd.grad(loss, z)
-    assert gradient[..., 1].abs().max() == 0 and gradient[..., 0].abs().max() > 0
-    regions = torch.full((1, 2, 1, 3), math.log(3.0))
-    of_regions = torch.tensor([[1, 0, NONE], [NONE, NONE, NONE]]).view(1, 2, 1, 3)
-    expected = -(math.log(0.75) + math.log(0.25)) / 2
-    assert filtered_cross_entropy(regions, of_regions, NONE, "sigmoid").item() == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_without_a_label_the_loss_and_its_gradient_are_zero(activation):
-    z = torch.randn(2, 3, 4, 4, 4, requires_grad=True)
-    labels = torch.full((2, 1 if activation == "softmax" else 3, 4, 4, 4), 9)
-    loss = filtered_cross_entropy(z, labels, 9, activation)
-    assert loss == 0 and torch.autograd.grad(loss, z)[0].abs().max() == 0
-
-
-def test_regions_travel_in_one_map():
-    digits = torch.cartesian_prod(*[torch.tensor([-1, 0, 1])] * 3)  # every combination of three regions
-    labels = digits.T.reshape(1, 3, 27, 1)
-    packed = pack_regions(labels)
-    assert packed.shape == (1, 1, 27, 1) and packed.unique().numel() == 27 and packed.min() == 0
-    assert torch.equal(unpack_regions(packed.to(torch.int16), 3), labels)
-    assert torch.equal(
-        unpack_regions(torch.full((1, 1, 2, 2), NONE, dtype=torch.int16), 3), torch.full((1, 3, 2, 2), NONE)
-    )
-    largest = [pack_regions(torch.ones(1, MAX_REGIONS + more, 1, 1, dtype=torch.long)).item() for more in (0, 1)]
-    assert largest[0] <= torch.iinfo(torch.int16).max < largest[1]
-
-
-def test_what_does_not_fit_is_refused():
-    ensemble = torch.rand(1, 3, 4, 4)
-    with pytest.raises(ValueError, match="bool with one channel"):
-        confident_labels(ensemble, torch.ones(1, 3, 4, 4, dtype=torch.bool), 0.8, NONE)
-    with pytest.raises(ValueError, match="activation"):
-        confident_labels(ensemble, torch.ones(1, 1, 4, 4, dtype=torch.bool), 0.8, NONE, "tanh")
-    with pytest.raises(ValueError, match="do not fit"):
-        filtered_cross_entropy(ensemble, torch.zeros(1, 3, 4, 4), NONE)
-    with pytest.raises(ValueError, match="activation"):
-        filtered_cross_entropy(ensemble, torch.zeros(1, 1, 4, 4), NONE, "tanh")
-
-
 # -------------------------------------------------------------------------------------------------------- files of a run
-
-
-def test_the_store_keeps_ensembles_and_knows_whose_files_they_are(tmp_path):
-    store = EnsembleStore(tmp_path / "ensemble")
-    assert store.ensemble("a") is None and not store.is_complete()
-    store.start_update()
-    ensemble = torch.rand(2, 3, 4, 5)
-    store.write("a", ensemble, torch.arange(60).view(3, 4, 5) % 7 - 1)
-    assert not store.is_complete()
-    store.finish_update()
-    assert store.is_complete() and store.state_dict() == {"updates": 1}
-    torch.testing.assert_close(store.ensemble("a"), ensemble, rtol=1e-3, atol=1e-3)  # half precision
-    labels = np.load(labels_file(store.folder, "a"))
-    assert labels.dtype == np.int16 and labels.shape == (3, 4, 5) and labels.min() == -1
-    later = EnsembleStore(store.folder)
-    assert not later.is_complete(), "another run's files"
-    later.load_state_dict({"updates": 1})
-    assert later.is_complete()
-    later.start_update()
-    assert not store.is_complete() and not later.is_complete()
-    later.restart()
-    assert later.updates == 0 and not store.folder.exists()
-
-
-def test_a_case_has_its_extra_labels_as_soon_as_there_is_a_file(tmp_path):
-    class Stock:
-        identifiers = ["a"]
-
-        def load_case(self, case):
-            return "image", "segmentation", None, {"case": case}
-
-    dataset = WithExtraLabels(Stock(), tmp_path)
-    assert dataset.identifiers == ["a"] and dataset.load_case("a") == ("image", "segmentation", None, {"case": "a"})
-    np.save(labels_file(tmp_path, "a"), np.ones((2, 3), np.int16))
-    image, segmentation, extra, _ = dataset.load_case("a")
-    assert (image, segmentation) == ("image", "segmentation") and extra.shape == (2, 3) and (extra == 1).all()
 
 
 # ------------------------------------------------------------------------------------------------------------ the trainer

@@ -8,31 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nnunet_ssl.dataloading.label_counts import count_annotated
 from nnunet_ssl.losses.partial_cross_entropy import inverse_frequency_weights
 from nnunet_ssl.patches.slices import fold_slices
 from nnunet_ssl.predictions.probabilities import probabilities
 from tests.helpers.training import copy_batch, make_trainer, started
 
 REGULARIZED = [f"nnUNetTrainerScribble{name}" for name in ("EntropyMin", "TV", "MumfordShah", "IntensityVariance")]
-
-
-class Cases:
-    """Label maps as nnU-Net's dataset hands them over."""
-
-    def __init__(self, **maps):
-        self.maps = maps
-
-    def load_case(self, case):
-        return None, self.maps[case], None, {}
-
-
-def test_annotated_voxels_are_counted_without_ignore_label_and_with_padding_as_background():
-    first = torch.tensor([[[[0, 1, 3, 3]], [[-1, 2, 2, 3]]]], dtype=torch.int16).numpy()
-    second = torch.tensor([[[[0, 0, 1, 3]]]], dtype=torch.int8).numpy()
-    cases = Cases(a=first, b=second, other=first)
-    assert count_annotated(cases, ["a", "b"], 3).tolist() == [4, 2, 2]
-    assert count_annotated(cases, ["a", "b"], 3, padding=False).tolist() == [3, 2, 2]
 
 
 @pytest.mark.parametrize("deep_supervision", [True, False])

@@ -9,34 +9,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
-from nnunet_ssl.data.dense_files import dense_files
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
-from nnunet_ssl.dataloading.inside import recording_inside
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.preprocessing.dense_labels import DenseLabels, preprocess_dense
 from tests.helpers.synthetic import make_dataset
 from tests.helpers.training import copy_batch, make_trainer, seed_everything, started
 
 WEAK = "nnUNetTrainerTestWeak"
-
-
-def test_padding_is_noted_down_before_it_becomes_background():
-    segmentation = torch.tensor([[[-1, 0, 2], [1, -1, 3]]], dtype=torch.int16)
-    for label in (0, 3):
-        transforms = recording_inside([RemoveLabelTansform(-1, 0)], label)
-        for patch in (segmentation, segmentation.flip(-1)):
-            found = ComposeTransforms(transforms)(image=torch.zeros(1, 2, 3), segmentation=patch.clone())[
-                "segmentation"
-            ]
-            assert torch.equal(found, torch.where(patch == -1, label, patch))
-        inside = transforms[0].pop()
-        assert torch.equal(inside, torch.stack([segmentation != -1, segmentation.flip(-1) != -1]))
-    with pytest.raises(NotImplementedError, match="padding"):
-        recording_inside([RemoveLabelTansform(5, 0)], 0)
 
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
@@ -132,27 +113,6 @@ def test_dense_labels_that_are_not_preprocessed_are_named(sparse, tmp_path):
         UserError, match=r"nnUNetPlans_2d_dense is missing, unfinished or made with other plans.*plan_and_pre"
     ):
         started(make_trainer(WEAK, out, name, results=tmp_path))
-
-
-def test_bad_dense_labels_are_refused(sparse):
-    out, name = sparse
-    folder = out / "nnUNet_raw" / name / "labelsTr_dense"
-    file = folder / "case_01.nii.gz"
-    good = sitk.ReadImage(str(file))
-    sitk.WriteImage(good + 3, str(file))
-    with pytest.raises(UserError, match=r"case_01.nii.gz: holds 3, 4.*; allowed in a dense label map are \[0, 1, 2\]"):
-        preprocess(name)
-    sitk.WriteImage(good[1:], str(file))
-    with pytest.raises(UserError, match=r"case_01.nii.gz: shape .* but .*labelsTr"):
-        preprocess(name)
-    sitk.WriteImage(good, str(file))
-    file.write_bytes(file.read_bytes()[:-200])  # SimpleITK would fill what is missing with background
-    with pytest.raises(UserError, match=r"case_01.nii.gz .*truncated or damaged"):
-        preprocess(name)
-    sitk.WriteImage(good, str(folder / "other.nii.gz"))
-    with pytest.raises(UserError, match="other, which are not in imagesTr"):
-        dense_files(RawDataset.open(name))
-    assert not (out / "nnUNet_preprocessed" / name / "gt_segmentations_dense").exists()
 
 
 def test_what_has_not_changed_is_kept_and_what_is_gone_is_removed(sparse, capsys):

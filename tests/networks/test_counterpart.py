@@ -1,0 +1,18 @@
+"""Tests of `nnunet_ssl.networks.counterpart`."""
+
+from __future__ import annotations
+
+import pytest
+
+from nnunet_ssl.networks.counterpart import counterpart_architecture
+
+
+def test_the_counterpart_of_both_architectures():
+    plain = {"n_stages": 3, "n_conv_per_stage": [2, 2, 2], "n_conv_per_stage_decoder": [2, 2], "nonlin_first": False}
+    name, kwargs = counterpart_architecture("dynamic_network_architectures.architectures.unet.PlainConvUNet", plain)
+    assert name.endswith("unet.ResidualEncoderUNet")
+    assert kwargs == {"n_stages": 3, "n_blocks_per_stage": [2, 2, 2], "n_conv_per_stage_decoder": [2, 2]}
+    name, back = counterpart_architecture(name, kwargs)
+    assert name.endswith("unet.PlainConvUNet") and back["n_conv_per_stage"] == [2, 2, 2]
+    with pytest.raises(NotImplementedError, match="VNet"):
+        counterpart_architecture("somewhere.VNet", plain)
