@@ -13,8 +13,9 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ssl.cli import main
+from nnunet_ssl.data.list_update import update_list
 from nnunet_ssl.data.pool import run_in_processes
-from nnunet_ssl.data.raw_dataset import RawDataset, update_list
+from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.splits import load_splits
 from nnunet_ssl.data.unlabeled_list import UnlabeledList, hash_case
 from nnunet_ssl.errors import UserError

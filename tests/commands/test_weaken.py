@@ -12,7 +12,6 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_ssl.cli import main
-from nnunet_ssl.data.dense_files import dense_files
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList
 from nnunet_ssl.weak.boxes import filled_boxes
@@ -247,7 +246,7 @@ def test_dense_labels_are_kept_for_validation_beside_partial_ones(raw, monkeypat
     from nnunet_ssl import trainer
 
     assert weaken(kind="partial") == 0
-    assert set(dense_files(RawDataset.open(127))) == set(CASES)
+    assert set(RawDataset.open(127).dense_files()) == set(CASES)
     description = json.loads((made(raw, "partial") / "dataset.json").read_text())
     asked = []
     monkeypatch.setattr(trainer.DenseLabels, "of", lambda *arguments: asked.append(arguments))

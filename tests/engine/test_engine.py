@@ -14,8 +14,8 @@ import torch
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.trainers import needs
 from tests.helpers.training import copy_batch, copy_dataset, largest_difference, make_trainer, started, weights_of
-from tests.trainers.test_contract import needs
 
 MEAN_TEACHER = "nnUNetTrainerMeanTeacher"
 

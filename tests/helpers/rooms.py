@@ -1,6 +1,6 @@
 """The rooms of the package: who imports whom, and how large each is.
 
-As a command, `python -m tests.helpers.rooms` prints the table that docs/architecture.md holds.
+As a command, `python -m tests.helpers.rooms` prints the table and writes it into docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ ORDER = (
 # Classes and converters are looked up by name: these modules import what lies above them.
 LOOK_UPS = {"nnunet_ssl.discovery.variants": "trainers"}
 
+MARKS = ("<!-- rooms -->", "<!-- end of rooms -->")
 _TOP_LEVEL = ("trainers", "dataset_conversion", "plans")
 
 
@@ -101,5 +102,14 @@ def table() -> str:
     return "\n".join(rows)
 
 
+def write_table() -> None:
+    """Put the table between the marks of docs/architecture.md."""
+    page = REPOSITORY / "docs" / "architecture.md"
+    before, _, rest = page.read_text(encoding="utf-8").partition(f"{MARKS[0]}\n")
+    _, _, after = rest.partition(MARKS[1])
+    page.write_text(f"{before}{MARKS[0]}\n{table()}\n{MARKS[1]}{after}", encoding="utf-8")
+
+
 if __name__ == "__main__":
+    write_table()
     print(table())

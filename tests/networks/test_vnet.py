@@ -20,8 +20,8 @@ from nnunet_ssl.errors import UserError
 from nnunet_ssl.networks import VNet
 from nnunet_ssl.plans import vnet as preset
 from tests.helpers.synthetic import make_plans
+from tests.helpers.trainers import needs
 from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
-from tests.trainers.test_contract import needs
 
 
 def build(dimension=3, features=(4, 6, 8), channels=1, classes=2, **kwargs) -> VNet:

@@ -1,7 +1,7 @@
-"""What every trainer must keep, asked of all of them through one table.
+"""What every trainer must keep, asked of all of them.
 
-A new trainer is added to `PUBLISHED`, to `WEAK` if it is for sparse labels, or to `PARTIAL` if it is for partial labels;
-`test_every_trainer_is_in_the_table` fails until it is.
+The lists come from the classes: the folder of `trainers/` says which labels a trainer is for. What single methods need stands in
+`tests/helpers/trainers.py`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,26 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 import nnunet_ssl.engine.optimization
-import nnunet_ssl.trainers
 from nnunet_ssl.discovery.variants import trainer_classes
 from nnunet_ssl.engine.members import Teacher
 from nnunet_ssl.engine.prediction import inference_network_in_place
 from nnunet_ssl.errors import UserError
-from tests.golden.framework import load_adapter, record_calls
+from tests.golden.framework import adapter_names, load_adapter, record_calls
+from tests.helpers.trainers import (
+    PARTIAL,
+    SPARSE,
+    SPARSE_TEST_ONLY,
+    UNLABELED,
+    UNLABELED_TEST_ONLY,
+    WEIGHTED,
+    hide_labels,
+    needs,
+    next_batches,
+    past_every_switch,
+    run_steps,
+    stock_step,
+    to_the_last_quarter,
+)
 from tests.helpers.training import (
     copy_batch,
     copy_dataset,
@@ -32,117 +46,17 @@ from tests.helpers.training import (
     weights_of,
 )
 
-PUBLISHED = [
-    "nnUNetTrainerACMT",
-    "nnUNetTrainerBCP",
-    "nnUNetTrainerCML",
-    "nnUNetTrainerCPS",
-    "nnUNetTrainerDTC",
-    "nnUNetTrainerDyCON",
-    "nnUNetTrainerFilterMatch",
-    "nnUNetTrainerMCF",
-    "nnUNetTrainerMeanTeacher",
-    "nnUNetTrainerUAMT",
-    "nnUNetTrainerUPC",
-]
-TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetTrainerTestShrinkingPool"]
-# trainers for sparse labels: with the ignore label, without unlabeled images
-WEAK = [
-    "nnUNetTrainerBoxTightness",
-    "nnUNetTrainerCycleMix",
-    "nnUNetTrainerMAAG",
-    "nnUNetTrainerPointsConsistency",
-    "nnUNetTrainerPointsPASeg",
-    "nnUNetTrainerScribble2Label",
-    "nnUNetTrainerScribbleDMPLS",
-    "nnUNetTrainerScribbleDMSPS",
-    "nnUNetTrainerScribbleDenseCRF",
-    "nnUNetTrainerScribbleEntropyMin",
-    "nnUNetTrainerScribbleGatedCRF",
-    "nnUNetTrainerScribbleIntensityVariance",
-    "nnUNetTrainerScribbleMumfordShah",
-    "nnUNetTrainerScribblePCE",
-    "nnUNetTrainerScribbleTV",
-    "nnUNetTrainerScribbleUSTM",
-    "nnUNetTrainerShapePU",
-    "nnUNetTrainerSizeConstraint",
-]
-WEAK_TEST_ONLY = ["nnUNetTrainerTestWeak"]
-# options of the synthetic data set that single trainers need
-NEEDS = {
-    "nnUNetTrainerBoxTightness": {"boxes": True},
-    "nnUNetTrainerMAAG": {"masks": 2},
-    "nnUNetTrainerSizeConstraint": {"size_bounds": True},
-}
-# trainers for partial labels: with the key of dataset.json, without unlabeled images
-PARTIAL = ["nnUNetTrainerPartialLabel", "nnUNetTrainerPartialLabelMT"]
-SEMI_SUPERVISED = PUBLISHED + TEST_ONLY
-WITH_TERMS = SEMI_SUPERVISED + WEAK + WEAK_TEST_ONLY
-TRAINERS = WITH_TERMS + PARTIAL
-
-GOLDEN_FILES = [
-    "ac_mt",
-    "bcp",
-    "boxes_and_size",
-    "cml",
-    "cps",
-    "cyclemix_shapepu",
-    "dense_crf",
-    "dmpls",
-    "dtc",
-    "dycon",
-    "entropy_tv_intensity",
-    "gated_crf",
-    "maag_losses",
-    "mcf",
-    "mean_teacher",
-    "mumford_shah",
-    "nnfiltermatch",
-    "partial_cross_entropy",
-    "partial_label",
-    "points",
-    "random_walker",
-    "scribble2label",
-    "ssl4mis_common",
-    "ua_mt",
-    "ua_mt_ssl4mis",
-    "upc",
-    "ustm",
-]
+SEMI_SUPERVISED = UNLABELED + UNLABELED_TEST_ONLY
+WEAK = SPARSE + SPARSE_TEST_ONLY
+TRAINERS = SEMI_SUPERVISED + WEAK + PARTIAL
 
 each_trainer = pytest.mark.parametrize("name", TRAINERS)
 each_semi_supervised_trainer = pytest.mark.parametrize("name", SEMI_SUPERVISED)
 each_dimension = pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 
 
-def needs(name, **options) -> dict:
-    """Options of a synthetic data set that the trainer can work on."""
-    if name in PARTIAL:
-        return {"partial": True, "unlabeled": 0} | options
-    if name in WEAK + WEAK_TEST_ONLY:
-        return {"ignore": True, "unlabeled": 0} | NEEDS.get(name, {}) | options
-    return options
-
-
-def run_steps(trainer, batches) -> list[dict]:
-    return [trainer.train_step(copy_batch(batch)) for batch in batches]
-
-
-def to_the_last_quarter(trainer) -> None:
-    """Past every stage switch, with what a method makes between epochs."""
-    trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
-    if hasattr(trainer, "update_labels"):
-        trainer.confidence = 0.2  # an untrained network is sure of nothing
-        trainer.update_labels()
-
-
-def next_batches(trainer, count=1):
-    return [next(trainer.dataloader_train) for _ in range(count)]
-
-
-def test_every_trainer_is_in_the_table():
-    assert sorted(trainer_classes()) == sorted(PUBLISHED + WEAK + PARTIAL)
-    assert nnunet_ssl.trainers.__doc__
+def test_every_trainer_is_of_one_kind():
+    assert sorted(UNLABELED + SPARSE + PARTIAL) == sorted(trainer_classes())
 
 
 @each_trainer
@@ -165,7 +79,7 @@ def test_a_step_trains(name, configuration, deep_supervision, datasets, tmp_path
         make_trainer(name, out, dataset, configuration, results=tmp_path, enable_deep_supervision=deep_supervision)
     )
     before = weights_of(trainer.network)
-    trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4  # past every stage switch
+    past_every_switch(trainer)
     outputs = run_steps(trainer, next_batches(trainer, 2))
     assert outputs[0].keys() == outputs[1].keys() >= {"loss", "labeled", *trainer.weights()}
     assert all(isinstance(v, np.ndarray) and v.shape == () and np.isfinite(v) for o in outputs for v in o.values())
@@ -214,19 +128,20 @@ def test_a_step_trains_with_every_kind_of_label_and_network(name, options, datas
 def test_unequal_batches_and_no_assumption_of_halves(name, datasets, tmp_path):
     out, dataset = datasets()
     trainer = started(make_trainer(name, out, dataset, results=tmp_path, unlabeled_batch_size=3))
-    trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
+    past_every_switch(trainer)
     (batch,) = next_batches(trainer)
     assert batch["data"].shape[0] == 2 and batch["unlabeled"].shape[0] == 3
     assert all(np.isfinite(v) for v in trainer.train_step(batch).values())
 
 
-@pytest.mark.parametrize("name", WITH_TERMS)  # the others change the labeled loss and have no term of their own
+@pytest.mark.parametrize(
+    "name", SEMI_SUPERVISED + WEAK
+)  # the others change the labeled loss and have no term of their own
 def test_terms_of_the_method_reach_the_student_and_never_the_teacher(name, datasets, tmp_path, monkeypatch):
     out, dataset = datasets(**needs(name))
     trainer = started(make_trainer(name, out, dataset, results=tmp_path))
     if not trainer.weights():
         pytest.skip(f"{name} has no terms beside nnU-Net's loss")
-    trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
     to_the_last_quarter(trainer)
     run_steps(trainer, next_batches(trainer, 3))  # so that teacher and student differ
     method_weights = trainer.weights
@@ -265,40 +180,21 @@ def test_teachers_follow_the_student_exactly(name, datasets, tmp_path):
             assert largest_difference(expected[i], weights_of(teacher.module)) < 1e-6
 
 
-def stock_step(out, dataset, results, weights, batch, **attributes):
-    """Weights after one step of nnU-Net's own trainer, starting from `weights`."""
-    stock = make_trainer("nnUNetTrainer", out, dataset, results=results)
-    seed_everything()
-    stock.initialize()
-    stock.network.load_state_dict(weights)
-    stock.network.train()
-    stock.lr_scheduler.step(0)
-    labeled = {k: batch[k] for k in ("data", "target", "keys")}
-    loss = stock.train_step(copy_batch(labeled))["loss"]
-    return weights_of(stock.network), loss
+def weighted(names) -> list[str]:
+    return [name for name in names if WEIGHTED.get(name) is not None]
 
 
-# What has to be set, beside `consistency_weight`, for a step that differs from nnU-Net's by terms of this weight only.
-WEIGHTS_OF = {
-    "nnUNetTrainerACMT": lambda weight: {},
-    "nnUNetTrainerCPS": lambda weight: {},
-    "nnUNetTrainerDTC": lambda weight: {"sdf_weight": weight},
-    "nnUNetTrainerDyCON": lambda weight: {"uncertainty_weight": weight, "contrast_weight": weight},
-    "nnUNetTrainerMCF": lambda weight: {"rectification_weight": weight},
-    "nnUNetTrainerMeanTeacher": lambda weight: {},
-    "nnUNetTrainerTestTwoNetworks": lambda weight: {},
-    "nnUNetTrainerUAMT": lambda weight: {},
-    "nnUNetTrainerUPC": lambda weight: {"noise_on_labeled": False},  # official: noise on all images
-}
+def test_every_trainer_with_terms_of_its_own_is_compared_with_nnunet():
+    assert WEIGHTED.keys() >= {*UNLABELED, *SPARSE}
+    assert not [name for name in weighted(UNLABELED + SPARSE) if trainer_classes()[name].replaces_labeled_loss]
 
 
 @pytest.mark.parametrize("options", [{}, {"regions": True}, {"ignore": True}], ids=str)
-@pytest.mark.parametrize("name", WEIGHTS_OF)
+@pytest.mark.parametrize("name", weighted(SEMI_SUPERVISED))
 @pytest.mark.parametrize("weight", [0.0, 1e-30])
 def test_without_weight_the_step_is_nnunets_bit_for_bit(name, weight, options, datasets, tmp_path):
     out, dataset = datasets(**options)
-    weights = {"consistency_weight": weight} | WEIGHTS_OF[name](weight)
-    trainer = started(make_trainer(name, out, dataset, results=tmp_path / "a", **weights))
+    trainer = started(make_trainer(name, out, dataset, results=tmp_path / "a", **WEIGHTED[name](weight)))
     start = weights_of(trainer.network)
     (batch,) = next_batches(trainer)
     loss = trainer.train_step(copy_batch(batch))["labeled"]
@@ -310,48 +206,16 @@ def test_without_weight_the_step_is_nnunets_bit_for_bit(name, weight, options, d
     assert loss == expected_loss
 
 
-# For trainers with sparse labels, all weights of their terms.
-WEAK_WEIGHTS_OF = {
-    "nnUNetTrainerBoxTightness": lambda weight: {"tightness_weight": weight, "size_weight": weight},
-    "nnUNetTrainerCycleMix": lambda weight: {
-        "mix_weight": weight,
-        "consistency_weight": weight,
-        "integrity_weight": weight,
-    },
-    "nnUNetTrainerMAAG": lambda weight: {"adversarial_weight": weight, "discriminator_weight": weight},
-    "nnUNetTrainerPointsConsistency": lambda weight: {"mirrored_weight": weight, "consistency_weight": weight},
-    "nnUNetTrainerPointsPASeg": lambda weight: {"crf_weight": weight, "variance_weight": weight},
-    "nnUNetTrainerScribble2Label": lambda weight: {"pseudo_weight": weight},
-    "nnUNetTrainerScribbleDMPLS": lambda weight: {"pseudo_weight": weight, "auxiliary_weight": weight},
-    "nnUNetTrainerScribbleDMSPS": lambda weight: {"pseudo_weight": weight, "auxiliary_weight": weight},
-    "nnUNetTrainerScribbleDenseCRF": lambda weight: {"crf_weight": weight},
-    "nnUNetTrainerScribbleEntropyMin": lambda weight: {"regularizer_weight": weight},
-    "nnUNetTrainerScribbleGatedCRF": lambda weight: {"crf_weight": weight},
-    "nnUNetTrainerScribbleIntensityVariance": lambda weight: {"regularizer_weight": weight},
-    "nnUNetTrainerScribbleMumfordShah": lambda weight: {"regularizer_weight": weight},
-    "nnUNetTrainerScribblePCE": lambda weight: {},
-    "nnUNetTrainerScribbleTV": lambda weight: {"regularizer_weight": weight},
-    "nnUNetTrainerScribbleUSTM": lambda weight: {"consistency_weight": weight},
-    "nnUNetTrainerShapePU": lambda weight: {
-        "cut_weight": weight,
-        "consistency_weight": weight,
-        "marginal_weight": weight,
-    },
-    "nnUNetTrainerSizeConstraint": lambda weight: {"size_weight": weight},
-    "nnUNetTrainerTestWeak": lambda weight: {"entropy_weight": weight},
-}
-
-
 @pytest.mark.parametrize("options", [{}, {"regions": True}], ids=str)
-@pytest.mark.parametrize("name", WEAK_WEIGHTS_OF)
+@pytest.mark.parametrize("name", weighted(WEAK))
 @pytest.mark.parametrize("weight", [0.0, 1e-30])
 def test_without_weight_a_step_on_sparse_labels_is_nnunets_bit_for_bit(name, weight, options, datasets, tmp_path):
     out, dataset = datasets(**needs(name, **options))
-    trainer = make_trainer(name, out, dataset, results=tmp_path / "a", **WEAK_WEIGHTS_OF[name](weight))
+    trainer = make_trainer(name, out, dataset, results=tmp_path / "a", **WEIGHTED[name](weight))
     if options and "regions" in trainer.unsupported:
         pytest.skip(f"{name} refuses regions")
     started(trainer)
-    trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4  # past every warm-up
+    past_every_switch(trainer)
     start = weights_of(trainer.network)
     (batch,) = next_batches(trainer)
     loss = trainer.train_step(copy_batch(batch))["labeled"]
@@ -360,12 +224,7 @@ def test_without_weight_a_step_on_sparse_labels_is_nnunets_bit_for_bit(name, wei
     assert loss == expected_loss
 
 
-def test_every_trainer_for_sparse_labels_is_compared_with_nnunet():
-    replacing = {name for name in WEAK if trainer_classes()[name].replaces_labeled_loss}
-    assert sorted(WEAK_WEIGHTS_OF) == sorted({*WEAK, *WEAK_TEST_ONLY} - replacing)
-
-
-@pytest.mark.parametrize("name", [*WEAK, *WEAK_TEST_ONLY])
+@pytest.mark.parametrize("name", WEAK)
 def test_labels_that_are_not_sparse_are_refused(name, datasets, tmp_path):
     out, dataset = datasets()
     with pytest.raises(UserError, match="have no 'ignore'"):
@@ -450,7 +309,7 @@ def test_labels_that_are_hidden_are_never_read(name, tmp_path, datasets):
             overwrite_labels(folder, ["case_00", "case_01"])
         trainer = make_trainer(name, out, dataset, results=tmp_path / str(garbage))
         started(trainer)
-        trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
+        past_every_switch(trainer)
         seed_everything(1)
         batches = next_batches(trainer, 8)
         assert {"case_00", "case_01"} & {str(k) for b in batches for k in b["unlabeled_keys"]}
@@ -467,19 +326,6 @@ def same_values(a, b) -> bool:
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     return len(a) == len(b) and all(torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in zip(a, b))
-
-
-def hide_labels(folder, cases):
-    import json
-
-    file = folder / "splits_final.json"
-    (split, *_) = json.loads(file.read_text())
-    split["train"] = [c for c in split["train"] if c not in cases]
-    file.write_text(json.dumps([split]))
-    file = folder / "unlabeled.json"
-    content = json.loads(file.read_text())
-    content["hidden_labels"] = {"0": cases}
-    file.write_text(json.dumps(content))
 
 
 def overwrite_labels(folder, cases):
@@ -509,14 +355,14 @@ def test_what_a_method_cannot_do_is_refused_with_its_reason(datasets, tmp_path):
         trainer.initialize()
 
 
-@pytest.mark.parametrize("golden", GOLDEN_FILES)
+@pytest.mark.parametrize("golden", adapter_names())
 def test_what_the_golden_values_prove_is_what_the_trainer_calls(golden, datasets, tmp_path, monkeypatch):
     adapter = load_adapter(golden)
     if adapter.trainer is None:
         pytest.skip(f"{golden} belongs to no trainer of its own")
     out, dataset = datasets(**needs(adapter.trainer))
     trainer = started(make_trainer(adapter.trainer, out, dataset, results=tmp_path))
-    trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4  # past every stage switch
+    past_every_switch(trainer)
     calls = {name: record_calls(monkeypatch, name) for name in adapter.uses}
     run_steps(trainer, next_batches(trainer, 3))  # drawing a batch is part of a step: distance maps are made there
     assert [name for name, recorded in calls.items() if not recorded] == []

@@ -8,8 +8,8 @@ import torch
 
 from nnunet_ssl.predictions.entropy_filter import case_entropy
 from tests.golden.framework import record_calls
+from tests.helpers.trainers import hide_labels
 from tests.helpers.training import copy_batch, copy_dataset, largest_difference, make_trainer, started, weights_of
-from tests.trainers.test_contract import hide_labels
 
 NAME = "nnUNetTrainerFilterMatch"
 

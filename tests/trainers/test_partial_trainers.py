@@ -13,6 +13,7 @@ from nnunet_ssl.losses.candidate_sets import partial_label_loss
 from nnunet_ssl.predictions.candidates import annotation_matrix
 from tests.golden.framework import record_calls
 from tests.helpers.synthetic import make_dataset
+from tests.helpers.trainers import PARTIAL, next_batches, preprocess_dense_labels, run_steps, stock_step
 from tests.helpers.training import (
     copy_batch,
     copy_dataset,
@@ -22,8 +23,6 @@ from tests.helpers.training import (
     started,
     weights_of,
 )
-from tests.trainers.test_contract import PARTIAL, next_batches, run_steps, stock_step
-from tests.trainers.test_weak_trainer import preprocess
 
 TRAINER = "nnUNetTrainerPartialLabel"
 LOSSES = "nnunet_ssl.losses.candidate_sets."
@@ -254,7 +253,7 @@ def test_dense_labels_of_the_validation_cases_count_with_all_classes(tmp_path):
     trainer = started(make_trainer(TRAINER, out, dataset, results=tmp_path / "a"))
     assert not any((next(trainer.dataloader_val)["target"][0] == 2).any() for _ in range(4))
     assert "Validation is against the partial labels" in log_of(tmp_path / "a")
-    preprocess(dataset)
+    preprocess_dense_labels(dataset)
     trainer = started(make_trainer(TRAINER, out, dataset, results=tmp_path / "b"))
     batch = next(batch for batch in iter(lambda: next(trainer.dataloader_val), None) if (batch["target"][0] == 2).any())
     trainer.on_validation_epoch_start()

@@ -10,11 +10,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from nnunet_ssl.data.raw_dataset import RawDataset
-from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
-from nnunet_ssl.preprocessing.dense_labels import DenseLabels, preprocess_dense
+from nnunet_ssl.preprocessing.dense_labels import DenseLabels
 from tests.helpers.synthetic import make_dataset
+from tests.helpers.trainers import preprocess_dense_labels
 from tests.helpers.training import copy_batch, make_trainer, seed_everything, started
 
 WEAK = "nnUNetTrainerTestWeak"
@@ -72,13 +71,6 @@ def sparse(tmp_path):
     return tmp_path / "data", name
 
 
-def preprocess(name):
-    raw = RawDataset.open(name)
-    preprocess_dense(
-        raw, UnlabeledList.load(raw.folder / "unlabeled.json"), "nnUNetPlans", ["2d"], [1], show_progress=False
-    )
-
-
 @pytest.mark.parametrize("trainer_name", [WEAK, "nnUNetTrainerMeanTeacher"])
 def test_validation_is_on_dense_labels_where_there_are_any(trainer_name, sparse, tmp_path):
     out, name = sparse
@@ -87,7 +79,7 @@ def test_validation_is_on_dense_labels_where_there_are_any(trainer_name, sparse,
     (log,) = (tmp_path / "a").rglob("training_log*.txt")
     assert "against the sparse labels" in log.read_text()
 
-    preprocess(name)
+    preprocess_dense_labels(name)
     trainer = started(make_trainer(trainer_name, out, name, results=tmp_path / "b", num_epochs=1))
     assert not any((next(trainer.dataloader_val)["target"][0] == 3).any() for _ in range(4))
     assert any((next(trainer.dataloader_train)["target"][0] == 3).any() for _ in range(4))
@@ -104,7 +96,7 @@ def test_validation_is_on_dense_labels_where_there_are_any(trainer_name, sparse,
 
 def test_dense_labels_that_are_not_preprocessed_are_named(sparse, tmp_path):
     out, name = sparse
-    preprocess(name)
+    preprocess_dense_labels(name)
     plans = out / "nnUNet_preprocessed" / name / "nnUNetPlans.json"
     content = json.loads(plans.read_text())
     content["configurations"]["2d"]["spacing"] = [2.0, 2.0]
@@ -117,19 +109,19 @@ def test_dense_labels_that_are_not_preprocessed_are_named(sparse, tmp_path):
 
 def test_what_has_not_changed_is_kept_and_what_is_gone_is_removed(sparse, capsys):
     out, name = sparse
-    preprocess(name)
-    preprocess(name)
+    preprocess_dense_labels(name)
+    preprocess_dense_labels(name)
     assert "0 done, 4 kept" in capsys.readouterr().out.splitlines()[-1]
     folder = out / "nnUNet_raw" / name / "labelsTr_dense"
     image = sitk.ReadImage(str(folder / "case_00.nii.gz"))
     sitk.WriteImage(
         sitk.GetImageFromArray(np.zeros_like(sitk.GetArrayFromImage(image))), str(folder / "case_00.nii.gz")
     )
-    preprocess(name)
+    preprocess_dense_labels(name)
     assert "1 done, 3 kept" in capsys.readouterr().out.splitlines()[-1]
     for file in folder.iterdir():
         file.unlink()
-    preprocess(name)
+    preprocess_dense_labels(name)
     preprocessed = out / "nnUNet_preprocessed" / name
     assert not (preprocessed / "gt_segmentations_dense").exists()
     plans_manager = make_trainer(WEAK, out, name).plans_manager
