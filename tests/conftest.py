@@ -15,6 +15,26 @@ HELPERS = Path(__file__).resolve().parent / "helpers"
 EXAMPLE_TRAINERS = HELPERS / "example_trainers"
 
 
+# `pytest -m fast`: what computes on small arrays, and the contract of one trainer.
+FAST_FOLDERS = ("losses", "predictions", "patches", "networks", "weak", "data", "dataloading", "engine", "evaluation")
+FAST_FILES = ("test_ramps.py", "test_errors.py", "test_rooms.py", "test_seams.py")
+FAST_TRAINER = "nnUNetTrainerMeanTeacher"
+FILES_ON_DISK = {"datasets", "tmp_path", "tmp_path_factory", "capfd"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The marker `fast`, by folder and fixtures, so that nobody has to set it."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            continue
+        fixtures = set(getattr(item, "fixturenames", ()))
+        small = item.path.parent.name in FAST_FOLDERS and not fixtures & FILES_ON_DISK
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        contract = item.path.name == "test_contract.py" and parameters.get("name") == FAST_TRAINER
+        if small or contract or item.path.name in FAST_FILES:
+            item.add_marker(pytest.mark.fast)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Bit for bit comparisons hold with one thread; small networks are not slower with it."""

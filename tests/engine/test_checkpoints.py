@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_ssl.errors import UserError
 from tests.helpers.training import largest_difference, make_trainer, started
 
 
@@ -80,3 +82,55 @@ def test_both_names_of_the_argument_are_accepted(datasets, tmp_path):
         other = make_trainer("nnUNetTrainerMeanTeacher", *datasets(), results=tmp_path / name)
         other.load_checkpoint(**{name: tmp_path / "c.pth"})
         assert other.iteration == 1
+
+
+MEAN_TEACHER = "nnUNetTrainerMeanTeacher"
+
+
+def start(out, dataset, tmp_path, **attributes):
+    return started(make_trainer(MEAN_TEACHER, out, dataset, results=tmp_path / "results", **attributes))
+
+
+def test_a_checkpoint_of_another_trainer_is_refused_for_continuing(datasets, tmp_path):
+    out, dataset = datasets()
+    stock = make_trainer("nnUNetTrainer", out, dataset, results=tmp_path / "a")
+    stock.initialize()
+    stock.save_checkpoint(str(tmp_path / "stock.pth"))
+    trainer = make_trainer(MEAN_TEACHER, out, dataset, results=tmp_path / "b")
+    with pytest.raises(UserError, match=r"has no state of nnunet-ssl.*-pretrained_weights"):
+        trainer.load_checkpoint(str(tmp_path / "stock.pth"))
+
+
+def test_a_failed_write_leaves_the_old_checkpoint_and_no_temporary_file(datasets, tmp_path):
+    out, dataset = datasets()
+    trainer = start(out, dataset, tmp_path)
+    file = tmp_path / "checkpoint_latest.pth"
+    trainer.save_checkpoint(str(file))
+    before = file.read_bytes()
+    network = trainer.network
+
+    class NoSpace:
+        def state_dict(self):
+            raise OSError(28, "No space left on device")
+
+    trainer.register_state("bank", NoSpace())
+    with pytest.raises(OSError, match="No space left"):
+        trainer.save_checkpoint(str(file))
+    assert file.read_bytes() == before
+    assert trainer.network is network
+    assert [f.name for f in tmp_path.iterdir() if f.is_file()] == ["checkpoint_latest.pth"]
+
+
+def test_compiled_networks_are_saved_under_plain_names(datasets, tmp_path):
+    """torch.compile wraps lazily, so this needs no compiler; nnU-Net itself switches compilation off on CPU."""
+    out, dataset = datasets()
+    trainer = make_trainer(MEAN_TEACHER, out, dataset, results=tmp_path)
+    trainer._do_i_compile = lambda: True
+    trainer.initialize()
+    assert type(trainer.network).__name__ == "OptimizedModule" == type(trainer.teacher.network).__name__
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    checkpoint = torch.load(tmp_path / "checkpoint.pth", weights_only=False)
+    keys = [*checkpoint["network_weights"], *checkpoint["ssl_state"]["members"]["teacher"]]
+    assert not any("_orig_mod" in key for key in keys)
+    other = make_trainer(MEAN_TEACHER, out, dataset, results=tmp_path)
+    other.load_checkpoint(str(tmp_path / "checkpoint.pth"))

@@ -1,0 +1,169 @@
+"""The seams in a real run, two processes against one, loggers, labels that are ignored."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from nnunet_ssl.trainer import nnUNetTrainerSSL
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.trainers import needs
+from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
+
+MEAN_TEACHER = "nnUNetTrainerMeanTeacher"
+
+
+# ---------------------------------------------------------------------------------------------------- checks of the data
+
+
+def start(out, dataset, tmp_path, **attributes):
+    return started(make_trainer(MEAN_TEACHER, out, dataset, results=tmp_path / "results", **attributes))
+
+
+# ------------------------------------------------------------------------------------------------- the step's safeguards
+
+
+def test_the_logits_of_labeled_patches_are_kept_for_the_method(datasets, tmp_path):
+    out, dataset = datasets()
+    trainer = started(make_trainer("nnUNetTrainerTestTwoNetworks", out, dataset, results=tmp_path))
+    seen = []
+    original = trainer.unlabeled_terms
+    trainer.unlabeled_terms = lambda logits, batch: seen.append(batch) or original(logits, batch)
+    batch = next(trainer.dataloader_train)
+    with torch.no_grad():
+        expected = [trainer.student(batch["data"]), trainer.second(batch["data"])]
+    trainer.train_step(copy_batch(batch))
+    assert list(seen[0].labeled_logits) == ["student", "second"]
+    for scales, found in zip(expected, seen[0].labeled_logits.values(), strict=True):
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(scales, found, strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------- whole networks
+
+
+@pytest.mark.parametrize(
+    "name, attributes",
+    [
+        (MEAN_TEACHER, {"noise_std": 0.0, "consistency_weight": 0.5}),
+        ("nnUNetTrainerTestTwoNetworks", {}),
+        # without what is drawn at random: the mixture and the dropped channels
+        ("nnUNetTrainerScribbleDMPLS", {"dropout": 0.0, "pseudo_weight": 0.0}),
+    ],
+)
+def test_two_processes_train_like_one(name, attributes, datasets, tmp_path):
+    out, dataset = datasets(**needs(name, batch_size=4))
+    trainer = started(make_trainer(name, out, dataset, results=tmp_path / "one", **attributes))
+    trainer.iteration = 0
+    batches = [next(trainer.dataloader_train) for _ in range(2)]
+    for batch in batches:  # all voxels count: else the mean over counted voxels is another one per process
+        if "inside" in batch:
+            batch["inside"].fill_(True)
+        for target in batch["target"]:
+            target[target == 3] = 0  # the ignore label
+    reference = {
+        "attributes": attributes,
+        "start": weights_of(trainer.network),
+        "members": {k: weights_of(m.module) for k, m in ((m.name, m) for m in trainer.members)},
+        "batches": [copy_batch(b) for b in batches],
+    }
+    torch.save(reference, tmp_path / "reference.pth")
+    for batch in batches:
+        trainer.train_step(batch)
+    arguments = [name, str(out), dataset, str(tmp_path / "two"), str(tmp_path)]
+    command = [sys.executable, "-m", "tests.helpers.ddp_worker"]
+    processes = [subprocess.Popen([*command, str(rank), "2", *arguments], cwd=REPOSITORY) for rank in range(2)]
+    assert [p.wait(timeout=300) for p in processes] == [0, 0]
+    ranks = [torch.load(tmp_path / f"rank{r}.pth", weights_only=False) for r in range(2)]
+    assert ranks[0]["batch_size"] == ranks[1]["batch_size"] == (2, 2)
+    for found in ranks:
+        assert largest_difference(weights_of(trainer.network), found["student"]) < 1e-5
+        for key, member in ((m.name, m) for m in trainer.members):
+            assert largest_difference(weights_of(member.module), found["members"][key]) < 1e-5
+    checkpoint = torch.load(tmp_path / "checkpoint_ddp.pth", weights_only=False)
+    expected = weights_of(trainer.inference_network().module)
+    assert largest_difference(expected, checkpoint["network_weights"]) < 1e-5
+    assert len(checkpoint["ssl_state"]["random_states"]) == 2
+
+
+def test_scalars_go_to_other_loggers_too(datasets, tmp_path):
+    out, dataset = datasets()
+    trainer = start(out, dataset, tmp_path)
+    seen = {}
+
+    class Logger:
+        def log(self, key, value, step):
+            seen[key, step] = value
+
+    trainer.logger.loggers.append(Logger())
+    trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train))])
+    expected = {"term/labeled", "term/consistency", "weight/consistency", "ema_decay/teacher", "loader/waiting"}
+    assert {f"nnunet_ssl/{name}" for name in expected} <= {key for key, step in seen if step == 0}
+    assert seen["nnunet_ssl/ema_decay/teacher", 0] == 0.5  # of the next update
+    assert 0 <= seen["nnunet_ssl/loader/waiting", 0] <= 1
+
+
+# ------------------------------------------------------------------------------------------------------------- the pool
+
+
+def test_a_user_folder_of_two_lines_takes_effect(datasets, tmp_path):
+    class nnUNetTrainerShort(nnUNetTrainerSSL):
+        num_epochs = 3
+        initial_lr = 0.02
+
+    out, dataset = datasets()
+    trainer = make_trainer(nnUNetTrainerShort, out, dataset, results=tmp_path)
+    assert (trainer.num_epochs, trainer.initial_lr) == (3, 0.02)
+    trainer.initialize()
+    assert trainer.optimizer.param_groups[0]["lr"] == 0.02
+
+
+# --------------------------------------------------------------------------------------------- teachers of other schedules
+
+
+@pytest.mark.parametrize("deep_supervision", [True, False])
+def test_scale_weights_are_those_of_nnunets_loss(deep_supervision, datasets, tmp_path):
+    out, dataset = datasets()
+    trainer = make_trainer(MEAN_TEACHER, out, dataset, results=tmp_path, enable_deep_supervision=deep_supervision)
+    started(trainer)
+    batch = next(trainer.dataloader_train)
+    targets = batch["target"] if deep_supervision else [batch["target"]]
+    scales = trainer.student(batch["data"])
+    assert len(trainer.scale_weights) == len(scales) == len(targets)
+    single = trainer.loss.loss if deep_supervision else trainer.loss
+    by_hand = sum(w * single(h, t) for w, h, t in zip(trainer.scale_weights, scales, targets))
+    assert float(by_hand) == pytest.approx(float(trainer.supervised_loss(scales, batch["target"], None)), rel=1e-6)
+
+
+# ------------------------------------------------------------------------------------- maps made of the labeled target
+
+
+def _count_foreground(target):
+    return {"voxels": (target > 0).flatten(1).sum(1), "shape": torch.tensor(target.shape)}
+
+
+class _WithExtras(nnUNetTrainerSSL):
+    def labeled_extras(self):
+        return _count_foreground
+
+    def terms(self, batch):
+        self.seen = batch.extras, batch.target
+        return self.labeled_terms(batch)
+
+    def weights(self):
+        return {"unused": 1.0}
+
+
+@pytest.mark.parametrize("regions", [True, False])
+def test_annotated_voxels_are_those_without_the_ignore_label(datasets, tmp_path, regions):
+    out, dataset = datasets(ignore=True, regions=regions)
+    trainer = started(make_trainer(_WithExtras, out, dataset, results=tmp_path))
+    ignore = trainer.label_manager.ignore_label
+    labels = torch.tensor([0, 1, ignore]).view(1, 1, 1, 3)
+    target = torch.cat([labels > 0, labels > 1, labels == ignore], 1) if regions else labels
+    assert trainer.annotated([target, target]).flatten().tolist() == [True, True, False]
+    out, dataset = datasets()
+    trainer = started(make_trainer(_WithExtras, out, dataset, results=tmp_path))
+    assert trainer.annotated(labels).all()
