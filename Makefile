@@ -1,5 +1,5 @@
-# The commands of development; .ci/run does all of them in a fresh environment.
-.PHONY: lint format types fast test golden
+# The commands of development; .ci/run does lint, types and test in a fresh environment.
+.PHONY: lint format types fast test golden docs oldest
 
 lint:
 	ruff check .
@@ -20,3 +20,10 @@ test:
 
 golden:
 	python -m tests.golden tests/golden/data
+
+# writes the table of rooms in docs/architecture.md
+docs:
+	python -m tests.helpers.rooms
+
+oldest:
+	.ci/oldest

@@ -29,6 +29,7 @@ from nnunet_ssl.dataset_conversion.merge_sources import (
     make_dataset_json,
     read_sources,
 )
+from nnunet_ssl.dataset_conversion.report import identical_images
 from nnunet_ssl.errors import UserError, some
 
 DEFAULT_FOLDS = 5
@@ -97,12 +98,11 @@ def _copy_cases(
     for source in sources:
         for section, folder in SECTIONS.items():
             for case, images in source.raw.images(section).items():
-                labels = {"labeled": source.raw.labels, "test": source.raw.test_labels}.get(section, {})
-                label = labels.get(case)
+                label = source.raw.label_files(section).get(case)
                 name = source.prefix + case
                 copies = [str(staging / folder / f"{name}_{i:04d}{ending}") for i in range(len(images))]
                 new_label = str(staging / LABELS[section] / f"{name}{ending}") if label else None
-                reader = source.raw.reader_writer_class()
+                reader = source.raw.reader_writer_class
                 jobs.append(
                     (case, images, copies, label, new_label, dict(source.codes), reader, source.raw.number_of_channels)
                 )
@@ -261,12 +261,8 @@ def _report(
                 f"{raw.name}: its hidden labels (`nnunet_ssl split`) are labels here. Hide them again with `nnunet_ssl split`."
             )
     print(f"labels: {', '.join(f'{label} {name}' for name, label in dataset_json['labels'].items())}")
-    cases_of: dict[str, list[str]] = {}
-    for section in SECTIONS:
-        for case, record in getattr(records, section).items():
-            cases_of.setdefault(record.sha256, []).append(case)
-    identical = [" = ".join(cases) for cases in cases_of.values() if len(cases) > 1]
-    if identical:
+    hashes = {case: record.sha256 for section in SECTIONS for case, record in getattr(records, section).items()}
+    if identical := identical_images(hashes):
         print(
             f"Warning: {len(identical)} image(s) occur more than once, voxel for voxel: {some(identical)}. Labeled ones are on one "
             f"side of every fold; `nnunet_ssl check -d {dataset_id}` tells about the others."

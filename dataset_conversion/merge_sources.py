@@ -75,7 +75,7 @@ def check_sources(raws: Sequence[RawDataset]) -> None:
             raise UserError(
                 f"{file}: the key 'dataset' names files elsewhere. Allowed are data sets with their images in imagesTr."
             )
-        reader = raw.reader_writer_class().__name__
+        reader = raw.reader_writer_class.__name__
         if reader not in READERS:
             raise UserError(f"{raw.folder}: its files are read by {reader}; allowed are {', '.join(READERS)}.")
         for key in ("file_ending", "overwrite_image_reader_writer"):
@@ -84,15 +84,12 @@ def check_sources(raws: Sequence[RawDataset]) -> None:
                     f"{file}: '{key}' is {raw.dataset_json.get(key)}, in {first.name} it is {first.dataset_json.get(key)}. They "
                     "must agree: convert the files of one."
                 )
-        if _channels(raw) != _channels(first):
+        if raw.channel_names != first.channel_names:
             raise UserError(
-                f"{file}: the channels are {', '.join(_channels(raw))}, in {first.name} {', '.join(_channels(first))}. They must "
-                "agree in number, order and name (nnU-Net normalizes by the name): correct channel_names if the images do."
+                f"{file}: the channels are {', '.join(raw.channel_names)}, in {first.name} "
+                f"{', '.join(first.channel_names)}. They must agree in number, order and name (nnU-Net normalizes by the "
+                "name): correct channel_names if the images do."
             )
-
-
-def _channels(raw: RawDataset) -> list[str]:
-    return list(raw.dataset_json.get("channel_names", raw.dataset_json.get("modality")).values())
 
 
 def load_map(file: Path | None) -> dict | None:

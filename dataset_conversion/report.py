@@ -1,4 +1,4 @@
-"""What a conversion says when it is done."""
+"""The report of a conversion: where its cases went, how much is annotated, which images occur twice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_ssl.data.dense_files import RAW_FOLDER as DENSE_FOLDER
+from nnunet_ssl.data.raw_dataset import DENSE_FOLDER
 from nnunet_ssl.data.splits import split_hash
 from nnunet_ssl.dataset_conversion.common import Assignment, Case, DatasetDescription
 from nnunet_ssl.errors import some
@@ -26,7 +26,7 @@ class Converted:
     differing: int | None = None  # annotated voxels that differ from the dense mask; None without mask
 
 
-def report(
+def report_conversion(
     dataset: DatasetDescription,
     assignment: Assignment,
     by_id: Mapping[str, Case],
@@ -34,6 +34,9 @@ def report(
     folds: Sequence[Mapping[str, Sequence[str]]],
     results: Mapping[str, Converted],
 ) -> None:
+    """Print where the cases went, what the folds are, and what comes next."""
+    from nnunetv2.paths import nnUNet_preprocessed
+
     sparse = dataset.ignore_label is not None
     for part, folder in (
         ("labeled", "imagesTr, labelsTr"),
@@ -61,8 +64,6 @@ def report(
         )
     print(f"split hash  {', '.join(split_hash(fold)[:12] for fold in folds)}")
     print(f"Written to {target}. Next: nnunet_ssl plan_and_preprocess -d {dataset.dataset_id}")
-    from nnunetv2.paths import nnUNet_preprocessed
-
     if nnUNet_preprocessed.is_set() and (Path(str(nnUNet_preprocessed)) / dataset.folder_name).is_dir():
         print(
             f"Note: nnUNet_preprocessed/{dataset.folder_name} exists from an earlier conversion. Plan and preprocess again "
@@ -108,12 +109,16 @@ def _report_sparse(assignment: Assignment, results: Mapping[str, Converted]) -> 
 
 def report_identical(hashes: Mapping[str, str], dataset_id: int) -> None:
     """Name cases with the same voxels, as patient074 and patient076 of ACDC."""
-    cases_of: dict[str, list[str]] = {}
-    for case_id in sorted(hashes):
-        cases_of.setdefault(hashes[case_id], []).append(case_id)
-    identical = [" = ".join(cases) for cases in cases_of.values() if len(cases) > 1]
-    if identical:
+    if identical := identical_images(dict(sorted(hashes.items()))):
         print(
             f"Warning: {len(identical)} image(s) occur more than once, voxel for voxel: {some(identical)}. "
             f"`nnunet_ssl check -d {dataset_id}` tells whether one is on two sides of the split."
         )
+
+
+def identical_images(hashes: Mapping[str, str]) -> list[str]:
+    """`a = b` for cases with equal content hashes, in the order in which `hashes` (case -> hash) names them."""
+    cases_of: dict[str, list[str]] = {}
+    for case_id, content in hashes.items():
+        cases_of.setdefault(content, []).append(case_id)
+    return [" = ".join(cases) for cases in cases_of.values() if len(cases) > 1]

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.data.dense_files import RAW_FOLDER as DENSE_FOLDER
 from nnunet_ssl.data.derived import refuse_faulty_cases
 from nnunet_ssl.data.pool import run_in_processes
+from nnunet_ssl.data.raw_dataset import DENSE_FOLDER
 from nnunet_ssl.data.splits import patients_on_both_sides, write_splits
 from nnunet_ssl.data.staging import (
     DISK_FULL,
@@ -31,7 +31,7 @@ from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, content_ha
 from nnunet_ssl.dataset_conversion.case_lists import check_known
 from nnunet_ssl.dataset_conversion.common import Assignment, Case, DatasetDescription, DenseReader, Reader
 from nnunet_ssl.dataset_conversion.reading import check_images, map_label
-from nnunet_ssl.dataset_conversion.report import Converted, report, report_identical
+from nnunet_ssl.dataset_conversion.report import Converted, report_conversion, report_identical
 from nnunet_ssl.errors import UserError, some
 
 FILE_ENDING = ".nii.gz"
@@ -107,12 +107,16 @@ def write_dataset(
         raise UserError(disk_message(error, target)) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    report(dataset, assignment, by_id, target, folds, results)
+    report_conversion(dataset, assignment, by_id, target, folds, results)
     report_identical({case_id: result.content for case_id, result in results.items()}, dataset.dataset_id)
     return target
 
 
+# ----------------------------------------------------------------------------------------------------------- the request
+
+
 def _check_cases(cases: Sequence[Case]) -> dict[str, Case]:
+    """The cases by id. UserError: an id occurs twice, or looks like a channel of nnU-Net."""
     by_id: dict[str, Case] = {}
     for case in cases:
         if case.case_id in by_id:
@@ -130,6 +134,7 @@ def _check_cases(cases: Sequence[Case]) -> dict[str, Case]:
 
 
 def _check_assignment(assignment: Assignment, by_id: Mapping[str, Case]) -> None:
+    """UserError: cases that do not exist, lack a label or are on two sides; patients that are cut apart; no labeled case."""
     parts = {part: getattr(assignment, part) for part in ("labeled", "unlabeled", "validation", "test")}
     seen: dict[str, str] = {}
     for part, ids in parts.items():
@@ -192,6 +197,10 @@ def _records(assignment: Assignment, by_id: Mapping[str, Case]) -> UnlabeledList
 def _write_dataset_json(folder: Path, dataset: DatasetDescription, num_training: int) -> None:
     from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
 
+    codes: dict[str, list] = {"label_codes": _text_keys(dataset.label_codes)}
+    if dataset.dense_label_codes:
+        codes["dense_label_codes"] = _text_keys(dataset.dense_label_codes)
+
     generate_dataset_json(
         str(folder),
         channel_names=dict(dataset.channel_names),
@@ -205,16 +214,13 @@ def _write_dataset_json(folder: Path, dataset: DatasetDescription, num_training:
         license=dataset.license,
         converted_by="nnunet_ssl convert",
         # how the voxels came about; nnU-Net ignores keys that it does not know
-        nnunet_ssl={
-            "label_codes": [{str(key): value for key, value in codes.items()} for codes in dataset.label_codes],
-            **(
-                {"dense_label_codes": [{str(k): v for k, v in codes.items()} for codes in dataset.dense_label_codes]}
-                if dataset.dense_label_codes
-                else {}
-            ),
-            **dataset.options,
-        },
+        nnunet_ssl={**codes, **dataset.options},
     )
+
+
+def _text_keys(codes: Iterable[Mapping[int, int]]) -> list[dict[str, int]]:
+    """Mappings of codes as JSON has them."""
+    return [{str(code): label for code, label in mapping.items()} for mapping in codes]
 
 
 def _same_request(staging: Path, target: Path, records: UnlabeledList) -> bool:
@@ -240,6 +246,9 @@ def _same_request(staging: Path, target: Path, records: UnlabeledList) -> bool:
             for part in ("unlabeled", "labeled", "test")
         )
     )
+
+
+# ------------------------------------------------------------------------------------------------------------- the cases
 
 
 @dataclass(frozen=True)
@@ -311,22 +320,6 @@ def _convert_all(
     return results
 
 
-def _check_sparse(dataset: DatasetDescription, results: Mapping[str, Converted]) -> None:
-    """UserError if every label is annotated throughout; a warning names those without any annotation."""
-    sparse = {case_id: result for case_id, result in results.items() if result.voxels}
-    if all(result.annotated == result.voxels for result in sparse.values()):
-        codes = {
-            code for codes in dataset.label_codes for code, value in codes.items() if value == dataset.ignore_label
-        }
-        raise UserError(
-            f"none of the {len(sparse)} sparse labels has a voxel of the code {some(map(str, sorted(codes)))}, which marks what "
-            "is not annotated; nothing was written. Either the labels are dense, or another code marks it: look into the "
-            "files and give that code, or convert them as dense labels."
-        )
-    if nothing := sorted(case_id for case_id, result in sparse.items() if not result.annotated):
-        print(f"Warning: {len(nothing)} label(s) without any annotated voxel: {some(nothing)}.")
-
-
 def _convert_case(
     job: _Job,
     reader: Reader,
@@ -369,3 +362,19 @@ def _convert_case(
         return Converted(content, empty=empty)
     differing = int((values != sitk.GetArrayViewFromImage(dense))[annotated].sum()) if dense is not None else None
     return Converted(content, "", empty, values.size, int(annotated.sum()), differing)
+
+
+def _check_sparse(dataset: DatasetDescription, results: Mapping[str, Converted]) -> None:
+    """UserError if every label is annotated throughout; a warning names those without any annotation."""
+    sparse = {case_id: result for case_id, result in results.items() if result.voxels}
+    if all(result.annotated == result.voxels for result in sparse.values()):
+        codes = {
+            code for codes in dataset.label_codes for code, value in codes.items() if value == dataset.ignore_label
+        }
+        raise UserError(
+            f"none of the {len(sparse)} sparse labels has a voxel of the code {some(map(str, sorted(codes)))}, which marks what "
+            "is not annotated; nothing was written. Either the labels are dense, or another code marks it: look into the "
+            "files and give that code, or convert them as dense labels."
+        )
+    if nothing := sorted(case_id for case_id, result in sparse.items() if not result.annotated):
+        print(f"Warning: {len(nothing)} label(s) without any annotated voxel: {some(nothing)}.")

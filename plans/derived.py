@@ -7,12 +7,12 @@ nothing has to be preprocessed again; patch size, batch size and network differ.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunet_ssl.data.atomic import write_atomically
 from nnunet_ssl.errors import UserError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def plan_topology(
 def save_configuration(
     plans_file: str | Path, plans: dict[str, Any], name: str, configuration: dict[str, Any], overwrite: bool
 ) -> str:
-    """Add a configuration to the plans in a file (written beside and renamed); an equal one is left as it is.
+    """Add a configuration to the plans in a file (atomically); an equal one is left as it is.
 
     Returns:
         The name of the configuration.
@@ -123,7 +123,5 @@ def save_configuration(
             f"Choose another name (--name), or replace it with --overwrite."
         )
     plans["configurations"][name] = configuration
-    temporary = plans_file.with_name(f".{plans_file.name}.tmp")
-    temporary.write_text(json.dumps(plans, indent=4))
-    os.replace(temporary, plans_file)
+    write_atomically(plans_file, lambda temporary: temporary.write_text(json.dumps(plans, indent=4)))
     return name

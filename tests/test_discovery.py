@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import pickle
-import re
 import subprocess
 import sys
 
@@ -19,7 +18,6 @@ from nnunet_ssl.discovery import SCANNED_FOLDER
 from nnunet_ssl.discovery.variants import find_trainer, trainer_classes
 from nnunet_ssl.engine.configurable import ConfigurableTrainer
 from nnunet_ssl.trainers import nnUNetTrainerMeanTeacher
-from tests.helpers.paths import REPOSITORY
 from tests.helpers.training import make_trainer
 
 USER_TRAINER = """
@@ -199,12 +197,3 @@ def test_the_command_prints_the_scanned_folder(capsys):
 
 def test_stock_variants_train_with_stock_code_only():
     assert find_trainer("nnUNetTrainer_seed2").train_step is nnUNetTrainer.train_step
-
-
-def test_every_trainer_is_in_the_readme_and_in_the_table_of_methods():
-    readme = (REPOSITORY / "README.md").read_text()
-    (row,) = [line for line in readme.splitlines() if line.startswith("| `nnunet_ssl trainers`")]
-    table = (REPOSITORY / "docs" / "methods.md").read_text()
-    for name in trainer_classes():
-        assert re.search(rf"\b{name.removeprefix('nnUNetTrainer')}\b", row), name
-        assert f"\n| `{name}` |" in table, name

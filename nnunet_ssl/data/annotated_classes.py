@@ -77,7 +77,9 @@ class PartialLabels:
         content = dataset_json[KEY]
 
         def refuse(key: str, found: object, allowed: str) -> UserError:
-            return UserError(f"{file}: {key} is {excerpt(found)}; allowed is {allowed}. Correct it. Example: {_EXAMPLE}.")
+            return UserError(
+                f"{file}: {key} is {excerpt(found)}; allowed is {allowed}. Correct it. Example: {_EXAMPLE}."
+            )
 
         def names(key: str, found: object, all_allowed: bool = False) -> frozenset[str]:
             if all_allowed and found == "all":

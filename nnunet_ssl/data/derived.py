@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_ssl.data.dense_files import RAW_FOLDER as DENSE_FOLDER
-from nnunet_ssl.data.raw_dataset import RawDataset, read_label_map
+from nnunet_ssl.data.raw_dataset import DENSE_FOLDER, RawDataset, read_label_map
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import load_splits
 from nnunet_ssl.data.staging import disk_message, put_in_place, staging_folder

@@ -54,7 +54,7 @@ def explain_reading_error(case: str, image_files: Sequence[str], reader_writer_c
     for file in image_files:
         try:
             reader.read_images([file])
-        except Exception as error:  # see read_case
+        except Exception as error:  # readers of five libraries raise whatever they like on a damaged file
             return _damaged(case, file, (str(error).strip().splitlines() or [type(error).__name__])[-1])
     try:
         reader.read_images(list(image_files))

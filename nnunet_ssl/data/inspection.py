@@ -63,7 +63,7 @@ def check_dataset(
     report = Report(raw.name)
     listed = _load_lists(raw, report)
     splits = _load_splits(raw, report)
-    reader = raw.reader_writer_class()
+    reader = raw.reader_writer_class
     images = _read_images(raw, reader, num_processes, show_progress)
 
     cases = UnlabeledList(groups=listed.groups, hidden_labels=listed.hidden_labels)
@@ -78,7 +78,7 @@ def check_dataset(
         if changed:
             report.warnings.append(
                 f"{len(changed)} images of {folder}, such as {changed[0]}, have changed since {LIST_FILE} was written; "
-                f"run `nnunet_ssl preprocess_unlabeled -d {raw.name[7:10]} --rehash`"
+                f"run `nnunet_ssl preprocess_unlabeled -d {raw.id} --rehash`"
             )
 
     _find_leaks(cases, splits, report)
@@ -103,7 +103,7 @@ def _load_lists(raw: RawDataset, report: Report) -> UnlabeledList:
     if not lists:
         report.warnings.append(
             f"{files[1]} does not exist: patients with several cases are not known. "
-            f"`nnunet_ssl preprocess_unlabeled -d {raw.name[7:10]}` writes it; add `groups` to it"
+            f"`nnunet_ssl preprocess_unlabeled -d {raw.id}` writes it; add `groups` to it"
         )
         return UnlabeledList()
     for other in lists[1:]:
@@ -118,7 +118,7 @@ def _load_splits(raw: RawDataset, report: Report) -> list[dict[str, list[str]]]:
     if not found:
         report.warnings.append(
             f"{files[0]} does not exist: nnU-Net would make random folds, by case and not by patient. Write it with "
-            f"`nnunet_ssl split -d {raw.name[7:10]} --labeled ...`"
+            f"`nnunet_ssl split -d {raw.id} --labeled ...`"
         )
         return []
     if len(found) == 2 and [split_hash(s) for s in found[0]][: len(found[1])] != [split_hash(s) for s in found[1]]:
@@ -155,7 +155,7 @@ def _label_hash(label: np.ndarray) -> str:
 def _read_images(raw: RawDataset, reader: type, num_processes: int, show_progress: bool) -> list[_Image]:
     images = []
     for section in FOLDERS:
-        labels = {"labeled": raw.labels, "test": raw.test_labels}.get(section, {})
+        labels = raw.label_files(section)
         images += [_Image(section, case, files, labels.get(case)) for case, files in raw.images(section).items()]
     jobs = [(image, reader, raw.number_of_channels) for image in images]
     problems = []

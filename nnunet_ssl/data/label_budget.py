@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nnunet_ssl.data.raw_dataset import (
-    RawDataset,
-    dataset_name,
-    preprocessed_folder,
-    raw_folder,
-    save_list,
-    update_list,
-)
+from nnunet_ssl.data.list_update import save_list, update_list
+from nnunet_ssl.data.raw_dataset import RawDataset, dataset_name, preprocessed_folder, raw_folder
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import (
     cases_by_patient,
@@ -110,8 +104,7 @@ def _load_list(name: str, num_processes: int) -> tuple[UnlabeledList, list[str]]
     """The case lists of the data set and its channel names, from the raw images where they are there."""
     if raw_folder(name).is_dir():
         raw = RawDataset.open(name)
-        channels = raw.dataset_json.get("channel_names", raw.dataset_json.get("modality"))
-        return update_list(raw, num_processes), list(channels.values())
+        return update_list(raw, num_processes), raw.channel_names
     file = preprocessed_folder(name) / LIST_FILE
     if not file.is_file():
         raise UserError(

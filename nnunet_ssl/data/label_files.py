@@ -36,7 +36,7 @@ def checked_label_files(
     for name, value in raw.dataset_json["labels"].items():
         if name != "ignore":
             allowed |= set(value if isinstance(value, (list, tuple)) else [value])
-    reader, names = raw.reader_writer_class(), list(files)
+    reader, names = raw.reader_writer_class, list(files)
     jobs = [(name, files[name], None if like is None else like[name], reader, sorted(allowed), what) for name in names]
     hashes, problems = {}, []
     for index, (digest, problem) in run_in_processes(_check, jobs, num_processes, f"Checking {what}s", show_progress):

@@ -1,23 +1,24 @@
-"""A raw data set as it lies on disk, and the `unlabeled.json` that belongs to it."""
+"""A raw data set as it lies on disk: its folders, its cases and their files, and how they are read."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from nnunet_ssl.data.files import damaged_file, explain_reading_error, wrong_number_of_channels
-from nnunet_ssl.data.pool import run_in_processes
-from nnunet_ssl.data.unlabeled_list import FILE_NAME, CaseRecord, UnlabeledList, content_hash
+from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
+from nnunet_ssl.data.files import damaged_file, explain_reading_error
 from nnunet_ssl.errors import UserError, some
 
 FOLDERS = {"unlabeled": "imagesUn", "labeled": "imagesTr", "test": "imagesTs"}
+DENSE_FOLDER = "labelsTr_dense"  # dense labels of training cases whose labels are sparse or partial
+MASKS_FOLDER = "masksUn"  # label maps without images
 
 
 def dataset_name(name_or_id: str | int) -> str:
@@ -115,25 +116,69 @@ class RawDataset:
         test_labels = {case: file for case, file in test_labels.items() if Path(file).is_file()}
         return cls(name, folder, dataset_json, labeled, unlabeled, test, labels, test_labels)
 
-    @property
+    @cached_property
     def preprocessed(self) -> Path:
-        """Its folder in nnUNet_preprocessed; UserError where this variable is not set."""
+        """`nnUNet_preprocessed/DatasetXXX_Name`; UserError where the variable nnUNet_preprocessed is not set."""
         return preprocessed_folder(self.name)
 
     @property
+    def id(self) -> str:
+        """The three digits of `DatasetXXX_Name`, as commands take them after -d."""
+        return self.name[7:10]
+
+    @property
     def file_ending(self) -> str:
+        """Of images and label maps, with its dot."""
         return self.dataset_json["file_ending"]
 
     @property
+    def channel_names(self) -> list[str]:
+        return list(self.dataset_json.get("channel_names", self.dataset_json.get("modality")).values())
+
+    @property
     def number_of_channels(self) -> int:
-        return len(self.dataset_json.get("channel_names", self.dataset_json.get("modality")))
+        return len(self.channel_names)
 
     def images(self, section: str) -> dict[str, list[str]]:
         """Case -> channel files of `section`, one of unlabeled, labeled, test."""
         return {"unlabeled": self.unlabeled, "labeled": self.labeled, "test": self.test}[section]
 
+    def label_files(self, section: str) -> dict[str, str]:
+        """Case -> label file of `section`, for the cases that have one; those of `unlabeled` have none."""
+        return {"unlabeled": {}, "labeled": self.labels, "test": self.test_labels}[section]
+
+    def dense_files(self) -> dict[str, str]:
+        """Training case -> its dense label file, where labels are sparse or partial and the data set has dense ones too.
+
+        Raises:
+            UserError: a file of `labelsTr_dense` belongs to no training case, or labels are neither sparse nor partial.
+        """
+        folder, files = self.folder / DENSE_FOLDER, self._label_maps(DENSE_FOLDER)
+        unknown = sorted(set(files) - set(self.labeled))
+        if unknown:
+            raise UserError(
+                f"{folder} holds label maps of {some(unknown, 5)}, which are not in imagesTr. Rename or remove them."
+            )
+        if files and "ignore" not in self.dataset_json["labels"] and PARTIAL_LABELS not in self.dataset_json:
+            raise UserError(
+                f"{folder} holds dense labels, which are for validation where labelsTr is sparse or partial, but the labels of "
+                f"{self.folder / 'dataset.json'} have no 'ignore', and it has no key '{PARTIAL_LABELS}'. Add what fits, or "
+                "remove the folder."
+            )
+        return files
+
+    def mask_files(self) -> dict[str, str]:
+        """Name of a mask without image -> its file."""
+        return self._label_maps(MASKS_FOLDER)
+
+    def _label_maps(self, folder: str) -> dict[str, str]:
+        """Name -> file of the label maps in a folder, which need not be there."""
+        files = sorted((self.folder / folder).glob(f"*{self.file_ending}"))
+        return {file.name[: -len(self.file_ending)]: str(file) for file in files}
+
+    @cached_property
     def reader_writer_class(self) -> type:
-        """nnU-Net's reader for these files, chosen as nnU-Net chooses it."""
+        """nnU-Net's reader for these files, chosen as nnU-Net chooses it. UserError where none of them can read them."""
         from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
         example = next(iter(self.labeled.values()))[0]
@@ -141,9 +186,12 @@ class RawDataset:
             return determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)
         except RuntimeError as error:
             raise UserError(
-                f"{example} cannot be read by any of nnU-Net's readers for '{self.dataset_json['file_ending']}': the file "
-                f"is damaged or the file ending in {self.folder / 'dataset.json'} is wrong. Restore the file."
+                f"{example} cannot be read by any of nnU-Net's readers for '{self.file_ending}': the file is damaged or the "
+                f"file ending in {self.folder / 'dataset.json'} is wrong. Restore the file."
             ) from error
+
+
+# ------------------------------------------------------------------------------------------------------- what `open` lists
 
 
 def _load_dataset_json(file: Path) -> dict:
@@ -200,6 +248,9 @@ def _check_channels(folder: Path, cases: Mapping[str, Sequence[str]], channels: 
             )
 
 
+# ---------------------------------------------------------------------------------------------------------------- reading
+
+
 def read_case(case: str, image_files: Sequence[str], reader_writer_class: type) -> tuple[np.ndarray, dict]:
     """Image `(C, *spatial)` and properties of a case, as nnU-Net's reader returns them.
 
@@ -225,91 +276,3 @@ def read_label_map(case: str, file: str, reader_writer_class: type) -> tuple[np.
         return reader_writer_class().read_seg(str(file))
     except Exception as error:  # see read_case
         raise UserError(f"case {case}: {file} cannot be read ({type(error).__name__}: {error}). Restore it.") from error
-
-
-def _hash_job(case: str, image_files: list[str], reader_writer_class: type, number_of_channels: int) -> tuple[str, str]:
-    """`(hash, "")` or `("", what is wrong)`."""
-    try:
-        images, _ = read_case(case, image_files, reader_writer_class)
-    except UserError as error:
-        return "", str(error)
-    if len(images) != number_of_channels:
-        return "", wrong_number_of_channels(case, image_files, len(images), number_of_channels)
-    return content_hash(images), ""
-
-
-def update_list(raw: RawDataset, num_processes: int, rehash: bool = False, show_progress: bool = True) -> UnlabeledList:
-    """Bring `unlabeled.json` up to date with the images, in the raw folder and in `nnUNet_preprocessed`.
-
-    Hashes of an existing list are reused for a folder whose case ids are those of the list, except for images changed
-    after the list was written; `rehash` computes all. Groups and hidden labels of existing lists are kept. Where the raw
-    folder cannot be written to, only the copy in `nnUNet_preprocessed` is.
-
-    Raises:
-        UserError: an image cannot be read or has the wrong number of channels; a list is malformed.
-    """
-    files = {"raw": raw.folder / FILE_NAME, "preprocessed": raw.preprocessed / FILE_NAME}
-    lists = {place: UnlabeledList.load(file) for place, file in files.items() if file.is_file()}
-    written = {place: files[place].stat().st_mtime_ns for place in lists}
-
-    new = UnlabeledList()
-    jobs, targets = [], []
-    for section, folder in FOLDERS.items():
-        cases = raw.images(section)
-        trusted = [p for p in lists if not rehash and set(getattr(lists[p], section)) == set(cases)]
-        for case, image_files in cases.items():
-            source = f"{folder}/{Path(image_files[0]).name}"
-            for place in lists:
-                if record := getattr(lists[place], section).get(case):
-                    source = record.source
-                    break
-            changed = max(os.stat(file).st_mtime_ns for file in image_files)
-            known = [getattr(lists[p], section)[case].sha256 for p in trusted if changed <= written[p]]
-            getattr(new, section)[case] = CaseRecord(source, known[0] if known else "")
-            if not known:
-                jobs.append((case, image_files))
-                targets.append((section, case))
-
-    if jobs:
-        reader = raw.reader_writer_class()
-        jobs = [(case, image_files, reader, raw.number_of_channels) for case, image_files in jobs]
-        problems = []
-        for index, (digest, problem) in run_in_processes(
-            _hash_job, jobs, num_processes, "Hashing images", show_progress
-        ):
-            section, case = targets[index]
-            getattr(new, section)[case].sha256 = digest
-            if problem:
-                problems.append(problem)
-        if problems:
-            raise UserError("\n".join(sorted(problems)))
-
-    for place in ("preprocessed", "raw"):
-        if place in lists:
-            new.groups.update(lists[place].groups)
-            # the copy in nnUNet_preprocessed is the one that training reads, so its hidden labels win
-            new.hidden_labels = new.hidden_labels or lists[place].hidden_labels
-    everything = {*new.unlabeled, *new.labeled, *new.test}
-    new.groups = {case: patient for case, patient in new.groups.items() if case in everything}
-    new.hidden_labels = {f: [c for c in cases if c in new.labeled] for f, cases in new.hidden_labels.items()}
-    save_list(new, raw.name, only_if_changed=not jobs)
-    return new
-
-
-def save_list(content: UnlabeledList, name: str, only_if_changed: bool = False) -> None:
-    """Write `unlabeled.json` to `nnUNet_preprocessed/<name>`, and to `nnUNet_raw/<name>` where that can be written."""
-    preprocessed, raw = preprocessed_folder(name), raw_folder(name)
-    preprocessed.mkdir(parents=True, exist_ok=True)
-    for folder in (preprocessed, raw):
-        file = folder / FILE_NAME
-        if not folder.is_dir() or (only_if_changed and file.is_file() and UnlabeledList.load(file) == content):
-            continue
-        try:
-            content.save(file)
-        except OSError as error:
-            if folder == preprocessed or error.errno not in _READ_ONLY:
-                raise
-            print(f"{file} cannot be written ({error.strerror}); only {preprocessed / FILE_NAME} is.")
-
-
-_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)  # raw data is often mounted read-only

@@ -17,6 +17,7 @@ from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.errors import UserError, some
 
 FILE_NAME = "splits_final.json"
+_REMEDY = "Correct the file, or write a new one with `nnunet_ssl split --overwrite`."
 
 
 def split_hash(split: Mapping[str, Sequence[str]]) -> str:
@@ -69,27 +70,24 @@ def refuse_other_split(file: str | Path, splits: Sequence[Mapping[str, Sequence[
     present, wanted = _hashes_of(file), [split_hash(split) for split in splits]
     if present != wanted:
         raise UserError(
-            f"{file} exists and holds another split: found {_some_hashes(present)}, to be written {_some_hashes(wanted)}. Results "
-            "trained on different splits must not be compared. Add --overwrite to replace it (the old file is kept as "
+            f"{file} exists and holds another split: found {_some_hashes(present)}, to be written {_some_hashes(wanted)}. "
+            "Results trained on different splits must not be compared. Add --overwrite to replace it (the old file is kept as "
             "a .bak copy)."
         )
 
 
-def copy_splits_to_preprocessed(dataset_name: str, overwrite: bool) -> Path | None:
-    """Copy `splits_final.json` of the raw data set to `nnUNet_preprocessed`, before nnU-Net plans or trains.
+def copy_splits(raw: Path, preprocessed: Path, overwrite: bool) -> Path | None:
+    """Copy `splits_final.json` of a raw data set to its preprocessed folder, before nnU-Net plans or trains.
 
-    As in nnU-Net, the file in `nnUNet_preprocessed` may hold folds beyond those of the raw file.
+    As in nnU-Net, the file in the preprocessed folder may hold folds beyond those of the raw file.
 
     Returns:
-        The file in `nnUNet_preprocessed`, or None where the raw data set has no `splits_final.json`.
+        The file in the preprocessed folder, or None where the raw data set has no `splits_final.json`.
 
     Raises:
         UserError: another split is there already and `overwrite` is false.
     """
-    from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
-
-    source = Path(str(nnUNet_raw)) / dataset_name / FILE_NAME
-    target = Path(str(nnUNet_preprocessed)) / dataset_name / FILE_NAME
+    source, target = raw / FILE_NAME, preprocessed / FILE_NAME
     if not source.is_file():
         return None
     splits = load_splits(source)
@@ -196,9 +194,6 @@ def _check(splits: object, file: Path) -> None:
                 raise UserError(f"{file}, fold {fold}: '{side}' names {some(twice, 5)} more than once. {_REMEDY}")
         if not split["train"]:
             raise UserError(f"{file}, fold {fold}: 'train' is empty; at least one labeled case is needed. {_REMEDY}")
-
-
-_REMEDY = "Correct the file, or write a new one with `nnunet_ssl split --overwrite`."
 
 
 def _hashes_of(file: Path) -> list[str]:

@@ -20,6 +20,35 @@ from nnunet_ssl.errors import UserError, some
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def target_folder(dataset_id: int, name: str, option: str = "-d") -> Path:
+    """`nnUNet_raw/DatasetXXX_Name` of a data set to be made; `option` is what the id is called on the command line.
+
+    Raises:
+        UserError: an id or a name that nnU-Net does not take, an id that another data set has, nnUNet_raw is not set.
+    """
+    from nnunetv2.paths import nnUNet_raw
+    from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
+
+    if not 1 <= dataset_id <= 999:
+        raise UserError(f"{option} {dataset_id}: a data set id lies between 1 and 999.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise UserError(f"-name {name}: allowed are letters, digits, '_' and '-', as in Dataset101_LA.")
+    if not nnUNet_raw.is_set():
+        raise UserError(
+            "the environment variable nnUNet_raw is not set. Allowed: the folder of nnU-Net's raw data sets. "
+            "Set it: export nnUNet_raw=/path/to/nnUNet_raw"
+        )
+    folder_name = f"Dataset{dataset_id:03d}_{name}"
+    # nnU-Net finds a data set by its number in the raw, the preprocessed and the results folder and stops at two names
+    others = [str(other) for other in find_candidate_datasets(dataset_id) if other != folder_name]
+    if others:
+        raise UserError(
+            f"{option} {dataset_id}: the id belongs to {some(others)} (in nnUNet_raw, nnUNet_preprocessed or "
+            f"nnUNet_results), so {folder_name} cannot be made. Give a free id with {option}, or the same name with -name."
+        )
+    return Path(str(nnUNet_raw)).absolute() / folder_name
+
+
 def staging_folder(target: Path) -> Path:
     """Where the data set is written before it is renamed to `target`; the name tells which process it belongs to."""
     return target.with_name(f"{_staging_prefix(target)}{socket.gethostname()}-{os.getpid()}")
@@ -108,32 +137,3 @@ def disk_message(error: OSError, target: Path) -> str:
         f"{target.parent} cannot be written ({error}); {free}; {kept}. "
         "Check the permissions, the quota and the disk, or point nnUNet_raw elsewhere, and run the command again."
     )
-
-
-def target_folder(dataset_id: int, name: str, option: str = "-d") -> Path:
-    """`nnUNet_raw/DatasetXXX_Name` of a data set to be made; `option` is what the id is called on the command line.
-
-    Raises:
-        UserError: an id or a name that nnU-Net does not take, an id that another data set has, nnUNet_raw is not set.
-    """
-    from nnunetv2.paths import nnUNet_raw
-    from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
-
-    if not 1 <= dataset_id <= 999:
-        raise UserError(f"{option} {dataset_id}: a data set id lies between 1 and 999.")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-        raise UserError(f"-name {name}: allowed are letters, digits, '_' and '-', as in Dataset101_LA.")
-    if not nnUNet_raw.is_set():
-        raise UserError(
-            "the environment variable nnUNet_raw is not set. Allowed: the folder of nnU-Net's raw data sets. "
-            "Set it: export nnUNet_raw=/path/to/nnUNet_raw"
-        )
-    folder_name = f"Dataset{dataset_id:03d}_{name}"
-    # nnU-Net finds a data set by its number in the raw, the preprocessed and the results folder and stops at two names
-    others = [str(other) for other in find_candidate_datasets(dataset_id) if other != folder_name]
-    if others:
-        raise UserError(
-            f"{option} {dataset_id}: the id belongs to {some(others)} (in nnUNet_raw, nnUNet_preprocessed or "
-            f"nnUNet_results), so {folder_name} cannot be made. Give a free id with {option}, or the same name with -name."
-        )
-    return Path(str(nnUNet_raw)).absolute() / folder_name

@@ -21,6 +21,7 @@ from nnunet_ssl.errors import UserError, excerpt
 FILE_NAME = "unlabeled.json"
 FORMAT = 1
 SECTIONS = ("unlabeled", "labeled", "test")
+_REMEDY = "Delete the file and run `nnunet_ssl preprocess_unlabeled` again to have it made anew from the images."
 _KEYS = ("format", *SECTIONS, "groups", "hidden_labels")
 
 
@@ -146,6 +147,3 @@ class UnlabeledList:
     def unlabeled_cases(self, fold: int | str) -> list[str]:
         """What training on `fold` uses without labels: `imagesUn` and the hidden labels of this fold, sorted."""
         return sorted({*self.unlabeled, *self.hidden_labels.get(str(fold), [])})
-
-
-_REMEDY = "Delete the file and run `nnunet_ssl preprocess_unlabeled` again to have it made anew from the images."

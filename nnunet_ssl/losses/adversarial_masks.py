@@ -19,7 +19,7 @@ def least_squares_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def least_squares_generator_loss(fake: Tensor) -> Tensor:
-    """`0.5 mean (D(fake) - 1)^2`: what is predicted shall pass for real."""
+    """`0.5 mean (D(fake) - 1)^2`: predictions that look like real masks."""
     return 0.5 * (in_float32(fake) - 1).square().mean()
 
 

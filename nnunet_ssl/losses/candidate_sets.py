@@ -266,8 +266,8 @@ def partial_label_loss(
 
     Args:
         pseudo: see `candidate_cross_entropy`; they do not enter the Dice.
-        exclusion_weight: official 2, of the marginal loss.
-        sum_logits: the official marginal loss (`summed_logits`) instead of marginal probabilities.
+        exclusion_weight: 2 in the official code of the marginal loss.
+        sum_logits: the marginal loss as in the official code (`summed_logits`) instead of marginal probabilities.
 
     Raises:
         ValueError: shapes or types do not fit, or pseudo labels with `sum_logits`, where hidden classes have no probability.

@@ -90,7 +90,7 @@ def cross_pseudo_losses(
 
 
 def filtered_cross_entropy(logits: Tensor, labels: Tensor, none: int, activation: str = "softmax") -> Tensor:
-    """Cross entropy of the voxels that have a label; 0 with a gradient of 0 where none has (officially NaN).
+    """Cross entropy of the voxels that have a label; 0 with a gradient of 0 where none has (official code: NaN).
 
         softmax: mean over voxels with u != none of -ln softmax(z)_u
         sigmoid: mean over voxels and regions with u_c != none of the binary cross entropy

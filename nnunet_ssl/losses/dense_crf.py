@@ -4,7 +4,7 @@ Tang, Perazzi, Djelouah, Ben Ayed, Schroers, Boykov, "On Regularized Losses for 
 arXiv:1803.09569. Official code: meng-tang/rloss (PyTorch).
 
     W_ij = exp(-|x_i - x_j|^2 / (2 sigma^2) - |I_i - I_j|^2 / (2 tau^2)),    i = j included
-    energy = -1/B sum_c S_c^T W S_c                                          (official, to be weighted by 2e-9 or so)
+    energy = -1/B sum_c S_c^T W S_c                                          (official code, to be weighted by 2e-9 or so)
     loss   = sum_ij W_ij (1 - sum_c S_ic S_jc) / sum_ij W_ij                 in [0, 1], whatever the size of the image
 
 S is the probability inside a region of interest (ROI) and 0 outside; the sums of the loss go over pairs inside of one image. The
@@ -104,7 +104,7 @@ def bilateral_filter(
         if method == "exact":
             filtered = _exact_filter(flat, intensities, positions)
         else:
-            # the official features: last axis first, then the channels
+            # features as in the official code: last axis first, then the channels
             features = [torch.cat((positions.flip(1), channels.T), 1) for channels in intensities]
             filtered = torch.stack([permutohedral_filter(v, f) for v, f in zip(flat, features)])
     return filtered.view(values.shape)

@@ -50,7 +50,7 @@ def dual_task_consistency(
 ) -> Tensor:
     """`L_con = mean_{n,k,v} (T(z_k) - p_k)^2`, their eq. 5, p_k the probability of object k. Both heads get a gradient.
 
-    For one object with activation "sigmoid" this is the official loss.
+    For one object with activation "sigmoid" this is the loss of the official code.
 
     Args:
         level_set: z, `(B, K, *spatial)` in [-1, 1].

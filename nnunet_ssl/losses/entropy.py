@@ -32,8 +32,8 @@ def entropy_loss(
         activation: what they came from.
         mask: `(B, 1, *spatial)` bool, voxels that count; all if None.
         relative: in units of the largest entropy, so that a weight means the same for any number of classes.
-        eps: added to p inside the logarithm; official 1e-6 (WSL4MIS), 0 (PyMIC).
-        squeeze: s of `p <- (1 - 2 s) p + s` before all else; official 0 (WSL4MIS), 5e-4 (PyMIC).
+        eps: added to p inside the logarithm; official code: 1e-6 (WSL4MIS), 0 (PyMIC).
+        squeeze: s of `p <- (1 - 2 s) p + s` before all else; official code: 0 (WSL4MIS), 5e-4 (PyMIC).
     """
     p = (1 - 2 * squeeze) * in_float32(p) + squeeze
     return mean_where((relative_entropy if relative else predictive_entropy)(p, activation, eps), mask)

@@ -19,7 +19,7 @@ from nnunet_ssl.predictions.probabilities import in_float32, probabilities
 def disagreement(first: Tensor, second: Tensor, activation: str = "softmax", mask: Tensor | None = None) -> Tensor:
     """Where the hard predictions of two networks differ: bool `(B, 1, *spatial)`, or `(B, R, *spatial)` for regions. No gradient.
 
-    For two classes this is the official exclusive or of the foregrounds.
+    For two classes this is the exclusive or of the foregrounds, as in the official code.
 
     Args:
         mask: `(B, 1, *spatial)` bool, voxels that may count (those that are annotated); all if None.
@@ -38,13 +38,13 @@ def rectification_loss(logits: Tensor, target: Tensor, differ: Tensor, activatio
 
         R = sum_v D_v mean_c (p_vc - y_vc)^2 / sum_v D_v,    0 where they agree everywhere
 
-    D: `disagreement`; y: one-hot target. For two classes the mean over channels is the official (p_foreground - y)^2. For regions
+    D: `disagreement`; y: one-hot target. For two classes the mean over channels is (p_foreground - y)^2, as in the official code. For regions
     D and the error are per region.
     """
     error = (probabilities(logits, activation) - one_hot(target, logits.shape[1], activation)) ** 2
     if activation == "softmax":
         error = error.mean(1, keepdim=True)
-    # official denominator: sum + 1e-16, the same for whole voxels
+    # denominator of the official code: sum + 1e-16, the same for whole voxels
     return mean_where(error, differ)
 
 

@@ -128,12 +128,12 @@ def marginal_loss(probabilities: Tensor, negative: Tensor, eps: float = 1e-12) -
 
         L = mean over the voxels with a class ruled out of  -log(sum_c p_c (1 - nu_c) + eps)
 
-    ShapePU, eq. 8 (official weight 1). 0 where nothing is ruled out.
+    ShapePU, eq. 8 (weight 1 in the official code). 0 where nothing is ruled out.
 
     Args:
         probabilities: p, `(B, C, *spatial)`; they sum to 1 over c.
         negative: nu, bool `(B, C, *spatial)`.
-        eps: official.
+        eps: as in the official code.
     """
     left = torch.where(negative, 0, in_float32(probabilities)).sum(1, keepdim=True)
     return mean_where(-torch.log(left + eps), negative.any(1, keepdim=True))

@@ -96,7 +96,7 @@ def masked_dice_loss(
 
         L = mean [1 - (2 sum_v M p y + s) / (sum_v M (p + y) + s)],    s = smooth; a class that no counted voxel has or gets: 0
 
-    Official for LA and Pancreas: the defaults. Official for ACDC: `batch=True, squared=True, smooth=1e-10`. nnU-Net's (plus 1):
+    Official code for LA and Pancreas: the defaults; for ACDC: `batch=True, squared=True, smooth=1e-10`. nnU-Net's (plus 1):
     `background=False` for classes, `batch` as the plans say.
 
     Args:

@@ -28,7 +28,7 @@ def soft_sizes(p: Tensor, mask: Tensor | None = None, *, batch: bool = False) ->
 
 
 def scaled_bounds(sizes: Tensor, lower: float, upper: float) -> Tensor:
-    """`[lower * size, upper * size]`, at least 0, `(..., 2)`. Of the area of a box around the object: 0.5 and 0.9, official."""
+    """`[lower * size, upper * size]`, at least 0, `(..., 2)`. Of the area of a box around the object: 0.5 and 0.9 in the official code."""
     return torch.stack((lower * sizes, upper * sizes), -1).clamp(min=0)
 
 
@@ -49,7 +49,7 @@ def extended_log_barrier(z: Tensor, t: float) -> Tensor:
 
 
 def barrier_steepness(start: float, factor: float, epochs: float, highest: float = math.inf) -> float:
-    """`t = min(start * factor^epochs, highest)`; official start 5, factor 1.1, no limit."""
+    """`t = min(start * factor^epochs, highest)`; official code: start 5, factor 1.1, no limit."""
     return min(start * factor**epochs, highest)
 
 

@@ -22,7 +22,7 @@ def tightness_loss(
         strips: rows of boxes `(n, 2 + 2 d)`, see `nnunet_ssl.patches.boxes`.
         bounds: b, voxels of the object that each strip has at least, `(n,)`.
         t: steepness of the log barrier; None: hinge.
-        reduction: "mean" over the strips; official "sum".
+        reduction: "mean" over the strips; official code: "sum".
 
     Raises:
         ValueError: unknown reduction.

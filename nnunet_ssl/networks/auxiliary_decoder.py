@@ -1,4 +1,4 @@
-"""A second decoder on the encoder of nnU-Net's network: two different predictions for one forward of the encoder.
+"""A second decoder on the encoder of nnU-Net's network: two different predictions for one forward pass of the encoder.
 
 The network itself is not touched: a `FeatureTap` reads what its encoder hands to its own decoder, and the second decoder is a
 module of its own, so that state dict, validation and prediction stay nnU-Net's.

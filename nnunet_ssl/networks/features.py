@@ -7,16 +7,16 @@ from torch import Tensor, nn
 
 
 class FeatureTap:
-    """Keeps what goes into, or comes out of, a module in the latest forward in training mode.
+    """Keeps what goes into, or comes out of, a module in the latest forward pass in training mode.
 
-    Forwards in evaluation mode (validation, prediction) leave nothing behind. Make it before the first forward, so that
+    Forward passes in evaluation mode (validation, prediction) leave nothing behind. Make it before the first forward pass, so that
     torch.compile sees the hook, and after copies of the network (teachers), which would have a copy of the tap.
 
     Args:
         module: part of a network.
         side: "input" (its first positional argument) or "output".
-        in_evaluation: forwards in evaluation mode count too: for a teacher, which has no other mode. The features of its latest
-            forward then stay in memory until they are taken or replaced.
+        in_evaluation: forward passes in evaluation mode count too: for a teacher, which has no other mode. The features of its latest
+            forward pass then stay in memory until they are taken or replaced.
 
     Raises:
         ValueError: another `side`.
@@ -35,11 +35,11 @@ class FeatureTap:
             self._features = inputs[0] if self._side == "input" else output
 
     def take(self) -> Tensor | list[Tensor]:
-        """The features `(B, F, *spatial)` of the latest forward, with their gradient; they are then forgotten. A list of them where
+        """The features `(B, F, *spatial)` of the latest forward pass, with their gradient; they are then forgotten. A list of them where
         the module gives one, as an encoder does.
 
         Raises:
-            RuntimeError: there was no forward that counts since the last call.
+            RuntimeError: there was no forward pass that counts since the last call.
         """
         features, self._features = self._features, None
         if features is None:

@@ -6,7 +6,7 @@ arXiv:2007.01152. Official code: gvalvano/multiscale-adversarial-attention-gates
 The mask of level 0 goes through a convolution that halves the resolution; then, level by level, the features are squeezed to a few
 channels, the mask of that level is appended, and a convolution with spectral normalization follows. The last layer is as large as
 what arrives there and gives one number per mask. Differs from the official code: the resolution falls as that of the segmentation
-network's heads does, in 2D and 3D (official: halved, 2D), with kernels of stride + 2 voxels (official 4), hence of 4 where it is
+network's scales does, in 2D and 3D (official: halved, 2D), with kernels of stride + 2 voxels (official: 4), hence of 4 where it is
 halved.
 """
 
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-MAX_LEVELS = 4  # official
+MAX_LEVELS = 4  # as in the official code
 
 
 class MaskDiscriminator(nn.Module):
@@ -30,9 +30,9 @@ class MaskDiscriminator(nn.Module):
         size: spatial extent of level 0, voxels.
         strides: per axis, from each level to the next; as many as there are further levels of the network. The first `MAX_LEVELS`
             levels are used.
-        features: of the first convolution; 4, 8 and 16 times as many follow. Official 32.
-        squeezed: channels that features are squeezed to. Official 13.
-        noise: standard deviation of the noise on level 0 while training. Official 0.2.
+        features: of the first convolution; 4, 8 and 16 times as many follow. Official code: 32.
+        squeezed: channels that features are squeezed to. Official code: 13.
+        noise: standard deviation of the noise on level 0 while training. Official code: 0.2.
 
     Attributes:
         sizes: spatial extent of every level that it looks at.

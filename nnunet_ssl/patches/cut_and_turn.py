@@ -1,8 +1,8 @@
-"""A second pass of a patch with a hole in it and turned, as CycleMix and ShapePU have it.
+"""A second pass of a patch with a hole in it and rotated, as CycleMix and ShapePU have it.
 
 Official code: BWGZK/CycleMix and BWGZK/ShapePU (`Cutout`, `rotate`, `flip` and their inverses). Two things are as the papers intend
-them: what is cut out has no label (ShapePU's code makes it background), and the inverse undoes the last operation first. Turns are
-by 90 degrees, so that the way back is exact.
+them: what is cut out has no label (ShapePU's code makes it background), and the inverse undoes the last operation first. Rotations
+are by multiples of 90 degrees, so that the way back is exact.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor
 from nnunet_ssl.patches.mixing import copy_paste, resize_nearest
 from nnunet_ssl.patches.turns import quarter_turns_fit, turn_and_flip, undo_turn_and_flip
 
-Turn = tuple[int, list[int]]  # quarter turns, flipped axes
+Turn = tuple[int, list[int]]  # rotations by 90 degrees, flipped axes
 
 
 def draw_turn(spacing: Sequence[float], shape: Sequence[int], random=np.random) -> Turn:
-    """A turn and a flip in the plane of the last two axes, all of them equally probable.
+    """A rotation and a flip in the plane of the last two axes, all of them equally probable.
 
     Args:
-        spacing: mm per axis; where it, or the shape, differs between the two axes there are half turns only.
+        spacing: mm per axis; where it, or the shape, differs between the two axes there are rotations by 180 degrees only.
         shape: spatial extent of the patch, voxels.
         random: `numpy.random` or a `numpy.random.RandomState`.
     """
@@ -39,7 +39,7 @@ def cut_and_turned_pass(
     turn: Turn,
     ignore_label: int,
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """The network's logits of the images with holes in them, turned.
+    """The network's logits of the images with holes in them, rotated.
 
     Args:
         network: gives logits, one `(B, C, *spatial)` per scale, highest resolution first.
@@ -49,7 +49,7 @@ def cut_and_turned_pass(
         turn: as `draw_turn` gives it, the same for all images.
 
     Returns:
-        logits of the turned images, one per scale; the target for each scale; the logits at full resolution, turned back.
+        logits of the rotated images, one per scale; the target for each scale; the logits at full resolution, rotated back.
     """
     cut = copy_paste(images, torch.zeros_like(images), kept)
     labels = turn_and_flip(copy_paste(target, torch.full_like(target, ignore_label), kept), *turn)

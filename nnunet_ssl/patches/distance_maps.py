@@ -28,7 +28,7 @@ def signed_distance_map(mask: np.ndarray, spacing: Sequence[float] | None = None
 
     Args:
         mask: `(*spatial)`, 2D or 3D, nonzero inside.
-        spacing: edge lengths of a voxel; None for distances in voxels, as the official code.
+        spacing: edge lengths of a voxel; None for distances in voxels, as in the official code.
 
     Returns:
         `(*spatial)` float32 in [-1, 1]; 0 everywhere for an empty mask and for one that fills the patch.

@@ -119,7 +119,7 @@ def cutout_masks(count: int, shape: Sequence[int], length: Sequence[int] | int, 
     Args:
         count: number of masks B.
         shape: spatial extent of the images, voxels.
-        length: of the box, voxels; one number or one per axis. Official: 32 of 212.
+        length: of the box, voxels; one number or one per axis. Official code: 32 of 212.
         random: `numpy.random` or a `numpy.random.RandomState`.
 
     Returns:
@@ -145,7 +145,7 @@ def draw_block_masks(count: int, blocks: Sequence[int], alpha: float = 0.5, rand
     Args:
         count: number of masks B.
         blocks: number of blocks per axis.
-        alpha: official 0.5.
+        alpha: 0.5 in the official code.
         random: `numpy.random` or a `numpy.random.RandomState`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Quarter turns and flips in the plane of the last two axes."""
+"""Rotations by 90 degrees and flips in the plane of the last two axes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def quarter_turns_fit(spacing: Sequence[float], *shapes: Sequence[int]) -> bool:
-    """Whether a quarter turn keeps the shapes and the distances of voxels: both are equal along the last two axes.
+    """Whether a rotation by 90 degrees keeps the shapes and the distances of voxels: both are equal along the last two axes.
 
     Args:
         spacing: mm per axis.
@@ -20,18 +20,18 @@ def quarter_turns_fit(spacing: Sequence[float], *shapes: Sequence[int]) -> bool:
 
 
 def turn_and_flip(tensor: Tensor, quarter_turns: int, flipped_axes: Sequence[int] = ()) -> Tensor:
-    """`tensor` turned by 90 degrees `quarter_turns` times from the second-last axis to the last, then flipped.
+    """`tensor` rotated by 90 degrees `quarter_turns` times from the second-last axis to the last, then flipped.
 
     Args:
         tensor: `(..., H, W)`.
         quarter_turns: an odd number exchanges H and W.
-        flipped_axes: axes of the turned tensor.
+        flipped_axes: axes of the rotated tensor.
     """
     turned = torch.rot90(tensor, quarter_turns, dims=(-2, -1))
     return torch.flip(turned, list(flipped_axes)) if flipped_axes else turned
 
 
 def undo_turn_and_flip(tensor: Tensor, quarter_turns: int, flipped_axes: Sequence[int] = ()) -> Tensor:
-    """The inverse of `turn_and_flip` with the same arguments: flipped back first, then turned back."""
+    """The inverse of `turn_and_flip` with the same arguments: flipped back first, then rotated back."""
     turned = torch.flip(tensor, list(flipped_axes)) if flipped_axes else tensor
     return torch.rot90(turned, -quarter_turns, dims=(-2, -1))

@@ -22,7 +22,7 @@ def case_entropy(
     Args:
         probabilities: p, `(C, *spatial)`; classes, or regions with "sigmoid".
         activation: what gave the probabilities.
-        reduction: "mean" over voxels; "sum" as the official code has it, which grows with the size of the image.
+        reduction: "mean" over voxels; "sum" as in the official code, which grows with the size of the image.
         eps: keeps the logarithm finite.
 
     Raises:

@@ -81,7 +81,7 @@ def ramped_threshold(progress: float, start: float, end: float, maximum: float =
     UA-MT: 0.75 to 1 times the largest entropy; AC-MT: 0.75 to 0.95 (entropy), 0.75 to 0.9 (model uncertainty).
 
     Args:
-        progress: share of the training that is done.
+        progress: share of the run that is done.
         start: threshold at the start in units of `maximum`. The ramp begins at exp(-5) = 0.0067, not 0.
         end: threshold at the end in units of `maximum`.
         maximum: `max_entropy`.

@@ -15,15 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_ssl.data.dense_files import dense_files
 from nnunet_ssl.data.label_files import checked_label_files
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
+from nnunet_ssl.preprocessing.cases import preprocess_cases
 from nnunet_ssl.preprocessing.preprocessed import (
     complete_cases,
     manifest_file,
-    preprocess_unlabeled,
     preprocessing_hash,
     unlabeled_folder,
 )
@@ -105,7 +104,7 @@ def preprocess_dense(
     Raises:
         UserError: a label map has other values than dataset.json names, or another shape than the sparse one.
     """
-    files = dense_files(raw)
+    files = raw.dense_files()
     references = raw.preprocessed / REFERENCES
     if not files:
         shutil.rmtree(references, ignore_errors=True)
@@ -117,8 +116,8 @@ def preprocess_dense(
         shutil.copy(file, references)
     hashes = {case: f"{content.labeled[case].sha256}+{digest}" for case, digest in hashes.items()}
     for configuration, processes in zip(configurations, num_processes, strict=True):
-        outcome = preprocess_unlabeled(
-            raw.name,
+        preprocess_cases(
+            raw,
             plans_name,
             configuration,
             processes,
@@ -129,5 +128,3 @@ def preprocess_dense(
             verbose=verbose,
             show_progress=show_progress,
         )
-        counts = ", ".join(f"{len(cases)} {what}" for what, cases in outcome.items())
-        print(f"{raw.name}, {plans_name}, {configuration}: dense labels for validation: {counts}")

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ssl.data.atomic import write_json_atomically
+from nnunet_ssl.data.list_update import prepare_lists
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
-from nnunet_ssl.preprocessing.preprocessed import complete_cases, load_plans, prepare_lists, preprocessing_hash
+from nnunet_ssl.preprocessing.preprocessed import complete_cases, load_plans, preprocessing_hash
 from nnunet_ssl.preprocessing.unlabeled import preprocess_rest
 
 FORMAT = 1
@@ -94,7 +95,7 @@ def plan_and_preprocess(
     plans_name = _fingerprint_and_plans(raw, base, cases, planning, manner)
     if only_plan:
         return
-    plans_manager = load_plans(raw.name, plans_name)
+    plans_manager = load_plans(raw.preprocessed, plans_name)
     present, processes = [], []
     for index, configuration in enumerate(configurations):
         if configuration not in plans_manager.available_configurations:
@@ -274,7 +275,7 @@ def _preprocess_labeled(
     from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess
     from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 
-    plans_manager = load_plans(raw.name, plans_name)
+    plans_manager = load_plans(raw.preprocessed, plans_name)
     configuration_manager = plans_manager.get_configuration(configuration)
     folder = base / configuration_manager.data_identifier
     record = base / f"{configuration_manager.data_identifier}_labeled.json"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nnunet_ssl.data.dense_files import dense_files
+from nnunet_ssl.data.list_update import prepare_lists
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
+from nnunet_ssl.preprocessing.cases import preprocess_cases
 from nnunet_ssl.preprocessing.dense_labels import preprocess_dense
-from nnunet_ssl.preprocessing.preprocessed import get_configuration, load_plans, prepare_lists, preprocess_unlabeled
-from nnunet_ssl.preprocessing.unpaired_masks import mask_files, preprocess_masks
+from nnunet_ssl.preprocessing.preprocessed import get_configuration, load_plans
+from nnunet_ssl.preprocessing.unpaired_masks import preprocess_masks
 
 
 def preprocess_with_plans(
@@ -35,8 +36,8 @@ def preprocess_with_plans(
     Raises:
         UserError: unknown plans or configurations, nothing to preprocess, an image that cannot be used.
     """
-    plans_manager = load_plans(raw.name, plans_name)
     base = raw.preprocessed
+    plans_manager = load_plans(base, plans_name)
     if configurations is None:
         # a cascade shares the data of the configuration it inherits from, so every folder is done once
         by_folder = {}
@@ -46,18 +47,18 @@ def preprocess_with_plans(
         if not configurations:
             raise UserError(
                 f"{base} holds preprocessed labeled cases of no configuration of {plans_name} (looked for "
-                f"{', '.join(by_folder)}). Run `nnunet_ssl plan_and_preprocess -d {raw.name[7:10]}`, or name "
+                f"{', '.join(by_folder)}). Run `nnunet_ssl plan_and_preprocess -d {raw.id}`, or name "
                 "configurations with -c."
             )
     for name in configurations:
         get_configuration(plans_manager, name)
     content = prepare_lists(raw, num_processes, rehash, overwrite, show_progress)
     nothing_unlabeled = not raw.unlabeled and not any(content.hidden_labels.values())
-    if nothing_unlabeled and not dense_files(raw) and not mask_files(raw):
+    if nothing_unlabeled and not raw.dense_files() and not raw.mask_files():
         raise UserError(
             f"{raw.folder / 'imagesUn'} holds no images, and no labels are hidden: there is nothing unlabeled in "
-            f"{raw.name}. Put images CASE_0000{raw.dataset_json['file_ending']} into imagesUn, or hide labels with "
-            f"`nnunet_ssl split -d {raw.name[7:10]} --labeled ...`."
+            f"{raw.name}. Put images CASE_0000{raw.file_ending} into imagesUn, or hide labels with "
+            f"`nnunet_ssl split -d {raw.id} --labeled ...`."
         )
     processes = [num_processes] * len(configurations)
     preprocess_rest(raw, content, plans_name, configurations, processes, verbose, show_progress)
@@ -80,8 +81,8 @@ def preprocess_rest(
         return
     hashes = {case: record.sha256 for case, record in content.unlabeled.items()}
     for configuration, processes in zip(configurations, num_processes, strict=True):
-        outcome = preprocess_unlabeled(
-            raw.name,
+        preprocess_cases(
+            raw,
             plans_name,
             configuration,
             processes,
@@ -90,5 +91,3 @@ def preprocess_rest(
             verbose=verbose,
             show_progress=show_progress,
         )
-        counts = ", ".join(f"{len(cases)} {what}" for what, cases in outcome.items())
-        print(f"{raw.name}, {plans_name}, {configuration}: unlabeled cases: {counts}")

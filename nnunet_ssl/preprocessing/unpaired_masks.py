@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnunet_ssl.data.label_files import checked_label_files
-from nnunet_ssl.data.raw_dataset import RawDataset
+from nnunet_ssl.data.raw_dataset import MASKS_FOLDER, RawDataset
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError, some
+from nnunet_ssl.preprocessing.cases import preprocess_cases
 from nnunet_ssl.preprocessing.preprocessed import (
     complete_cases,
     configuration_name,
     get_configuration,
     load_plans,
     manifest_file,
-    preprocess_unlabeled,
     preprocessing_hash,
     unlabeled_folder,
 )
@@ -34,7 +34,6 @@ from nnunet_ssl.preprocessing.preprocessed import (
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-RAW_FOLDER = "masksUn"
 KIND = "masks"
 
 
@@ -81,7 +80,7 @@ def unpaired_masks(
     if not file.is_file():
         raise UserError(
             f"{folder} does not exist, so there are no masks of other patients to learn from. Put dense label maps into "
-            f"{RAW_FOLDER} of nnUNet_raw/{base.name}, then run `{command}`."
+            f"{MASKS_FOLDER} of nnUNet_raw/{base.name}, then run `{command}`."
         )
     manifest = json.loads(file.read_text(encoding="utf-8"))
     cases = sorted(manifest["cases"])
@@ -93,17 +92,10 @@ def unpaired_masks(
         if both := sorted(set(cases) & set(used)):
             raise UserError(
                 f"{folder}: {some(both, 5)} is (are) also {place} case(s) of this fold; masks have to be of other "
-                f"patients. Remove them from {RAW_FOLDER} of nnUNet_raw/{base.name}, or rename what only shares the name, and "
+                f"patients. Remove them from {MASKS_FOLDER} of nnUNet_raw/{base.name}, or rename what only shares the name, and "
                 f"run `{command}`."
             )
     return str(folder), cases
-
-
-def mask_files(raw: RawDataset) -> dict[str, str]:
-    """Name of a mask -> its file."""
-    folder, ending = raw.folder / RAW_FOLDER, raw.file_ending
-    found = sorted(folder.glob(f"*{ending}")) if folder.is_dir() else []
-    return {file.name[: -len(ending)]: str(file) for file in found}
 
 
 def preprocess_masks(
@@ -119,15 +111,15 @@ def preprocess_masks(
     Raises:
         UserError: a label map cannot be read, or has other values than dataset.json names.
     """
-    files, base = mask_files(raw), raw.preprocessed
+    files, base = raw.mask_files(), raw.preprocessed
     hashes = checked_label_files(raw, files, "mask", max(num_processes), show_progress) if files else {}
-    plans_manager = load_plans(raw.name, plans_name)
+    plans_manager = load_plans(raw.preprocessed, plans_name)
     for configuration, processes in zip(configurations, num_processes, strict=True):
         manifest = manifest_file(base, get_configuration(plans_manager, configuration), KIND)
         if not files and not Path(manifest).is_file():
             continue
-        outcome = preprocess_unlabeled(
-            raw.name,
+        preprocess_cases(
+            raw,
             plans_name,
             configuration,
             processes,
@@ -138,5 +130,3 @@ def preprocess_masks(
             verbose=verbose,
             show_progress=show_progress,
         )
-        counts = ", ".join(f"{len(cases)} {what}" for what, cases in outcome.items())
-        print(f"{raw.name}, {plans_name}, {configuration}: masks without images: {counts}")

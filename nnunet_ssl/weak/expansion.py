@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_ssl.data.dense_files import dense_files
 from nnunet_ssl.data.derived import read_label
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.errors import UserError, some
@@ -82,7 +81,7 @@ def expand_dataset(
     )
     worker = partial(expanded_label, method=method, per_slice=per_slice, codes=codes)
     workers = {case: worker for case in raw.labeled}
-    made = relabeling.write(dataset_json, dense_files(raw), workers, "Expanding labels of", sheet)
+    made = relabeling.write(dataset_json, raw.dense_files(), workers, "Expanding labels of", sheet)
     _report(relabeling, codes, made)
     return relabeling.target
 

@@ -210,7 +210,7 @@ class Relabeling:
     def _make_labels(self, workers: Mapping[str, Worker], folder: Path, progress: str) -> dict[str, Made]:
         raw, names = self.raw, sorted(workers)
         shown = {names[index] for index in np.linspace(0, len(names) - 1, min(SHOWN_CASES, len(names))).astype(int)}
-        reader, ending = raw.reader_writer_class(), raw.file_ending
+        reader, ending = raw.reader_writer_class, raw.file_ending
         jobs = []
         for name in names:
             images, target = tuple(raw.labeled[name]), folder / f"{name}{ending}"

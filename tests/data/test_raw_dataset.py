@@ -1,79 +1,111 @@
-"""Tests of `nnunet_ssl.data.raw_dataset`."""
+"""A raw data set as it lies on disk: folders that are resolved once, files of cases, and what is refused."""
 
 from __future__ import annotations
 
-import os
+import json
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from nnunet_ssl.data.raw_dataset import RawDataset
-from nnunet_ssl.data.unlabeled_list import UnlabeledList
+from nnunet_ssl.data.raw_dataset import RawDataset, read_case, read_label_map
 from nnunet_ssl.errors import UserError
-from nnunet_ssl.preprocessing.dense_labels import preprocess_dense
-from nnunet_ssl.preprocessing.unpaired_masks import preprocess_masks
-from tests.helpers.synthetic import make_dataset
+from tests.helpers.raw_data import phantom, use_folders, write_image, write_raw_dataset
+
+NAME = "Dataset801_Balls"
 
 
 @pytest.fixture
-def raw(tmp_path, monkeypatch):
-    """A raw data set of its own, with one mask that is larger and of other spacing than the images."""
-    name = make_dataset(tmp_path, ignore=True, unlabeled=0)
-    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "nnUNet_raw"))
-    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "nnUNet_preprocessed"))
-    folder = tmp_path / "nnUNet_raw" / name / "masksUn"
-    folder.mkdir()
-    array = np.zeros((10, 20, 24), np.uint8)
-    array[2:6, 5:10, 5:12], array[3:5, 6:8, 6:9] = 1, 2
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing((2.0, 2.0, 2.0))
-    sitk.WriteImage(image, str(folder / "other.nii.gz"))
-    return RawDataset.open(name), array
+def folder(tmp_path, monkeypatch):
+    use_folders(monkeypatch, tmp_path)
+    folder = tmp_path / "nnUNet_raw" / NAME
+    write_raw_dataset(folder, {"lab_0": 0, "lab_1": 1}, {"unl_0": 2}, {"tes_0": 3}, channels=2)
+    return folder
 
 
-def test_a_mask_that_does_not_fit_is_named(raw):
-    dataset, array = raw
-    sitk.WriteImage(sitk.GetImageFromArray(array + 2), str(dataset.folder / "masksUn" / "bad.nii.gz"))
-    (dataset.folder / "masksUn" / "cut.nii.gz").write_bytes(b"nothing")
-    with pytest.raises(
-        UserError, match=r"(?s)bad\.nii\.gz: holds 3, 4; allowed in a mask are \[0, 1, 2\].*cut\.nii\.gz.*cannot be"
-    ):
-        preprocess_masks(dataset, "nnUNetPlans", ["2d"], [1], show_progress=False)
+def change(folder, **changes) -> None:
+    file = folder / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-@pytest.fixture
-def sparse(tmp_path):
-    """A data set with dense labels beside sparse ones, preprocessed: (folder, name)."""
-    name = make_dataset(tmp_path / "data", ignore=True, dense=True, configurations=("2d",))
-    for folder in ("raw", "preprocessed", "results"):
-        os.environ[f"nnUNet_{folder}"] = str(tmp_path / "data" / f"nnUNet_{folder}")
-    return tmp_path / "data", name
+def test_a_data_set_knows_its_folders_its_number_and_what_dataset_json_says(folder, tmp_path):
+    raw = RawDataset.open(801)
+    assert (raw.name, raw.id, raw.folder) == (NAME, "801", folder)
+    assert raw.preprocessed == tmp_path / "nnUNet_preprocessed" / NAME
+    assert (raw.file_ending, raw.channel_names, raw.number_of_channels) == (".nii.gz", ["MR", "MR"], 2)
+    assert raw.reader_writer_class is SimpleITKIO
 
 
-def preprocess(name):
-    raw = RawDataset.open(name)
-    preprocess_dense(
-        raw, UnlabeledList.load(raw.folder / "unlabeled.json"), "nnUNetPlans", ["2d"], [1], show_progress=False
-    )
+def test_the_preprocessed_folder_is_asked_for_only_where_it_is_needed(folder, monkeypatch):
+    monkeypatch.delenv("nnUNet_preprocessed")
+    raw = RawDataset.open(NAME)
+    assert raw.label_files("labeled")
+    with pytest.raises(UserError, match="nnUNet_preprocessed"):
+        raw.preprocessed  # noqa: B018
 
 
-def test_bad_dense_labels_are_refused(sparse):
-    out, name = sparse
-    folder = out / "nnUNet_raw" / name / "labelsTr_dense"
-    file = folder / "case_01.nii.gz"
-    good = sitk.ReadImage(str(file))
-    sitk.WriteImage(good + 3, str(file))
-    with pytest.raises(UserError, match=r"case_01.nii.gz: holds 3, 4.*; allowed in a dense label map are \[0, 1, 2\]"):
-        preprocess(name)
-    sitk.WriteImage(good[1:], str(file))
-    with pytest.raises(UserError, match=r"case_01.nii.gz: shape .* but .*labelsTr"):
-        preprocess(name)
-    sitk.WriteImage(good, str(file))
-    file.write_bytes(file.read_bytes()[:-200])  # SimpleITK would fill what is missing with background
-    with pytest.raises(UserError, match=r"case_01.nii.gz .*truncated or damaged"):
-        preprocess(name)
-    sitk.WriteImage(good, str(folder / "other.nii.gz"))
-    with pytest.raises(UserError, match="other, which are not in imagesTr"):
-        RawDataset.open(name).dense_files()
-    assert not (out / "nnUNet_preprocessed" / name / "gt_segmentations_dense").exists()
+def test_every_section_has_its_images_and_the_labels_that_are_there(folder):
+    raw = RawDataset.open(801)
+    assert raw.images("unlabeled") == {"unl_0": [str(folder / "imagesUn" / f"unl_0_000{c}.nii.gz") for c in (0, 1)]}
+    assert list(raw.images("labeled")) == ["lab_0", "lab_1"]
+    assert raw.label_files("labeled")["lab_1"] == str(folder / "labelsTr" / "lab_1.nii.gz")
+    assert raw.label_files("test") == {"tes_0": str(folder / "labelsTs" / "tes_0.nii.gz")}
+    assert raw.label_files("unlabeled") == {}
+    (folder / "labelsTs" / "tes_0.nii.gz").unlink()
+    assert RawDataset.open(801).label_files("test") == {}
+
+
+def test_dense_labels_belong_to_training_cases_with_sparse_or_partial_labels(folder):
+    assert RawDataset.open(801).dense_files() == {}
+    file = folder / "labelsTr_dense" / "lab_0.nii.gz"
+    write_image(phantom(0)[1], file)
+    with pytest.raises(UserError, match="have no 'ignore'"):
+        RawDataset.open(801).dense_files()
+    change(folder, labels={"background": 0, "ball": 1, "ignore": 2})
+    assert RawDataset.open(801).dense_files() == {"lab_0": str(file)}
+    write_image(phantom(0)[1], folder / "labelsTr_dense" / "tes_0.nii.gz")
+    with pytest.raises(UserError, match="holds label maps of tes_0, which are not in imagesTr"):
+        RawDataset.open(801).dense_files()
+
+
+def test_masks_without_images_have_any_name(folder):
+    assert RawDataset.open(801).mask_files() == {}
+    write_image(phantom(0)[1], folder / "masksUn" / "someone.nii.gz")
+    assert RawDataset.open(801).mask_files() == {"someone": str(folder / "masksUn" / "someone.nii.gz")}
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda f: (f / "dataset.json").unlink(), r"dataset\.json does not exist"),
+        (lambda f: (f / "dataset.json").write_text("{"), "is not valid JSON"),
+        (lambda f: (f / "dataset.json").write_text('{"labels": {}, "channel_names": {}}'), "lacks the key 'file_ending'"),
+        (lambda f: (f / "labelsTr" / "lab_0.nii.gz").unlink(), "case lab_0 lies in imagesTr without a label"),
+        (lambda f: (f / "imagesUn" / "unl_0_0001.nii.gz").unlink(), r"unl_0_0001\.nii\.gz does not exist"),
+        (lambda f: write_image(phantom(0)[0], f / "imagesUn" / "x.nii.gz"), r"must be named CASE_XXXX\.nii\.gz"),
+        (lambda f: write_image(phantom(0)[0], f / "imagesUn" / "unl_0_0002.nii.gz"), "have only channel"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_is_no_data_set_is_refused_by_file(folder, break_it, message):
+    break_it(folder)
+    with pytest.raises(UserError, match=message):
+        RawDataset.open(801)
+
+
+def test_a_case_in_two_folders_is_named(folder):
+    for channel in (0, 1):
+        write_image(phantom(0)[0], folder / "imagesUn" / f"lab_0_000{channel}.nii.gz")
+    with pytest.raises(UserError, match=r"lab_0 lie\(s\) in imagesUn and in imagesTr"):
+        RawDataset.open(801)
+
+
+def test_a_damaged_file_is_named_where_simpleitk_would_read_zeros(folder):
+    raw = RawDataset.open(801)
+    for file in (raw.labeled["lab_0"][1], raw.labels["lab_0"]):
+        with open(file, "rb") as stream:
+            whole = stream.read()
+        with open(file, "wb") as stream:
+            stream.write(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"lab_0_0001\.nii\.gz .* truncated or damaged"):
+        read_case("lab_0", raw.labeled["lab_0"], raw.reader_writer_class)
+    with pytest.raises(UserError, match=r"labelsTr/lab_0\.nii\.gz .* truncated or damaged"):
+        read_label_map("lab_0", raw.labels["lab_0"], raw.reader_writer_class)

@@ -30,14 +30,6 @@ from tests.helpers.paths import shared_dir
 
 
 @pytest.fixture
-def raw(tmp_path, monkeypatch) -> Path:
-    folder = tmp_path / "raw"
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(name, str(folder if name == "nnUNet_raw" else tmp_path / name))
-    return folder
-
-
-@pytest.fixture
 def official(tmp_path) -> Path:
     """Three training, one validation and one test patient of the protocol, and one of the folder `testing`."""
     folder = tmp_path / "ACDC"

@@ -19,14 +19,6 @@ TRAIN, TEST = shipped_list("la_train80.list")[:5], shipped_list("la_test20.list"
 SHAPE = (5, 7, 6)  # z, y, x
 
 
-@pytest.fixture
-def raw(tmp_path, monkeypatch) -> Path:
-    folder = tmp_path / "raw"
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(name, str(folder if name == "nnUNet_raw" else tmp_path / name))
-    return folder
-
-
 def arrays(case_id: str, foreground: int = 255) -> tuple[np.ndarray, np.ndarray]:
     """Image (z, y, x) uint8 and mask of a synthetic case."""
     rng = np.random.default_rng(sum(map(ord, case_id)))

@@ -14,19 +14,12 @@ from nnunet_ssl.cli import main
 from nnunet_ssl.data.splits import load_splits
 from nnunet_ssl.dataset_conversion.Dataset145_MSCMR import blank_headers, find_cases
 from tests.helpers.acdc_release import placed, read
-from tests.helpers.raw_data import use_folders
 
 SHAPE = (4, 12, 10)  # z, y, x
 SPACING = (0.73, 0.73, 5.0)
 ORIGIN = (-100.0, -150.5, 30.25)
 DIRECTION = (0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 PARTS = {"train": (2, 9, 10), "val": (1,), "TestSet": (3, 43)}
-
-
-@pytest.fixture
-def raw(tmp_path, monkeypatch) -> Path:
-    use_folders(monkeypatch, tmp_path)
-    return tmp_path / "nnUNet_raw"
 
 
 def arrays(subject: int) -> dict[str, np.ndarray]:
@@ -197,7 +190,7 @@ def test_folders_that_are_not_the_release_are_refused(raw, release, capsys, brea
     break_it(release)
     assert convert(release) == 1
     assert message in capsys.readouterr().err
-    assert not list(raw.iterdir())
+    assert not list(raw.glob("*"))
 
 
 def test_lists_of_something_else_are_refused(raw, release, tmp_path, capsys):

@@ -17,16 +17,9 @@ from nnunet_ssl.dataset_conversion.scribble_folder import parse_labels
 from nnunet_ssl.errors import UserError
 from tests.helpers.acdc_release import placed, read
 from tests.helpers.paths import shared_dir
-from tests.helpers.raw_data import use_folders
 
 SHAPE = (4, 8, 6)  # z, y, x
 LABELS = ("--unlabeled_value", "255", "--labels", "liver=1", "tumor=5")
-
-
-@pytest.fixture
-def raw(tmp_path, monkeypatch) -> Path:
-    use_folders(monkeypatch, tmp_path)
-    return tmp_path / "nnUNet_raw"
 
 
 def mask(case: str) -> np.ndarray:
@@ -125,7 +118,7 @@ def test_a_value_that_was_not_named_is_refused_with_file_and_values(raw, folders
     errors = capsys.readouterr().err
     assert f"{folders / 'sparse' / 'a.nii.gz'} holds the codes (0, 1, 5, 255); allowed is {{0, 1, 255}}" in errors
     assert "3 of 4 cases cannot be converted" in errors
-    assert not list(raw.iterdir())
+    assert not list(raw.glob("*"))
 
 
 def test_a_wrong_unlabeled_value_is_noticed(raw, folders, capsys):
@@ -240,7 +233,7 @@ def test_folders_that_do_not_fit_together_are_refused(raw, folders, capsys, brea
     break_it(folders)
     assert convert(folders, *with_all(folders)) == 1
     assert message in capsys.readouterr().err
-    assert not list(raw.iterdir())
+    assert not list(raw.glob("*"))
 
 
 def test_a_suffix_that_no_label_has_and_test_labels_without_images_are_refused(raw, folders, capsys):

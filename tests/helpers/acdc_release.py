@@ -1,4 +1,4 @@
-"""Small synthetic copies of the releases of ACDC: official folders, scribbles, h5 files."""
+"""Small synthetic copies of the releases of ACDC (official folders, scribbles, h5 files), and their conversion."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ssl.cli import main
 from nnunet_ssl.dataset_conversion.case_lists import shipped_list
 
 TRAIN = shipped_list("acdc_train70.list")[:3]
@@ -66,6 +67,16 @@ def write_patient(folder: Path, patient: str, frames=(1, 12), labels=True, numbe
     return place
 
 
+def write_patients(release: Path, *numbers: int) -> list[str]:
+    """Images and scribbles of the patients of these numbers that are not there yet; the names of all of them."""
+    patients = [f"patient{number:03d}" for number in numbers]
+    for patient in patients:
+        if not (release / "ACDC" / "training" / patient).is_dir():
+            write_patient(release / "ACDC" / "training", patient)
+            write_scribbles(release / "acdc_scribbles", patient)
+    return patients
+
+
 def write_h5(folder: Path, patient: str, frame: int, slices: bool, omit=()) -> None:
     """A volume, or its slices, with image in [0, 1] as SSL4MIS and WSL4MIS store them."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,3 +105,13 @@ def placed(target: Path) -> dict[str, list[str]]:
 
 def frames_of(patients, frames=(1, 12)) -> list[str]:
     return sorted(f"{patient}_frame{frame:02d}" for patient in patients for frame in frames)
+
+
+def convert(release: Path, *arguments: str) -> int:
+    """Exit code of the conversion of `release`/ACDC."""
+    return main(["convert", "ACDC", "-i", str(release / "ACDC"), "-np", "1", *arguments])
+
+
+def convert_scribbles(release: Path, *arguments: str) -> int:
+    """The same with the scribbles of `release`/acdc_scribbles."""
+    return convert(release, "--scribbles", str(release / "acdc_scribbles"), *arguments)

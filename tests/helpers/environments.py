@@ -26,14 +26,29 @@ PACKAGE_FOLDERS = {
 SCANNED = Path("nnunet_ssl", "discovery", "nnunet_ext")
 
 
+LINKED = tuple(name for name in PACKAGE_FOLDERS if name != "nnunet_ssl")
+"""The folders that a link in nnunet_ssl/ leads to, so that a checkout has the same names as an installation."""
+
+BUILD_FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
+
+
 def copy_source(target: Path) -> Path:
     """What is needed for building. A copy, so that no build folder is left in the source tree or taken from it."""
     target.mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in BUILD_FILES:
         shutil.copy(REPOSITORY / name, target)
     for name in PACKAGE_FOLDERS:
-        shutil.copytree(REPOSITORY / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPOSITORY / name, target / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     return target
+
+
+def replace_links(source: Path) -> Path:
+    """A checkout by git without `core.symlinks`, as on many Windows machines: a link is a text file that holds its target."""
+    for name in LINKED:
+        link = source / "nnunet_ssl" / name
+        link.unlink()
+        link.write_text(f"../{name}")
+    return source
 
 
 def run(*command, **options) -> str:
@@ -97,9 +112,10 @@ class Environment:
         dropped = ("nnUNet_extTrainer", "nnUNet_ssl_no_autodiscovery", "PYTHONPATH")
         return {k: v for k, v in os.environ.items() if k not in dropped} | changed
 
-    def execute(self, code: str, *arguments, **changed: str) -> str:
+    def execute(self, code: str, *arguments, start: Path | None = None, **changed: str) -> str:
+        """What `code` prints. It runs in the folder `start`, which is first on its `sys.path`; by default in an empty one."""
         command = [self.python, "-W", "ignore", "-c", code, *arguments]
-        return run(*command, cwd=self.outside, env=self.variables(**changed)).strip()
+        return run(*command, cwd=start or self.outside, env=self.variables(**changed)).strip()
 
 
 def main(folder: Path) -> None:

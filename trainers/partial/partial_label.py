@@ -10,7 +10,7 @@ Dice_k is over the cases that annotate k. With everything annotated this is nnU-
 entropy and Dice of the regions that a case annotates, the form of MultiTalent (Ulrich et al., MICCAI 2023, MIC-DKFZ/MultiTalent).
 
 Differs from the official marginal loss: probabilities are added and not logits (`sum_logits` gives the official form); batches
-mix sources; foreground classes only have a Dice, as in nnU-Net; the exclusion loss has weight 0 (official 2). From MultiTalent:
+mix sources; foreground classes only have a Dice, as in nnU-Net; the exclusion loss has weight 0 (official: 2). From MultiTalent:
 means over what is annotated instead of sums (`region_reduction`), no head per source. Sampling is MultiTalent's.
 
 nnUNetTrainerPartialLabelMT adds pseudo labels of a moving average of the student (the teacher of Mean Teacher, Tarvainen & Valpola,
@@ -39,8 +39,8 @@ from nnunet_ssl.predictions.candidates import candidate_pseudo_labels
 class nnUNetTrainerPartialLabel(nnUNetTrainerPartial):
     """Partial labels: a 0 means background or a class not annotated in this case. One forward and backward per step, as nnU-Net."""
 
-    exclusion_weight: float = 0.0  # official marginal loss: 2
-    sum_logits: bool = False  # True: the official marginal loss, which is no marginal probability
+    exclusion_weight: float = 0.0  # official code of the marginal loss: 2
+    sum_logits: bool = False  # True: the marginal loss as in the official code, which is no marginal probability
     region_reduction: str = (
         "mean"  # or "sum", MultiTalent: a region has the same gradient whatever else is in the batch
     )
@@ -61,12 +61,12 @@ class nnUNetTrainerPartialLabel(nnUNetTrainerPartial):
 
 
 class nnUNetTrainerPartialLabelMT(nnUNetTrainerPartialLabel):
-    """Partial labels, and a teacher that labels the classes a case does not annotate. One forward of the teacher more."""
+    """Partial labels, and a teacher that labels the classes a case does not annotate. One forward pass of the teacher more."""
 
     unsupported = {"regions": "pseudo labels choose one of the classes that a voxel may have, and regions overlap"}
 
     ema_decay: float = 0.99  # Mean Teacher's in medical segmentation
-    warmup_fraction: float = 0.25  # of the training, without pseudo labels
+    warmup_fraction: float = 0.25  # of the run, without pseudo labels
     threshold: float = 0.9  # of the probability among the classes that a voxel may have
     inference: str = "teacher"  # or "student"
 

@@ -44,14 +44,14 @@ class nnUNetTrainerBoxTightness(nnUNetTrainerWeak):
     Passes per step: those of nnU-Net; boxes are found by the workers of the loader.
     """
 
-    tightness_weight: float = 0.01  # official 1e-4, see above
-    size_weight: float = 0.01  # official
-    strip_width: int = 5  # voxels; official
-    area_shares: tuple[float, float] = (0.5, 0.9)  # of a box that the object fills; official
+    tightness_weight: float = 0.01  # official code: 1e-4, see above
+    size_weight: float = 0.01  # as in the official code
+    strip_width: int = 5  # voxels; as in the official code
+    area_shares: tuple[float, float] = (0.5, 0.9)  # of a box that the object fills; as in the official code
     barrier: bool = True
-    t_start: float = 5.0  # official
-    t_factor: float = 1.1  # per official epoch
-    barrier_epochs: float = 100.0  # official epochs, stretched over the training
+    t_start: float = 5.0  # as in the official code
+    t_factor: float = 1.1  # per epoch of the official code
+    barrier_epochs: float = 100.0  # epochs of the official code, stretched over the run
     t_highest: float = 1000.0  # beyond, a violation of one voxel would outweigh everything else
     unsupported = {"regions": "one label map cannot hold boxes of regions that lie in each other; train with classes"}
 

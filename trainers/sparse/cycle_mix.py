@@ -7,16 +7,16 @@ arXiv:2203.01475. Official code: BWGZK/CycleMix.
     L = L_sup(x) + mix_weight L_sup(T(x_m), T(y_m)) + consistency_weight mean_v (1 - cos(T^-1 p(T(x_m)), M p(x) + (1 - M) p(x')))
         + integrity_weight mean_v (1 - cos(p(x), onehot(K(argmax p(x)))))
 
-T cuts a box out (no label there) and turns and flips; K keeps what belongs to the largest component of its class and of the
+T cuts a box out (no label there), rotates and flips; K keeps what belongs to the largest component of its class and of the
 foreground as a whole. Gradients flow to both predictions of the consistency, not through K.
 
 Differs from the official code:
 * L_sup is nnU-Net's loss on annotated voxels (official: cross entropy divided by all voxels); p of the highest resolution.
 * M: each block is of either patch, drawn with one lambda ~ Beta(0.5, 0.5) per step (official: PuzzleMix, a graph cut over the
-  saliency of the blocks, which needs one more forward and backward and a library for graph cuts; and blocks moved in the images
+  saliency of the blocks, which needs one more forward and backward pass and a library for graph cuts; and blocks moved in the images
   but not in their labels). M is 0 or 1, so that mixed labels stay labels; what is not annotated stays so.
 * Every patch is mixed with the next one of the batch (official: a random permutation, in which patches may meet themselves).
-* Turns by 90 degrees in the plane of the last two axes, one for the whole batch (official: any angle, no flip).
+* Rotations by multiples of 90 degrees in the plane of the last two axes, one for the whole batch (official: any angle, no flip).
 * The consistency is a mean over what is neither cut nor padding (official: all, with a constant share for the hole).
 * `integrity_weight` supposes that every class is one connected part of one organ; `connected` names the classes for which this is
   so. Set the weight to 0 for lesions. The components are found on the CPU.
@@ -40,20 +40,20 @@ from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 
 
 class nnUNetTrainerCycleMix(nnUNetTrainerWeak):
-    """CycleMix: mix patches and their scribbles in blocks; the mix of predictions is the prediction of the mix.
+    """CycleMix: patches and scribbles mixed in blocks; the prediction of the mix is the mix of predictions.
 
     Passes per step: forward and backward of the patches and of as many mixed ones.
     """
 
-    mix_weight: float = 1.0  # official
-    consistency_weight: float = 0.1  # official code
-    integrity_weight: float = 0.1  # official code; 0 where a class has several parts
+    mix_weight: float = 1.0  # as in the official code
+    consistency_weight: float = 0.1  # as in the official code
+    integrity_weight: float = 0.1  # as in the official code; 0 where a class has several parts
     connected: tuple[int, ...] | None = (
-        None  # labels that are parts of one organ; None: all but the background, official
+        None  # labels that are parts of one organ; None: all but the background, as in the official code
     )
-    blocks: tuple[int, ...] = (2, 4, 8, 16)  # per axis, one of them in each step; official
-    mix_alpha: float = 0.5  # lambda ~ Beta(alpha, alpha); official
-    cutout: float = 32 / 212  # side of the hole, of the patch per axis; official 32 of 212 voxels
+    blocks: tuple[int, ...] = (2, 4, 8, 16)  # per axis, one of them in each step; as in the official code
+    mix_alpha: float = 0.5  # lambda ~ Beta(alpha, alpha); as in the official code
+    cutout: float = 32 / 212  # side of the hole, of the patch per axis; official code: 32 of 212 voxels
 
     unsupported = {
         "regions": "the angle between the probabilities of regions says nothing in the background, where all of them are near 0"

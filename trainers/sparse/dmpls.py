@@ -41,9 +41,9 @@ class nnUNetTrainerScribbleDMPLS(nnUNetTrainerWeak):
     Passes per step: nnU-Net's forward and backward with a second decoder, 1.6 times its feature maps.
     """
 
-    pseudo_weight: float = 0.5  # of each decoder, relative to its labeled loss; official
-    auxiliary_weight: float = 1.0  # of the second decoder's labeled loss, relative to the first's; official
-    dropout: float = 0.5  # of the channels that the second decoder gets; official
+    pseudo_weight: float = 0.5  # of each decoder, relative to its labeled loss; as in the official code
+    auxiliary_weight: float = 1.0  # of the second decoder's labeled loss, relative to the first's; as in the official code
+    dropout: float = 0.5  # of the channels that the second decoder gets; as in the official code
 
     def build_method(self) -> None:
         decoder = AuxiliaryDecoder(self.build_network(), self.dropout)
@@ -82,8 +82,8 @@ class nnUNetTrainerScribbleDMSPS(nnUNetTrainerScribbleDMPLS):
     Passes per step: nnU-Net's forward and backward with a second decoder.
     """
 
-    pseudo_weight: float = 8.0  # of each decoder, relative to its labeled loss; official
-    rampup_fraction: float = 1.0  # of the training; official
+    pseudo_weight: float = 8.0  # of each decoder, relative to its labeled loss; as in the official code
+    rampup_fraction: float = 1.0  # of the run; as in the official code
 
     def pseudo_loss(self, scales: list[Tensor], mixed: Tensor, inside: Tensor) -> Tensor:
         return over_scales(lambda z: soft_cross_entropy(z, mixed, self.activation, inside), scales, self.scale_weights)

@@ -7,7 +7,7 @@ arXiv:2007.01152. Official code: gvalvano/multiscale-adversarial-attention-gates
     L_D = 0.5 mean (D(real) - 1)^2 + 0.5 mean (D(fake) + 1)^2
 
 D sees a mask at up to four resolutions. fake: the foreground probabilities of the student's scales, real: a patch of a dense mask
-of a patient that is not in this fold (`masksUn` of the raw data set, docs/methods.md), resized. With `scales = 1` D sees the
+of a patient that is not in this fold (`masksUn` of the raw data set, docs/data_format.md), resized. With `scales = 1` D sees the
 prediction of the highest resolution alone: the discriminator of ACCL (P. Zhang et al., arXiv:2005.00328; its code is not public).
 
 The masks are dense labels: this is mixed supervision, and has to be called so beside methods that see scribbles alone.
@@ -45,19 +45,19 @@ from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 
 
 class nnUNetTrainerMAAG(nnUNetTrainerWeak):
-    """MAAG: predictions at all resolutions shall pass for masks of other patients; needs such masks in `masksUn`.
+    """MAAG: predictions at all scales that look like masks of other patients; needs such masks in `masksUn`.
 
     Passes per step: forward and backward of the patches; forward and backward of the discriminator for masks and predictions, and
     once more for the predictions.
     """
 
-    adversarial_weight: float = 0.1  # official for patches with scribbles; 0.2 for images without
-    discriminator_weight: float = 0.2  # official; Adam makes its size immaterial
-    discriminator_lr: float = 1e-4  # official
-    scales: int = 4  # resolutions at which predictions are judged; official. 1: the highest one
-    discriminator_features: int = 32  # of its first convolution; official
-    instance_noise: float = 0.2  # standard deviation, on the masks that D sees; official
-    label_noise: float = 0.1  # probability that D's outputs of a batch change sign; official
+    adversarial_weight: float = 0.1  # as in the official code for patches with scribbles; 0.2 for images without
+    discriminator_weight: float = 0.2  # as in the official code; Adam makes its size immaterial
+    discriminator_lr: float = 1e-4  # as in the official code
+    scales: int = 4  # resolutions at which predictions are judged; as in the official code. 1: the highest one
+    discriminator_features: int = 32  # of its first convolution; as in the official code
+    instance_noise: float = 0.2  # standard deviation, on the masks that D sees; as in the official code
+    label_noise: float = 0.1  # probability that D's outputs of a batch change sign; as in the official code
 
     def build_method(self) -> None:
         if self.scales < 1:

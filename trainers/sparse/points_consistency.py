@@ -34,13 +34,13 @@ def draw_axes(allowed: tuple[int, ...], random=np.random) -> tuple[int, ...]:
 
 
 class nnUNetTrainerPointsConsistency(nnUNetTrainerWeak):
-    """Points: segment a patch and its mirror image alike (WSCL).
+    """Points: consistency of a patch and its mirror image (WSCL).
 
     Passes per step: forward and backward on the labeled patches and their mirror images, twice nnU-Net's.
     """
 
-    mirrored_weight: float = 1.0  # of the loss on the mirrored points; official
-    consistency_weight: float = 1.0  # official; no ramp
+    mirrored_weight: float = 1.0  # of the loss on the mirrored points; as in the official code
+    consistency_weight: float = 1.0  # as in the official code; no ramp
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         axes = tuple(2 + axis for axis in draw_axes(self.inference_allowed_mirroring_axes))

@@ -40,11 +40,11 @@ class nnUNetTrainerPointsPASeg(nnUNetTrainerScribbleGatedCRF):
     Passes per step: nnU-Net's own. Memory and time of the terms: as nnUNetTrainerScribbleGatedCRF.
     """
 
-    crf_weight: float = 1.0  # official
-    variance_weight: float = 0.1  # official, of images in [0, 1]
-    warmup_fraction: float = 0.0  # official: the ramp begins with the training
-    rampup_fraction: float = 0.1  # of the training; official: 30 of 300 epochs, 50 of 500
-    without_minimum: bool = True  # official, see above; False where the background is not empty
+    crf_weight: float = 1.0  # as in the official code
+    variance_weight: float = 0.1  # as in the official code, of images in [0, 1]
+    warmup_fraction: float = 0.0  # official: the ramp begins with the run
+    rampup_fraction: float = 0.1  # of the run; official: 30 of 300 epochs, 50 of 500
+    without_minimum: bool = True  # as in the official code, see above; False where the background is not empty
 
     def weak_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         variance = intensity_variance(

@@ -1,4 +1,4 @@
-"""Scribble2Label: labels for what is not annotated, from the average of predictions over the training.
+"""Scribble2Label: labels for what is not annotated, from the average of predictions over the run.
 
 Lee & Jeong, "Scribble2Label: Scribble-Supervised Cell Segmentation via Self-Generating Pseudo-Labels with Consistency", MICCAI
 2020, arXiv:2006.12890. Official code: hvcl/scribble2label (one foreground class); several classes: HiLab-git/WSL4MIS
@@ -12,15 +12,15 @@ From time to time the network predicts all training images, p, and their ensembl
 Whole images are predicted by nnU-Net's sliding window, W and u lie in the folder `ensemble` of the run, and u reaches the patches
 through nnU-Net's loader and augmentation as a second label map.
 
-Differs from the official code: updates after each 1/`updates` of the training (official: every 5 epochs, or every 100 of 60000
-iterations), and W is the plain mean of the first 1/alpha predictions, as in Mean Teacher; officially it begins at 0, so that
-`confidence` is out of reach for 8 updates, which would be 40 % of the training here. Predictions are made in evaluation mode
+Differs from the official code: updates after each 1/`updates` of the run (official: every 5 epochs, or every 100 of 60000
+iterations), and W is the plain mean of the first 1/alpha predictions, as in Mean Teacher; in the official code it begins at 0, so that
+`confidence` is out of reach for 8 updates, which would be 40 % of the run here. Predictions are made in evaluation mode
 (WSL4MIS: training mode), labels change for all workers at once (there: when workers start again), and padding has no label (there:
 background). L_sup is nnU-Net's cross entropy + Dice on annotated voxels (official: cross entropy alone), the weight is as
 published; CE at all resolutions of deep supervision with nnU-Net's weights, the nearest label at lower ones. Regions: u_c = 1
 where W_c > confidence, 0 where W_c < 1 - confidence, the official rule for its one class.
 
-The files take 2 bytes per voxel and class of the preprocessed training images, on disk, and may be deleted after the training; a
+The files take 2 bytes per voxel and class of the preprocessed training images, on disk, and may be deleted after the run; a
 checkpoint holds their number only. If training is continued from one that is older than the last update, the ensemble begins anew.
 """
 
@@ -57,12 +57,12 @@ class nnUNetTrainerScribble2Label(nnUNetTrainerWeak):
     Passes per step: nnU-Net's forward and backward; and `updates` - 1 sliding-window predictions of all training images in a run.
     """
 
-    pseudo_weight: float = 0.5  # official
-    warmup_fraction: float = 0.1  # of the training; official: 6000 of 60000 iterations
-    updates: int = 20  # parts of the training, after each of which the ensemble is updated; see above
-    alpha: float = 0.2  # share of the new prediction; official
-    confidence: float = 0.8  # probability above which a voxel gets a label; official
-    mirroring: bool = False  # in the predictions; official. True: 4 (2D) or 8 times slower
+    pseudo_weight: float = 0.5  # as in the official code
+    warmup_fraction: float = 0.1  # of the run; official: 6000 of 60000 iterations
+    updates: int = 20  # parts of the run, after each of which the ensemble is updated; see above
+    alpha: float = 0.2  # share of the new prediction; as in the official code
+    confidence: float = 0.8  # probability above which a voxel gets a label; as in the official code
+    mirroring: bool = False  # in the predictions; as in the official code. True: 4 (2D) or 8 times slower
 
     def build_method(self) -> None:
         if self.label_manager.has_regions and self.label_manager.num_segmentation_heads > MAX_REGIONS:

@@ -39,10 +39,10 @@ class nnUNetTrainerScribbleDenseCRF(nnUNetTrainerWeak):
     """
 
     crf_weight: float = 0.1  # of the normalized loss, ours
-    warmup_fraction: float = 0.05  # of the training, without the term
-    rampup_fraction: float = 0.4  # of the training, after that
-    sigma_position: float = 100.0  # smallest edges of a voxel; official
-    sigma_intensity: float = 15 / 255  # of images in [0, 1] with three channels; official
+    warmup_fraction: float = 0.05  # of the run, without the term
+    rampup_fraction: float = 0.4  # of the run, after that
+    sigma_position: float = 100.0  # smallest edges of a voxel; as in the official code
+    sigma_intensity: float = 15 / 255  # of images in [0, 1] with three channels; as in the official code
     max_cells: int | None = None  # of the grid, per patch; None: 64 x 64 in 2D, 16 x 32 x 32 in 3D
     method: str = "exact"  # or "lattice": approximate, its time grows with the number of cells only
 

@@ -41,12 +41,12 @@ class nnUNetTrainerScribbleGatedCRF(nnUNetTrainerWeak):
     of 16 to 128 (one CPU thread), and memory for a few more maps of probabilities.
     """
 
-    crf_weight: float = 0.1  # official (WSL4MIS, PyMIC)
-    warmup_fraction: float = 0.05  # of the training, without the term
-    rampup_fraction: float = 0.4  # of the training, after that; PyMIC: until the end, or 15000 iterations
-    radius: int = 5  # of the windows, voxels (cells); official. "volume": 2 or 3 is what memory and time allow
-    sigma_position: float = 6.0  # smallest edges of a voxel (of a cell); official
-    sigma_intensity: float = 0.1  # of images in [0, 1]; official
+    crf_weight: float = 0.1  # as in the official code (WSL4MIS, PyMIC)
+    warmup_fraction: float = 0.05  # of the run, without the term
+    rampup_fraction: float = 0.4  # of the run, after that; PyMIC: until the end, or 15000 iterations
+    radius: int = 5  # of the windows, voxels (cells); as in the official code. "volume": 2 or 3 is what memory and time allow
+    sigma_position: float = 6.0  # smallest edges of a voxel (of a cell); as in the official code
+    sigma_intensity: float = 0.1  # of images in [0, 1]; as in the official code
     window: str = "auto"  # or, in 3D, "slices", "three_views", "volume" (3D windows)
     cell: int | None = None  # voxels per cell and axis (not across "slices"); None: 2 for "three_views", else 1
 
@@ -89,7 +89,7 @@ class nnUNetTrainerScribbleGatedCRF(nnUNetTrainerWeak):
         return {"gated_crf": loss}
 
     def ramp(self, weight: float) -> float:
-        """`weight` at this point of the training: 0, then rising."""
+        """`weight` at this point of the run: 0, then rising."""
         return delayed_sigmoid_rampup(self.progress, self.warmup_fraction, self.rampup_fraction, weight)
 
     def weights(self) -> dict[str, float]:

@@ -5,7 +5,7 @@
 p: probabilities at the highest resolution, I: the patch's image. All are methods of HiLab-git/WSL4MIS and HiLab-git/PyMIC.
 
 Differ from the official codes: L_annotated is nnU-Net's cross entropy and Dice of the annotated voxels with deep supervision. It
-contains the partial cross entropy of the official loss with weight 1, so the weights are the official ones. Padding does not count.
+contains the partial cross entropy of the official loss with weight 1, so the weights are those of the official codes. Padding does not count.
 Where slices are thick (`slicewise`) neighbors, means and contours are those of slices. Regions: entropy and contour of each;
 means of each region and of what lies outside it. Logarithms and sums are in float32. The ramps move every iteration.
 """
@@ -30,7 +30,7 @@ class ScribbleRegularizer(nnUNetTrainerWeak):
     """What the trainers of this file share. Passes per step: those of nnU-Net."""
 
     regularizer_weight: float = 0.1
-    rampup_fraction: float = 1.0  # of the training; 0: no ramp
+    rampup_fraction: float = 1.0  # of the run; 0: no ramp
     slicewise: bool | None = None  # 3D as a stack of slices; None: where nnU-Net calls the spacing anisotropic
 
     def regularizer(self, p: Tensor, images: Tensor, inside: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class ScribbleRegularizer(nnUNetTrainerWeak):
 
 
 class nnUNetTrainerScribbleEntropyMin(ScribbleRegularizer):
-    """Entropy minimization: be certain everywhere.
+    """Entropy minimization: low entropy on all voxels.
 
     Grandvalet & Bengio, NeurIPS 2004; for sparse labels Luo et al., "WORD", Medical Image Analysis 2022, arXiv:2111.02403.
     R = mean entropy / ln C.

@@ -6,7 +6,7 @@ Segmentation", MICCAI 2022, arXiv:2206.02118. Official code: BWGZK/ShapePU.
     L = L_sup(x) + cut_weight L_sup(T(x)) + consistency_weight mean_v (1 - cos(p(x), T^-1 p(T(x)))) + marginal_weight L_pu
     L_pu = mean over voxels with a class ruled out of  -log sum_c p_c (1 - nu_c)
 
-T cuts a box out (no label there) and turns and flips. alpha_c, the share of class c among voxels that are not annotated, is
+T cuts a box out (no label there), rotates and flips. alpha_c, the share of class c among voxels that are not annotated, is
 estimated by expectation maximization from the student's probabilities; class c is ruled out (nu_c = 1) at the (1 - alpha_c) of
 these voxels where p_c is lowest. The background is never ruled out.
 
@@ -18,10 +18,10 @@ Differs from the official code:
   (`mixture_of = "annotated"`). Its moving average is used (official: of each batch; nnU-Net's 3D batches hold two patches); each
   GPU has its own. A class without annotations in the batch keeps its average (official: the code stops), and is not ruled out
   anywhere before it has one.
-* alpha and the thresholds come from at most `sampled_voxels` voxels of the batch, and from the forward that trains (official: one
-  more, in evaluation mode, which nnU-Net's networks do not know).
-* Turns by 90 degrees in the plane of the last two axes, one for the whole batch (official: any angle). Padding counts nowhere.
-* The marginal loss begins after a tenth of the training (official: 100 of 4000 epochs).
+* alpha and the thresholds come from at most `sampled_voxels` voxels of the batch, and from the forward pass that trains (official: one
+  more, in evaluation mode, which makes no difference for nnU-Net's networks).
+* Rotations by multiples of 90 degrees in the plane of the last two axes, one for the whole batch (official: any angle). Padding counts nowhere.
+* The marginal loss begins after a tenth of the run (official: 100 of 4000 epochs).
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 
 
 class nnUNetTrainerShapePU(nnUNetTrainerWeak):
-    """ShapePU: estimate how often each class is, rule classes out where they are least probable; agree on a cut, turned copy.
+    """ShapePU: estimated shares of the classes rule out where each is least probable; consistency with a cut, rotated copy.
 
-    Passes per step: forward and backward of the patches and of their cut, turned copies.
+    Passes per step: forward and backward of the patches and of their cut, rotated copies.
     """
 
-    cut_weight: float = 1.0  # official
-    consistency_weight: float = 0.05  # official
-    marginal_weight: float = 1.0  # official
-    marginal_start: float = 0.1  # of the training; official 100 of 4000 epochs
-    cutout: float = 32 / 212  # side of the hole, of the patch per axis; official 32 of 212 voxels
+    cut_weight: float = 1.0  # as in the official code
+    consistency_weight: float = 0.05  # as in the official code
+    marginal_weight: float = 1.0  # as in the official code
+    marginal_start: float = 0.1  # of the run; official code: 100 of 4000 epochs
+    cutout: float = 32 / 212  # side of the hole, of the patch per axis; official code: 32 of 212 voxels
     mixture_of: str = "unannotated"  # voxels on which alpha is estimated; official code: "annotated"
-    mixture_decay: float = 0.9  # of the moving average of alpha; 0: of each batch, official
+    mixture_decay: float = 0.9  # of the moving average of alpha; 0: of each batch, as in the official code
     sampled_voxels: int = 100_000  # of a batch at most, for alpha and the thresholds; official: all
 
     unsupported = {"regions": "what is ruled out of one class has to be of the others, and regions overlap"}

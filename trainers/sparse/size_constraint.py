@@ -11,7 +11,7 @@ The bounds [a, b] of each class are in the key `size_bounds` of dataset.json, se
 Differs from the official code: L_annotated is nnU-Net's loss of all annotated voxels, background included (official: cross entropy
 of foreground seeds alone). Bounds are of an image and patches are a part of it. So b always holds; a holds where the class is
 annotated in the patch and the patch is as large as the median image of a 2d configuration (`lower_bounds`), which is
-the official setting, one slice being one image. Official: bounds [0, 0] for images without the class, which needs to know that;
+the setting of the official code, one slice being one image. Official: bounds [0, 0] for images without the class, which needs to know that;
 `absent_unless_annotated` says that a class is absent from every patch without an annotated voxel of it. Scaling is left out of the
 augmentation, since it changes sizes. t stops growing at t_highest. The highest resolution only; padding does not count.
 """
@@ -39,11 +39,11 @@ class nnUNetTrainerSizeConstraint(nnUNetTrainerWeak):
     Passes per step: those of nnU-Net.
     """
 
-    size_weight: float = 0.01  # official
+    size_weight: float = 0.01  # as in the official code
     penalty: str = "log_barrier"  # or "quadratic"
-    t_start: float = 5.0  # official
-    t_factor: float = 1.1  # per official epoch
-    barrier_epochs: float = 200.0  # official epochs, stretched over the training
+    t_start: float = 5.0  # as in the official code
+    t_factor: float = 1.1  # per epoch of the official code
+    barrier_epochs: float = 200.0  # epochs of the official code, stretched over the run
     t_highest: float = 1000.0  # beyond, a violation of one voxel would outweigh everything else
     lower_bounds: bool | None = None  # where a class is annotated; None: in 2d, if patches are as large as images
     absent_unless_annotated: bool = False

@@ -4,15 +4,15 @@ Liu et al., "Weakly Supervised Segmentation of COVID19 Infection with Scribble A
 doi 10.1016/j.patcog.2021.108341. The authors' code is not public; the form is that of HiLab-git/WSL4MIS
 (train_weakly_supervised_ustm_2D.py).
 
-nnU-Net's loss on the scribbles, and UA-MT's consistency on the same patches, the teacher's turned by k quarter turns in the image
-plane:
+nnU-Net's loss on the scribbles, and UA-MT's consistency on the same patches, the teacher's rotated by k times 90 degrees in the
+image plane:
 
     L    = L_sup(x, y) + w(t) sum_v M_v |R_k p_student(x)_v - p_teacher(R_k x + noise)_v|^2 / (C sum_v M_v)
     M_v  = [ -sum_c mu_cv ln mu_cv < H(t) ],    mu = mean over T passes of p_teacher(R_k x + noise, dropout)
     H(t) = (0.75 + 0.25 exp(-5 (1 - progress)^2)) ln C,    w(t) = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
 
 Differs from WSL4MIS: ln C and C instead of ln 2 and 2, as in `nnUNetTrainerUAMT` (`two_class_constants = True`: the released
-numbers); half turns only where patch or spacing differ along the last two axes; in 3D the turn is in the plane of these two axes;
+numbers); rotations by 180 degrees only where patch or spacing differ along the last two axes; in 3D in the plane of these two axes;
 dropout in the teacher's T passes at two places, not in every encoder stage and not in the student (`nnUNetTrainerUAMT` says why;
 `train_with_dropout = True`). L_sup is nnU-Net's cross entropy + Dice on annotated voxels (official: cross entropy alone), the
 weight is as published. Padding does not count; the ramp moves every iteration instead of every 1000; the teacher is validated and
@@ -31,12 +31,12 @@ from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 
 
 class nnUNetTrainerScribbleUSTM(nnUNetTrainerWeak, nnUNetTrainerUAMT):
-    """USTM: sparse labels, and UA-MT's consistency under quarter turns of the same patches.
+    """USTM: sparse labels, and UA-MT's consistency under rotations of the same patches by 90 degrees.
 
-    Passes per step: nnU-Net's forward and backward, 1 + `passes` teacher forwards on the same patches.
+    Passes per step: nnU-Net's forward and backward, 1 + `passes` forward passes of the teacher on the same patches.
     """
 
-    consistency_weight: float = 1.0  # official, see above
+    consistency_weight: float = 1.0  # as in the official code, see above
 
     def weak_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         step = 1 if quarter_turns_fit(self.spacing, logits[0].shape) else 2

@@ -48,26 +48,26 @@ SELECTIONS = ("entropy", "model_uncertainty", "confident_learning", "prototype")
 
 
 class nnUNetTrainerACMT(nnUNetTrainerSSL):
-    """AC-MT: agree with a moving average of yourself where the prediction is ambiguous.
+    """AC-MT: consistency with a moving average of the student where the prediction is ambiguous.
 
-    Passes per step: labeled and unlabeled forward and backward in one batch, one teacher forward on the unlabeled patches, and
-    further forwards on them: none (entropy), `passes` (model_uncertainty), 1 (confident_learning), 1 + `prototype_passes`.
+    Passes per step: forward and backward on labeled and unlabeled patches in one batch, one forward pass of the teacher on the unlabeled ones, and
+    further forward passes on them: none (entropy), `passes` (model_uncertainty), 1 (confident_learning), 1 + `prototype_passes`.
     """
 
     selection: str = "entropy"  # see above
-    consistency_weight: float = 0.2  # official 0.1, see above
-    rampup_fraction: float = 0.75  # of the training; official: 6000 of 8000 iterations
-    ema_decay: float = 0.99  # official
-    noise_std: float = 0.1  # of z-scored intensities, clipped at twice this; official
-    threshold_start: float = 0.75  # of the largest entropy; official
-    threshold_end: float = 0.95  # with entropy; official
-    threshold_end_mu: float = 0.9  # with model_uncertainty; official
+    consistency_weight: float = 0.2  # official code: 0.1, see above
+    rampup_fraction: float = 0.75  # of the run; official: 6000 of 8000 iterations
+    ema_decay: float = 0.99  # as in the official code
+    noise_std: float = 0.1  # of z-scored intensities, clipped at twice this; as in the official code
+    threshold_start: float = 0.75  # of the largest entropy; as in the official code
+    threshold_end: float = 0.95  # with entropy; as in the official code
+    threshold_end_mu: float = 0.9  # with model_uncertainty; as in the official code
     rule: str = "both"  # of confident_learning; or "prune_by_class", "prune_by_noise_rate"
-    passes: int = 8  # of model_uncertainty; official
-    prototype_passes: int = 10  # official
-    deviation_limit: float = 0.1  # of a certain probability over the passes; official
-    temperature: float = 2.0  # of the sigmoid in these passes; official
-    dropout: float = 0.5  # probability that a channel is dropped; official
+    passes: int = 8  # of model_uncertainty; as in the official code
+    prototype_passes: int = 10  # as in the official code
+    deviation_limit: float = 0.1  # of a certain probability over the passes; as in the official code
+    temperature: float = 2.0  # of the sigmoid in these passes; as in the official code
+    dropout: float = 0.5  # probability that a channel is dropped; as in the official code
     train_with_dropout: bool = False  # official: True; in every pass of student and teacher
 
     def build_method(self) -> None:
@@ -79,7 +79,7 @@ class nnUNetTrainerACMT(nnUNetTrainerSSL):
         self.student_dropout = HookedDropout(self.student.module, p, in_training=self.train_with_dropout)
         self.teacher_dropout = HookedDropout(self.teacher.module, p)
         if self.selection == "prototype":
-            # at half resolution, as the official code
+            # at half resolution, as in the official code
             self.features = FeatureTap(decoder_stage(self.teacher.module, 1), "output", in_evaluation=True)
 
     def teacher_logits(self, images: Tensor, dropout: bool = False) -> Tensor:

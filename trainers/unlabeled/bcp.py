@@ -10,7 +10,7 @@ labels y and the pseudo labels q of a teacher (hard, largest component per class
     L = sum over both of  l(labeled part) + pseudo_weight l(pseudo-labeled part),   l = 0.5 (CE + Dice) on the part's own voxels
     theta' <- ema_decay theta' + (1 - ema_decay) theta
 
-Before that, for `pretrain_fraction` of the training, labeled images are pasted into labeled images; then the teacher starts as a
+Before that, for `pretrain_fraction` of the run, labeled images are pasted into labeled images; then the teacher starts as a
 copy of the student.
 
 Differs from the official code:
@@ -40,17 +40,17 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 
 class nnUNetTrainerBCP(nnUNetTrainerSSL):
-    """BCP: paste unlabeled into labeled images and the other way round, with a teacher's pseudo labels.
+    """BCP: unlabeled patches pasted into labeled ones and the reverse, with a teacher's pseudo labels.
 
-    Passes per step: forward and backward of as many mixed patches as there are labeled (or unlabeled, if more), one teacher
-    forward of the unlabeled patches. None of the teacher in pre-training.
+    Passes per step: forward and backward of as many mixed patches as there are labeled (or unlabeled, if more), one forward
+    pass of the teacher on the unlabeled patches. None of the teacher in pre-training.
     """
 
-    pseudo_weight: float = 0.5  # of pseudo-labeled against labeled voxels; official
-    box_ratio: float = 2 / 3  # of the patch per axis; official
-    ema_decay: float = 0.99  # official, no warm-up
-    pretrain_fraction: float = 0.25  # of the training; official 10000 of 40000 (ACDC), 2000 of 17000 (LA) iterations
-    largest_component: bool = True  # of each class in a pseudo label; official. False where a class has several parts
+    pseudo_weight: float = 0.5  # of pseudo-labeled against labeled voxels; as in the official code
+    box_ratio: float = 2 / 3  # of the patch per axis; as in the official code
+    ema_decay: float = 0.99  # as in the official code, no warm-up
+    pretrain_fraction: float = 0.25  # of the run; official code: 10000 of 40000 (ACDC), 2000 of 17000 (LA) iterations
+    largest_component: bool = True  # of each class in a pseudo label; as in the official code. False where a class has several parts
 
     replaces_labeled_loss = True
 

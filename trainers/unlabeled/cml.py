@@ -12,7 +12,7 @@ another; q_n: hard prediction of network n for an unmixed unlabeled patch, large
     L = sum_n L_sup(f_n(x), y) + pseudo_weight sum_n L_sup(f_n(u), q) + discrepancy_weight (D(x) + D(u))
     D = sum_{n != m} 1 + mean_v cos(h_n,v, stopgrad h_m,v)
 
-For `pretrain_fraction` of the training before that, only labeled patches are mixed and learned from.
+For `pretrain_fraction` of the run before that, only labeled patches are mixed and learned from.
 
 Differs from the official code:
 * Network 1 is the planned network (stored, validated and predicted with alone, so that stock nnU-Net can load it); network 2
@@ -48,15 +48,15 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerCML(nnUNetTrainerSSL):
     """CML: two networks with different features learn each other's and their own labels on mixed patches.
 
-    Passes per step, for each of two networks: forward and backward of L/2 labeled and U/2 unlabeled mixes, one forward of the
-    unlabeled patches. In pre-training forward and backward of the labeled mixes only.
+    Passes per step, for each of two networks: forward and backward of L/2 labeled and U/2 unlabeled mixes, one forward pass of
+    the unlabeled patches. In pre-training forward and backward of the labeled mixes only.
     """
 
-    pseudo_weight: float = 1.0  # official for LA; 0.5 for ACDC
-    discrepancy_weight: float = 0.4  # official 0.2 for LA, see above; 0.1 for ACDC
-    box_ratio: float = 2 / 3  # of the patch per axis; official for LA; 1/2 for ACDC
-    pretrain_fraction: float = 0.25  # of the training; official 10000 of 40000 (ACDC), 2000 of 17000 (LA) iterations
-    largest_component: bool = True  # of each class in a pseudo label; official. False where a class has several parts
+    pseudo_weight: float = 1.0  # as in the official code for LA; 0.5 for ACDC
+    discrepancy_weight: float = 0.4  # official code: 0.2 for LA, see above; 0.1 for ACDC
+    box_ratio: float = 2 / 3  # of the patch per axis; as in the official code for LA; 1/2 for ACDC
+    pretrain_fraction: float = 0.25  # of the run; official code: 10000 of 40000 (ACDC), 2000 of 17000 (LA) iterations
+    largest_component: bool = True  # of each class in a pseudo label; as in the official code. False where a class has several parts
 
     replaces_labeled_loss = True
 

@@ -44,12 +44,12 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerCPS(nnUNetTrainerSSL):
     """Cross pseudo supervision: two networks learn each other's hard decisions on unlabeled patches.
 
-    Passes per step: labeled and unlabeled forward and backward in one batch, for each of two networks; with `mix` also a
-    forward of the unlabeled patches without gradient for each.
+    Passes per step: forward and backward on labeled and unlabeled patches in one batch, for each of two networks; with `mix` also a
+    forward pass of the unlabeled patches without gradient for each.
     """
 
-    consistency_weight: float = 0.2  # official 0.1, see above
-    rampup_fraction: float = 1.0  # of the training; SSL4MIS: 30000 of 30000 iterations; 0: no ramp
+    consistency_weight: float = 0.2  # official code: 0.1, see above
+    rampup_fraction: float = 1.0  # of the run; SSL4MIS: 30000 of 30000 iterations; 0: no ramp
     on_labeled: bool = False  # one mean over labeled and unlabeled patches; SSL4MIS no, TorchSemiSeg yes
     mix: bool = False  # CutMix of unlabeled patches; needs two or more per step and GPU
     mix_share: tuple[float, float] = (0.25, 0.5)  # of the image that boxes cover together; TorchSemiSeg

@@ -13,9 +13,9 @@ z: level set in [-1, 1], phi: signed distance map of the label, each side normal
 probability of the segmentation head. Neither side of the consistency is detached.
 
 Differs from the official code: L_sup is nnU-Net's deeply supervised cross entropy + Dice where the official code has Dice
-alone. nnU-Net's loss contains this Dice with weight 1, so the weights of the other terms are the official ones (the usual
+alone. nnU-Net's loss contains this Dice with weight 1, so the weights of the other terms are those of the official code (the usual
 doubling is for methods with 0.5 (CE + Dice)). One level set per foreground class or region, compared with its softmax or
-sigmoid probability; for one region this is the official form. An object that is absent from a patch or fills it is left
+sigmoid probability; for one region this is as in the official code. An object that is absent from a patch or fills it is left
 out of the distance loss (official: a target of 0 everywhere, or NaN). Ignored voxels are background for the distances and
 do not count in their loss; padding of unlabeled patches does not count. The ramp moves every iteration instead of every
 150. No dropout before the heads. Distances are computed by the workers of the loader.
@@ -36,15 +36,15 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 
 class nnUNetTrainerDTC(nnUNetTrainerSSL):
-    """DTC: a head for signed distances must describe the same objects as the segmentation.
+    """DTC: a head for signed distances that has to describe the same objects as the segmentation.
 
-    Passes per step: labeled and unlabeled forward and backward in one batch; distance transforms of the labels on the CPU.
+    Passes per step: forward and backward on labeled and unlabeled patches in one batch; distance transforms of the labels on the CPU.
     """
 
-    consistency_weight: float = 1.0  # official, see above
-    rampup_fraction: float = 1.0  # of the training; official: all 6000 iterations
-    sdf_weight: float = 0.3  # official beta
-    steepness: float = -1500.0  # k of the sigmoid; official
+    consistency_weight: float = 1.0  # as in the official code, see above
+    rampup_fraction: float = 1.0  # of the run; official: all 6000 iterations
+    sdf_weight: float = 0.3  # beta of the official code
+    steepness: float = -1500.0  # k of the sigmoid; as in the official code
     distances_in_mm: bool = False  # official: in voxels. True uses the plan's spacing, for anisotropic patches
 
     def build_method(self) -> None:

@@ -21,7 +21,7 @@ head of two 1x1 convolutions, with a moving average for the teacher. Heads are i
 Differs from the official code: any number of classes (b in units of ln C / ln 2 nats); regions have binary entropies, and cells
 of the same regions are alike; at most `max_cells` cells, drawn anew in each step; instance norm in the head (official: batch
 norm), no dropout; padding and ignored voxels do not count; consistency of probabilities, and the row's maximum subtracted in the
-contrast (official, `as_released = True`: softmax applied twice, and the column's maximum, which changes the loss); nnU-Net's
+contrast (official code, `as_released = True`: softmax applied twice, and the column's maximum, which changes the loss); nnU-Net's
 gradient clip and learning rate (official: 1.0, constant). L_sup is CE + Dice in both, so the weights are as published. The teacher
 is in evaluation mode, validated and stored (official: the student; `inference = "student"`).
 """
@@ -51,26 +51,26 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerDyCON(nnUNetTrainerSSL):
     """DyCON: consistency that counts less where predictions are uncertain, and contrast of features by (pseudo) label.
 
-    Passes per step: labeled and unlabeled forward and backward in one batch, one teacher forward on all of them.
+    Passes per step: forward and backward on labeled and unlabeled patches in one batch, one forward pass of the teacher on all of them.
     """
 
-    consistency_weight: float = 0.1  # official
-    rampup_fraction: float = 1.5  # of the training, so w ends at 0.57 of its limit; official: 30000 of 20000 iterations
-    uncertainty_weight: float = 0.5  # official
-    contrast_weight: float = 0.5  # official
-    beta_start: float = 5.0  # per nat of entropy, for two classes; official
-    beta_end: float = 0.5  # official
-    temperature: float = 0.6  # of the contrast; official
-    gamma: float = 2.0  # focal exponent of the contrast; official
-    negative_start: float = 0.3  # h, cosine similarity; official
-    negative_end: float = 0.5  # official
-    negative_fraction: float = 0.45  # of the training; official: 1500 of 3334 epochs (BraTS)
-    cell_stride: int = 8  # voxels of the image per cell; official
+    consistency_weight: float = 0.1  # as in the official code
+    rampup_fraction: float = 1.5  # of the run, so w ends at 0.57 of its limit; official: 30000 of 20000 iterations
+    uncertainty_weight: float = 0.5  # as in the official code
+    contrast_weight: float = 0.5  # as in the official code
+    beta_start: float = 5.0  # per nat of entropy, for two classes; as in the official code
+    beta_end: float = 0.5  # as in the official code
+    temperature: float = 0.6  # of the contrast; as in the official code
+    gamma: float = 2.0  # focal exponent of the contrast; as in the official code
+    negative_start: float = 0.3  # h, cosine similarity; as in the official code
+    negative_end: float = 0.5  # as in the official code
+    negative_fraction: float = 0.45  # of the run; official: 1500 of 3334 epochs (BraTS)
+    cell_stride: int = 8  # voxels of the image per cell; as in the official code
     max_cells: int = 1728  # per patch; official: all, 12^3
-    hidden_features: int = 512  # of the projection head; official
-    embedding_features: int = 256  # official
-    ema_decay: float = 0.99  # official
-    noise_std: float = 0.1  # of z-scored intensities, clipped at twice this; official
+    hidden_features: int = 512  # of the projection head; as in the official code
+    embedding_features: int = 256  # as in the official code
+    ema_decay: float = 0.99  # as in the official code
+    noise_std: float = 0.1  # of z-scored intensities, clipped at twice this; as in the official code
     as_released: bool = False  # softmax twice in the consistency and the column's maximum in the contrast, see above
     inference: str = "teacher"  # or "student"
 

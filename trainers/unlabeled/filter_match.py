@@ -8,12 +8,12 @@ nnU-Net's loss takes labeled and unlabeled patches as one batch, without a thres
 
     y_u = argmax f(u),   (u', y') = A(u, y_u),   L = L_nnunet(f([x, u']), [y, y'])
 
-A: a turn by 90, 180 or 270 degrees in the plane of the last two axes, and from `flip_start` on flips there. u has nnU-Net's
+A: a rotation by 90, 180 or 270 degrees in the plane of the last two axes, and from `flip_start` on flips there. u has nnU-Net's
 training augmentation already. At 1/3 and 2/3 of the run every unlabeled image that is left is predicted, and the 15 percent
 with the lowest entropy, which teach the network the least, leave the pool for good.
 
 Differs from the official code: y_u is computed without a graph (the official one is built and never used); entropy is the mean
-over voxels, not the sum, which prefers large images; turns only where patch, spacing and scales are equal along the last two
+over voxels, not the sum, which prefers large images; rotations only where patch, spacing and scales are equal along the last two
 axes, else flips only, from the start; what lies outside an unlabeled image is background, as nnU-Net has it for labeled ones;
 start, flips and filter are fractions of the run (official: epochs 20, or 5 with 5 percent of the labels, 100, and 100 and 200,
 of 300; one more filter after the last epoch has no effect); nnU-Net's number of epochs and weight decay. The loss is nnU-Net's
@@ -35,17 +35,17 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 
 class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
-    """FilterMatch: learn own hard decisions on unlabeled patches after a turn; easy images leave the pool.
+    """FilterMatch: own hard decisions on rotated unlabeled patches as targets; easy images leave the pool.
 
-    Passes per step: one forward of the unlabeled patches without gradient, labeled and unlabeled forward and backward in one
+    Passes per step: one forward pass of the unlabeled patches without gradient, labeled and unlabeled forward and backward in one
     batch; a sliding-window prediction of all unlabeled images `filter_rounds` times in a run.
     """
 
-    start: float = 20 / 300  # of the training, labeled patches only until then; official with 10 percent of the labels
-    flip_start: float = 1 / 3  # of the training; official: epoch 100 of 300
-    filter_rounds: int = 2  # evenly spread over the training; official: after epochs 100 and 200 of 300; 0: no filter
-    filter_percentile: float = 15.0  # of the unlabeled images left, dropped per round; official
-    filter_mirroring: bool = True  # in the predictions for the filter; official. False: 4 (2D) or 8 times faster
+    start: float = 20 / 300  # of the run, labeled patches only until then; as in the official code with 10 percent of the labels
+    flip_start: float = 1 / 3  # of the run; official: epoch 100 of 300
+    filter_rounds: int = 2  # evenly spread over the run; official: after epochs 100 and 200 of 300; 0: no filter
+    filter_percentile: float = 15.0  # of the unlabeled images left, dropped per round; as in the official code
+    filter_mirroring: bool = True  # in the predictions for the filter; as in the official code. False: 4 (2D) or 8 times faster
 
     def weights(self) -> dict[str, float]:
         return {"joint": 1.0 if self.progress >= self.start else 0.0}
@@ -60,7 +60,7 @@ class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
         return {"joint": self.supervised_loss(self.student(images), target, batch)}
 
     def _random_turn(self, scales: list[Tensor]) -> tuple[int, list[int]]:
-        """Number of quarter turns and flipped axes, the same for all patches of the step."""
+        """Number of rotations by 90 degrees, and flipped axes, the same for all patches of the step."""
         square = quarter_turns_fit(self.configuration_manager.spacing, *(h.shape for h in scales))
         quarter_turns = np.random.randint(1, 4) if square else 0
         flips = self.progress >= self.flip_start or not square

@@ -17,7 +17,7 @@ Differs from the official code:
   decoder; predictions are the mean of both networks' probabilities.
 * L_sup is nnU-Net's loss with deep supervision. It is CE + Dice, not halved, and so is the official one: both weights are as
   published. R and U on the highest resolution.
-* Any number of classes: D where the classes differ, mean over channels; for two classes this is the official term. Regions: D and R
+* Any number of classes: D where the classes differ, mean over channels; for two classes this is the term of the official code. Regions: D and R
   per region, sigmoid. Ignored voxels are in neither D nor the score; padding is not in U.
 * The score is the mean Dice loss of the foreground classes (over all GPUs); ties go to B, as in the official code.
 * nnU-Net's optimizer and schedule for each network, each clipped by itself; the ramp moves every iteration; no dropout.
@@ -44,10 +44,10 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
     Passes per step: forward and backward of labeled and unlabeled patches for both networks (4 times nnU-Net's step).
     """
 
-    consistency_weight: float = 0.1  # official
-    rampup_fraction: float = 1.0  # of the training; official: 40 * 150 of 6000 iterations; 0: no ramp
-    rectification_weight: float = 0.5  # official
-    temperature: float = 0.1  # of the sharpening; official
+    consistency_weight: float = 0.1  # as in the official code
+    rampup_fraction: float = 1.0  # of the run; official: 40 * 150 of 6000 iterations; 0: no ramp
+    rectification_weight: float = 0.5  # as in the official code
+    temperature: float = 0.1  # of the sharpening; as in the official code
 
     def build_method(self) -> None:
         self.second = self.register_network(

@@ -30,15 +30,15 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 
 class nnUNetTrainerMeanTeacher(nnUNetTrainerSSL):
-    """Mean Teacher: agree with a moving average of yourself on noisy unlabeled patches.
+    """Mean Teacher: consistency with a moving average of the student on noisy unlabeled patches.
 
-    Passes per step: labeled and unlabeled forward and backward in one batch, one teacher forward on the unlabeled patches.
+    Passes per step: forward and backward on labeled and unlabeled patches in one batch, one forward pass of the teacher on the unlabeled ones.
     """
 
-    consistency_weight: float = 0.2  # official 0.1, see above
-    rampup_fraction: float = 1.0  # of the training; official: all 30000 iterations
-    ema_decay: float = 0.99  # official
-    noise_std: float = 0.1  # of z-scored intensities, clipped at twice this; official
+    consistency_weight: float = 0.2  # official code: 0.1, see above
+    rampup_fraction: float = 1.0  # of the run; official: all 30000 iterations
+    ema_decay: float = 0.99  # as in the official code
+    noise_std: float = 0.1  # of z-scored intensities, clipped at twice this; as in the official code
     inference: str = "teacher"  # or "student"
 
     def build_method(self) -> None:

@@ -44,21 +44,21 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 
 class nnUNetTrainerUAMT(nnUNetTrainerSSL):
-    """UA-MT: agree with a moving average of yourself where its stochastic passes agree with each other.
+    """UA-MT: consistency with a moving average of the student where its stochastic passes agree with each other.
 
-    Passes per step: labeled and unlabeled forward and backward in one batch, 1 + `passes` teacher forwards on the unlabeled
-    patches.
+    Passes per step: forward and backward on labeled and unlabeled patches in one batch, 1 + `passes` forward passes of the
+    teacher on the unlabeled ones.
     """
 
-    consistency_weight: float = 0.2  # official 0.1, see above
-    rampup_fraction: float = 1.0  # of the training; official: 40 of 40 (LA) or 200 of 200 blocks of 150 iterations
-    ema_decay: float = 0.99  # official
-    noise_std: float = 0.1  # of z-scored intensities, clipped at twice this; official
-    passes: int = 8  # stochastic teacher passes, the paper's T; official
-    dropout: float = 0.5  # probability that a channel is dropped; official
+    consistency_weight: float = 0.2  # official code: 0.1, see above
+    rampup_fraction: float = 1.0  # of the run; official: 40 of 40 (LA) or 200 of 200 blocks of 150 iterations
+    ema_decay: float = 0.99  # as in the official code
+    noise_std: float = 0.1  # of z-scored intensities, clipped at twice this; as in the official code
+    passes: int = 8  # stochastic teacher passes, the paper's T; as in the official code
+    dropout: float = 0.5  # probability that a channel is dropped; as in the official code
     train_with_dropout: bool = False  # official: True, see above
-    threshold_start: float = 0.75  # of the largest entropy; official
-    threshold_end: float = 1.0  # of the largest entropy; official
+    threshold_start: float = 0.75  # of the largest entropy; as in the official code
+    threshold_end: float = 1.0  # of the largest entropy; as in the official code
     two_class_constants: bool = False  # the released code's ln 2 and 2 whatever the number of classes
     inference: str = "teacher"  # or "student"
 

@@ -37,19 +37,19 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 
 class nnUNetTrainerUPC(nnUNetTrainerSSL):
-    """UPC: a moving average's pseudo-labels, weighted down where it and the student diverge.
+    """UPC: pseudo labels of a moving average of the student, weighted down where the two diverge.
 
-    Passes per step: labeled and unlabeled forward and backward in one batch, one teacher forward on all of them.
+    Passes per step: forward and backward on labeled and unlabeled patches in one batch, one forward pass of the teacher on all of them.
     """
 
-    consistency_weight: float = 2.0  # official 1.0, see above
-    rampup_fraction: float = 1.0  # of the training; official: all 6000 iterations
-    ema_decay: float = 0.9999  # official
-    noise_std: float = 0.2  # of z-scored intensities, clipped at twice this; official
-    noise_on_labeled: bool = True  # official; False: labeled patches as nnU-Net has them
-    selection: str = "divergence"  # the paper; or "threshold", the official script's default flags
-    threshold: float = 0.9  # of the teacher's probability, for selection = "threshold"; official
-    inference: str = "student"  # official; or "teacher"
+    consistency_weight: float = 2.0  # official code: 1.0, see above
+    rampup_fraction: float = 1.0  # of the run; official: all 6000 iterations
+    ema_decay: float = 0.9999  # as in the official code
+    noise_std: float = 0.2  # of z-scored intensities, clipped at twice this; as in the official code
+    noise_on_labeled: bool = True  # as in the official code; False: labeled patches as nnU-Net has them
+    selection: str = "divergence"  # the paper; or "threshold", the default flags of the official script
+    threshold: float = 0.9  # of the teacher's probability, for selection = "threshold"; as in the official code
+    inference: str = "student"  # as in the official code; or "teacher"
 
     def build_method(self) -> None:
         if self.selection not in ("divergence", "threshold"):

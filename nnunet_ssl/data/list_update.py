@@ -1,0 +1,134 @@
+"""`unlabeled.json` and `splits_final.json` brought up to date with a raw data set, before it is preprocessed."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from nnunet_ssl.data.files import wrong_number_of_channels
+from nnunet_ssl.data.pool import run_in_processes
+from nnunet_ssl.data.raw_dataset import FOLDERS, RawDataset, preprocessed_folder, raw_folder, read_case
+from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
+from nnunet_ssl.data.splits import copy_splits, load_splits
+from nnunet_ssl.data.unlabeled_list import FILE_NAME, CaseRecord, UnlabeledList, content_hash
+from nnunet_ssl.errors import UserError
+
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)  # raw data is often mounted read-only
+
+
+def prepare_lists(
+    raw: RawDataset, num_processes: int, rehash: bool, overwrite: bool, show_progress: bool = True
+) -> UnlabeledList:
+    """Bring `splits_final.json` and `unlabeled.json` of `nnUNet_preprocessed` up to date with the raw data set.
+
+    Hidden labels belong to a split. Where the split that is now in force trains or validates on a case whose label was
+    hidden, the hidden labels are dropped, which is said.
+
+    Raises:
+        UserError: see `copy_splits` and `update_list`.
+    """
+    splits_file = copy_splits(raw.folder, raw.preprocessed, overwrite) or raw.preprocessed / SPLITS_FILE
+    content = update_list(raw, num_processes, rehash, show_progress)
+    if splits_file.is_file() and content.hidden_labels:
+        splits = load_splits(splits_file)
+        in_use = {str(fold): {*split["train"], *split["val"]} for fold, split in enumerate(splits)}
+        clash = [f for f, hidden in content.hidden_labels.items() if f not in in_use or in_use[f] & set(hidden)]
+        if clash:
+            print(
+                f"The hidden labels of fold(s) {', '.join(clash)} belong to another split than {splits_file} and are "
+                f"dropped. Run `nnunet_ssl split -d {raw.id} --labeled ...` to hide labels again."
+            )
+            content.hidden_labels = {}
+            save_list(content, raw.name)
+    elif not splits_file.is_file():
+        print(
+            f"{splits_file} does not exist. nnU-Net would make a random split on its own, by case and not by patient. "
+            f"Write one with `nnunet_ssl split -d {raw.id} --labeled ...`."
+        )
+    return content
+
+
+def update_list(raw: RawDataset, num_processes: int, rehash: bool = False, show_progress: bool = True) -> UnlabeledList:
+    """Bring `unlabeled.json` up to date with the images, in the raw folder and in `nnUNet_preprocessed`.
+
+    Hashes of an existing list are reused for a folder whose case ids are those of the list, except for images changed
+    after the list was written; `rehash` computes all. Groups and hidden labels of existing lists are kept. Where the raw
+    folder cannot be written to, only the copy in `nnUNet_preprocessed` is.
+
+    Raises:
+        UserError: an image cannot be read or has the wrong number of channels; a list is malformed.
+    """
+    files = {"raw": raw.folder / FILE_NAME, "preprocessed": raw.preprocessed / FILE_NAME}
+    lists = {place: UnlabeledList.load(file) for place, file in files.items() if file.is_file()}
+    written = {place: files[place].stat().st_mtime_ns for place in lists}
+
+    new = UnlabeledList()
+    jobs, targets = [], []
+    for section, folder in FOLDERS.items():
+        cases = raw.images(section)
+        trusted = [p for p in lists if not rehash and set(getattr(lists[p], section)) == set(cases)]
+        for case, image_files in cases.items():
+            source = f"{folder}/{Path(image_files[0]).name}"
+            for place in lists:
+                if record := getattr(lists[place], section).get(case):
+                    source = record.source
+                    break
+            changed = max(os.stat(file).st_mtime_ns for file in image_files)
+            known = [getattr(lists[p], section)[case].sha256 for p in trusted if changed <= written[p]]
+            getattr(new, section)[case] = CaseRecord(source, known[0] if known else "")
+            if not known:
+                jobs.append((case, image_files))
+                targets.append((section, case))
+
+    if jobs:
+        reader = raw.reader_writer_class
+        jobs = [(case, image_files, reader, raw.number_of_channels) for case, image_files in jobs]
+        problems = []
+        for index, (digest, problem) in run_in_processes(
+            _hash_job, jobs, num_processes, "Hashing images", show_progress
+        ):
+            section, case = targets[index]
+            getattr(new, section)[case].sha256 = digest
+            if problem:
+                problems.append(problem)
+        if problems:
+            raise UserError("\n".join(sorted(problems)))
+
+    for place in ("preprocessed", "raw"):
+        if place in lists:
+            new.groups.update(lists[place].groups)
+            # the copy in nnUNet_preprocessed is the one that training reads, so its hidden labels win
+            new.hidden_labels = new.hidden_labels or lists[place].hidden_labels
+    everything = {*new.unlabeled, *new.labeled, *new.test}
+    new.groups = {case: patient for case, patient in new.groups.items() if case in everything}
+    new.hidden_labels = {f: [c for c in cases if c in new.labeled] for f, cases in new.hidden_labels.items()}
+    save_list(new, raw.name, only_if_changed=not jobs)
+    return new
+
+
+def _hash_job(case: str, image_files: list[str], reader_writer_class: type, number_of_channels: int) -> tuple[str, str]:
+    """`(hash, "")` or `("", what is wrong)`."""
+    try:
+        images, _ = read_case(case, image_files, reader_writer_class)
+    except UserError as error:
+        return "", str(error)
+    if len(images) != number_of_channels:
+        return "", wrong_number_of_channels(case, image_files, len(images), number_of_channels)
+    return content_hash(images), ""
+
+
+def save_list(content: UnlabeledList, name: str, only_if_changed: bool = False) -> None:
+    """Write `unlabeled.json` to `nnUNet_preprocessed/<name>`, and to `nnUNet_raw/<name>` where that can be written."""
+    preprocessed, raw = preprocessed_folder(name), raw_folder(name)
+    preprocessed.mkdir(parents=True, exist_ok=True)
+    for folder in (preprocessed, raw):
+        file = folder / FILE_NAME
+        if not folder.is_dir() or (only_if_changed and file.is_file() and UnlabeledList.load(file) == content):
+            continue
+        try:
+            content.save(file)
+        except OSError as error:
+            if folder == preprocessed or error.errno not in _READ_ONLY:
+                raise
+            print(f"{file} cannot be written ({error.strerror}); only {preprocessed / FILE_NAME} is.")

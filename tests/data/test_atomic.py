@@ -1,0 +1,76 @@
+"""Files that are complete or as they were, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+import pytest
+
+from nnunet_ssl.data.atomic import write_atomically, write_json_atomically
+from nnunet_ssl.errors import UserError
+
+
+def test_json_is_written_with_sorted_keys_and_nothing_lies_beside_it(tmp_path):
+    write_json_atomically({"b": [1, 2], "a": "ä"}, tmp_path / "a.json")
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"b": [1, 2], "a": "ä"}
+    assert text.index('"a"') < text.index('"b"') and text.endswith("}\n")
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_the_file_is_written_under_another_name_of_the_same_folder_and_renamed(tmp_path):
+    file, seen = tmp_path / "a.bin", []
+
+    def write(temporary):
+        seen.append((temporary.parent, temporary.name, file.exists()))
+        temporary.write_bytes(b"new")
+
+    write_atomically(file, write)
+    assert file.read_bytes() == b"new"
+    assert seen == [(tmp_path, f".a.bin.{os.getpid()}.tmp", False)]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), OSError(errno.EIO, "broken disk")])
+def test_whatever_is_raised_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    file = tmp_path / "a.bin"
+    file.write_bytes(b"old")
+
+    def write(temporary):
+        temporary.write_bytes(b"half")
+        raise error
+
+    with pytest.raises(type(error)):
+        write_atomically(file, write)
+    assert file.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_content_that_is_no_json_leaves_the_old_file(tmp_path):
+    write_json_atomically({"a": 1}, tmp_path / "a.json")
+    with pytest.raises(TypeError):
+        write_json_atomically({"a": {1, 2}}, tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_a_mistake_that_the_user_can_repair(tmp_path, monkeypatch, code):
+    def full(descriptor):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"a\.json cannot be written: .*Free some space"):
+        write_json_atomically({"a": 1}, tmp_path / "a.json")
+    assert os.listdir(tmp_path) == []
+
+
+def test_any_other_fault_of_the_disk_is_not_called_a_full_disk(tmp_path, monkeypatch):
+    def broken(descriptor):
+        raise OSError(errno.EIO, "broken disk")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="broken disk"):
+        write_json_atomically({"a": 1}, tmp_path / "a.json")
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,92 @@
+"""Damaged files are named, with what is wrong, before SimpleITK fills them with zeros."""
+
+from __future__ import annotations
+
+import gzip
+
+import numpy as np
+import pytest
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+from nnunet_ssl.data.files import (
+    check_nifti,
+    damaged_file,
+    explain_reading_error,
+    stream_damage,
+    wrong_number_of_channels,
+)
+from nnunet_ssl.errors import UserError
+from tests.helpers.raw_data import write_image
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    # random voxels: a compressed file of zeros could be cut without cutting voxels
+    return np.random.default_rng(0).integers(0, 9999, (9, 40, 40)).astype(np.int16)
+
+
+def cut(file) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip_a_byte(file) -> None:
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    file.write_bytes(damaged)
+
+
+@pytest.mark.parametrize("damage", [cut, flip_a_byte])
+def test_a_damaged_stream_is_noticed_by_its_checksum(tmp_path, image, damage):
+    file = tmp_path / "a_0000.nii.gz"
+    write_image(image, file)
+    assert stream_damage(file) is None and damaged_file("a", [str(file)]) is None
+    check_nifti(file)
+    damage(file)
+    assert stream_damage(file)
+    assert f"case a: {file} ({file.stat().st_size} bytes) cannot be read" in damaged_file("a", [str(file)])
+    with pytest.raises(UserError, match="truncated or corrupt"):
+        check_nifti(file)
+
+
+def test_only_compressed_files_have_a_stream(tmp_path, image):
+    file = tmp_path / "a_0000.nii"
+    write_image(image, file)
+    cut(file)
+    assert stream_damage(file) is None
+    with pytest.raises(UserError, match=r"truncated: \d+ bytes found, \d+ announced by the header"):
+        check_nifti(file)
+
+
+def test_a_sound_stream_with_too_few_voxels_is_noticed_by_the_header(tmp_path, image):
+    file = tmp_path / "a.nii.gz"
+    write_image(image, file)
+    whole = gzip.decompress(file.read_bytes())
+    file.write_bytes(gzip.compress(whole[: len(whole) // 2]))
+    assert stream_damage(file) is None
+    with pytest.raises(UserError, match="announced by the header"):
+        check_nifti(file)
+
+
+def test_a_file_that_is_no_image_is_explained_by_name(tmp_path, image):
+    sound, broken = tmp_path / "a_0000.nii", tmp_path / "a_0001.nii"
+    write_image(image, sound)
+    broken.write_text("<html>404</html>")
+    problem = explain_reading_error("a", [str(sound), str(broken)], SimpleITKIO)
+    assert str(broken) in problem and str(sound) not in problem
+    with pytest.raises(UserError, match="truncated or corrupt"):
+        check_nifti(broken)
+
+
+def test_channels_that_do_not_fit_together_are_told_from_damaged_ones(tmp_path, image):
+    files = [tmp_path / "a_0000.nii.gz", tmp_path / "a_0001.nii.gz"]
+    write_image(image, files[0])
+    write_image(image[:5], files[1])
+    problem = explain_reading_error("a", list(map(str, files)), SimpleITKIO)
+    assert "case a: its channels a_0000.nii.gz, a_0001.nii.gz do not fit together" in problem
+    write_image(image, files[1])
+    assert explain_reading_error("a", list(map(str, files)), SimpleITKIO) is None
+
+
+def test_a_wrong_number_of_channels_names_files_and_numbers():
+    text = wrong_number_of_channels("a", ["a_0000.png"], 3, 1)
+    assert text.startswith("case a: a_0000.png hold 3 channel(s); dataset.json names 1.")

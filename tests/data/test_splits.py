@@ -1,0 +1,117 @@
+"""`splits_final.json` and lists of cases: formats, comparison, replacement, and what malformed files are told."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nnunet_ssl.data.splits import (
+    copy_splits,
+    grouped_folds,
+    load_splits,
+    patients_on_both_sides,
+    read_case_list,
+    sample_patients,
+    split_hash,
+    write_splits,
+)
+from nnunet_ssl.errors import UserError
+from tests.helpers.raw_data import write_split
+
+
+def test_split_hash_depends_on_the_cases_and_not_on_their_order():
+    split = {"train": ["a", "b"], "val": ["c"]}
+    assert split_hash({"val": ["c"], "train": ["b", "a"]}) == split_hash(split)
+    assert split_hash({"train": ["a"], "val": ["b", "c"]}) != split_hash(split)
+    assert split_hash({"train": ["c"], "val": ["a", "b"]}) != split_hash(split)
+
+
+def test_a_different_split_is_replaced_only_with_overwrite_and_then_kept_as_a_copy(tmp_path):
+    file = tmp_path / "splits_final.json"
+    first, second = [{"train": ["a", "b"], "val": ["c"]}], [{"train": ["a"], "val": ["c"]}]
+    assert write_splits(file, first, overwrite=False)
+    assert not write_splits(file, [{"train": ["b", "a"], "val": ["c"]}], overwrite=False)
+    with pytest.raises(UserError, match="--overwrite"):
+        write_splits(file, second, overwrite=False)
+    assert load_splits(file) == first
+    assert write_splits(file, second, overwrite=True)
+    assert write_splits(file, first, overwrite=True)
+    assert load_splits(file) == first
+    assert load_splits(tmp_path / "splits_final.json.1.bak") == first
+    assert load_splits(tmp_path / "splits_final.json.2.bak") == second
+
+
+@pytest.mark.parametrize(
+    ("splits", "words"),
+    [
+        ({}, "must be a list"),
+        ([{"train": ["a"]}], "train and val"),
+        ([{"train": ["a"], "val": "b"}], "'val' must be a list"),
+        ([{"train": ["a", "a"], "val": []}], "more than once"),
+        ([{"train": [], "val": ["a"]}], "'train' is empty"),
+    ],
+)
+def test_malformed_splits_are_refused(tmp_path, splits, words):
+    file = tmp_path / "splits_final.json"
+    file.write_text(json.dumps(splits))
+    with pytest.raises(UserError, match=words) as error:
+        load_splits(file)
+    assert str(file) in str(error.value)
+
+
+def test_splits_are_copied_once_and_a_different_one_is_not_replaced(tmp_path):
+    raw, preprocessed = tmp_path / "raw" / "Dataset001_A", tmp_path / "preprocessed" / "Dataset001_A"
+    raw.mkdir(parents=True)
+    assert copy_splits(raw, preprocessed, overwrite=False) is None
+    write_split(raw, (["a", "b"], ["c"]))
+    target = copy_splits(raw, preprocessed, overwrite=False)
+    assert target == preprocessed / "splits_final.json"
+    assert load_splits(target) == [{"train": ["a", "b"], "val": ["c"]}]
+    write_split(preprocessed, (["b", "a"], ["c"]), (["c"], ["a"]))  # nnU-Net allows more folds there
+    copy_splits(raw, preprocessed, overwrite=False)
+    assert len(load_splits(target)) == 2
+    write_split(raw, (["a"], ["c"]))
+    with pytest.raises(UserError, match="--overwrite"):
+        copy_splits(raw, preprocessed, overwrite=False)
+    copy_splits(raw, preprocessed, overwrite=True)
+    assert load_splits(target) == [{"train": ["a"], "val": ["c"]}]
+
+
+def test_case_lists_tolerate_crlf_blank_lines_and_commas(tmp_path):
+    file = tmp_path / "list.txt"
+    file.write_bytes(b"\xef\xbb\xbfa\r\n\r\nb,\r\n  c ")
+    assert read_case_list(file, ["a", "b", "c", "d"]) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("text", "words"), [("a\nx\n", "x"), ("a\na\n", "more than once"), ("\n\n", "names no case")])
+def test_case_lists_with_faults_are_refused_by_name(tmp_path, text, words):
+    file = tmp_path / "list.txt"
+    file.write_text(text)
+    with pytest.raises(UserError, match=words) as error:
+        read_case_list(file, ["a", "b"])
+    assert str(file) in str(error.value)
+
+
+def test_samples_keep_patients_whole_and_are_nested():
+    cases = [f"p{patient}_{frame}" for patient in range(10) for frame in range(2)]
+    groups = {case: case.split("_")[0] for case in cases}
+    small, large = (sample_patients(cases, groups, number, seed=3) for number in (3, 7))
+    assert len(small) == 6 and len(large) == 14
+    assert set(small) < set(large)
+    assert not patients_on_both_sides(large, set(cases) - set(large), groups)
+    assert sample_patients(cases, groups, 3, seed=4) != small
+    with pytest.raises(UserError, match="1 to 10"):
+        sample_patients(cases, groups, 11, seed=0)
+
+
+def test_folds_validate_every_case_once_and_never_split_a_patient():
+    cases = [f"p{patient}_{frame}" for patient in range(7) for frame in range(3)]
+    groups = {case: case.split("_")[0] for case in cases}
+    folds = grouped_folds(cases, groups, 5, seed=0)
+    assert sorted(case for fold in folds for case in fold["val"]) == sorted(cases)
+    for fold in folds:
+        assert sorted(fold["train"] + fold["val"]) == sorted(cases)
+        assert not patients_on_both_sides(fold["train"], fold["val"], groups)
+    with pytest.raises(UserError, match="2 to 7"):
+        grouped_folds(cases, groups, 8, seed=0)

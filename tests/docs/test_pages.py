@@ -1,0 +1,175 @@
+"""The pages: their commands are accepted, their Python runs, their links lead somewhere, the table of methods is complete."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunet_ssl.commands import COMMANDS, load
+from nnunet_ssl.commands.arguments import make_parser
+from nnunet_ssl.commands.convert import DATASETS
+from nnunet_ssl.data.phantoms import write_la_phantoms
+from nnunet_ssl.discovery.variants import find_trainer, trainer_classes
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.training import copy_batch, make_trainer, started
+
+PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("trainers/*/*.md")])
+METHODS = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
+NNUNET = {point.name: point for point in importlib.metadata.distribution("nnunetv2").entry_points}
+
+
+def blocks(page: Path, *kinds: str) -> list[str]:
+    """Fenced blocks of these languages, "" for those that name none."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [text for kind, text in found if kind in kinds]
+
+
+KNOWN = re.compile(r"(nnunet_ssl|nnUNetv2_\w+|python|pip|export|make|pre-commit)\b")
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of every command line of a page, without comments; lines that end with a backslash are joined."""
+    found = []
+    for block in blocks(page, "", "bash"):
+        for line in re.sub(r"\\\n\s*", " ", block).splitlines():
+            if KNOWN.match(line):  # others are drawings of folders
+                found += filter(None, (shlex.split(part, comments=True) for part in line.split(" && ")))
+    return found
+
+
+COMMAND_LINES = [(page.name, words) for page in PAGES for words in commands(page)]
+
+
+def of(name: str) -> list:
+    return [
+        pytest.param(words, id=f"{page}: {' '.join(words)[:60]}")
+        for page, words in COMMAND_LINES
+        if re.fullmatch(name, words[0])
+    ]
+
+
+@pytest.mark.parametrize("words", of("nnunet_ssl"))
+def test_our_commands_are_accepted_as_they_stand(words):
+    _, name, *rest = words
+    assert name in COMMANDS, f"unknown subcommand {name}"
+    if name == "convert":
+        dataset, *rest = rest
+        module = importlib.import_module(DATASETS[dataset][0])
+    else:
+        module = load(name)
+    make_parser(name, module).parse_args(rest)  # exits with a message if the page is wrong
+    trainers = [word for word in rest if word.startswith("nnUNetTrainer")]
+    for trainer in trainers:
+        assert trainer == "nnUNetTrainer" or find_trainer(trainer)
+
+
+@pytest.mark.parametrize("words", of(r"nnUNetv2_\w+"))
+def test_commands_of_nnunet_exist_and_name_trainers_that_exist(words):
+    assert words[0] in NNUNET
+    for trainer in [word for word in words if word.startswith("nnUNetTrainer")]:
+        assert trainer == "nnUNetTrainer" or find_trainer(trainer)
+
+
+@pytest.mark.parametrize("words", of("python"))
+def test_scripts_and_modules_exist(words):
+    if words[1] == "-m":
+        assert words[2] in ("pip", "pytest") or importlib.util.find_spec(words[2]), words[2]
+    else:
+        assert (REPOSITORY / words[1]).is_file()
+
+
+def test_every_line_of_a_shell_block_is_a_command_that_is_looked_at():
+    for page in PAGES:
+        for block in blocks(page, "bash"):
+            for line in re.sub(r"\\\n\s*", " ", block).splitlines():
+                assert not line.strip() or line.startswith("#") or KNOWN.match(line), (page.name, line)
+    assert len(of("nnunet_ssl")) > 20 and len(of(r"nnUNetv2_\w+")) > 10
+
+
+def test_python_on_the_pages_runs():
+    sources = [block for page in PAGES for block in blocks(page, "python")]
+    assert len(sources) >= 2
+    for source in sources:
+        exec(compile(source, "page", "exec"), {"__name__": "page"})
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_the_example_for_authors_trains(configuration, datasets, tmp_path):
+    (source,) = blocks(REPOSITORY / "docs" / "add_a_method.md", "python")
+    namespace = {"__name__": "page"}
+    exec(compile(source, "page", "exec"), namespace)
+    (cls,) = (v for k, v in namespace.items() if k.startswith("nnUNetTrainer") and v.__module__ == "page")
+    trainer = started(make_trainer(cls, *datasets(), configuration, results=tmp_path))
+    trainer.iteration = trainer.num_epochs * trainer.num_iterations_per_epoch // 2
+    values = [trainer.train_step(copy_batch(next(trainer.dataloader_train))) for _ in range(2)]
+    assert all(v["consistency"] > 0 and torch.isfinite(torch.tensor(float(v["loss"]))) for v in values)
+
+
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "CHANGELOG.md"], ids=lambda p: p.name)
+def test_pages_point_at_nothing_outside_the_repository(page):
+    if page.name != "CONTRIBUTING.md":  # which says where tests look for real data
+        assert "../shared" not in page.read_text(encoding="utf-8")
+
+
+def test_every_trainer_has_a_row_and_a_section_with_its_facts():
+    rows = re.findall(r"^\| \[(\w+)\]\(#(\w+)\) \|(.*)\|$", METHODS, re.MULTILINE)
+    expected = {name.removeprefix("nnUNetTrainer") for name in trainer_classes()}
+    assert {name for name, *_ in rows} == expected and len(rows) == len(expected)
+    sections = dict(re.findall(r"^### (nnUNetTrainer\w+)\n(.*?)(?=^##|\Z)", METHODS, re.MULTILINE | re.DOTALL))
+    assert set(sections) == set(trainer_classes())
+    for name, text in sections.items():
+        for fact in ("Source", "Passes per step", "When to use"):
+            assert f"* **{fact}**: " in text, (name, fact)
+
+
+def test_cells_of_the_methods_are_short():
+    cells = [
+        cell.strip() for row in re.findall(r"^\| \[\w+\].*$", METHODS, re.MULTILINE) for cell in row.split("|")[2:]
+    ]
+    assert max(map(len, cells)) <= 60
+
+
+@pytest.mark.slow
+def test_the_main_job_of_the_readme_runs_as_it_stands(tmp_path):
+    """On phantoms and shortened, otherwise word for word."""
+    write_la_phantoms(tmp_path / "2018_LA", 4, 2, shape=(32, 32, 16))
+    block = next(block for block in blocks(REPOSITORY / "README.md", "bash") if "convert LA" in block)
+    lines = [line.split("  #")[0].rstrip() for line in block.splitlines() if not line.startswith("export")]
+    short = "_1epochs_2iters"
+    script = "\n".join(lines).replace("--labeled 8", "--labeled 2")
+    script = re.sub(r"(nnUNetv2_train 101 3d_fullres 0)$", r"\1 -tr nnUNetTrainer", script, flags=re.MULTILINE)
+    script = re.sub(r"nnUNetTrainer(MeanTeacher)?\b", rf"\g<0>{short}", script)
+    script = re.sub(r"^(nnUNetv2_\w+ .*|nnunet_ssl compare .*)$", r"\1 -device cpu", script, flags=re.MULTILINE)
+    assert all(short in line for line in script.splitlines() if line.startswith("nnUNetv2_train"))
+    environment = os.environ | {f"nnUNet_{k}": str(tmp_path / k) for k in ("raw", "preprocessed", "results")}
+    environment |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f", "OMP_NUM_THREADS": "1"}
+    environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment["PATH"]))
+    done = subprocess.run(["bash", "-e"], input=script, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, script + done.stdout[-3000:] + done.stderr[-3000:]
+    assert len(list((tmp_path / "pred").glob("*.nii.gz"))) == 2
+    assert list((tmp_path / "results").rglob("compare.png"))
