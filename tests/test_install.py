@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import sys
 import tarfile
 import zipfile
@@ -237,3 +238,21 @@ def test_a_wheel_from_the_source_distribution_is_the_same(wheel, tmp_path):
     again = build_wheel(unpacked, tmp_path / "wheel")
     with zipfile.ZipFile(wheel) as first, zipfile.ZipFile(again) as second:
         assert sorted(first.namelist()) == sorted(second.namelist())
+
+
+def test_the_oldest_supported_versions_are_the_lower_bounds():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    bounds = [requirement.replace(">=", "==") for requirement in project["dependencies"]]
+    lines = (REPOSITORY / ".ci" / "oldest.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not line.startswith("#")] == bounds
+
+
+def test_the_version_is_the_same_everywhere_and_has_a_heading_in_the_changelog():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+    released = re.search(r"^date-released: (\S+)$", citation, re.MULTILINE)[1]
+    assert f"\nversion: {project['version']}\n" in citation
+    headings = re.findall(r"^## (.+)$", (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[:2] == ["[Unreleased]", f"[{project['version']}] - {released}"]

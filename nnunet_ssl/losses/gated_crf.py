@@ -10,8 +10,8 @@ code: toshas/GatedCRFLoss; in 2D as HiLab-git/WSL4MIS and PyMIC use it, in 3D as
 x positions, I intensities. A window has `radius` voxels on either side of i along each axis; radius 0 along an axis means that
 pairs lie in one slice (2D windows in a volume). Masks gate: K_ij is 0 unless i is a destination and j a source.
 
-The official code unfolds the image, `(2 radius + 1)^2` copies of every probability map. Here the loop goes over the shifts between i
-and j, and over half of them: a shift and its opposite have one kernel. A step then needs memory for a few images, whatever
+The official code unfolds the image, `(2 radius + 1)^2` copies of every probability map. Here the loop goes over the shifts between
+i and j, and over half of them: a shift and its opposite have one kernel. A step then needs memory for a few images, whatever
 the window. Everything is in float32 at least.
 """
 
@@ -206,8 +206,8 @@ def gated_crf_loss(
         activation: "softmax", or "sigmoid" for regions.
         source: `(B, 1, *spatial)` bool, voxels that may act as the neighbor j; None: all.
         destination: `(B, 1, *spatial)` bool, voxels whose neighbors are asked for, i; None: all.
-        count_outside: values as in the official code. There, neighbors beyond the border have position and intensity 0 instead of not existing,
-            unless there is a source mask: a constant is added, which has no influence on the gradient.
+        count_outside: values as in the official code. There, neighbors beyond the border have position and intensity 0 instead of
+            not existing, unless there is a source mask: a constant is added, which has no influence on the gradient.
 
     Raises:
         ValueError: shapes do not fit, or masks are not bool.

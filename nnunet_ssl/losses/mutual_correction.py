@@ -38,8 +38,8 @@ def rectification_loss(logits: Tensor, target: Tensor, differ: Tensor, activatio
 
         R = sum_v D_v mean_c (p_vc - y_vc)^2 / sum_v D_v,    0 where they agree everywhere
 
-    D: `disagreement`; y: one-hot target. For two classes the mean over channels is (p_foreground - y)^2, as in the official code. For regions
-    D and the error are per region.
+    D: `disagreement`; y: one-hot target. For two classes the mean over channels is (p_foreground - y)^2, as in the official code.
+    For regions D and the error are per region.
     """
     error = (probabilities(logits, activation) - one_hot(target, logits.shape[1], activation)) ** 2
     if activation == "softmax":

@@ -28,7 +28,7 @@ def soft_sizes(p: Tensor, mask: Tensor | None = None, *, batch: bool = False) ->
 
 
 def scaled_bounds(sizes: Tensor, lower: float, upper: float) -> Tensor:
-    """`[lower * size, upper * size]`, at least 0, `(..., 2)`. Of the area of a box around the object: 0.5 and 0.9 in the official code."""
+    """`[lower * size, upper * size]`, at least 0, `(..., 2)`. In the official code 0.5 and 0.9, of the area of a box."""
     return torch.stack((lower * sizes, upper * sizes), -1).clamp(min=0)
 
 

@@ -15,8 +15,8 @@ class FeatureTap:
     Args:
         module: part of a network.
         side: "input" (its first positional argument) or "output".
-        in_evaluation: forward passes in evaluation mode count too: for a teacher, which has no other mode. The features of its latest
-            forward pass then stay in memory until they are taken or replaced.
+        in_evaluation: forward passes in evaluation mode count too: for a teacher, which has no other mode. The features of its
+            latest forward pass then stay in memory until they are taken or replaced.
 
     Raises:
         ValueError: another `side`.
@@ -35,8 +35,8 @@ class FeatureTap:
             self._features = inputs[0] if self._side == "input" else output
 
     def take(self) -> Tensor | list[Tensor]:
-        """The features `(B, F, *spatial)` of the latest forward pass, with their gradient; they are then forgotten. A list of them where
-        the module gives one, as an encoder does.
+        """The features `(B, F, *spatial)` of the latest forward pass, with their gradient; they are then forgotten. A list of them
+        where the module gives one, as an encoder does.
 
         Raises:
             RuntimeError: there was no forward pass that counts since the last call.

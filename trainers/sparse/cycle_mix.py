@@ -13,8 +13,8 @@ foreground as a whole. Gradients flow to both predictions of the consistency, no
 Differs from the official code:
 * L_sup is nnU-Net's loss on annotated voxels (official: cross entropy divided by all voxels); p of the highest resolution.
 * M: each block is of either patch, drawn with one lambda ~ Beta(0.5, 0.5) per step (official: PuzzleMix, a graph cut over the
-  saliency of the blocks, which needs one more forward and backward pass and a library for graph cuts; and blocks moved in the images
-  but not in their labels). M is 0 or 1, so that mixed labels stay labels; what is not annotated stays so.
+  saliency of the blocks, which needs one more forward and backward pass and a library for graph cuts; and blocks moved in the
+  images but not in their labels). M is 0 or 1, so that mixed labels stay labels; what is not annotated stays so.
 * Every patch is mixed with the next one of the batch (official: a random permutation, in which patches may meet themselves).
 * Rotations by multiples of 90 degrees in the plane of the last two axes, one for the whole batch (official: any angle, no flip).
 * The consistency is a mean over what is neither cut nor padding (official: all, with a constant share for the hole).

@@ -42,7 +42,7 @@ class nnUNetTrainerScribbleDMPLS(nnUNetTrainerWeak):
     """
 
     pseudo_weight: float = 0.5  # of each decoder, relative to its labeled loss; as in the official code
-    auxiliary_weight: float = 1.0  # of the second decoder's labeled loss, relative to the first's; as in the official code
+    auxiliary_weight: float = 1.0  # of the second decoder's labeled loss; as in the official code
     dropout: float = 0.5  # of the channels that the second decoder gets; as in the official code
 
     def build_method(self) -> None:

@@ -13,8 +13,8 @@ Whole images are predicted by nnU-Net's sliding window, W and u lie in the folde
 through nnU-Net's loader and augmentation as a second label map.
 
 Differs from the official code: updates after each 1/`updates` of the run (official: every 5 epochs, or every 100 of 60000
-iterations), and W is the plain mean of the first 1/alpha predictions, as in Mean Teacher; in the official code it begins at 0, so that
-`confidence` is out of reach for 8 updates, which would be 40 % of the run here. Predictions are made in evaluation mode
+iterations), and W is the plain mean of the first 1/alpha predictions, as in Mean Teacher; in the official code it begins at 0, so
+that `confidence` is out of reach for 8 updates, which would be 40 % of the run here. Predictions are made in evaluation mode
 (WSL4MIS: training mode), labels change for all workers at once (there: when workers start again), and padding has no label (there:
 background). L_sup is nnU-Net's cross entropy + Dice on annotated voxels (official: cross entropy alone), the weight is as
 published; CE at all resolutions of deep supervision with nnU-Net's weights, the nearest label at lower ones. Regions: u_c = 1

@@ -44,7 +44,7 @@ class nnUNetTrainerScribbleGatedCRF(nnUNetTrainerWeak):
     crf_weight: float = 0.1  # as in the official code (WSL4MIS, PyMIC)
     warmup_fraction: float = 0.05  # of the run, without the term
     rampup_fraction: float = 0.4  # of the run, after that; PyMIC: until the end, or 15000 iterations
-    radius: int = 5  # of the windows, voxels (cells); as in the official code. "volume": 2 or 3 is what memory and time allow
+    radius: int = 5  # of the windows, voxels (cells); as in the official code. "volume": 2 or 3 fit memory and time
     sigma_position: float = 6.0  # smallest edges of a voxel (of a cell); as in the official code
     sigma_intensity: float = 0.1  # of images in [0, 1]; as in the official code
     window: str = "auto"  # or, in 3D, "slices", "three_views", "volume" (3D windows)

@@ -5,9 +5,9 @@
 p: probabilities at the highest resolution, I: the patch's image. All are methods of HiLab-git/WSL4MIS and HiLab-git/PyMIC.
 
 Differ from the official codes: L_annotated is nnU-Net's cross entropy and Dice of the annotated voxels with deep supervision. It
-contains the partial cross entropy of the official loss with weight 1, so the weights are those of the official codes. Padding does not count.
-Where slices are thick (`slicewise`) neighbors, means and contours are those of slices. Regions: entropy and contour of each;
-means of each region and of what lies outside it. Logarithms and sums are in float32. The ramps move every iteration.
+contains the partial cross entropy of the official loss with weight 1, so the weights are those of the official codes. Padding does
+not count. Where slices are thick (`slicewise`) neighbors, means and contours are those of slices. Regions: entropy and contour of
+each; means of each region and of what lies outside it. Logarithms and sums are in float32. The ramps move every iteration.
 """
 
 from __future__ import annotations

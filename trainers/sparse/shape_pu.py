@@ -18,9 +18,10 @@ Differs from the official code:
   (`mixture_of = "annotated"`). Its moving average is used (official: of each batch; nnU-Net's 3D batches hold two patches); each
   GPU has its own. A class without annotations in the batch keeps its average (official: the code stops), and is not ruled out
   anywhere before it has one.
-* alpha and the thresholds come from at most `sampled_voxels` voxels of the batch, and from the forward pass that trains (official: one
-  more, in evaluation mode, which makes no difference for nnU-Net's networks).
-* Rotations by multiples of 90 degrees in the plane of the last two axes, one for the whole batch (official: any angle). Padding counts nowhere.
+* alpha and the thresholds come from at most `sampled_voxels` voxels of the batch, and from the forward pass that trains (official:
+  one more, in evaluation mode, which makes no difference for nnU-Net's networks).
+* Rotations by multiples of 90 degrees in the plane of the last two axes, one for the whole batch (official: any angle). Padding
+  counts nowhere.
 * The marginal loss begins after a tenth of the run (official: 100 of 4000 epochs).
 """
 

@@ -11,9 +11,9 @@ The bounds [a, b] of each class are in the key `size_bounds` of dataset.json, se
 Differs from the official code: L_annotated is nnU-Net's loss of all annotated voxels, background included (official: cross entropy
 of foreground seeds alone). Bounds are of an image and patches are a part of it. So b always holds; a holds where the class is
 annotated in the patch and the patch is as large as the median image of a 2d configuration (`lower_bounds`), which is
-the setting of the official code, one slice being one image. Official: bounds [0, 0] for images without the class, which needs to know that;
-`absent_unless_annotated` says that a class is absent from every patch without an annotated voxel of it. Scaling is left out of the
-augmentation, since it changes sizes. t stops growing at t_highest. The highest resolution only; padding does not count.
+the setting of the official code, one slice being one image. Official: bounds [0, 0] for images without the class, which needs to
+know that; `absent_unless_annotated` says that a class is absent from every patch without an annotated voxel of it. Scaling is left
+out of the augmentation, since it changes sizes. t stops growing at t_highest. The highest resolution only; padding does not count.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Liu et al., "Weakly Supervised Segmentation of COVID19 Infection with Scribble A
 doi 10.1016/j.patcog.2021.108341. The authors' code is not public; the form is that of HiLab-git/WSL4MIS
 (train_weakly_supervised_ustm_2D.py).
 
-nnU-Net's loss on the scribbles, and UA-MT's consistency on the same patches, the teacher's rotated by k times 90 degrees in the
-image plane:
+nnU-Net's loss on the scribbles, and UA-MT's consistency on the same patches, the teacher's rotated by k times 90 degrees in
+the image plane:
 
     L    = L_sup(x, y) + w(t) sum_v M_v |R_k p_student(x)_v - p_teacher(R_k x + noise)_v|^2 / (C sum_v M_v)
     M_v  = [ -sum_c mu_cv ln mu_cv < H(t) ],    mu = mean over T passes of p_teacher(R_k x + noise, dropout)

@@ -50,8 +50,9 @@ SELECTIONS = ("entropy", "model_uncertainty", "confident_learning", "prototype")
 class nnUNetTrainerACMT(nnUNetTrainerSSL):
     """AC-MT: consistency with a moving average of the student where the prediction is ambiguous.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch, one forward pass of the teacher on the unlabeled ones, and
-    further forward passes on them: none (entropy), `passes` (model_uncertainty), 1 (confident_learning), 1 + `prototype_passes`.
+    Passes per step: forward and backward on labeled and unlabeled patches in one batch, one forward pass of the teacher on the
+    unlabeled ones, and further ones on these: none (entropy), `passes` (model_uncertainty), 1 (confident_learning),
+    1 + `prototype_passes`.
     """
 
     selection: str = "entropy"  # see above

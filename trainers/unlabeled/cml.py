@@ -56,7 +56,7 @@ class nnUNetTrainerCML(nnUNetTrainerSSL):
     discrepancy_weight: float = 0.4  # official code: 0.2 for LA, see above; 0.1 for ACDC
     box_ratio: float = 2 / 3  # of the patch per axis; as in the official code for LA; 1/2 for ACDC
     pretrain_fraction: float = 0.25  # of the run; official code: 10000 of 40000 (ACDC), 2000 of 17000 (LA) iterations
-    largest_component: bool = True  # of each class in a pseudo label; as in the official code. False where a class has several parts
+    largest_component: bool = True  # of each class, as in the official code; False where a class has several parts
 
     replaces_labeled_loss = True
 

@@ -51,7 +51,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerDyCON(nnUNetTrainerSSL):
     """DyCON: consistency that counts less where predictions are uncertain, and contrast of features by (pseudo) label.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch, one forward pass of the teacher on all of them.
+    Passes per step: forward and backward on labeled and unlabeled patches in one batch, one forward pass of the
+    teacher on all of them.
     """
 
     consistency_weight: float = 0.1  # as in the official code

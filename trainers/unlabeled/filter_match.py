@@ -37,15 +37,15 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
     """FilterMatch: own hard decisions on rotated unlabeled patches as targets; easy images leave the pool.
 
-    Passes per step: one forward pass of the unlabeled patches without gradient, labeled and unlabeled forward and backward in one
-    batch; a sliding-window prediction of all unlabeled images `filter_rounds` times in a run.
+    Passes per step: one forward pass of the unlabeled patches without gradient, forward and backward on labeled and unlabeled
+    patches in one batch; a sliding-window prediction of all unlabeled images `filter_rounds` times in a run.
     """
 
-    start: float = 20 / 300  # of the run, labeled patches only until then; as in the official code with 10 percent of the labels
+    start: float = 20 / 300  # of the run, only labeled patches until then; official code with 10 percent of the labels
     flip_start: float = 1 / 3  # of the run; official: epoch 100 of 300
     filter_rounds: int = 2  # evenly spread over the run; official: after epochs 100 and 200 of 300; 0: no filter
     filter_percentile: float = 15.0  # of the unlabeled images left, dropped per round; as in the official code
-    filter_mirroring: bool = True  # in the predictions for the filter; as in the official code. False: 4 (2D) or 8 times faster
+    filter_mirroring: bool = True  # in these predictions; as in the official code. False: 4 (2D) or 8 times faster
 
     def weights(self) -> dict[str, float]:
         return {"joint": 1.0 if self.progress >= self.start else 0.0}

@@ -17,8 +17,8 @@ Differs from the official code:
   decoder; predictions are the mean of both networks' probabilities.
 * L_sup is nnU-Net's loss with deep supervision. It is CE + Dice, not halved, and so is the official one: both weights are as
   published. R and U on the highest resolution.
-* Any number of classes: D where the classes differ, mean over channels; for two classes this is the term of the official code. Regions: D and R
-  per region, sigmoid. Ignored voxels are in neither D nor the score; padding is not in U.
+* Any number of classes: D where the classes differ, mean over channels; for two classes this is the term of the official code.
+  Regions: D and R per region, sigmoid. Ignored voxels are in neither D nor the score; padding is not in U.
 * The score is the mean Dice loss of the foreground classes (over all GPUs); ties go to B, as in the official code.
 * nnU-Net's optimizer and schedule for each network, each clipped by itself; the ramp moves every iteration; no dropout.
 """

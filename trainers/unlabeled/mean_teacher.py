@@ -32,7 +32,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerMeanTeacher(nnUNetTrainerSSL):
     """Mean Teacher: consistency with a moving average of the student on noisy unlabeled patches.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch, one forward pass of the teacher on the unlabeled ones.
+    Passes per step: forward and backward on labeled and unlabeled patches in one batch, one forward pass of the
+    teacher on the unlabeled ones.
     """
 
     consistency_weight: float = 0.2  # official code: 0.1, see above

@@ -39,7 +39,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerUPC(nnUNetTrainerSSL):
     """UPC: pseudo labels of a moving average of the student, weighted down where the two diverge.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch, one forward pass of the teacher on all of them.
+    Passes per step: forward and backward on labeled and unlabeled patches in one batch, one forward pass of the
+    teacher on all of them.
     """
 
     consistency_weight: float = 2.0  # official code: 1.0, see above
