@@ -137,33 +137,14 @@ def test_scale_weights_are_those_of_nnunets_loss(deep_supervision, datasets, tmp
     assert float(by_hand) == pytest.approx(float(trainer.supervised_loss(scales, batch["target"], None)), rel=1e-6)
 
 
-# ------------------------------------------------------------------------------------- maps made of the labeled target
-
-
-def _count_foreground(target):
-    return {"voxels": (target > 0).flatten(1).sum(1), "shape": torch.tensor(target.shape)}
-
-
-class _WithExtras(nnUNetTrainerSSL):
-    def labeled_extras(self):
-        return _count_foreground
-
-    def terms(self, batch):
-        self.seen = batch.extras, batch.target
-        return self.labeled_terms(batch)
-
-    def weights(self):
-        return {"unused": 1.0}
-
-
 @pytest.mark.parametrize("regions", [True, False])
 def test_annotated_voxels_are_those_without_the_ignore_label(datasets, tmp_path, regions):
     out, dataset = datasets(ignore=True, regions=regions)
-    trainer = started(make_trainer(_WithExtras, out, dataset, results=tmp_path))
+    trainer = started(make_trainer(MEAN_TEACHER, out, dataset, results=tmp_path))
     ignore = trainer.label_manager.ignore_label
     labels = torch.tensor([0, 1, ignore]).view(1, 1, 1, 3)
     target = torch.cat([labels > 0, labels > 1, labels == ignore], 1) if regions else labels
     assert trainer.annotated([target, target]).flatten().tolist() == [True, True, False]
     out, dataset = datasets()
-    trainer = started(make_trainer(_WithExtras, out, dataset, results=tmp_path))
+    trainer = started(make_trainer(MEAN_TEACHER, out, dataset, results=tmp_path))
     assert trainer.annotated(labels).all()

@@ -14,27 +14,14 @@ from nnunet_ssl.cli import main
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList
 from nnunet_ssl.weak.seed_expansion import Geodesic, RandomWalker, expand_seeds
-from tests.helpers.raw_data import use_folders, write_split
+from tests.helpers.raw_data import ORIENTED, use_folders, write_split
+from tests.helpers.raw_data import read_array as read
+from tests.helpers.raw_data import write_oriented as write
 
 CASES = ("a", "b", "c")
 IGNORE = 3
 LABELS = {"background": 0, "liver": 1, "tumor": 2, "ignore": IGNORE}
-SPACING, ORIGIN = (0.8, 1.1, 5.0), (-12.5, 3.0, 40.0)
-DIRECTION = (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 SHAPE = (3, 22, 20)  # z, y, x
-
-
-def write(array: np.ndarray, file: Path) -> None:
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(SPACING)
-    image.SetOrigin(ORIGIN)
-    image.SetDirection(DIRECTION)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(image, str(file))
-
-
-def read(file: Path) -> np.ndarray:
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
 
 
 def organ(seed: int) -> np.ndarray:
@@ -133,8 +120,10 @@ def test_labels_are_denser_and_everything_else_is_as_it_was(raw, capsys, method)
         assert known.sum() > 4 * (seeds != IGNORE).sum()
         assert (labels == organ(seed))[known & ~bone(seed)].mean() > 0.99
         image = sitk.ReadImage(str(target / "labelsTr" / f"{case}.nii.gz"))
-        assert np.allclose(image.GetSpacing(), SPACING) and np.allclose(image.GetOrigin(), ORIGIN)
-        assert np.allclose(image.GetDirection(), DIRECTION)
+        assert np.allclose(image.GetSpacing(), ORIENTED["spacing"]) and np.allclose(
+            image.GetOrigin(), ORIENTED["origin"]
+        )
+        assert np.allclose(image.GetDirection(), ORIENTED["direction"])
     description = json.loads((target / "dataset.json").read_text())
     assert description["labels"] == LABELS and description["name"] == f"Organ_{method}"
     assert description["nnunet_ssl"]["weaken"] == {"kind": "scribble"}
@@ -165,7 +154,9 @@ def test_options_reach_the_method(raw, without_sheet, method, arguments, expecte
     assert expand(*arguments, method=method) == 0
     image = np.stack([read(raw / "imagesTr" / f"a_{channel:04d}.nii.gz") for channel in range(2)])
     labels = read(made(raw, method) / "labelsTr" / "a.nii.gz")
-    assert np.array_equal(labels, expand_seeds(image, scribbles(), IGNORE, SPACING[::-1], expected, per_slice))
+    assert np.array_equal(
+        labels, expand_seeds(image, scribbles(), IGNORE, ORIENTED["spacing"][::-1], expected, per_slice)
+    )
     recorded = json.loads((made(raw, method) / "dataset.json").read_text())["nnunet_ssl"]["expand"]
     assert recorded["per_slice"] == per_slice and recorded["options"]["threshold"] == expected.threshold
 

@@ -15,26 +15,13 @@ from nnunet_ssl.cli import main
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList
 from nnunet_ssl.weak.boxes import filled_boxes
+from tests.helpers.raw_data import read_array as read
 from tests.helpers.raw_data import use_folders, write_split
+from tests.helpers.raw_data import write_oriented as write
 
 CASES = ("p1_a", "p1_b", "p2_a", "p3_a")
 LABELS = {"background": 0, "liver": 1, "tumor": 2}
-SPACING, ORIGIN = (0.8, 1.1, 5.0), (-12.5, 3.0, 40.0)
-DIRECTION = (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 SHAPE = (4, 30, 26)  # z, y, x
-
-
-def write(array: np.ndarray, file: Path) -> None:
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(SPACING)
-    image.SetOrigin(ORIGIN)
-    image.SetDirection(DIRECTION)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(image, str(file))
-
-
-def read(file: Path) -> np.ndarray:
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
 
 
 def organ(seed: int) -> np.ndarray:

@@ -65,3 +65,25 @@ def use_folders(monkeypatch, root: Path) -> None:
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         (root / name).mkdir(exist_ok=True)
         monkeypatch.setenv(name, str(root / name))
+
+
+# neither the origin nor the direction is the default one, and no two axes are alike
+ORIENTED = {
+    "spacing": (0.8, 1.1, 5.0),
+    "origin": (-12.5, 3.0, 40.0),
+    "direction": (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0),
+}
+
+
+def write_oriented(array: np.ndarray, file: Path) -> None:
+    """An image or label map `(z, y, x)` with the geometry of `ORIENTED`."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(ORIENTED["spacing"])
+    image.SetOrigin(ORIENTED["origin"])
+    image.SetDirection(ORIENTED["direction"])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(file))
+
+
+def read_array(file: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
