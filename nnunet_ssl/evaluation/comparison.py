@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -115,8 +115,9 @@ def compare(
         for r in runs:
             references = {reference.parent.name for _, reference in validations[r.trainer, r.fold].values()}
             notes += _check_against_nnunet(experiment, r, table, labels, *references)
-    summary = summarize(table, trainers, list(labels.classes))
-    head = _head(experiment, fold_numbers, test, settings, table, splits, notes)
+    groups = results.patients(experiment)
+    summary = summarize(table, trainers, list(labels.classes), patients=groups)
+    head = _head(experiment, fold_numbers, test, settings, table, splits, notes, groups)
     text = markdown(head, runs, summary, trainers)
     output.mkdir(parents=True, exist_ok=True)
     write_reports(output, text, table, summary)
@@ -220,6 +221,7 @@ def _head(
     table: pd.DataFrame,
     splits: dict[int | str, FoldSplit],
     notes: Sequence[str],
+    groups: Mapping[str, str],
 ) -> Head:
     prediction = "nnU-Net's final validation"
     if test:
@@ -233,6 +235,7 @@ def _head(
         folds=folds,
         test=test,
         num_cases=table["case"].nunique(),
+        num_patients=len({groups.get(case, case) for case in table["case"]}),
         split_hashes={fold: split.short_hash for fold, split in splits.items()},
         evidence={(trainer, fold): text for fold, split in splits.items() for trainer, text in split.evidence.items()},
         notes=notes,

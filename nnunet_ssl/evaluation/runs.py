@@ -14,6 +14,8 @@ from pathlib import Path
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.annotated_classes import PartialLabels
+from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
+from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError, some
 from nnunet_ssl.preprocessing.dense_labels import REFERENCES as DENSE_REFERENCES
 
@@ -101,6 +103,18 @@ def dataset_name(name_or_id: str) -> str:
         return str(maybe_convert_to_dataset_name(name_or_id))
     except (RuntimeError, ValueError) as error:
         raise UserError(f"-d {name_or_id}: {error}") from error
+
+
+def patients(experiment: Experiment) -> dict[str, str]:
+    """Case -> patient, from the key `groups` of the data set's unlabeled.json; a case that is not named is a patient of its own."""
+    import nnunetv2.paths
+
+    for variable in ("nnUNet_preprocessed", "nnUNet_raw"):
+        if getattr(nnunetv2.paths, variable).is_set():
+            file = nnunet_folder(variable) / experiment.dataset / LIST_FILE
+            if file.is_file():
+                return UnlabeledList.load(file).groups
+    return {}
 
 
 def parse_folds(texts: Sequence[str]) -> tuple[Fold, ...]:

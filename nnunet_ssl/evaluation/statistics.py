@@ -5,17 +5,23 @@ Everything here works on the long table of `compare_cases.csv`: one row per trai
 
 The foreground mean is nnU-Net's: the mean over classes of the mean over cases. A test needs one number per case; there it is
 the mean over classes of that case.
+
+A distance is undefined where a mask is empty, so a trainer that misses the difficult structures would have the better mean. Means
+of distances are therefore over the cases in which all trainers have one, class by class, and there is no foreground mean where
+a class has no such case.
+
+Cases of one patient are not independent. Intervals resample patients, and a test has one difference per patient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from nnunet_ssl.evaluation.metrics import BOTH_EMPTY, METRICS, PREDICTION_EMPTY, REFERENCE_EMPTY
+from nnunet_ssl.evaluation.metrics import BOTH_EMPTY, DISTANCES, METRICS, PREDICTION_EMPTY, REFERENCE_EMPTY
 
 FOREGROUND = "foreground mean"
 CONFIDENCE = 0.95
@@ -47,25 +53,37 @@ def class_mean(matrix: np.ndarray) -> float:
     return float(_mean_without_nan(_mean_without_nan(matrix, axis=0), axis=0))
 
 
-def bootstrap_interval(matrix: np.ndarray, seed: int = SEED) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of `class_mean`, resampling cases.
+def bootstrap_interval(
+    matrix: np.ndarray, seed: int = SEED, patients: Sequence[str] | None = None
+) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of `class_mean`, resampling patients with all of their cases.
 
     Args:
         matrix: `(cases, classes)`, NaN allowed. Cases without any value are left out first.
+        patients: of each case; None: every case is a patient of its own.
 
     Returns:
-        Lower and upper bound; NaN with fewer than two cases.
+        Lower and upper bound; NaN with fewer than two patients.
     """
-    matrix = matrix[~np.isnan(matrix).all(1)]
-    if len(matrix) < 2:
+    present = ~np.isnan(matrix).all(1)
+    index = _patient_index(len(matrix), patients)[present]
+    number = len(np.unique(index))
+    if number < 2:
         return float("nan"), float("nan")
+    index = np.unique(index, return_inverse=True)[1]
+    defined = ~np.isnan(matrix[present])
+    sums, counts = np.zeros((2, number, matrix.shape[1]))
+    np.add.at(sums, index, np.where(defined, matrix[present], 0))
+    np.add.at(counts, index, defined)
 
-    def statistic(index: np.ndarray, axis: int) -> np.ndarray:
-        # index (resamples, cases) or, for the sample itself, (cases,)
-        return _mean_without_nan(_mean_without_nan(matrix[index], axis=-2), axis=-1)
+    def statistic(chosen: np.ndarray, axis: int) -> np.ndarray:
+        # chosen (resamples, patients) or, for the sample itself, (patients,)
+        total, count = sums[chosen].sum(-2), counts[chosen].sum(-2)
+        means = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+        return _mean_without_nan(means, axis=-1)
 
     interval = stats.bootstrap(
-        (np.arange(len(matrix)),),
+        (np.arange(number),),
         statistic,
         confidence_level=CONFIDENCE,
         n_resamples=RESAMPLES,
@@ -77,8 +95,11 @@ def bootstrap_interval(matrix: np.ndarray, seed: int = SEED) -> tuple[float, flo
     return float(interval.low), float(interval.high)
 
 
-def paired_test(matrix: np.ndarray, reference: np.ndarray) -> dict:
+def paired_test(matrix: np.ndarray, reference: np.ndarray, patients: Sequence[str] | None = None) -> dict:
     """Wilcoxon signed-rank test, two-sided, on the case-wise mean over classes of two `(cases, classes)`, row by row.
+
+    One difference per patient: the mean over the cases of that patient (`patients` of each case; None: every case is a patient of
+    its own).
 
     A case in which a class is defined on one side only (say, one trainer misses it and has no distance) has means of
     different things; it is dropped and counted as unpaired. Differences of zero carry no sign and are dropped too (Wilcoxon's
@@ -86,13 +107,15 @@ def paired_test(matrix: np.ndarray, reference: np.ndarray) -> dict:
     normal approximation.
 
     Returns:
-        n_pairs, n_unpaired, n_zero, mean_difference and median_difference (`matrix` minus `reference`, zeros included), p (NaN
-        where not reported) and remark (why it is not, or how it was found).
+        n_pairs (patients), n_unpaired (cases), n_zero, mean_difference and median_difference (`matrix` minus `reference`, zeros
+        included), p (NaN where not reported) and remark (why it is not, or how it was found).
     """
     defined, defined_reference = ~np.isnan(matrix), ~np.isnan(reference)
     same = (defined == defined_reference).all(1)
     paired = same & defined.any(1)
-    difference = np.round(_mean_without_nan(matrix[paired] - reference[paired], axis=1), _DIGITS)
+    of_cases = _mean_without_nan(matrix[paired] - reference[paired], axis=1)
+    index = _patient_index(len(matrix), patients)[paired]
+    difference = np.round([of_cases[index == patient].mean() for patient in np.unique(index)], _DIGITS)
     nonzero = difference[difference != 0]
     result = {
         "n_pairs": len(difference),
@@ -125,13 +148,28 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def summarize(cases: pd.DataFrame, trainers: Sequence[str], classes: Sequence[str], seed: int = SEED) -> pd.DataFrame:
+def common_cases(matrices: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same matrices `(cases, classes)` of several trainers, with NaN wherever one of them has no value."""
+    common = np.logical_and.reduce([~np.isnan(matrix) for matrix in matrices.values()])
+    return {trainer: np.where(common, matrix, np.nan) for trainer, matrix in matrices.items()}
+
+
+def summarize(
+    cases: pd.DataFrame,
+    trainers: Sequence[str],
+    classes: Sequence[str],
+    seed: int = SEED,
+    patients: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
     """One row per trainer, class (and the foreground mean) and metric.
 
-    Columns: mean with ci_low and ci_high, standard deviation and median over cases; how many cases there are (`n_cases`), how many
-    the mean rests on (`n`; for the foreground mean the fewest and the most of a class, `n` and `n_max`), and in how many
-    predictions both masks, only the prediction or only the reference are empty; the paired test against the first trainer
-    (empty for the first) with `p_holm`, Holm's correction over the trainers for the foreground mean.
+    Columns: mean with ci_low and ci_high, standard deviation and median over cases; how many cases and patients there are
+    (`n_cases`, `n_patients`), how many cases the mean rests on (`n`; for the foreground mean the fewest and the most of a class,
+    `n` and `n_max`), and in how many predictions both masks, only the prediction or only the reference are empty; the paired test
+    against the first trainer (empty for the first) with `p_holm`, Holm's correction over the trainers for the foreground mean.
+
+    Args:
+        patients: case -> patient; cases that are not named are patients of their own.
     """
     values = average_folds(cases)
     empty = cases[(cases["metric"] == METRICS[0][0])].groupby(["trainer", "class", "empty"]).size()
@@ -140,7 +178,10 @@ def summarize(cases: pd.DataFrame, trainers: Sequence[str], classes: Sequence[st
     if any(case_set != case_sets[trainers[0]] for case_set in case_sets.values()):
         raise ValueError("the trainers have results of different cases, so that they cannot be paired")
     for metric, unit in METRICS:
-        matrices = {t: case_matrix(values, t, metric, unit, classes).to_numpy(float) for t in trainers}
+        tables = {t: case_matrix(values, t, metric, unit, classes) for t in trainers}
+        patient_of = [(patients or {}).get(case, case) for case in tables[trainers[0]].index]
+        found = {t: table.to_numpy(float) for t, table in tables.items()}
+        matrices = common_cases(found) if (metric, unit) in DISTANCES else found
         for trainer in trainers:
             matrix = matrices[trainer]
             for name in [FOREGROUND, *classes]:
@@ -149,18 +190,21 @@ def summarize(cases: pd.DataFrame, trainers: Sequence[str], classes: Sequence[st
                 counts = (~np.isnan(part)).sum(0)
                 per_case = _mean_without_nan(part, axis=1)
                 observed = per_case[~np.isnan(per_case)]
-                low, high = bootstrap_interval(part, seed)
+                # a mean over fewer classes is no foreground mean: the class left out may be the difficult one
+                lacking = (metric, unit) in DISTANCES and counts.min() == 0
+                low, high = (np.nan, np.nan) if lacking else bootstrap_interval(part, seed, patient_of)
                 row = {
                     "trainer": trainer,
                     "class": name,
                     "metric": metric,
                     "unit": unit,
-                    "mean": class_mean(part),
+                    "mean": float("nan") if lacking else class_mean(part),
                     "ci_low": low,
                     "ci_high": high,
                     "std": float(observed.std(ddof=1)) if len(observed) > 1 else float("nan"),
                     "median": float(np.median(observed)) if len(observed) else float("nan"),
                     "n_cases": len(matrix),
+                    "n_patients": len(set(patient_of)),
                     "n": int(counts.min()),
                     "n_max": int(counts.max()),
                 }
@@ -173,7 +217,7 @@ def summarize(cases: pd.DataFrame, trainers: Sequence[str], classes: Sequence[st
                     row[f"n_empty_{key}"] = int(sum(empty.get((trainer, n, which), 0) for n in names))
                 if trainer != trainers[0]:
                     row |= {"compared_with": trainers[0]}
-                    row |= paired_test(part, matrices[trainers[0]][:, columns])
+                    row |= paired_test(found[trainer][:, columns], found[trainers[0]][:, columns], patient_of)
                 rows.append(row)
     summary = pd.DataFrame(rows)
     summary["p_holm"] = np.nan
@@ -183,6 +227,11 @@ def summarize(cases: pd.DataFrame, trainers: Sequence[str], classes: Sequence[st
             family = summary.index[foreground & (summary["metric"] == metric) & (summary["unit"] == unit)]
             summary.loc[family, "p_holm"] = holm(summary.loc[family, "p"])
     return summary
+
+
+def _patient_index(number: int, patients: Sequence[str] | None) -> np.ndarray:
+    """A number for the patient of each case."""
+    return np.arange(number) if patients is None else np.unique(np.asarray(patients), return_inverse=True)[1]
 
 
 def _mean_without_nan(array: np.ndarray, axis: int) -> np.ndarray:

@@ -24,8 +24,10 @@ directions pooled; MONAI takes the larger of two directed percentiles instead. A
 distance from prediction to reference, directed. ASSD (`assd` of medpy 0.5): mean of the distances of both directions pooled.
 
 Both masks empty: Dice and Jaccard are undefined and left out, as in nnU-Net. One mask empty: Dice and Jaccard are 0, distances
-are undefined and left out of the mean; such predictions are counted as *missed* (prediction empty) or *false* (reference
-empty). Some public evaluation code counts them with distance 0, which flatters a method that misses structures."""
+are undefined; such predictions are counted as *missed* (prediction empty) or *false* (reference empty). Means of distances are
+over the cases in which every trainer of this comparison has one, class by class, so that a trainer gains nothing by missing what
+is difficult; where a class has no such case there is no foreground mean of distances (-). Some public evaluation code counts empty
+masks with distance 0, which flatters a method that misses structures."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Head:
     folds: Sequence[int | str]
     test: bool
     num_cases: int
+    num_patients: int
     split_hashes: dict[int | str, str]
     evidence: dict[tuple[str, int | str], str]  # (trainer, fold) -> what of the split was verified
     notes: Sequence[str]
@@ -68,7 +71,7 @@ def markdown(head: Head, runs: Sequence[Run], summary: pd.DataFrame, trainers: S
                 ["folds", folds],
                 ["test", "yes: imagesTs against labelsTs" if head.test else "no: validation cases of the folds"],
                 ["predictions", head.prediction],
-                ["cases", str(head.num_cases)],
+                ["cases", _cases_text(head)],
                 ["classes", ", ".join(classes)],
                 ["split hash", ", ".join(f"fold {fold}: {text}" for fold, text in head.split_hashes.items())],
             ],
@@ -89,25 +92,27 @@ def markdown(head: Head, runs: Sequence[Run], summary: pd.DataFrame, trainers: S
             [_run_row(run, head.evidence.get((run.trainer, run.fold), "")) for run in runs],
         ),
         "## Means",
-        "Mean over cases [95 % bootstrap interval] (number of cases the mean rests on). The foreground mean is the mean over "
-        "classes of these means. *missed* and *false*: predictions without a distance because the prediction or the reference "
-        "is empty; *both empty*: predictions that enter no mean.",
+        "Mean over cases [95 % bootstrap interval over patients] (number of cases the mean rests on). The foreground mean is the "
+        "mean over classes of these means. *missed* and *false*: predictions without a distance because the prediction or the "
+        "reference is empty; *both empty*: predictions that enter no mean. Distances are compared on common cases, see below.",
         *(f"### {text}\n\n{_mean_table(summary, name, trainers)}" for name, text in headings.items()),
     ]
     if len(trainers) > 1:
         parts += [
             f"## Paired tests against {trainers[0]}",
-            "Median over cases of the difference, trainer minus "
-            f"{trainers[0]}; two-sided Wilcoxon signed-rank test; (pairs; dropped because only one side is defined, if any). "
+            "Median over patients of the difference, trainer minus "
+            f"{trainers[0]}; two-sided Wilcoxon signed-rank test; (patients; cases dropped because only one side is defined, if "
+            "any). A patient with several cases enters with the mean of its differences. "
             "Differences of zero enter the median but not the test. "
-            f"No p is given (-) where fewer than {SMALLEST_SAMPLE} pairs differ. Holm: corrected over the trainers for the "
+            f"No p is given (-) where fewer than {SMALLEST_SAMPLE} patients differ. Holm: corrected over the trainers for the "
             "foreground mean; the other p values are not corrected for multiple testing. ~: normal approximation.",
             *(f"### {trainer}\n\n{_test_table(summary, trainer, headings)}" for trainer in trainers[1:]),
         ]
     parts += [
         "## Definitions",
         _DEFINITIONS,
-        f"Intervals: percentile bootstrap over cases, {RESAMPLES} resamples, seed {SEED}. They describe the choice of cases, "
+        f"Intervals: percentile bootstrap over patients with all of their cases (key groups of unlabeled.json), {RESAMPLES} "
+        f"resamples, seed {SEED}. They describe the choice of patients, "
         "not that of the split or of the seed of a training. A case that several folds validate enters once, with its mean.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -118,6 +123,11 @@ def write_reports(folder: Path, text: str, cases: pd.DataFrame, summary: pd.Data
     (folder / "compare.md").write_text(text, encoding="utf-8")
     case_table(cases).to_csv(folder / "compare_cases.csv", index=False)
     summary.to_csv(folder / "compare_summary.csv", index=False)
+
+
+def _cases_text(head: Head) -> str:
+    same = head.num_patients == head.num_cases
+    return f"{head.num_cases}" + (", each a patient of its own" if same else f" of {head.num_patients} patients")
 
 
 def _run_row(run: Run, evidence: str) -> list[str]:

@@ -15,6 +15,7 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_ssl.data.splits import split_hash
+from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.evaluation.comparison import compare
 from tests.helpers.study import SHAPE, A, B, Study, cells, guess, refused, run, truth, write
@@ -89,6 +90,19 @@ def test_several_folds_are_pooled_and_a_case_in_two_of_them_counts_once(study):
     summary = pd.read_csv(output / "compare_summary.csv")
     assert set(summary["n_cases"]) == {8}  # 7 + 4 predictions of 8 cases
     assert "of 4 validation cases" not in (output / "compare.md").read_text()
+
+
+@pytest.mark.parametrize("place", ["preprocessed", "raw"])
+def test_patients_of_the_unlabeled_list_are_the_unit_of_intervals_and_tests(study, place):
+    study.add_run(A, error=3)
+    study.add_run(B, error=1, record_split=True)
+    groups = {case: f"patient_{index // 2}" for index, case in enumerate(study.cases[1:])}
+    UnlabeledList(groups=groups).save(getattr(study, place) / "unlabeled.json")
+    output = run()
+    summary = pd.read_csv(output / "compare_summary.csv").set_index(["trainer", "class", "metric"])
+    found = summary.loc[(B, "foreground mean", "Dice")]
+    assert (found["n_cases"], found["n_patients"], found["n_pairs"]) == (7, 4, 4)
+    assert "7 of 4 patients" in (output / "compare.md").read_text()
 
 
 def test_one_class_is_not_reported_twice(study):

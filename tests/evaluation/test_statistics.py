@@ -195,3 +195,62 @@ def test_trainers_with_different_cases_are_not_summarized():
     table = long_table({"a": {"organ": [80, 90]}, "b": {"organ": [80]}})
     with pytest.raises(ValueError, match="different cases"):
         summarize(table, ["a", "b"], ["organ"])
+
+
+def test_who_misses_every_lesion_has_no_better_mean_distance():
+    """Two trainers with equal distances where both have one; the second misses the lesions, which lie far off for the first."""
+    table = long_table(
+        {
+            "finds": {"organ": [10, 12, 14], "lesion": [30, 20, 25]},
+            "misses": {"organ": [10, 12, 14], "lesion": [0, 0, 0]},
+        }
+    )
+    missed = (table["trainer"] == "misses") & (table["class"] == "lesion")
+    table.loc[missed, "empty"] = "prediction"
+    table.loc[missed & (table["unit"] != "%"), "value"] = NAN
+    summary = summarize(table, ["finds", "misses"], ["organ", "lesion"])
+    for trainer in ("finds", "misses"):
+        assert np.isnan(row(summary, trainer, FOREGROUND, "95HD", "mm")["mean"])
+        assert np.isnan(row(summary, trainer, FOREGROUND, "95HD", "mm")["ci_low"])
+        assert row(summary, trainer, "organ", "95HD", "mm")["mean"] == 12
+    assert row(summary, "misses", FOREGROUND, "95HD", "mm")["n_empty_prediction"] == 3
+    assert row(summary, "misses", FOREGROUND)["mean"] == 6  # Dice counts a miss as 0
+
+
+def test_distances_are_compared_on_common_cases():
+    table = long_table({"a": {"organ": [10, 20, 90]}, "b": {"organ": [11, 21, 0]}})
+    table.loc[(table["trainer"] == "b") & (table["case"] == "case_2") & (table["unit"] != "%"), "value"] = NAN
+    summary = summarize(table, ["a", "b"], ["organ"])
+    a, b = (row(summary, name, "organ", "ASSD", "mm") for name in "ab")
+    assert (a["mean"], a["n"], b["mean"], b["n"]) == (15, 2, 16, 2)
+    assert row(summary, "a", "organ")["mean"] == 40  # Dice: all three
+
+
+def test_two_frames_of_a_heart_are_one_patient():
+    rng = np.random.default_rng(5)
+    of_patient = rng.normal(80, 5, (30, 1))
+    twice = np.repeat(of_patient, 2, axis=0)
+    patients = [f"p{i // 2:02d}" for i in range(60)]
+    once = bootstrap_interval(of_patient)
+    assert bootstrap_interval(twice, patients=patients) == pytest.approx(once)  # the second frame adds nothing
+    low, high = bootstrap_interval(twice)
+    assert high - low < 0.8 * (once[1] - once[0])  # as independent cases the interval would be too narrow
+    gain = np.arange(1.0, 31.0)[:, None] * np.where(np.arange(30) % 3, 1, -1)[:, None]
+    alone = paired_test(of_patient + gain, of_patient)
+    found = paired_test(twice + np.repeat(gain, 2, axis=0), twice, patients)
+    assert found["n_pairs"] == 30 and found["p"] == pytest.approx(alone["p"])
+    assert found["median_difference"] == pytest.approx(alone["median_difference"])
+
+
+def test_patients_of_unequal_size_weigh_as_their_cases_in_the_mean_and_once_in_the_test():
+    matrix, reference = column(1, 1, 1, 5), column(0, 0, 0, 0)
+    result = paired_test(matrix, reference, ["a", "a", "a", "b"])
+    assert (result["n_pairs"], result["mean_difference"]) == (2, 3)
+    low, high = bootstrap_interval(matrix, patients=["a", "a", "a", "b"])
+    assert (low, high) == (1, 5)
+
+
+def test_the_summary_says_how_many_patients_there_are():
+    table = long_table({"a": {"organ": [80, 90, 70]}})
+    summary = summarize(table, ["a"], ["organ"], patients={"case_0": "p", "case_1": "p"})
+    assert set(summary["n_patients"]) == {2} and set(summary["n_cases"]) == {3}
