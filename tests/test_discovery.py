@@ -55,13 +55,18 @@ def test_every_trainer_is_found_as_the_class_that_one_imports():
     ("suffixes", "settings"),
     [
         ("_2epochs", {"num_epochs": 2}),
-        ("_5iters", {"num_iterations_per_epoch": 5}),
+        ("_5iters", {"num_iterations_per_epoch": 5, "num_val_iterations_per_epoch": 1}),
+        ("_100iters", {"num_iterations_per_epoch": 100, "num_val_iterations_per_epoch": 20}),
+        ("_1000iters", {"num_iterations_per_epoch": 1000, "num_val_iterations_per_epoch": 50}),
         ("_seed3", {"seed": 3}),
         ("_seed0", {"seed": 0}),
-        ("_2epochs_5iters", {"num_epochs": 2, "num_iterations_per_epoch": 5}),
+        ("_2epochs_5iters", {"num_epochs": 2, "num_iterations_per_epoch": 5, "num_val_iterations_per_epoch": 1}),
         ("_2epochs_seed3", {"num_epochs": 2, "seed": 3}),
-        ("_5iters_seed3", {"num_iterations_per_epoch": 5, "seed": 3}),
-        ("_100epochs_250iters_seed12", {"num_epochs": 100, "num_iterations_per_epoch": 250, "seed": 12}),
+        ("_5iters_seed3", {"num_iterations_per_epoch": 5, "num_val_iterations_per_epoch": 1, "seed": 3}),
+        (
+            "_100epochs_250iters_seed12",
+            {"num_epochs": 100, "num_iterations_per_epoch": 250, "num_val_iterations_per_epoch": 50, "seed": 12},
+        ),
     ],
 )
 @pytest.mark.parametrize("base", ["nnUNetTrainerMeanTeacher", "nnUNetTrainer"])

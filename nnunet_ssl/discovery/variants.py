@@ -1,7 +1,8 @@
 """All trainers by name: the classes of `nnunet_ssl.trainers`, and their variants by suffix.
 
-A variant's name is the name of a trainer and any of the suffixes `_<N>epochs`, `_<M>iters` (training iterations per epoch)
-and `_seed<S>`, in this order: `nnUNetTrainerMeanTeacher_100epochs_250iters_seed2`. It is the trainer with these settings and
+A variant's name is the name of a trainer and any of the suffixes `_<N>epochs`, `_<M>iters` (training iterations per epoch; with
+fewer than nnU-Net's 250 its 50 validation iterations become fewer in proportion) and `_seed<S>`, in this order:
+`nnUNetTrainerMeanTeacher_100epochs_250iters_seed2`. It is the trainer with these settings and
 this name, hence with its own results folder. For stock `nnUNetTrainer` the variants train like nnU-Net's own.
 
 A variant is made when it is asked for, once, as an attribute of this module; so it can be pickled, and unpickled in another
@@ -20,6 +21,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 import nnunet_ssl.trainers
 from nnunet_ssl.engine.configurable import ConfigurableTrainer
+
+STOCK_ITERATIONS = (250, 50)  # per epoch of training and of validation, nnU-Net's
 
 _SUFFIXES = re.compile(
     r"(?P<base>.+?)(?:_(?P<epochs>[1-9]\d*)epochs)?(?:_(?P<iterations>[1-9]\d*)iters)?(?:_seed(?P<seed>0|[1-9]\d*))?"
@@ -68,6 +71,9 @@ def find_trainer(name: str) -> type[nnUNetTrainer]:
         "seed": match and match["seed"],
     }
     settings = {attribute: int(value) for attribute, value in settings.items() if value is not None}
+    if "num_iterations_per_epoch" in settings:
+        share = settings["num_iterations_per_epoch"] / STOCK_ITERATIONS[0]
+        settings["num_val_iterations_per_epoch"] = max(1, round(min(1.0, share) * STOCK_ITERATIONS[1]))
     if base is None or not settings:
         raise AttributeError(f"no trainer of nnunet_ssl is called {name!r}")
     described = ", ".join(f"{attribute} = {value}" for attribute, value in settings.items())
