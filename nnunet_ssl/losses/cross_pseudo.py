@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nnunet_ssl.losses.consistency import reduce_voxels
 from nnunet_ssl.losses.masked import mean_where
-from nnunet_ssl.predictions.hard_labels import hard_pseudo_label
+from nnunet_ssl.predictions.hard_labels import hard_labels
 from nnunet_ssl.predictions.probabilities import in_float32
 
 
@@ -35,7 +35,7 @@ def pseudo_cross_entropy(
 
     Args:
         logits: z, `(B, C, *spatial)`.
-        label: y as `hard_pseudo_label` gives it: class indices `(B, *spatial)`, or `(B, C, *spatial)` bool for regions.
+        label: y as `hard_labels` gives it: class indices `(B, 1, *spatial)`, or `(B, C, *spatial)` bool for regions.
         activation: "softmax" or "sigmoid".
         mask: `(B, 1, *spatial)` bool, voxels that count; all if None. With no voxel counted the loss is 0.
 
@@ -43,15 +43,15 @@ def pseudo_cross_entropy(
         ValueError: unknown activation, or label or mask do not fit the logits.
     """
     _check_activation(activation)
-    expected = (logits.shape[0], *logits.shape[2:]) if activation == "softmax" else tuple(logits.shape)
+    voxels = (logits.shape[0], 1, *logits.shape[2:])
+    expected = voxels if activation == "softmax" else tuple(logits.shape)
     if tuple(label.shape) != expected:
         raise ValueError(f"label must have shape {expected} for activation {activation!r}, got {tuple(label.shape)}")
-    voxels = (logits.shape[0], 1, *logits.shape[2:])
     if mask is not None and (tuple(mask.shape) != voxels or mask.dtype != torch.bool):
         raise ValueError(f"mask must be bool of shape {voxels}, got {mask.dtype} of shape {tuple(mask.shape)}")
     logits = in_float32(logits)
     if activation == "softmax":
-        values = F.cross_entropy(logits, label.long(), reduction="none").unsqueeze(1)
+        values = F.cross_entropy(logits, label[:, 0].long(), reduction="none").unsqueeze(1)
     else:
         values = F.binary_cross_entropy_with_logits(logits, label.to(logits.dtype), reduction="none")
     return reduce_voxels(values, mask, "mean")
@@ -70,7 +70,7 @@ def cross_pseudo_losses(
         first, second: logits z_1, z_2 of the two networks on the same images, `(B, C, *spatial)`.
         activation: "softmax" or "sigmoid".
         mask: `(B, 1, *spatial)` bool, voxels that count; all if None.
-        labels: y_1, y_2 if they were made from other logits than `first` and `second` (CutMix); `hard_pseudo_label` of
+        labels: y_1, y_2 if they were made from other logits than `first` and `second` (CutMix); `hard_labels` of
             these if None.
 
     Returns:
@@ -82,7 +82,7 @@ def cross_pseudo_losses(
     if first.shape != second.shape:
         raise ValueError(f"both networks must give one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
     if labels is None:
-        labels = hard_pseudo_label(first, activation), hard_pseudo_label(second, activation)
+        labels = hard_labels(first, activation), hard_labels(second, activation)
     return (
         pseudo_cross_entropy(first, labels[1], activation, mask),
         pseudo_cross_entropy(second, labels[0], activation, mask),

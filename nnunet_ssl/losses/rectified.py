@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nnunet_ssl.losses.consistency import softmax_kl
 from nnunet_ssl.losses.masked import mean_where
-from nnunet_ssl.predictions.hard_labels import hard_pseudo_label
+from nnunet_ssl.predictions.hard_labels import hard_labels
 from nnunet_ssl.predictions.probabilities import in_float32, probabilities
 
 
@@ -58,9 +58,9 @@ def pseudo_label_loss_map(student_logits: Tensor, teacher_logits: Tensor, activa
     """
     _check_shapes(student_logits, teacher_logits)
     student = in_float32(student_logits)
-    label = hard_pseudo_label(teacher_logits, activation)
+    label = hard_labels(teacher_logits, activation)
     if activation == "softmax":
-        return F.cross_entropy(student, label, reduction="none").unsqueeze(1)
+        return F.cross_entropy(student, label[:, 0], reduction="none").unsqueeze(1)
     return F.binary_cross_entropy_with_logits(student, label.to(student.dtype), reduction="none")
 
 

@@ -85,9 +85,3 @@ def largest_structure(labels: Tensor, classes: Sequence[int] | None = None, conn
     parts = torch.where(part, labels, 0)
     kept = largest_components(parts, connectivity) * largest_components(part, connectivity)
     return torch.where(part, kept, labels)
-
-
-def hard_pseudo_label(logits: Tensor, activation: str = "softmax") -> Tensor:
-    """`hard_labels` in the form that cross entropy takes: classes `(B, *spatial)` int64, or regions `(B, C, *spatial)` bool."""
-    labels = hard_labels(logits.detach(), activation)
-    return labels[:, 0] if activation == "softmax" else labels

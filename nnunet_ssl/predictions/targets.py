@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.patches.mixing import resize_nearest
-from nnunet_ssl.predictions.hard_labels import hard_pseudo_label
+from nnunet_ssl.predictions.hard_labels import hard_labels
 
 
 def as_target(label: Tensor, like: Tensor, inside: Tensor | None = None) -> Tensor:
@@ -44,8 +44,7 @@ def pseudo_target(logits: Tensor, like: Tensor, activation: str = "softmax", ins
     Returns:
         `(U, channels of like, *spatial)` of the type of `like`, without a gradient.
     """
-    label = hard_pseudo_label(logits, activation)
-    return as_target(label.unsqueeze(1) if activation == "softmax" else label, like, inside)
+    return as_target(hard_labels(logits, activation), like, inside)
 
 
 def join_targets(target: Tensor | list[Tensor], pseudo: Sequence[Tensor]) -> Tensor | list[Tensor]:

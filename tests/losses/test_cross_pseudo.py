@@ -9,7 +9,7 @@ import torch
 
 from nnunet_ssl.losses.cross_pseudo import cross_pseudo_losses, filtered_cross_entropy, pseudo_cross_entropy
 from nnunet_ssl.predictions.ensemble_labels import NONE
-from nnunet_ssl.predictions.hard_labels import hard_pseudo_label
+from nnunet_ssl.predictions.hard_labels import hard_labels
 
 LN3 = math.log(3)
 
@@ -17,7 +17,7 @@ LN3 = math.log(3)
 def test_cross_entropy_by_hand():
     # two voxels with softmax (3/4, 1/4) and (1/2, 1/2)
     logits = torch.tensor([[[[LN3, 0.0]], [[0.0, 0.0]]]])
-    label = torch.tensor([[[1, 0]]])
+    label = torch.tensor([[[[1, 0]]]])
     assert pseudo_cross_entropy(logits, label).item() == pytest.approx((math.log(4) + math.log(2)) / 2)
     mask = torch.tensor([[[[True, False]]]])
     assert pseudo_cross_entropy(logits, label, mask=mask).item() == pytest.approx(math.log(4))
@@ -40,8 +40,8 @@ def test_each_network_learns_the_other_and_gets_no_gradient_from_its_loss(activa
     torch.manual_seed(0)
     first, second = (torch.randn(2, 3, *spatial, requires_grad=True) for _ in range(2))
     losses = cross_pseudo_losses(first, second, activation)
-    assert torch.equal(losses[0], pseudo_cross_entropy(first, hard_pseudo_label(second, activation), activation))
-    assert torch.equal(losses[1], pseudo_cross_entropy(second, hard_pseudo_label(first, activation), activation))
+    assert torch.equal(losses[0], pseudo_cross_entropy(first, hard_labels(second, activation), activation))
+    assert torch.equal(losses[1], pseudo_cross_entropy(second, hard_labels(first, activation), activation))
     (gradient,) = torch.autograd.grad(losses[0], first, retain_graph=True)
     assert gradient.abs().max() > 0
     assert torch.autograd.grad(losses[0], second, retain_graph=True, allow_unused=True) == (None,)
@@ -50,27 +50,27 @@ def test_each_network_learns_the_other_and_gets_no_gradient_from_its_loss(activa
 
 def test_gradient_is_softmax_minus_label():
     torch.manual_seed(0)
-    logits, label = torch.randn(1, 4, 2, 3, dtype=torch.float64, requires_grad=True), torch.randint(0, 4, (1, 2, 3))
+    logits, label = torch.randn(1, 4, 2, 3, dtype=torch.float64, requires_grad=True), torch.randint(0, 4, (1, 1, 2, 3))
     (gradient,) = torch.autograd.grad(pseudo_cross_entropy(logits, label), logits)
-    expected = logits.softmax(1) - torch.nn.functional.one_hot(label, 4).movedim(-1, 1)
+    expected = logits.softmax(1) - torch.nn.functional.one_hot(label[:, 0], 4).movedim(-1, 1)
     assert torch.allclose(gradient, expected / 6)
 
 
 def test_half_precision_logits_do_not_overflow():
     logits = torch.full((1, 2, 300, 300), 40.0, dtype=torch.float16)
     logits[:, 1] = -40
-    loss = pseudo_cross_entropy(logits, torch.ones(1, 300, 300, dtype=torch.int64))
+    loss = pseudo_cross_entropy(logits, torch.ones(1, 1, 300, 300, dtype=torch.int64))
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(80)
 
 
 def test_what_does_not_fit_is_refused():
     logits = torch.zeros(2, 3, 4, 4)
     with pytest.raises(ValueError, match="activation"):
-        hard_pseudo_label(logits, "tanh")
-    with pytest.raises(ValueError, match=r"label must have shape \(2, 4, 4\)"):
-        pseudo_cross_entropy(logits, torch.zeros(2, 1, 4, 4))
+        hard_labels(logits, "tanh")
+    with pytest.raises(ValueError, match=r"label must have shape \(2, 1, 4, 4\)"):
+        pseudo_cross_entropy(logits, torch.zeros(2, 4, 4))
     with pytest.raises(ValueError, match="mask must be bool"):
-        pseudo_cross_entropy(logits, torch.zeros(2, 4, 4), mask=torch.ones(2, 1, 4, 4))
+        pseudo_cross_entropy(logits, torch.zeros(2, 1, 4, 4), mask=torch.ones(2, 1, 4, 4))
     with pytest.raises(ValueError, match="one shape"):
         cross_pseudo_losses(logits, logits[:1])
 

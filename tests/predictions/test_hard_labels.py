@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnunet_ssl.predictions.hard_labels import hard_labels, hard_pseudo_label, largest_components, largest_structure
+from nnunet_ssl.predictions.hard_labels import hard_labels, largest_components, largest_structure
 
 
 def test_classes_and_regions():
@@ -54,16 +54,16 @@ def test_three_dimensions_and_ties():
 def test_labels_are_the_class_of_the_largest_logit(shape):
     logits = torch.zeros(2, 3, *shape)
     logits[0, 2], logits[1, 1] = 1, 5
-    label = hard_pseudo_label(logits)
-    assert label.shape == (2, *shape) and label.dtype == torch.int64
+    label = hard_labels(logits)
+    assert label.shape == (2, 1, *shape) and label.dtype == torch.int64
     assert (label[0] == 2).all() and (label[1] == 1).all()
 
 
 def test_labels_of_regions_are_decisions_per_channel():
     logits = torch.tensor([[[[0.1, -0.1]], [[3.0, 0.0]]]], requires_grad=True)
-    label = hard_pseudo_label(logits, "sigmoid")
+    label = hard_labels(logits, "sigmoid")
     assert label.tolist() == [[[[True, False]], [[True, False]]]]
-    assert not hard_pseudo_label(logits).requires_grad
+    assert not hard_labels(logits).requires_grad
 
 
 STRUCTURE = [

@@ -36,7 +36,7 @@ from torch import Tensor
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.losses.cross_pseudo import cross_pseudo_losses
 from nnunet_ssl.patches.mixing import box_masks, copy_paste
-from nnunet_ssl.predictions.hard_labels import hard_pseudo_label
+from nnunet_ssl.predictions.hard_labels import hard_labels
 from nnunet_ssl.ramps import ramped_weight
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
@@ -73,7 +73,7 @@ class nnUNetTrainerCPS(nnUNetTrainerSSL):
         first, second = (copy_paste(z, z.roll(1, 0), masks) for z in logits)
         batch.unlabeled = copy_paste(images, images.roll(1, 0), masks)
         batch.inside = copy_paste(batch.inside, batch.inside.roll(1, 0), masks)
-        return hard_pseudo_label(first, self.activation), hard_pseudo_label(second, self.activation)
+        return hard_labels(first, self.activation), hard_labels(second, self.activation)
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         first, second, inside, labels = logits[0], batch.logits["second"][0], batch.inside, self.labels

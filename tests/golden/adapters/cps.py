@@ -10,7 +10,7 @@ import torch
 from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.losses.cross_pseudo import cross_pseudo_losses
 from nnunet_ssl.patches.mixing import box_masks, copy_paste
-from nnunet_ssl.predictions.hard_labels import hard_pseudo_label
+from nnunet_ssl.predictions.hard_labels import hard_labels
 from nnunet_ssl.ramps import sigmoid_rampup, stepwise_progress
 from tests.golden.framework import GoldenFile, grad
 from tests.golden.reference.supervised import ce_dice_loss
@@ -19,7 +19,7 @@ TRAINER = "nnUNetTrainerCPS"
 USES = (
     "nnunet_ssl.losses.combine.weighted_sum",
     "nnunet_ssl.losses.cross_pseudo.cross_pseudo_losses",
-    "nnunet_ssl.predictions.hard_labels.hard_pseudo_label",
+    "nnunet_ssl.predictions.hard_labels.hard_labels",
     "nnunet_ssl.ramps.sigmoid_rampup",
 )
 REFERENCE_ONLY = {
@@ -48,8 +48,8 @@ def _ssl4mis(file: GoldenFile, dim: str) -> dict[str, Any]:
     terms = {"sup_1": supervised[0], "sup_2": supervised[1], "cps_1": pseudo[0], "cps_2": pseudo[1]}
     loss = weighted_sum(terms, {"sup_1": 1.0, "sup_2": 1.0, "cps_1": weight, "cps_2": weight})
     return {
-        f"pseudo_label{dim}_1": hard_pseudo_label(unlabeled[0]),
-        f"pseudo_label{dim}_2": hard_pseudo_label(unlabeled[1]),
+        f"pseudo_label{dim}_1": hard_labels(unlabeled[0])[:, 0],
+        f"pseudo_label{dim}_2": hard_labels(unlabeled[1])[:, 0],
         f"pseudo_loss{dim}_1": pseudo[0],
         f"pseudo_loss{dim}_2": pseudo[1],
         f"sup_loss{dim}_1": supervised[0],
@@ -71,15 +71,15 @@ def _cutmix(file: GoldenFile) -> dict[str, Any]:
     share, boxes = file.constant("prop_range", "cutmix_mask"), file.constant("n_boxes", "cutmix_mask")
     mask = torch.from_numpy(box_masks(len(u0), u0.shape[2:], share, boxes, random))
     labels = tuple(
-        hard_pseudo_label(copy_paste(*(file.tensor(f"cutmix_logits_t{net}u{u}") for u in (1, 0)), mask.bool()))
+        hard_labels(copy_paste(*(file.tensor(f"cutmix_logits_t{net}u{u}") for u in (1, 0)), mask.bool()))
         for net in (1, 2)
     )
     losses = cross_pseudo_losses(file.tensor("cutmix_logits_s1"), file.tensor("cutmix_logits_s2"), labels=labels)
     return {
         "cutmix_mask": mask,
         "cutmix_mixed": copy_paste(u1, u0, mask.bool()),
-        "cutmix_ps_label_1": labels[0],
-        "cutmix_ps_label_2": labels[1],
+        "cutmix_ps_label_1": labels[0][:, 0],
+        "cutmix_ps_label_2": labels[1][:, 0],
         "cutmix_cps_loss": _total(losses),
     }
 
