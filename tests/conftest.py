@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
+import types
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
+
+# nnU-Net reads it when it is imported; else every validation starts eight processes for one small image.
+os.environ.setdefault("nnUNet_def_n_proc", "1")
 
 from tests.helpers.synthetic import make_dataset
 
@@ -17,14 +24,34 @@ EXAMPLE_TRAINERS = HELPERS / "example_trainers"
 
 # `pytest -m fast`: what computes on small arrays, and the contract of one trainer.
 FAST_FOLDERS = ("losses", "predictions", "patches", "networks", "weak", "data", "dataloading", "engine", "evaluation")
-FAST_FILES = ("test_ramps.py", "test_errors.py", "test_rooms.py", "test_seams.py")
+FAST_FILES = ("test_ramps.py", "test_errors.py", "test_rooms.py", "test_seams.py", "test_reference.py")
 FAST_TRAINER = "nnUNetTrainerMeanTeacher"
 FILES_ON_DISK = {"datasets", "tmp_path", "tmp_path_factory", "capfd"}
 
+# `pytest -m slow`: more than about ten seconds each, with what they set up. They start nnU-Net's commands, preprocess whole
+# data sets or install the package.
+SLOW = {
+    "commands/test_steps.py": None,  # all of them share one run that is killed and continued
+    "commands/test_preprocess_unlabeled.py": {
+        "test_a_changed_label_makes_plans_and_labeled_part_anew",
+        "test_plans_are_those_of_nnunet_without_the_unlabeled_images",
+        "test_unlabeled_cases_lie_in_a_sibling_folder_that_holds_case_files_only",
+    },
+    "tests/test_install.py": {"test_a_checkout_without_links_installs_as_well"},
+}
+
+
+def is_slow(item: pytest.Item) -> bool:
+    file = f"{item.path.parent.name}/{item.path.name}"
+    names = SLOW.get(file, set())
+    return names is None or getattr(item, "originalname", item.name) in names
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The marker `fast`, by folder and fixtures, so that nobody has to set it."""
+    """The markers `fast`, by folder and fixtures, and `slow`, by name, so that nobody has to set them."""
     for item in items:
+        if is_slow(item):
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("slow"):
             continue
         fixtures = set(getattr(item, "fixturenames", ()))
@@ -39,6 +66,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def one_thread():
     """Bit for bit comparisons hold with one thread; small networks are not slower with it."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def figures_of_few_pixels():
+    """nnU-Net's figure of a run has 16 million pixels, and every epoch of every trainer draws it anew."""
+    matplotlib.rcParams["figure.dpi"] = 10
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -58,6 +91,13 @@ def environment_restored():
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def pools_of_threads(monkeypatch):
+    """nnU-Net exports and scores predictions in pools of processes that import torch anew, seconds for one small image."""
+    spawn = types.SimpleNamespace(Pool=ThreadPool)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: spawn)
 
 
 @pytest.fixture(scope="session")

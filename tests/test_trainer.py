@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 import torch
@@ -16,14 +18,8 @@ from tests.helpers.training import copy_batch, largest_difference, make_trainer,
 MEAN_TEACHER = "nnUNetTrainerMeanTeacher"
 
 
-# ---------------------------------------------------------------------------------------------------- checks of the data
-
-
 def start(out, dataset, tmp_path, **attributes):
     return started(make_trainer(MEAN_TEACHER, out, dataset, results=tmp_path / "results", **attributes))
-
-
-# ------------------------------------------------------------------------------------------------- the step's safeguards
 
 
 def test_the_logits_of_labeled_patches_are_kept_for_the_method(datasets, tmp_path):
@@ -41,48 +37,58 @@ def test_the_logits_of_labeled_patches_are_kept_for_the_method(datasets, tmp_pat
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(scales, found, strict=True))
 
 
-# ------------------------------------------------------------------------------------------------------- whole networks
+WITHOUT_CHANCE = {
+    MEAN_TEACHER: {"noise_std": 0.0, "consistency_weight": 0.5},
+    "nnUNetTrainerTestTwoNetworks": {},
+    # without what is drawn at random: the mixture and the dropped channels
+    "nnUNetTrainerScribbleDMPLS": {"dropout": 0.0, "pseudo_weight": 0.0},
+}
 
 
-@pytest.mark.parametrize(
-    "name, attributes",
-    [
-        (MEAN_TEACHER, {"noise_std": 0.0, "consistency_weight": 0.5}),
-        ("nnUNetTrainerTestTwoNetworks", {}),
-        # without what is drawn at random: the mixture and the dropped channels
-        ("nnUNetTrainerScribbleDMPLS", {"dropout": 0.0, "pseudo_weight": 0.0}),
-    ],
-)
-def test_two_processes_train_like_one(name, attributes, datasets, tmp_path):
-    out, dataset = datasets(**needs(name, batch_size=4))
-    trainer = started(make_trainer(name, out, dataset, results=tmp_path / "one", **attributes))
-    trainer.iteration = 0
-    batches = [next(trainer.dataloader_train) for _ in range(2)]
-    for batch in batches:  # all voxels count: else the mean over counted voxels is another one per process
-        if "inside" in batch:
-            batch["inside"].fill_(True)
-        for target in batch["target"]:
-            target[target == 3] = 0  # the ignore label
-    reference = {
-        "attributes": attributes,
-        "start": weights_of(trainer.network),
-        "members": {k: weights_of(m.module) for k, m in ((m.name, m) for m in trainer.members)},
-        "batches": [copy_batch(b) for b in batches],
-    }
-    torch.save(reference, tmp_path / "reference.pth")
-    for batch in batches:
-        trainer.train_step(batch)
-    arguments = [name, str(out), dataset, str(tmp_path / "two"), str(tmp_path)]
-    command = [sys.executable, "-m", "tests.helpers.ddp_worker"]
-    processes = [subprocess.Popen([*command, str(rank), "2", *arguments], cwd=REPOSITORY) for rank in range(2)]
-    assert [p.wait(timeout=300) for p in processes] == [0, 0]
-    ranks = [torch.load(tmp_path / f"rank{r}.pth", weights_only=False) for r in range(2)]
+@pytest.fixture(scope="module")
+def both_ways(datasets, tmp_path_factory):
+    """Trainer -> (its folder, itself after two steps in this process); two processes have made the same steps of all of them."""
+    work = tmp_path_factory.mktemp("ddp")
+    trained, jobs = {}, []
+    with mock.patch.dict(os.environ):
+        for name, attributes in WITHOUT_CHANCE.items():
+            out, dataset = datasets(**needs(name, batch_size=4))
+            trainer = started(make_trainer(name, out, dataset, results=work / name / "one", **attributes))
+            trainer.iteration = 0
+            batches = [next(trainer.dataloader_train) for _ in range(2)]
+            for batch in batches:  # all voxels count: else the mean over counted voxels is another one per process
+                if "inside" in batch:
+                    batch["inside"].fill_(True)
+                for target in batch["target"]:
+                    target[target == 3] = 0  # the ignore label
+            reference = {
+                "start": weights_of(trainer.network),
+                "members": {m.name: weights_of(m.module) for m in trainer.members},
+                "batches": [copy_batch(b) for b in batches],
+            }
+            job = {"name": name, "attributes": attributes, "out": out, "dataset": dataset, "work": work / name}
+            jobs.append(job | {"reference": reference})
+            for batch in batches:
+                trainer.train_step(batch)
+            trained[name] = work / name, trainer
+        torch.save(jobs, work / "jobs.pth")
+        command = [sys.executable, "-m", "tests.helpers.ddp_worker"]
+        arguments = ["2", str(work / "jobs.pth")]
+        processes = [subprocess.Popen([*command, str(rank), *arguments], cwd=REPOSITORY) for rank in range(2)]
+        assert [p.wait(timeout=300) for p in processes] == [0, 0]
+    return trained
+
+
+@pytest.mark.parametrize("name", WITHOUT_CHANCE)
+def test_two_processes_train_like_one(name, both_ways):
+    work, trainer = both_ways[name]
+    ranks = [torch.load(work / f"rank{r}.pth", weights_only=False) for r in range(2)]
     assert ranks[0]["batch_size"] == ranks[1]["batch_size"] == (2, 2)
     for found in ranks:
         assert largest_difference(weights_of(trainer.network), found["student"]) < 1e-5
-        for key, member in ((m.name, m) for m in trainer.members):
-            assert largest_difference(weights_of(member.module), found["members"][key]) < 1e-5
-    checkpoint = torch.load(tmp_path / "checkpoint_ddp.pth", weights_only=False)
+        for member in trainer.members:
+            assert largest_difference(weights_of(member.module), found["members"][member.name]) < 1e-5
+    checkpoint = torch.load(work / "checkpoint_ddp.pth", weights_only=False)
     expected = weights_of(trainer.inference_network().module)
     assert largest_difference(expected, checkpoint["network_weights"]) < 1e-5
     assert len(checkpoint["ssl_state"]["random_states"]) == 2
@@ -105,9 +111,6 @@ def test_scalars_go_to_other_loggers_too(datasets, tmp_path):
     assert 0 <= seen["nnunet_ssl/loader/waiting", 0] <= 1
 
 
-# ------------------------------------------------------------------------------------------------------------- the pool
-
-
 def test_a_user_folder_of_two_lines_takes_effect(datasets, tmp_path):
     class nnUNetTrainerShort(nnUNetTrainerSSL):
         num_epochs = 3
@@ -118,9 +121,6 @@ def test_a_user_folder_of_two_lines_takes_effect(datasets, tmp_path):
     assert (trainer.num_epochs, trainer.initial_lr) == (3, 0.02)
     trainer.initialize()
     assert trainer.optimizer.param_groups[0]["lr"] == 0.02
-
-
-# --------------------------------------------------------------------------------------------- teachers of other schedules
 
 
 @pytest.mark.parametrize("deep_supervision", [True, False])

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import json
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -88,16 +88,15 @@ def with_adapter(monkeypatch):
 # ----------------------------------------------------------------------------------------------------- the real files
 
 
-def test_the_command_finds_every_array_of_the_kept_files_matched(tmp_path):
+def test_the_command_finds_every_array_of_the_kept_files_matched(tmp_path, monkeypatch, capsys):
     record = tmp_path / "report.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.golden", "tests/golden/data", "--json", str(record)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(KEPT)} of {len(KEPT)} files complete" in done.stdout
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(sys, "argv", ["golden", "tests/golden/data", "--json", str(record)])
+    with pytest.raises(SystemExit) as done:
+        runpy.run_path("tests/golden/__main__.py", run_name="__main__")
+    printed = "".join(capsys.readouterr())
+    assert done.value.code == 0, printed
+    assert f"{len(KEPT)} of {len(KEPT)} files complete" in printed
     report = json.loads(record.read_text())
     for name in KEPT:
         entries = json.loads((DATA / f"{name}.json").read_text())["arrays"].values()

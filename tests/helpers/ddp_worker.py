@@ -1,4 +1,4 @@
-"""Two gloo processes on CPU train one step; run by tests/engine/test_engine.py.
+"""Two gloo processes on CPU train steps of one trainer after the other; run by tests/test_trainer.py.
 
 nnU-Net forces the CUDA device and `device_ids` under DDP, so this process replaces the DDP class by one that ignores them.
 """
@@ -8,11 +8,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as stock
 import torch
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ssl.dataloading.streams import unlabeled_batch_size_here
+from nnunet_ssl.engine import members, prediction
+from tests.helpers.training import make_trainer, weights_of
 
 
 class CpuDDP(DistributedDataParallel):
@@ -32,18 +35,10 @@ def share(batch: dict, rank: int, ranks: int) -> dict:
     return {k: part(v) for k, v in batch.items()}
 
 
-def run(rank: int, ranks: int, name: str, out: Path, dataset: str, results: Path, work: Path) -> None:
-    import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as stock
-
-    from nnunet_ssl.engine import members, prediction
-    from tests.helpers.training import make_trainer, weights_of
-
-    stock.DDP = members.DistributedDataParallel = prediction.DistributedDataParallel = CpuDDP
-    torch.set_num_threads(1)
-    torch.cuda.device_count = lambda: ranks
-    dist.init_process_group("gloo", init_method=f"file://{work / 'store'}", rank=rank, world_size=ranks)
-    reference = torch.load(work / "reference.pth", weights_only=False)
-    trainer = make_trainer(name, out, dataset, results=results, **reference["attributes"])
+def train(rank: int, ranks: int, job: dict) -> None:
+    """The steps of one trainer, and what it then holds, in files of the job's folder."""
+    work, reference = job["work"], job["reference"]
+    trainer = make_trainer(job["name"], job["out"], job["dataset"], results=work / "two", **job["attributes"])
     trainer.device, trainer.grad_scaler = torch.device("cpu"), None
     torch.manual_seed(0)
     trainer.initialize()
@@ -66,9 +61,18 @@ def run(rank: int, ranks: int, name: str, out: Path, dataset: str, results: Path
         work / f"rank{rank}.pth",
     )
     dist.barrier()
+
+
+def run(rank: int, ranks: int, jobs: Path) -> None:
+    stock.DDP = members.DistributedDataParallel = prediction.DistributedDataParallel = CpuDDP
+    torch.set_num_threads(1)
+    torch.cuda.device_count = lambda: ranks
+    dist.init_process_group("gloo", init_method=f"file://{jobs.with_name('store')}", rank=rank, world_size=ranks)
+    for job in torch.load(jobs, weights_only=False):
+        train(rank, ranks, job)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    rank, ranks, name, out, dataset, results, work = sys.argv[1:]
-    run(int(rank), int(ranks), name, Path(out), dataset, Path(results), Path(work))
+    rank, ranks, jobs = sys.argv[1:]
+    run(int(rank), int(ranks), Path(jobs))

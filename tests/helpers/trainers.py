@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
+import torch
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.discovery.variants import trainer_classes
+from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.preprocessing.dense_labels import preprocess_dense
 from tests.helpers.training import copy_batch, make_trainer, seed_everything, weights_of
 
@@ -87,12 +93,21 @@ def past_every_switch(trainer) -> None:
     trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
 
 
+def _labels_of_the_ensemble(trainer) -> None:
+    trainer.confidence = 0.2  # an untrained network is sure of nothing
+    trainer.update_labels()
+
+
+# What a method makes between epochs and its later steps need: a test that jumps there must make it itself.
+BETWEEN_EPOCHS: dict[str, Callable] = {
+    "nnUNetTrainerScribble2Label": _labels_of_the_ensemble,  # its pseudo labels, files of whole cases
+}
+
+
 def to_the_last_quarter(trainer) -> None:
     """As `past_every_switch`, with what a method makes between epochs."""
     past_every_switch(trainer)
-    if hasattr(trainer, "update_labels"):
-        trainer.confidence = 0.2  # an untrained network is sure of nothing
-        trainer.update_labels()
+    BETWEEN_EPOCHS.get(type(trainer).__name__, lambda _: None)(trainer)
 
 
 def next_batches(trainer, count: int = 1) -> list[dict]:
@@ -134,3 +149,46 @@ def preprocess_dense_labels(name: str) -> None:
     preprocess_dense(
         raw, UnlabeledList.load(raw.folder / "unlabeled.json"), "nnUNetPlans", ["2d"], [1], show_progress=False
     )
+
+
+def sparse_patches(spatial: tuple[int, ...], classes: int = 3, channels: int = 1):
+    """Logits, and a batch of two patches without annotations; the first has padding: `spatial[-1] < 3`."""
+    generator = torch.Generator().manual_seed(sum(spatial))
+    logits = torch.randn(2, classes, *spatial, generator=generator)
+    images = 30 * torch.randn(2, channels, *spatial, generator=generator)
+    inside = torch.ones(2, 1, *spatial, dtype=torch.bool)
+    inside[0, ..., :3] = False
+    return logits, SSLBatch(images, torch.zeros(2, 1, *spatial), ("a", "b"), labeled_inside=inside)
+
+
+def assert_padding_has_no_influence(trainer, logits, batch) -> None:
+    """Logits and image of padding do not change a trainer's only weak term, which has a gradient everywhere else."""
+    logits.requires_grad_()
+    (term,) = trainer.weak_terms([logits], batch).values()
+    gradient = torch.autograd.grad(term, logits)[0]
+    padding = ~batch.labeled_inside.expand_as(logits)
+    assert gradient[padding].abs().max() == 0 and gradient[~padding].abs().min() > 0
+    changed = torch.where(padding, 7.0, logits)
+    batch.labeled[~batch.labeled_inside.expand_as(batch.labeled)] = 1e4
+    (other,) = trainer.weak_terms([changed], batch).values()
+    assert torch.allclose(other, term)
+
+
+def assert_late_sigmoid_ramp(trainer, term: str) -> None:
+    """The only weight is 0 for 5 % of the training and reaches 0.1 at 45 %."""
+    steps = trainer.num_epochs * trainer.num_iterations_per_epoch
+    weights = {}
+    for percent in (0, 4, 5, 25, 45, 100):
+        trainer.iteration = percent * steps // 100
+        (weights[percent],) = trainer.weights().values()
+        assert list(trainer.weights()) == [term]
+    assert weights[0] == weights[4] == 0
+    assert weights[5] == pytest.approx(0.1 * math.exp(-5))
+    assert weights[25] == pytest.approx(0.1 * math.exp(-1.25))
+    assert weights[45] == weights[100] == pytest.approx(0.1)
+
+
+def spatial_transform(trainer) -> SpatialTransform:
+    """The spatial transform of the training patches."""
+    transforms = trainer.dataloader_train.data_loader.transforms.transforms
+    return next(t for t in transforms if isinstance(t, SpatialTransform))

@@ -1,4 +1,4 @@
-"""Losses against numbers worked out by hand, PyTorch's own losses and MONAI's."""
+"""Consistency losses against numbers worked out by hand and PyTorch's own losses."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import torch
 from torch.autograd import gradcheck
 
 from nnunet_ssl.losses.consistency import softmax_kl, softmax_mse
-from nnunet_ssl.losses.selective import selective_mse
 from tests.golden.reference.consistency import softmax_dice, symmetric_mse
-from tests.golden.reference.supervised import ce_dice_loss, cross_entropy, squared_dice_loss
 
 ACTIVATED = [softmax_mse, softmax_kl, softmax_dice]
 
@@ -25,9 +23,6 @@ def logits_of(*probabilities: float) -> torch.Tensor:
     return torch.tensor(probabilities).log().view(1, -1, 1, 1)
 
 
-# ------------------------------------------------------------------------------------------------------- probabilities
-
-
 @pytest.mark.parametrize("loss", [*ACTIVATED, symmetric_mse])
 def test_half_precision_logits_give_a_float32_loss_also_under_autocast(loss):
     student, teacher = draw(2, 3, 8, 8).half(), draw(2, 3, 8, 8, seed=1).half()
@@ -37,9 +32,6 @@ def test_half_precision_logits_give_a_float32_loss_also_under_autocast(loss):
     assert under_autocast.dtype == torch.float32
     assert exact.dtype == torch.float64
     assert under_autocast.item() == pytest.approx(exact.item(), rel=1e-5)
-
-
-# --------------------------------------------------------------------------------------------------------- consistency
 
 
 def test_mse_of_one_voxel_by_hand():
@@ -60,17 +52,6 @@ def test_kl_of_a_region_is_that_of_two_bernoulli_distributions():
     student, teacher = torch.zeros(1, 1, 1, 1), torch.tensor(math.log(9.0)).view(1, 1, 1, 1)  # 0.5 and 0.9
     expected = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
     assert softmax_kl(student, teacher, "sigmoid").item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_dice_sums_over_the_whole_batch():
-    student, teacher = draw(3, 2, 4, 4), draw(3, 2, 4, 4, seed=1)
-    as_one_image = [x.transpose(0, 1).reshape(1, 2, 12, 4) for x in (student, teacher)]
-    torch.testing.assert_close(softmax_dice(student, teacher), softmax_dice(*as_one_image))
-
-
-def test_symmetric_mse_is_that_of_the_values_themselves():
-    a, b = draw(2, 3, 4, 5), draw(2, 3, 4, 5, seed=1)
-    torch.testing.assert_close(symmetric_mse(a, b), torch.nn.functional.mse_loss(a, b))
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
@@ -160,45 +141,3 @@ def test_an_unknown_activation_or_reduction_is_refused():
             loss(student, student, "identity")
     with pytest.raises(ValueError, match="'mean' or 'none', got 'sum'"):
         softmax_mse(student, student, reduction="sum")
-
-
-# ---------------------------------------------------------------------------------------------------------- supervised
-
-
-def test_squared_dice_by_hand():
-    predicted = torch.tensor([[0.8, 0.4], [0.2, 0.6]]).view(1, 2, 2, 1)  # two voxels, classes 0 and 1
-    target = torch.tensor([0, 1]).view(1, 2, 1)
-    background = 1 - (2 * 0.8 + 1e-5) / (0.64 + 0.16 + 1 + 1e-5)
-    foreground = 1 - (2 * 0.6 + 1e-5) / (0.04 + 0.36 + 1 + 1e-5)
-    assert squared_dice_loss(predicted, target).item() == pytest.approx((background + foreground) / 2, rel=1e-6)
-
-
-def test_a_perfect_prediction_has_dice_loss_zero_also_for_absent_classes():
-    target = torch.tensor([[0, 2], [2, 0]]).view(1, 2, 2)
-    predicted = torch.nn.functional.one_hot(target, 4).movedim(-1, 1).float()
-    assert squared_dice_loss(predicted, target).item() == pytest.approx(0, abs=1e-6)
-
-
-def test_cross_entropy_of_uniform_logits_is_the_log_of_the_number_of_classes():
-    assert cross_entropy(torch.zeros(2, 5, 3, 3), torch.randint(0, 5, (2, 3, 3))).item() == pytest.approx(math.log(5))
-
-
-def test_a_target_that_does_not_fit_is_refused():
-    for loss in (cross_entropy, squared_dice_loss, ce_dice_loss):
-        with pytest.raises(ValueError, match=r"must have shape \(2, 4, 4\).*got \(2, 4, 5\)"):
-            loss(draw(2, 3, 4, 4), torch.zeros(2, 4, 5))
-
-
-# ------------------------------------------------------------------------------------------------------------- total
-
-
-@pytest.mark.parametrize("spatial", [(6, 5), (4, 3, 5)])
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_selecting_everything_is_the_plain_consistency(spatial, activation):
-    generator = torch.Generator().manual_seed(0)
-    student, teacher = torch.randn(2, 3, 4, *spatial, generator=generator)
-    for channels in (1, 4):
-        everything = torch.ones(3, channels, *spatial, dtype=torch.bool)
-        assert torch.allclose(
-            selective_mse(student, teacher, everything, activation), softmax_mse(student, teacher, activation)
-        )

@@ -148,6 +148,3 @@ def test_wrong_arguments():
         dense_crf_loss(p, images, spacing=(1.0,))
     with pytest.raises(ValueError, match="activation"):
         dense_crf_loss(p, images, activation="relu")
-
-
-# -------------------------------------------------------------------------------------------------------- the lattice

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from nnunet_ssl.losses.consistency import softmax_mse
 from nnunet_ssl.losses.selective import selective_mse, uncertainty_weighted_mse
 
 LN2 = math.log(2)
@@ -114,3 +115,15 @@ def test_gradient_only_in_selected_voxels():
 def test_selections_that_do_not_fit_are_refused(selected):
     with pytest.raises(ValueError, match="selected must be bool"):
         selective_mse(*two_voxels(), selected)
+
+
+@pytest.mark.parametrize("spatial", [(6, 5), (4, 3, 5)])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_selecting_everything_is_the_plain_consistency(spatial, activation):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 3, 4, *spatial, generator=generator)
+    for channels in (1, 4):
+        everything = torch.ones(3, channels, *spatial, dtype=torch.bool)
+        assert torch.allclose(
+            selective_mse(student, teacher, everything, activation), softmax_mse(student, teacher, activation)
+        )

@@ -8,17 +8,7 @@ import pytest
 import torch
 
 from nnunet_ssl.losses.size import barrier_steepness, extended_log_barrier, scaled_bounds, size_loss, soft_sizes
-from nnunet_ssl.losses.tightness import tightness_loss
-from nnunet_ssl.patches.boxes import BoxTargets, box_sums, box_volumes
 from tests.golden.reference.size import precise_bounds
-
-
-def target_of(*boxes, shape=(12, 14), ignore=3):
-    """Target `(1, 1, *shape)` with the ignore label inside boxes, given as slices."""
-    labels = torch.zeros(1, 1, *shape, dtype=torch.int16)
-    for box in boxes:
-        labels[(0, 0, *box)] = ignore
-    return labels
 
 
 def test_barrier_is_continuous_and_smooth_at_its_edge():
@@ -74,26 +64,3 @@ def test_a_bound_that_does_not_count_has_no_gradient():
         loss = size_loss(sizes, torch.tensor([7.0, 8.0]), 10, t=t, counted=counted)
         (gradient,) = torch.autograd.grad(loss, sizes)
         assert gradient[0, 0] == 0 and gradient[0, 1] < 0
-
-
-def test_boxes_teach_an_object_without_any_of_its_voxels_annotated():
-    """Gradient descent on p alone: strips and sizes fill the box, whatever the start."""
-    target = target_of((slice(3, 9), slice(4, 11)))
-    found = BoxTargets(num_classes=1, width=2)(target)
-    logits = torch.full((1, 2, 12, 14), 0.0)
-    logits[:, 1] = -3
-    logits.requires_grad_()
-    optimizer = torch.optim.Adam([logits], lr=0.1)
-    for step in range(150):
-        p = logits.softmax(1)
-        t = barrier_steepness(5, 1.1, step / 10)
-        bounds = scaled_bounds(box_volumes(found["boxes"]), 0.5, 0.9)
-        loss = tightness_loss(p, found["strips"], found["bounds"], t=t)
-        loss = loss + size_loss(box_sums(p, found["boxes"]), bounds, 12 * 14, t=t, reduction="sum")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    size = box_sums(logits.softmax(1), found["boxes"]).item()
-    assert 0.5 * 42 <= size <= 0.9 * 42
-    outside = logits.detach().softmax(1)[0, 1] * (target[0, 0] == 0)
-    assert outside.max() < 0.05  # no term says anything there

@@ -10,6 +10,7 @@ from nnunet_ssl.networks.features import (
     FeatureTap,
     LevelSetHead,
     ProjectionHead,
+    encoder_of,
     last_encoder_stage,
     segmentation_layer,
 )
@@ -48,6 +49,8 @@ def test_a_network_of_another_build_is_refused():
         segmentation_layer(nn.Conv2d(1, 1, 1))
     with pytest.raises(NotImplementedError, match=r"encoder\.stages"):
         last_encoder_stage(nn.Conv2d(1, 1, 1))
+    with pytest.raises(NotImplementedError, match=r"Linear has no `encoder\.stages`"):
+        encoder_of(nn.Linear(1, 1))
 
 
 def test_a_tap_of_a_teacher_keeps_features_in_evaluation_mode():

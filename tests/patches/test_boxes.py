@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_ssl.losses.size import extended_log_barrier
-from nnunet_ssl.losses.tightness import tightness_loss
 from nnunet_ssl.patches.boxes import BoxTargets, bounding_boxes, box_rows, box_strips, box_sums, box_volumes
 from tests.golden.reference.boxes import fill_boxes
 
@@ -108,19 +106,3 @@ def test_with_several_classes_seeds_say_which_class_a_box_is_of():
     assert found["boxes"].tolist() == [[0, 2, 1, 1, 4, 4]]
     found = BoxTargets(num_classes=1, width=5)(target_of((slice(1, 4), slice(1, 4)), ignore=2))
     assert found["boxes"][:, 1].tolist() == [1]
-
-
-def test_tightness_by_hand():
-    p = torch.zeros(1, 2, 5, 5)
-    p[0, 1, 1:3, 1:4] = 0.5
-    strips, bounds = box_strips(np.array([[1, 1], [3, 4]]), width=2)
-    rows, bounds = box_rows(0, 1, strips), torch.from_numpy(bounds).float()
-    assert bounds.tolist() == [2, 2, 1]  # sums 3, 2, 1
-    assert float(tightness_loss(p, rows, bounds, reduction="sum")) == 0
-    assert float(tightness_loss(0.5 * p, rows, bounds, reduction="sum")) == pytest.approx(0.5 + 1 + 0.5)
-    assert float(tightness_loss(0.5 * p, rows, bounds)) == pytest.approx(2 / 3)
-    psi = [float(extended_log_barrier(torch.tensor(z), 5.0)) for z in (-1.0, 0.0, 0.0)]
-    assert float(tightness_loss(p, rows, bounds, t=5.0)) == pytest.approx(sum(psi) / 3, rel=1e-5)
-    p.requires_grad_()
-    nothing = tightness_loss(p, rows[:0], bounds[:0], t=5.0)
-    assert nothing.item() == 0 and not torch.autograd.grad(nothing, p)[0].any()

@@ -1,4 +1,4 @@
-"""CML: the discrepancy of features, the second decoder, both stages against steps computed by hand."""
+"""CML: the second decoder, both stages against steps computed by hand."""
 
 from __future__ import annotations
 
@@ -8,14 +8,6 @@ import torch
 import torch.nn.functional as F
 
 from tests.helpers.training import copy_batch, largest_difference, make_trainer, seed_everything, started, weights_of
-
-# -------------------------------------------------------------------------------------------------------- discrepancy
-
-
-# ------------------------------------------------------------------------------------------------------- second decoder
-
-
-# ---------------------------------------------------------------------------------------------------------- the trainer
 
 
 def make(datasets, tmp_path, configuration="2d", attributes=None, **options):

@@ -12,12 +12,6 @@ from nnunet_ssl.losses.cross_pseudo import cross_pseudo_losses
 from tests.golden.framework import record_calls
 from tests.helpers.training import copy_batch, largest_difference, make_trainer, seed_everything, started, weights_of
 
-# --------------------------------------------------------------------------------------------------------- the losses
-
-
-# ------------------------------------------------------------------------------------------------------------- CutMix
-
-
 # -------------------------------------------------------------------------------------------------------- the trainer
 
 

@@ -21,12 +21,6 @@ S2L = "nnUNetTrainerScribble2Label"
 SPARSE = {"ignore": True, "unlabeled": 0}
 
 
-# -------------------------------------------------------------------------------------------------------- pure functions
-
-
-# -------------------------------------------------------------------------------------------------------- files of a run
-
-
 # ------------------------------------------------------------------------------------------------------------ the trainer
 
 
@@ -140,11 +134,11 @@ def test_before_the_first_update_there_are_no_labels(datasets, tmp_path):
     assert values["pseudo"] == 0 and np.isfinite(values["loss"])
 
 
-def test_the_term_is_the_cross_entropy_of_all_heads(datasets, tmp_path):
+def test_the_term_is_the_cross_entropy_of_all_scales(datasets, tmp_path):
     trainer = s2l(datasets, tmp_path)
     trainer.iteration = trainer.num_epochs * trainer.num_iterations_per_epoch // 2
     batch = next(trainer.dataloader_train)
-    trainer.loss.weight_factors = (0.75, 0.25)  # nnU-Net's for two heads are 1 and 0
+    trainer.loss.weight_factors = (0.75, 0.25)  # nnU-Net's for two scales are 1 and 0
     batch["extra/pseudo"] = torch.randint(-1, 3, batch["extra/pseudo"].shape, dtype=torch.int16)
     with torch.no_grad():
         scales = trainer.network(batch["data"])

@@ -20,7 +20,7 @@ USES = (
 )
 REFERENCE_ONLY = {
     "nnunet_ssl.losses.mixed_pseudo_labels.soft_cross_entropy": "nnUNetTrainerScribbleDMSPS, which "
-    "tests/trainers/test_dual_decoder.py sees call it",
+    "tests/trainers/test_dmpls.py sees call it",
     "nnunet_ssl.losses.region.masked_cross_entropy": "the official loss on scribbles; our trainers have nnU-Net's",
     "nnunet_ssl.losses.region.split_ignored": "part of the official loss on scribbles",
 }

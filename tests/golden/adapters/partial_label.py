@@ -54,8 +54,8 @@ USES = (
     "nnunet_ssl.predictions.candidates.annotation_matrix",
     "nnunet_ssl.predictions.candidates.candidate_sets",
 )
-_REGIONS = "called by the trainer for regions, which tests/trainers/test_partial_trainers.py shows"
-_OPTION = "called by the trainer with {}, which tests/trainers/test_partial_trainers.py shows"
+_REGIONS = "called by the trainer for regions, which tests/trainers/test_partial_label.py shows"
+_OPTION = "called by the trainer with {}, which tests/trainers/test_partial_label.py shows"
 _PART = "the cross entropy computes it in one pass with the rest"
 _LITERATURE = "of a loss of the literature that no trainer has, or of the form of its data"
 _REFERENCE = "tests.golden.reference.partial_label_reference."

@@ -26,7 +26,7 @@ USES = (
 _OFFLINE = "called by `nnunet_ssl expand`, before training"
 _OFFICIAL_LOSS = "the official loss of annotated voxels; ours is nnU-Net's with the ignore label"
 _STAGE_2 = "part of PA-Seg's second stage, for which there is no trainer"
-_WSCL = "called by nnUNetTrainerPointsConsistency (tests/trainers/test_point_trainers.py)"
+_WSCL = "called by nnUNetTrainerPointsConsistency (tests/trainers/test_points_consistency.py)"
 REFERENCE_ONLY = {
     "nnunet_ssl.predictions.hard_labels.hard_labels": _STAGE_2,
     "tests.golden.reference.points.distillation_loss": _STAGE_2,

@@ -1,4 +1,4 @@
-"""DMPLS and DMSPS: mixed pseudo labels against numbers by hand, the second decoder, and the step."""
+"""DMPLS and DMSPS: the second decoder, the step, checkpoints and settings."""
 
 from __future__ import annotations
 
@@ -17,13 +17,9 @@ from tests.golden.framework import record_calls
 from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
 
 DMPLS, DMSPS = "nnUNetTrainerScribbleDMPLS", "nnUNetTrainerScribbleDMSPS"
+
+
 SPARSE = {"ignore": True, "unlabeled": 0}
-
-
-# --------------------------------------------------------------------------------------------------------- pseudo labels
-
-
-# ---------------------------------------------------------------------------------------------------- the second decoder
 
 
 @pytest.fixture
@@ -93,7 +89,7 @@ def test_one_forward_of_the_encoder_per_step_and_both_decoders_and_the_encoder_l
 def test_the_step_is_the_published_one(name, regions, trainer_and_batch, monkeypatch):
     """All terms, from the weights and the patches, for a mixture that is known."""
     trainer, batch = trainer_and_batch(name, options={"regions": regions}, dropout=0.0)
-    trainer.loss.weight_factors = (0.75, 0.25)  # nnU-Net's for two heads are 1 and 0
+    trainer.loss.weight_factors = (0.75, 0.25)  # nnU-Net's for two scales are 1 and 0
     monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor(0.37))
     network, decoder = copy.deepcopy(trainer.network), copy.deepcopy(trainer.auxiliary.module)
     values = trainer.train_step(copy_batch(batch))
@@ -171,10 +167,6 @@ def test_wrong_settings_are_refused(datasets, tmp_path):
     for dropout in (1.0, -0.1):
         with pytest.raises(ValueError, match="dropout"):
             make_trainer(DMPLS, *datasets(**SPARSE), results=tmp_path, dropout=dropout).initialize()
-    with pytest.raises(NotImplementedError, match=r"Linear has no `decoder\.seg_layers`"):
-        AuxiliaryDecoder(nn.Linear(1, 1), 0.5)
-    with pytest.raises(NotImplementedError, match=r"Linear has no `encoder\.stages`"):
-        encoder_of(nn.Linear(1, 1))
 
 
 def test_weights_follow_their_ramps(datasets, tmp_path):

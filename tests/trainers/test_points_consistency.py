@@ -1,8 +1,7 @@
-"""The two trainers for points: their terms, schedule and mirroring."""
+"""WSCL: which axes are mirrored, and the terms of a patch and its mirror image."""
 
 from __future__ import annotations
 
-import math
 import types
 
 import numpy as np
@@ -10,65 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.losses.intensity_variance import intensity_variance
 from nnunet_ssl.losses.points import mirror_consistency
-from nnunet_ssl.patches.intensity import rescale_to_unit
-from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.trainers.sparse.points_consistency import draw_axes, nnUNetTrainerPointsConsistency
 from tests.golden.framework import record_calls
-from tests.helpers.training import make_trainer
-
-
-def patches(spatial, classes=3):
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, classes, *spatial, generator=generator)
-    images = 30 * torch.randn(2, 1, *spatial, generator=generator)
-    inside = torch.ones(2, 1, *spatial, dtype=torch.bool)
-    inside[0, ..., :3] = False
-    return logits, SSLBatch(images, torch.zeros(2, 1, *spatial), ("a", "b"), labeled_inside=inside)
-
-
-# ------------------------------------------------------------------------------------------------------------- PA-Seg
-
-
-@pytest.fixture
-def pa_seg(datasets, tmp_path):
-    out, dataset = datasets(ignore=True, unlabeled=0)
-    trainer = make_trainer("nnUNetTrainerPointsPASeg", out, dataset, "3d_fullres", results=tmp_path)
-    trainer.configuration_manager = types.SimpleNamespace(spacing=(1.0, 1.0, 1.0), patch_size=(8, 10, 12))
-    trainer.num_input_channels = 1
-    trainer.print_to_log_file = lambda *text, **_: None
-    trainer.build_method()
-    return trainer
-
-
-def test_pa_seg_adds_the_variance_of_the_image_to_the_crf_term(pa_seg):
-    logits, batch = patches((8, 10, 12))
-    terms = pa_seg.weak_terms([logits], batch)
-    assert sorted(terms) == ["gated_crf", "variance"] and pa_seg.chosen == "three_views"
-    p, images = probabilities(logits), rescale_to_unit(batch.labeled, batch.labeled_inside)
-    expected = intensity_variance(p, images, mask=batch.labeled_inside, without_minimum=True)
-    assert terms["variance"].item() == pytest.approx(expected.item(), rel=1e-6)
-    pa_seg.without_minimum = False
-    assert pa_seg.weak_terms([logits], batch)["variance"].item() != pytest.approx(expected.item(), rel=1e-4)
-    changed, other = patches((8, 10, 12))
-    changed[0, ..., :2] += 3  # padding, whose neighbors in cells of 2 voxels are padding too
-    other.labeled[0, ..., :2] = 1e4
-    for name, value in pa_seg.weak_terms([changed], other).items():
-        assert value.item() == pytest.approx(pa_seg.weak_terms([logits], batch)[name].item(), rel=1e-5)
-
-
-def test_pa_seg_ramps_both_terms_over_a_tenth_of_the_training(pa_seg):
-    steps = pa_seg.num_epochs * pa_seg.num_iterations_per_epoch
-    pa_seg.num_epochs, pa_seg.num_iterations_per_epoch = 10 * steps, 10
-    for progress, ramp in ((0.0, math.exp(-5)), (0.05, math.exp(-1.25)), (0.1, 1.0), (1.0, 1.0)):
-        pa_seg.iteration = round(progress * pa_seg.num_epochs * pa_seg.num_iterations_per_epoch)
-        weights = pa_seg.weights()
-        assert weights == pytest.approx({"gated_crf": ramp, "variance": 0.1 * ramp}, rel=1e-6)
-
-
-# --------------------------------------------------------------------------------------------------------------- WSCL
+from tests.helpers.trainers import sparse_patches
 
 
 def test_every_choice_of_axes_but_none_is_drawn_alike():
@@ -82,7 +26,7 @@ def test_every_choice_of_axes_but_none_is_drawn_alike():
 
 
 class Scales(nn.Module):
-    """A network of two heads that is not symmetric; counts its forward passes."""
+    """A network of two scales that is not symmetric; counts its forward passes."""
 
     def __init__(self, axes):
         super().__init__()
@@ -104,7 +48,7 @@ def test_wscl_holds_a_patch_and_its_mirror_image_to_the_same_points(spatial, dee
         name: record_calls(monkeypatch, name)
         for name in ("nnunet_ssl.losses.points.mirror_consistency", "nnunet_ssl.patches.turns.turn_and_flip")
     }
-    _, batch = patches(spatial)
+    _, batch = sparse_patches(spatial)
     generator = torch.Generator().manual_seed(1)
     sizes = [spatial, tuple(n // 2 for n in spatial)][: 2 if deep_supervision else 1]
     targets = [torch.randint(4, (2, 1, *size), generator=generator) for size in sizes]

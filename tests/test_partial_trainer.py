@@ -1,4 +1,4 @@
-"""Trainers for partial labels: what reaches the loss, which cases are drawn, and what validation counts."""
+"""The base of trainers for partial labels: which cases are drawn, what validation counts, what is refused."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ import pytest
 import torch
 
 from nnunet_ssl.errors import UserError
-from nnunet_ssl.losses.candidate_sets import partial_label_loss
-from nnunet_ssl.predictions.candidates import annotation_matrix
-from tests.golden.framework import record_calls
 from tests.helpers.synthetic import make_dataset
-from tests.helpers.trainers import PARTIAL, next_batches, preprocess_dense_labels, run_steps, stock_step
+from tests.helpers.trainers import PARTIAL, next_batches, preprocess_dense_labels, stock_step
 from tests.helpers.training import (
     copy_batch,
     copy_dataset,
@@ -25,7 +22,8 @@ from tests.helpers.training import (
 )
 
 TRAINER = "nnUNetTrainerPartialLabel"
-LOSSES = "nnunet_ssl.losses.candidate_sets."
+
+
 each_partial_trainer = pytest.mark.parametrize("name", PARTIAL)
 
 
@@ -50,9 +48,6 @@ def copied(datasets, tmp_path):
 
 def log_of(folder) -> str:
     return "\n".join(file.read_text() for file in folder.rglob("training_log*.txt"))
-
-
-# ------------------------------------------------------------------------------------------- everything annotated
 
 
 @each_partial_trainer
@@ -82,66 +77,12 @@ def test_with_everything_annotated_step_and_validation_are_nnunets_bit_for_bit(n
     assert torch.equal(theirs["data"], batch["data"]) and list(theirs["keys"]) == list(batch["keys"])
 
 
-# ------------------------------------------------------------------------------------------------- the loss of a step
-
-
-@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
-@pytest.mark.parametrize("deep_supervision", [True, False])
-def test_the_loss_is_that_of_each_head_with_what_its_case_annotates(
-    configuration, deep_supervision, datasets, tmp_path
-):
-    out, dataset = datasets(partial=True, unlabeled=0)
-    options = {"results": tmp_path, "enable_deep_supervision": deep_supervision, "exclusion_weight": 0.5}
-    trainer = started(make_trainer(TRAINER, out, dataset, configuration, **options))
-    sets = {"case_00": [1], "case_01": [2], "case_02": [1, 2]}
-    seen = set()
-    for batch in next_batches(trainer, 4):
-        scales = trainer.student(batch["data"])
-        targets = batch["target"] if deep_supervision else [batch["target"]]
-        annotated = annotation_matrix([sets[str(key)] for key in batch["keys"]], 2)
-        expected = sum(
-            weight
-            * partial_label_loss(
-                scale, target, annotated, batch_dice=trainer.configuration_manager.batch_dice, exclusion_weight=0.5
-            )
-            for weight, scale, target in zip(trainer.scale_weights, scales, targets)
-            if weight
-        )
-        assert trainer.train_step(batch)["labeled"] == pytest.approx(expected.item(), abs=1e-6)
-        seen |= {str(key) for key in batch["keys"]}
-    assert len(seen) > 1
-
-
-@pytest.mark.parametrize(
-    "attributes, options, called",
-    [
-        ({"exclusion_weight": 2.0}, {}, ["exclusion_loss", "excluded_voxels"]),
-        ({"sum_logits": True}, {}, ["summed_logits"]),
-        (
-            {"region_reduction": "sum"},
-            {"regions": True},
-            ["partial_region_loss", "partial_region_cross_entropy", "partial_region_dice_loss"],
-        ),
-    ],
-    ids=lambda x: "+".join(x) if isinstance(x, dict) else "",
-)
-def test_options_reach_the_functions_under_golden_values(attributes, options, called, datasets, tmp_path, monkeypatch):
-    out, dataset = datasets(partial=True, unlabeled=0, **options)
-    trainer = started(make_trainer(TRAINER, out, dataset, results=tmp_path, **attributes))
-    calls = {name: record_calls(monkeypatch, LOSSES + name) for name in called}
-    outputs = run_steps(trainer, next_batches(trainer, 2))
-    assert all(calls.values()) and all(np.isfinite(o["loss"]) for o in outputs)
-
-
 def test_annotated_columns_follow_the_regions_of_the_network(datasets, tmp_path):
     out, dataset = datasets(partial=True, unlabeled=0, regions=True)
     trainer = started(make_trainer(TRAINER, out, dataset, results=tmp_path))
     assert trainer.targets == [(1, 2), 2]
     found = trainer.annotated_in(["case_00", "case_01", "case_02"])
     assert found.tolist() == [[True, False], [False, True], [True, True]]
-
-
-# ----------------------------------------------------------------------------------------------------------- sampling
 
 
 def test_cases_are_drawn_by_the_size_of_their_source(datasets, tmp_path):
@@ -163,37 +104,6 @@ def test_cases_are_drawn_by_the_size_of_their_source(datasets, tmp_path):
         else:  # both classes are annotated in two cases, case_02 has both
             np.testing.assert_allclose(found, [0.25, 0.25, 0.5])
     assert trainer.dataloader_val.data_loader.labeled.sampling_probabilities is None
-
-
-# ------------------------------------------------------------------------------------------------------ pseudo labels
-
-
-def test_the_teacher_labels_hidden_voxels_after_the_warm_up_only(datasets, tmp_path, monkeypatch):
-    out, dataset = datasets(partial=True, unlabeled=0)
-    trainer = started(make_trainer("nnUNetTrainerPartialLabelMT", out, dataset, results=tmp_path, threshold=0.4))
-    calls = record_calls(monkeypatch, LOSSES + "partial_label_loss")
-    steps = trainer.num_epochs * trainer.num_iterations_per_epoch
-    accepted = 0
-    for iteration in (0, steps // 4 - 1, steps // 4, steps // 2):
-        trainer.iteration = iteration
-        calls.clear()
-        (batch,) = next_batches(trainer)
-        trainer.train_step(copy_batch(batch))
-        for (_, target, annotated, *_), options in calls:
-            pseudo = options["pseudo"]
-            if iteration < steps // 4:
-                assert pseudo is None
-                continue
-            assert pseudo.shape == target.shape and not pseudo.requires_grad
-            for case, classes in zip(pseudo, annotated):
-                assert set(case.unique().tolist()) <= {-1, 0} | {k for k in (1, 2) if not classes[k - 1]}
-            if pseudo.shape == batch["labeled_inside"].shape:
-                assert (pseudo[~batch["labeled_inside"]] == -1).all()
-            accepted += int((pseudo >= 0).sum())
-    assert accepted > 0
-
-
-# --------------------------------------------------------------------------------------------------------- validation
 
 
 def with_partial_validation(copied, **options):
@@ -231,7 +141,7 @@ def test_the_pseudo_dice_is_nnunets_where_a_class_is_annotated_and_leaves_out_th
     assert trainer.logger.get_value("mean_fg_dice", step=-1) == dice[0]
 
 
-def test_the_final_validation_has_a_second_summary_of_what_is_annotated(copied, tmp_path):
+def test_the_final_validation_has_a_second_summary_of_what_is_annotated(copied, tmp_path, pools_of_threads):
     out, dataset, first = with_partial_validation(copied)
     trainer = started(make_trainer(TRAINER, out, dataset, results=tmp_path / "a"))
     trainer.partial.cases["case_03"] = frozenset({first})
@@ -261,9 +171,6 @@ def test_dense_labels_of_the_validation_cases_count_with_all_classes(tmp_path):
         found = trainer.validation_step(batch)
     assert found["tp_hard"][1] + found["fn_hard"][1] == (batch["target"][0] == 2).sum()
     assert "against the dense labels of" in log_of(tmp_path / "b")
-
-
-# -------------------------------------------------------------------------------------------------------------- start
 
 
 def test_what_is_annotated_and_what_occurs_is_logged(datasets, tmp_path):

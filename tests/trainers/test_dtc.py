@@ -1,4 +1,4 @@
-"""Signed distance maps, level sets and their losses, against numbers worked out by hand."""
+"""DTC's step, put together by hand."""
 
 from __future__ import annotations
 
@@ -8,28 +8,7 @@ import pytest
 import torch
 
 from nnunet_ssl.patches.distance_maps import signed_distance_map
-from tests.golden.reference.binary import binary_cross_entropy, foreground_dice_loss
 from tests.helpers.training import make_trainer, started
-
-# ------------------------------------------------------------------------------------------------------- distance maps
-
-
-# -------------------------------------------------------------------------------------------------------------- losses
-
-
-def test_supervised_reference_losses_by_hand():
-    p, y = torch.tensor([[0.5, 0.5, 1.0]]), torch.tensor([[1, 0, 2]])
-    expected = 1 - (2 * 0.5 + 1e-5) / (1.5 + 1 + 1e-5)
-    assert foreground_dice_loss(p, y).item() == pytest.approx(expected, rel=1e-5)
-    assert binary_cross_entropy(torch.zeros(1, 3), y).item() == pytest.approx(math.log(2), rel=1e-5)
-    with pytest.raises(ValueError, match="one shape"):
-        foreground_dice_loss(p, y[0])
-
-
-# ------------------------------------------------------------------------------------------------------------ features
-
-
-# --------------------------------------------------------------------------------------------------------- the trainer
 
 
 def test_the_step_is_the_one_put_together_by_hand(datasets, tmp_path):

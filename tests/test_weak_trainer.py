@@ -59,9 +59,6 @@ def test_unlabeled_images_are_left_out_and_that_is_said(datasets, tmp_path):
     assert "3 unlabeled cases are not used" in log.read_text()
 
 
-# ------------------------------------------------------------------------------------------------------- dense labels
-
-
 @pytest.fixture
 def sparse(tmp_path):
     """A data set with dense labels beside sparse ones, preprocessed: (folder, name)."""
@@ -72,7 +69,7 @@ def sparse(tmp_path):
 
 
 @pytest.mark.parametrize("trainer_name", [WEAK, "nnUNetTrainerMeanTeacher"])
-def test_validation_is_on_dense_labels_where_there_are_any(trainer_name, sparse, tmp_path):
+def test_validation_is_on_dense_labels_where_there_are_any(trainer_name, sparse, tmp_path, pools_of_threads):
     out, name = sparse
     trainer = started(make_trainer(trainer_name, out, name, results=tmp_path / "a"))
     assert (next(trainer.dataloader_val)["target"][0] == 3).any()

@@ -1,0 +1,54 @@
+"""MCF's step, put together by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_a_step_by_hand(regions, datasets, tmp_path):
+    """Each network with its own loss, optimizer and clipping; scores, labels and corrections written out."""
+    out, dataset = datasets(regions=regions)
+    settings = {"rampup_fraction": 0.0, "consistency_weight": 7.0}
+    trainer, other = (
+        started(make_trainer("nnUNetTrainerMCF", out, dataset, results=tmp_path / x, **settings)) for x in "ab"
+    )
+    assert type(trainer.network) is not type(trainer.second.module)
+    batch = next(trainer.dataloader_train)
+    n, y = len(batch["data"]), batch["target"][0]
+    images = torch.cat((batch["data"], batch["unlabeled"]))
+    activate = torch.sigmoid if regions else lambda z: torch.softmax(z, 1)
+    networks = (other.network, other.second.module)
+    scales = [network(images) for network in networks]
+    p = [activate(h[0]) for h in scales]
+    hard = [q[:n] >= 0.5 if regions else q[:n].argmax(1, keepdim=True) for q in p]
+    channels = y.float() if regions else torch.cat([y == c for c in range(p[0].shape[1])], 1).float()
+    foreground = slice(0 if regions else 1, None)
+    score = []
+    for q in p:
+        a, b = q[:n, foreground], channels[:, foreground]
+        dice = (2 * (a * b).sum((0, 2, 3)) + 1e-5) / ((a * a).sum((0, 2, 3)) + (b * b).sum((0, 2, 3)) + 1e-5)
+        score.append(1 - dice.mean().item())
+    worse = 1 if score[0] < score[1] else 0
+    sharp = activate(10 * scales[1 - worse][0][n:]).detach()
+    inside = batch["inside"]
+    values = trainer.train_step(copy_batch(batch))
+    for i, (network, optimizer) in enumerate(zip(networks, (other.optimizer, other.second.optimizer))):
+        error = (p[i][:n] - channels) ** 2
+        error = error if regions else error.mean(1, keepdim=True)
+        rectification = error[hard[0] != hard[1]].mean()
+        mutual = (((p[i][n:] - sharp) ** 2).mean(1, keepdim=True))[inside].mean() if i == worse else torch.zeros(())
+        labeled = other.loss([h[:n] for h in scales[i]], batch["target"])
+        suffix = "_second" if i else ""
+        assert values[f"labeled{suffix}"] == pytest.approx(labeled.item(), rel=1e-5)
+        assert values[f"rectification{suffix}"] == pytest.approx(rectification.item(), rel=1e-4)
+        assert values[f"mutual{suffix}"] == pytest.approx(mutual.item(), rel=1e-4)
+        optimizer.zero_grad()
+        (labeled + 0.5 * rectification + 7 * mutual).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 12)
+        optimizer.step()
+    assert largest_difference(weights_of(other.network), weights_of(trainer.network)) < 1e-6
+    assert largest_difference(weights_of(other.second.module), weights_of(trainer.second.module)) < 1e-6
