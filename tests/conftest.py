@@ -28,14 +28,13 @@ FAST_FILES = ("test_ramps.py", "test_errors.py", "test_rooms.py", "test_seams.py
 FAST_TRAINER = "nnUNetTrainerMeanTeacher"
 FILES_ON_DISK = {"datasets", "tmp_path", "tmp_path_factory", "capfd"}
 
-# `pytest -m slow`: more than about ten seconds each, with what they set up. They start nnU-Net's commands, preprocess whole
-# data sets or install the package.
+# `pytest -m slow`: more than about ten seconds each. They start nnU-Net's commands, preprocess whole data sets or install the
+# package.
 SLOW = {
     "commands/test_steps.py": None,  # all of them share one run that is killed and continued
     "commands/test_preprocess_unlabeled.py": {
         "test_a_changed_label_makes_plans_and_labeled_part_anew",
         "test_plans_are_those_of_nnunet_without_the_unlabeled_images",
-        "test_unlabeled_cases_lie_in_a_sibling_folder_that_holds_case_files_only",
     },
     "tests/test_install.py": {"test_a_checkout_without_links_installs_as_well"},
 }
