@@ -39,9 +39,11 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
 
     Attributes:
         sampling: how often patches are drawn from a case: "sqrt" ~ 1/sqrt(cases of its source), "uniform", or "class_balanced".
+        needs_partial_labels: False: a data set without the key has all classes annotated in all cases.
     """
 
     needs_unlabeled = False
+    needs_partial_labels: bool = True
     sampling: str = "sqrt"  # MultiTalent
 
     # ------------------------------------------------------------------------------------------------- what methods call
@@ -99,7 +101,10 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
     def check_supported(self) -> None:
         super().check_supported()
         file = Path(self.preprocessed_dataset_folder_base, "dataset.json")
-        found = PartialLabels.of(self.dataset_json, file)
+        content = dict(self.dataset_json)
+        if not self.needs_partial_labels:
+            content.setdefault(KEY, {"default": "all"})
+        found = PartialLabels.of(content, file)
         if found is None:
             raise UserError(
                 f"{file} has no key '{KEY}', which says what is annotated in which case, and {type(self).__name__} needs it. "
@@ -110,6 +115,8 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
 
     def find_cases(self) -> None:
         super().find_cases()
+        if KEY not in self.dataset_json:
+            return
         cases = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
         hidden = self.cases.hidden  # nothing that tells about hidden labels is read
         present = {case: self._present(case) for case in cases if case not in hidden}
@@ -166,7 +173,7 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         super().perform_actual_validation(save_probabilities)
-        if self.local_rank == 0 and not self._dense_validation:
+        if self.local_rank == 0 and KEY in self.dataset_json and not self._dense_validation:
             self._summarize_annotated(Path(self.output_folder, "validation"))
 
     def _summarize_annotated(self, folder: Path) -> None:

@@ -26,8 +26,11 @@ from .unlabeled.cml import nnUNetTrainerCML as nnUNetTrainerCML
 from .unlabeled.cps import nnUNetTrainerCPS as nnUNetTrainerCPS
 from .unlabeled.dtc import nnUNetTrainerDTC as nnUNetTrainerDTC
 from .unlabeled.dycon import nnUNetTrainerDyCON as nnUNetTrainerDyCON
+from .unlabeled.ema import nnUNetTrainerEMA as nnUNetTrainerEMA
 from .unlabeled.filter_match import nnUNetTrainerFilterMatch as nnUNetTrainerFilterMatch
 from .unlabeled.mcf import nnUNetTrainerMCF as nnUNetTrainerMCF
 from .unlabeled.mean_teacher import nnUNetTrainerMeanTeacher as nnUNetTrainerMeanTeacher
+from .unlabeled.pseudo_labels import nnUNetTrainerPseudoLabels as nnUNetTrainerPseudoLabels
+from .unlabeled.semi_supervised import nnUNetTrainerSemiSupervised as nnUNetTrainerSemiSupervised
 from .unlabeled.ua_mt import nnUNetTrainerUAMT as nnUNetTrainerUAMT
 from .unlabeled.upc import nnUNetTrainerUPC as nnUNetTrainerUPC

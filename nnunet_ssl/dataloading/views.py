@@ -56,6 +56,11 @@ def label_transforms(transforms: ComposeTransforms) -> ComposeTransforms:
     )
 
 
+def without_intensity(intensity: Sequence[BasicTransform]) -> list[BasicTransform]:
+    """Of nnU-Net's intensity transforms the one that sets the outside of the non-zero mask to 0 again, for a weak view."""
+    return [transform for transform in intensity if isinstance(transform, MaskImageTransform)]
+
+
 class UnlabeledViews(BasicTransform):
     """Turns a cropped image `(C, *spatial)` into its views, stacked along channels `(V*C, *spatial)`.
 

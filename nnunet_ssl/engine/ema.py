@@ -97,3 +97,14 @@ def ema_update(teacher: nn.Module, student: nn.Module, decay: float) -> None:
     ema_update_tensors(of_teacher, of_student, decay)
     for buffer, source in zip(*buffers):
         buffer.copy_(source)
+
+
+def decay_of_run(steps: int, horizons: int = 100, shortest: int = 20, longest: int = 1000) -> float:
+    """`1 - 1/H` with a horizon of H = steps / horizons, but at least `shortest` and at most `longest` steps.
+
+    An average over a fixed number of steps lags behind in a short run and is noisy in a long one.
+
+    Args:
+        steps: of the whole training.
+    """
+    return 1.0 - 1.0 / min(max(steps / horizons, shortest), longest)

@@ -9,6 +9,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from nnunet_ssl.predictions.probabilities import probabilities
+
 
 def hard_labels(logits: Tensor, activation: str = "softmax") -> Tensor:
     """The label map that logits `(B, C, *spatial)` predict, in the form of nnU-Net's targets.
@@ -24,6 +26,20 @@ def hard_labels(logits: Tensor, activation: str = "softmax") -> Tensor:
     if activation == "sigmoid":
         return logits > 0
     raise ValueError(f"activation must be 'softmax' or 'sigmoid', got {activation!r}")
+
+
+def sure_labels(logits: Tensor, threshold: float, activation: str = "softmax") -> tuple[Tensor, Tensor]:
+    """`hard_labels`, and where the network is sure of them: `max_c p_c >= threshold`, per region `max(p, 1 - p) >= threshold`.
+
+    Args:
+        logits: `(B, C, *spatial)`.
+
+    Returns:
+        the labels, and bool of their shape. No gradient.
+    """
+    p = probabilities(logits.detach(), activation)
+    certainty = p.amax(1, keepdim=True) if activation == "softmax" else torch.maximum(p, 1 - p)
+    return hard_labels(logits, activation), certainty >= threshold
 
 
 def _largest(mask: np.ndarray, structure: np.ndarray) -> np.ndarray:

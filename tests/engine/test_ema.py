@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_ssl.engine.ema import ema_decay_at, ema_update, ema_update_tensors
+from nnunet_ssl.engine.ema import decay_of_run, ema_decay_at, ema_update, ema_update_tensors
 
 
 def network(seed: int) -> nn.Sequential:
@@ -118,3 +118,9 @@ def test_networks_that_differ_are_refused_by_name_before_anything_changes():
 def test_tensors_that_do_not_correspond_and_impossible_decays_are_refused(teacher, student, decay, message):
     with pytest.raises(ValueError, match=message):
         ema_update_tensors(teacher, student, decay)
+
+
+def test_the_horizon_is_a_share_of_the_run_within_bounds():
+    assert decay_of_run(10_000, 100) == pytest.approx(1 - 1 / 100)
+    assert decay_of_run(100, 100) == pytest.approx(1 - 1 / 20)
+    assert decay_of_run(10**9, 100) == pytest.approx(1 - 1 / 1000)

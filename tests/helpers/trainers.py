@@ -37,6 +37,7 @@ SPARSE_TEST_ONLY = ["nnUNetTrainerTestWeak"]
 NEEDS = {
     "nnUNetTrainerBoxTightness": {"boxes": True},  # ignored boxes in the label maps
     "nnUNetTrainerMAAG": {"masks": 2},  # masks of other patients in masksUn
+    "nnUNetTrainerPseudoLabels": {"pseudo_labels": True},  # a round of pseudo labels
     "nnUNetTrainerSizeConstraint": {"size_bounds": True},  # the key size_bounds of dataset.json
 }
 
@@ -47,7 +48,7 @@ def needs(name: str, **options) -> dict:
         return {"partial": True, "unlabeled": 0} | options
     if name in SPARSE + SPARSE_TEST_ONLY:
         return {"ignore": True, "unlabeled": 0} | NEEDS.get(name, {}) | options
-    return options
+    return NEEDS.get(name, {}) | options
 
 
 # Attributes with which a step has the terms of a method with this weight only, beside nnU-Net's loss; None: its terms replace
@@ -61,12 +62,14 @@ WEIGHTED: dict[str, Callable[[float], dict] | None] = {
     "nnUNetTrainerCycleMix": lambda w: {"mix_weight": w, "consistency_weight": w, "integrity_weight": w},
     "nnUNetTrainerDTC": lambda w: {"consistency_weight": w, "sdf_weight": w},
     "nnUNetTrainerDyCON": lambda w: {"consistency_weight": w, "uncertainty_weight": w, "contrast_weight": w},
+    "nnUNetTrainerEMA": None,
     "nnUNetTrainerFilterMatch": None,
     "nnUNetTrainerMAAG": lambda w: {"adversarial_weight": w, "discriminator_weight": w},
     "nnUNetTrainerMCF": lambda w: {"consistency_weight": w, "rectification_weight": w},
     "nnUNetTrainerMeanTeacher": lambda w: {"consistency_weight": w},
     "nnUNetTrainerPointsConsistency": lambda w: {"mirrored_weight": w, "consistency_weight": w},
     "nnUNetTrainerPointsPASeg": lambda w: {"crf_weight": w, "variance_weight": w},
+    "nnUNetTrainerPseudoLabels": lambda w: {"pseudo_weight": w},
     "nnUNetTrainerScribble2Label": lambda w: {"pseudo_weight": w},
     "nnUNetTrainerScribbleDMPLS": lambda w: {"pseudo_weight": w, "auxiliary_weight": w},
     "nnUNetTrainerScribbleDMSPS": lambda w: {"pseudo_weight": w, "auxiliary_weight": w},
@@ -78,6 +81,7 @@ WEIGHTED: dict[str, Callable[[float], dict] | None] = {
     "nnUNetTrainerScribblePCE": lambda w: {},
     "nnUNetTrainerScribbleTV": lambda w: {"regularizer_weight": w},
     "nnUNetTrainerScribbleUSTM": lambda w: {"consistency_weight": w},
+    "nnUNetTrainerSemiSupervised": lambda w: {"unlabeled_weight": w},
     "nnUNetTrainerShapePU": lambda w: {"cut_weight": w, "consistency_weight": w, "marginal_weight": w},
     "nnUNetTrainerSizeConstraint": lambda w: {"size_weight": w},
     "nnUNetTrainerTestTwoNetworks": lambda w: {"consistency_weight": w},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from nnunet_ssl.predictions.hard_labels import hard_labels, largest_components, largest_structure
+from nnunet_ssl.predictions.hard_labels import hard_labels, largest_components, largest_structure, sure_labels
 
 
 def test_classes_and_regions():
@@ -93,3 +95,12 @@ def test_structures_in_3d_and_faces_against_corners():
     labels[0, 0, 1, 1, 3] = 2
     assert int(largest_structure(labels).sum()) == 3  # the voxel of class 2 touches at a corner only
     assert int(largest_structure(labels, connectivity=3).sum()) == 5
+
+
+def test_sure_labels_by_hand():
+    logits = torch.tensor([[[[math.log(9.0), 0.0]], [[0.0, 0.0]]]])  # 0.9, 0.1 and 0.5, 0.5
+    labels, sure = sure_labels(logits, 0.89)
+    assert labels.tolist() == [[[[0, 0]]]] and sure.tolist() == [[[[True, False]]]]
+    assert not sure_labels(logits, 0.91)[1].any()
+    labels, sure = sure_labels(torch.tensor([[[[-math.log(9.0), 0.1]]]]), 0.89, "sigmoid")
+    assert labels.tolist() == [[[[False, True]]]] and sure.tolist() == [[[[True, False]]]]

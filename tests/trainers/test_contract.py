@@ -47,9 +47,10 @@ from tests.helpers.training import (
     weights_of,
 )
 
-SEMI_SUPERVISED = UNLABELED + UNLABELED_TEST_ONLY
+CONTROLS = [name for name in UNLABELED if not trainer_classes()[name].needs_unlabeled]
+SEMI_SUPERVISED = [name for name in UNLABELED if name not in CONTROLS] + UNLABELED_TEST_ONLY
 WEAK = SPARSE + SPARSE_TEST_ONLY
-TRAINERS = SEMI_SUPERVISED + WEAK + PARTIAL
+TRAINERS = SEMI_SUPERVISED + CONTROLS + WEAK + PARTIAL
 
 each_trainer = pytest.mark.parametrize("name", TRAINERS)
 each_semi_supervised_trainer = pytest.mark.parametrize("name", SEMI_SUPERVISED)
@@ -134,7 +135,7 @@ def test_a_step_trains_with_every_kind_of_label_and_network(name, options, datas
 
 @each_semi_supervised_trainer
 def test_unequal_batches_and_no_assumption_of_halves(name, datasets, tmp_path):
-    out, dataset = datasets()
+    out, dataset = datasets(**needs(name))
     trainer = started(make_trainer(name, out, dataset, results=tmp_path, unlabeled_batch_size=3))
     past_every_switch(trainer)
     (batch,) = next_batches(trainer)
@@ -201,7 +202,7 @@ def test_every_trainer_with_terms_of_its_own_is_compared_with_nnunet():
 @pytest.mark.parametrize("name", weighted(SEMI_SUPERVISED))
 @pytest.mark.parametrize("weight", [0.0, 1e-30])
 def test_without_weight_the_step_is_nnunets_bit_for_bit(name, weight, options, datasets, tmp_path):
-    out, dataset = datasets(**options)
+    out, dataset = datasets(**needs(name, **options))
     trainer = started(make_trainer(name, out, dataset, results=tmp_path / "a", **WEIGHTED[name](weight)))
     start = weights_of(trainer.network)
     (batch,) = next_batches(trainer)
@@ -307,7 +308,7 @@ def test_stock_network_loads_network_weights_and_predicts_like_the_validated_net
 
 @each_semi_supervised_trainer
 def test_labels_that_are_hidden_are_never_read(name, tmp_path, datasets):
-    out, dataset = datasets()
+    out, dataset = datasets(**needs(name))
     out = copy_dataset(out, tmp_path / "data")
     folder = out / "nnUNet_preprocessed" / dataset
     hide_labels(folder, ["case_00", "case_01"])

@@ -1,0 +1,70 @@
+"""When a method may begin to trust its network: competence instead of a share of the run.
+
+Published schedules begin after thousands of steps that see labels. The same share of a short run is over before the network knows a
+class, and the same number of steps is never reached. Here the second stage begins when the network finds every class on labeled
+patches.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch import distributed as dist
+
+from nnunet_ssl.losses.region import split_ignored
+from nnunet_ssl.engine.class_counts import ClassCounts, is_competent
+
+
+class CompetenceGate:
+    """Opens once, between epochs, when every class has a sufficient F1 on labeled patches; at the latest at `latest`.
+
+    A method makes it in `build_method`, calls `count` in `supervised_loss` and `look` in `after_epoch`. It is kept in checkpoints.
+
+    Args:
+        trainer: an `nnUNetTrainerSSL`.
+        earliest, latest: shares of the run between which it opens.
+        f1: the smallest F1 of a class.
+        memory: share of the run after which a step's counts have 1/e of their weight.
+    """
+
+    def __init__(self, trainer, earliest: float, latest: float, f1: float, memory: float = 0.02):
+        self._trainer, self.earliest, self.latest, self.f1 = trainer, earliest, latest, f1
+        self.opened_at: float | None = None
+        steps = trainer.num_epochs * trainer.num_iterations_per_epoch
+        classes = trainer.label_manager.num_segmentation_heads - (trainer.activation == "softmax")
+        self.counts = ClassCounts(classes, memory * steps)
+        trainer.register_module("competence", self.counts, optimizer=None)
+        trainer.register_state("competence_gate", self)
+
+    def count(self, logits: list[Tensor], target: Tensor | list[Tensor], annotated: Tensor | None = None) -> None:
+        """Take in a batch: arguments of `supervised_loss`. `annotated`: bool `(L, K)`, the classes that count in each patch."""
+        labels = self._trainer.label_manager
+        highest = target[0] if isinstance(target, list) else target
+        plain, mask = split_ignored(highest, labels.ignore_label, labels.has_regions)
+        self.counts(logits[0].detach(), plain, mask, annotated, self._trainer.activation)
+
+    def look(self) -> None:
+        """Open if it is time, and say in the log what was found; on all processes alike."""
+        progress = self._trainer.progress
+        if self.opened_at is not None or progress >= self.latest:
+            return
+        counts = self.counts.counts.clone()
+        if self._trainer.is_ddp:
+            dist.all_reduce(counts)
+        f1 = self.counts.f1(counts)
+        if progress >= self.earliest and is_competent(f1, self.f1):
+            self.opened_at = progress
+        found = ", ".join(f"{value:.2f}" for value in f1)
+        stage = "labeled images only" if self.opened_at is None else "unlabeled images from now on"
+        self._trainer.print_to_log_file(f"F1 on labeled patches by class: {found}; {stage}")
+
+    @property
+    def since_opening(self) -> float | None:
+        """Share of the run that has passed since it opened; None while it is shut."""
+        opened = self.latest if self.opened_at is None else self.opened_at
+        return self._trainer.progress - opened if self._trainer.progress >= opened else None
+
+    def state_dict(self) -> dict:
+        return {"opened_at": self.opened_at}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.opened_at = state["opened_at"]

@@ -1,0 +1,82 @@
+"""Cross entropy and Dice with hard labels that count where their source was sure.
+
+The voxels that are left out stay in the denominator of the cross entropy: a mean over the few sure voxels of a young network is
+a mean over background, at full weight. The Dice is over the classes that occur, because a class that a patch does not show has a
+Dice of 0 for every prediction that is not exactly 0.
+
+Logits `(B, C, *spatial)` in 2D or 3D; labels as `hard_labels` gives them, `(B, 1, *spatial)` classes or `(B, C, *spatial)`
+regions. Cross entropy on confident hard labels: Sohn et al., "FixMatch", NeurIPS 2020, eq. 4.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nnunet_ssl.losses.region import one_hot
+from nnunet_ssl.patches.mixing import resize_nearest
+from nnunet_ssl.predictions.probabilities import in_float32, probabilities
+
+
+def _check(logits: Tensor, labels: Tensor, counted: Tensor, activation: str) -> None:
+    expected = (logits.shape[0], 1 if activation == "softmax" else logits.shape[1], *logits.shape[2:])
+    if labels.shape != expected or counted.shape != expected:
+        raise ValueError(
+            f"labels and mask must have shape {expected} for {tuple(logits.shape)}, got {tuple(labels.shape)} and "
+            f"{tuple(counted.shape)}"
+        )
+
+
+def confident_cross_entropy(
+    logits: Tensor, labels: Tensor, sure: Tensor, inside: Tensor, activation: str = "softmax"
+) -> Tensor:
+    """`sum_v M_v ce_v / sum_v I_v` with M = sure and inside, I = inside; regions: the mean of it over the regions.
+
+    0 with a gradient of 0 where nothing counts.
+
+    Args:
+        sure: bool, of the shape of `labels`.
+        inside: `(B, 1, *spatial)` bool, the voxels of the image.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    _check(logits, labels, sure, activation)
+    logits = in_float32(logits)
+    if activation == "softmax":
+        values = F.cross_entropy(logits, labels[:, 0].long(), reduction="none")[:, None]
+    else:
+        values = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+    voxels = inside.expand_as(values).sum().clamp(min=1)
+    return torch.where(sure & inside, values, 0).sum() / voxels
+
+
+def present_dice_loss(
+    logits: Tensor, labels: Tensor, sure: Tensor, inside: Tensor, activation: str = "softmax"
+) -> Tensor:
+    """`mean_c 1 - (2 sum_v M p y + s) / (sum_v M (p + y) + s)` over the foreground classes c that M y has in the batch, s = 1e-5.
+
+    Sums go over voxels and batch. 0 with a gradient of 0 where no class occurs. Arguments as in `confident_cross_entropy`.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    _check(logits, labels, sure, activation)
+    p, y = probabilities(logits, activation), one_hot(labels, logits.shape[1], activation)
+    first = 1 if activation == "softmax" else 0
+    counted = sure & inside
+    axes = (0, *range(2, p.ndim))
+    overlap, predicted, size = (torch.where(counted, z, 0).sum(axes)[first:] for z in (p * y, p, y))
+    present = size > 0
+    losses = 1 - (2 * overlap + 1e-5) / (predicted + size + 1e-5)
+    return torch.where(present, losses, 0).sum() / present.sum().clamp(min=1)
+
+
+def self_training_loss(
+    logits: Tensor, labels: Tensor, sure: Tensor, inside: Tensor, activation: str = "softmax"
+) -> Tensor:
+    """`confident_cross_entropy + present_dice_loss`; maps of other spatial sizes are resized to the logits, nearest neighbor."""
+    labels, sure, inside = (resize_nearest(m, logits.shape[2:]) for m in (labels, sure, inside))
+    cross_entropy = confident_cross_entropy(logits, labels, sure, inside, activation)
+    return cross_entropy + present_dice_loss(logits, labels, sure, inside, activation)

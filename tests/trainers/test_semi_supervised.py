@@ -1,0 +1,149 @@
+"""SemiSupervised: nnU-Net until every class is known, then confident labels on mixed patches of other intensities."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
+
+from nnunet_ssl.losses.self_training import self_training_loss
+from nnunet_ssl.patches.mixing import resize_nearest
+from nnunet_ssl.predictions.hard_labels import sure_labels
+from tests.helpers.trainers import needs, next_batches, past_every_switch, run_steps, stock_step
+from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
+
+NAME = "nnUNetTrainerSemiSupervised"
+
+
+def make(datasets, tmp_path, options=None, **attributes):
+    out, dataset = datasets(**(options or {}))
+    return started(make_trainer(NAME, out, dataset, results=tmp_path / "ours", **attributes))
+
+
+def know_everything(trainer, f1=0.9):
+    """Counts with this F1 in every class."""
+    module = trainer.gate.counts
+    module.counts[:] = torch.tensor([[f1], [1 - f1], [1 - f1]])
+
+
+def at(trainer, progress):
+    trainer.iteration = round(progress * trainer.num_epochs * trainer.num_iterations_per_epoch)
+
+
+def test_the_first_stage_is_nnunet_bit_for_bit(datasets, tmp_path):
+    out, dataset = datasets()
+    trainer = started(make_trainer(NAME, out, dataset, results=tmp_path / "ours"))
+    before = weights_of(trainer.network)
+    (batch,) = next_batches(trainer)
+    (values,) = run_steps(trainer, [batch])
+    expected, loss = stock_step(out, dataset, tmp_path / "stock", before, batch)
+    assert values["pseudo"] == 0 and values["loss"] == loss
+    assert largest_difference(weights_of(trainer.network), expected) == 0
+
+
+def test_the_second_stage_begins_when_every_class_is_known(datasets, tmp_path):
+    trainer = make(datasets, tmp_path, num_epochs=100, num_iterations_per_epoch=10)
+    know_everything(trainer)
+    at(trainer, 0.04)
+    trainer.after_epoch()
+    assert trainer.gate.opened_at is None  # too early, whatever is known
+    at(trainer, 0.2)
+    know_everything(trainer, f1=0.6)
+    trainer.after_epoch()
+    assert trainer.gate.opened_at is None and trainer.weights() == {"pseudo": 0.0}
+    know_everything(trainer, f1=0.75)
+    trainer.gate.counts.counts[:, 0] = torch.tensor([0.0, 0.0, 5.0])  # one class is not found at all
+    trainer.after_epoch()
+    assert trainer.gate.opened_at is None
+    know_everything(trainer, f1=0.75)
+    trainer.after_epoch()
+    assert trainer.gate.opened_at == 0.2
+    know_everything(trainer, f1=0.1)
+    at(trainer, 0.3)
+    trainer.after_epoch()
+    assert trainer.gate.opened_at == 0.2  # it does not close again
+
+
+def test_the_weight_ramps_up_to_the_share_of_the_unlabeled_images(datasets, tmp_path):
+    trainer = make(datasets, tmp_path, num_epochs=100, num_iterations_per_epoch=10)
+    labeled, unlabeled = len(trainer.cases.train), len(trainer.unlabeled_pool)
+    share = unlabeled / (labeled + unlabeled)
+    assert 0 < share < 1
+    at(trainer, 0.39)
+    assert trainer.weights()["pseudo"] == 0
+    at(trainer, 0.4)  # at the latest
+    assert trainer.weights()["pseudo"] == pytest.approx(share * math.exp(-5))
+    at(trainer, 0.5)
+    assert trainer.weights()["pseudo"] == pytest.approx(share)
+    trainer.gate.opened_at = 0.1
+    at(trainer, 0.15)
+    assert trainer.weights()["pseudo"] == pytest.approx(share * math.exp(-1.25))
+    trainer.set_unlabeled_cases([])
+    assert trainer.weights()["pseudo"] == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"regions": True}, {"ignore": True}], ids=str)
+def test_the_term_by_hand_without_mixing(options, datasets, tmp_path):
+    trainer = make(datasets, tmp_path, options, mix=0.0, confidence=0.5)
+    past_every_switch(trainer)
+    (batch,) = next_batches(trainer)
+    with torch.no_grad():
+        strong, weak = batch["unlabeled"].chunk(2, dim=1)
+        labels, sure = sure_labels(trainer.teacher(weak)[0], 0.5, trainer.activation)
+        expected = 0.0
+        for weight, z in zip(trainer.scale_weights, trainer.student(strong), strict=True):
+            maps = [resize_nearest(m, z.shape[2:]) for m in (labels, sure, batch["inside"])]
+            expected += weight * self_training_loss(z, *maps, trainer.activation)
+    (values,) = run_steps(trainer, [copy_batch(batch)])
+    assert sure.any() and values["pseudo"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_weak_view_has_nnunets_geometry_alone(datasets, tmp_path):
+    trainer = make(datasets, tmp_path, {"mask_norm": True})
+    intensity = [object(), MaskImageTransform([0], 0, 0), object()]
+    assert trainer.unlabeled_views(intensity) == {"strong": intensity, "weak": intensity[1:2]}
+    assert trainer.view_names == ("strong", "weak")
+
+
+def test_mixing_moves_image_label_certainty_and_inside_alike(datasets, tmp_path, monkeypatch):
+    """With a student that sees its input in its logits: where a patch was pasted, its label comes along."""
+    trainer = make(datasets, tmp_path, mix=1.0, unlabeled_batch_size=4)
+    past_every_switch(trainer)
+    (batch,) = next_batches(trainer)
+    np.random.seed(0)
+    seen = {}
+
+    def look(logits, moved):
+        seen.update(images=moved.unlabeled, inside=moved.inside, labels=trainer.labels, sure=trainer.sure)
+        return {"pseudo": logits[0].sum() * 0}
+
+    monkeypatch.setattr(trainer, "unlabeled_terms", look)
+    strong, weak = batch["unlabeled"].chunk(2, dim=1)
+    with torch.no_grad():
+        labels, sure = sure_labels(trainer.teacher(weak)[0], trainer.confidence)
+    run_steps(trainer, [batch])
+    for i in range(4):
+        own, other = ((strong[j] == seen["images"][i]).all(0) for j in (i, (i + 1) % 4))
+        assert (own | other).all() and own.any() and other.any()
+        for name, source in (("labels", labels), ("sure", sure), ("inside", batch["inside"])):
+            expected = torch.where(own, source[i], source[(i + 1) % 4])
+            same = expected == seen[name][i]
+            assert same[:, own ^ other].all(), name
+
+
+def test_partial_labels_have_their_own_loss_and_count_what_is_annotated(datasets, tmp_path):
+    options = needs("nnUNetTrainerPartialLabel", unlabeled=4)
+    trainer = make(datasets, tmp_path, options)
+    assert not trainer.everything_annotated
+    past_every_switch(trainer)
+    (values,) = run_steps(trainer, next_batches(trainer))
+    assert values["pseudo"] > 0
+    out, dataset = datasets(**options)
+    partial = started(make_trainer("nnUNetTrainerPartialLabel", out, dataset, results=tmp_path / "partial"))
+    trainer = make(datasets, tmp_path, options)
+    (batch,) = next_batches(trainer)
+    labeled = {k: v for k, v in batch.items() if not k.startswith("unlabeled") and k != "inside"}
+    assert run_steps(trainer, [copy_batch(batch)])[0]["labeled"] == run_steps(partial, [labeled])[0]["labeled"]
