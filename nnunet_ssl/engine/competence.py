@@ -10,8 +10,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch import distributed as dist
 
-from nnunet_ssl.losses.region import split_ignored
 from nnunet_ssl.engine.class_counts import ClassCounts, is_competent
+from nnunet_ssl.losses.region import split_ignored
 
 
 class CompetenceGate:
@@ -26,7 +26,7 @@ class CompetenceGate:
         memory: share of the run after which a step's counts have 1/e of their weight.
     """
 
-    def __init__(self, trainer, earliest: float, latest: float, f1: float, memory: float = 0.02):
+    def __init__(self, trainer, earliest: float = 0.05, latest: float = 0.4, f1: float = 0.7, memory: float = 0.02):
         self._trainer, self.earliest, self.latest, self.f1 = trainer, earliest, latest, f1
         self.opened_at: float | None = None
         steps = trainer.num_epochs * trainer.num_iterations_per_epoch

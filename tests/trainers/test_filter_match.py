@@ -34,17 +34,18 @@ def test_before_the_start_the_step_is_nnunets_bit_for_bit(datasets, tmp_path):
     batch = next(trainer.dataloader_train)
     values = trainer.train_step(copy_batch(batch))
     stock.train_step(copy_batch({k: batch[k] for k in ("data", "target", "keys")}))
-    assert values["joint"] == 0 and values["labeled"] > 0
+    assert values["pseudo"] == 0 and values["labeled"] > 0
     assert largest_difference(weights_of(trainer.network), weights_of(stock.network)) == 0
 
 
 @pytest.mark.parametrize("options", [{}, {"regions": True, "ignore": True}], ids=str)
 @pytest.mark.parametrize("progress, flips", [(0.2, []), (0.75, [-2])])
-def test_from_the_start_the_step_is_nnunets_on_the_joint_batch(
-    progress, flips, options, datasets, tmp_path, monkeypatch
+@pytest.mark.parametrize("joint", [True, False])
+def test_from_the_start_the_step_is_nnunets_with_own_decisions_as_labels(
+    joint, progress, flips, options, datasets, tmp_path, monkeypatch
 ):
-    """nnU-Net's own step gets the unlabeled patches as labeled ones, turned, with targets made by hand."""
-    trainer, stock = filter_match(datasets, tmp_path, options=options, progress=progress)
+    """nnU-Net's own loss gets the unlabeled patches as labeled ones, turned, with targets made by hand."""
+    trainer, stock = filter_match(datasets, tmp_path, options=options, progress=progress, joint=joint, start=0.1)
     batch = next(trainer.dataloader_train)
     drawn = iter([0.1, 0.9])  # flips the first axis only, once flips have begun
     monkeypatch.setattr(np.random, "randint", lambda low, high: 3)
@@ -65,10 +66,29 @@ def test_from_the_start_the_step_is_nnunets_on_the_joint_batch(
         if options:
             label = torch.cat((label, torch.zeros_like(label[:, :1])), 1)
         targets.append(torch.cat((target, turned(label).to(target.dtype))))
-    joint = {"data": torch.cat((batch["data"], turned(batch["unlabeled"]))), "target": targets}
-    expected = stock.train_step(joint)["loss"]
-    assert values["joint"] == values["loss"] == pytest.approx(float(expected), rel=1e-6)
-    assert largest_difference(weights_of(trainer.network), weights_of(stock.network)) < 1e-7
+    images = torch.cat((batch["data"], turned(batch["unlabeled"])))
+    if joint:
+        expected = stock.train_step({"data": images, "target": targets})["loss"]
+        assert values["joint"] == values["loss"] == pytest.approx(float(expected), rel=1e-6)
+        assert largest_difference(weights_of(trainer.network), weights_of(stock.network)) < 1e-7
+    else:  # each part with its own mean, and the labeled one at full weight
+        with torch.no_grad():
+            scales, count = stock.network(images), len(batch["data"])
+            labeled = stock.loss([z[:count] for z in scales], [t[:count] for t in targets]).item()
+            pseudo = stock.loss([z[count:] for z in scales], [t[count:] for t in targets]).item()
+        assert values["labeled"] == pytest.approx(labeled, rel=1e-5)
+        assert values["pseudo"] == pytest.approx(pseudo, rel=1e-5)
+        assert values["loss"] == pytest.approx(labeled + pseudo, rel=1e-5)
+
+
+def test_unlabeled_patches_come_in_when_every_class_is_found_or_at_a_given_share(datasets, tmp_path):
+    trainer, _ = filter_match(datasets, tmp_path, progress=0.2)
+    trainer.gate.counts.counts[0] = 1.0
+    assert trainer.weights() == {"pseudo": 0.0}
+    trainer.after_epoch()
+    assert trainer.gate.opened_at == pytest.approx(trainer.progress) and trainer.weights() == {"pseudo": 1.0}
+    official, _ = filter_match(datasets, tmp_path, progress=0.2, start=20 / 300, joint=True)
+    assert official.weights() == {"joint": 1.0}
 
 
 def test_no_quarter_turn_where_voxels_or_patches_are_not_square(datasets, tmp_path):
