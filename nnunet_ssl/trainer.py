@@ -15,6 +15,7 @@ is a subclass that overrides the seams, from most to least common:
     labeled_extras()                  maps made of the labeled target by the workers (distances)
     labeled_transforms(transforms)    nnU-Net's transforms of the labeled patches
     labeled_dataset(dataset)          nnU-Net's data set of the training cases
+    unlabeled_loader(labeled)         unlabeled patches with labels that were made before, or drawn in another way
     further_streams(labeled)          patches of something else beside the labeled ones (masks)
     case_probabilities(cases)         how often labeled patches come from each case
     check_supported()                 what the method needs of the data set, refused when the training starts
@@ -48,6 +49,7 @@ from nnunet_ssl.engine.checkpoints import random_states_of_all_ranks, restore, s
 from nnunet_ssl.engine.configurable import ConfigurableTrainer, declared_hyperparameters
 from nnunet_ssl.engine.curves import Curves, epoch_values
 from nnunet_ssl.engine.features import refuse_unsupported
+from nnunet_ssl.engine.gradient_shares import described, keep_compiled_graphs
 from nnunet_ssl.engine.members import Member, Members, NetworkMember, Student, Teacher
 from nnunet_ssl.engine.optimization import (
     NonFiniteWatch,
@@ -96,6 +98,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         self.curves = Curves()
         self.nonfinite = NonFiniteWatch()
         self.iteration = 0
+        self.gradient_shares: dict[str, float] = {}  # of the epoch's last step, see engine/gradient_shares.py
         self._pool: list[str] | None = None
         self._weight_names: tuple[str, ...] | None = None
         self._loaded_checkpoint = False
@@ -172,6 +175,17 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     def labeled_dataset(self, dataset):
         """nnU-Net's data set of the training cases, or one around it that gives further labels. Called when training starts."""
         return dataset
+
+    def unlabeled_loader(self, labeled: nnUNetDataLoader) -> nnUNetDataLoader | None:
+        """The loader of the unlabeled patches, where they have labels that were made before: `batch.unlabeled_target` has these.
+
+        It draws `unlabeled_batch_size` patches (`unlabeled_batch_size_here`) of the cases of `unlabeled_pool`, and replaces
+        `unlabeled_views`. Called when training starts and when the pool changes. None: the engine's, without labels.
+
+        Args:
+            labeled: the labeled loader, with the method's training transforms.
+        """
+        return None
 
     def further_streams(self, labeled: nnUNetDataLoader) -> dict[str, nnUNetDataLoader]:
         """Further loaders by name, that the workers draw from beside `labeled`; `batch.extras[name]` is the target of each batch.
@@ -376,6 +390,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             # teachers and further networks run the student's code: dynamo must tell those with hooks (dropout, feature taps)
             # from those without, or it runs whichever it compiled first
             torch._dynamo.config.skip_nnmodule_hook_guards = False
+            keep_compiled_graphs()
         super().initialize()
         self.build_method()
         self.inference_network()  # a wrong choice is refused now and not at the first validation
@@ -475,6 +490,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         self.members.start_epoch(self.current_epoch)
+        self.gradient_shares = {}
         self._waited = 0.0
         self._epoch_started = self._step_ended = perf_counter()
 
@@ -517,11 +533,12 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         others = {f"weight/{k}": v for k, v in self._current_weights().items()}
         others |= {f"ema_decay/{teacher.name}": teacher.current_decay for teacher in self.members.teachers}
         others["loader/waiting"] = self._waited / max(perf_counter() - self._epoch_started, 1e-9)
-        others["steps/skipped"] = self.nonfinite.skipped
+        others |= {"steps/skipped": self.nonfinite.skipped} | self.gradient_shares
         values = epoch_values(train_outputs, others, self.is_ddp)
         self.curves.log(self.current_epoch, values)
         shown = ", ".join(f"{k.split('/', 1)[1]} {v:.4g}" for k, v in values.items() if k.startswith("term/"))
-        self.print_to_log_file(f"terms: {shown}; waiting for data {values['loader/waiting']:.0%}")
+        parts = (f"terms: {shown}", described(values), f"waiting for data {values['loader/waiting']:.0%}")
+        self.print_to_log_file("; ".join(filter(None, parts)))
         for logger in self.logger.loggers:
             for name, value in values.items():
                 logger.log(f"nnunet_ssl/{name}", value, self.current_epoch)

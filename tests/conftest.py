@@ -36,6 +36,7 @@ SLOW = {
         "test_a_changed_label_makes_plans_and_labeled_part_anew",
         "test_plans_are_those_of_nnunet_without_the_unlabeled_images",
     },
+    "commands/test_pseudo_label.py": {"test_a_killed_run_is_continued_and_gives_the_same"},
     "tests/test_install.py": {"test_a_checkout_without_links_installs_as_well"},
 }
 

@@ -40,6 +40,7 @@ def test_the_logits_of_labeled_patches_are_kept_for_the_method(datasets, tmp_pat
 WITHOUT_CHANCE = {
     MEAN_TEACHER: {"noise_std": 0.0, "consistency_weight": 0.5},
     "nnUNetTrainerTestTwoNetworks": {},
+    "nnUNetTrainerPseudoLabels": {"pseudo_weight": 0.5},
     # without what is drawn at random: the mixture and the dropped channels
     "nnUNetTrainerScribbleDMPLS": {"dropout": 0.0, "pseudo_weight": 0.0},
 }
@@ -59,7 +60,7 @@ def both_ways(datasets, tmp_path_factory):
             for batch in batches:  # all voxels count: else the mean over counted voxels is another one per process
                 if "inside" in batch:
                     batch["inside"].fill_(True)
-                for target in batch["target"]:
+                for target in (*batch["target"], *batch.get("unlabeled_target", ())):
                     target[target == 3] = 0  # the ignore label
             reference = {
                 "start": weights_of(trainer.network),

@@ -18,6 +18,7 @@ COMMANDS = {
     "split": "write splits_final.json for a budget of labels",
     "weaken": "make scribbles, points, boxes, single slices or partial labels from dense ones",
     "expand": "grow scribbles or points into denser labels, before training",
+    "pseudo_label": "label the unlabeled images with a finished model, for nnUNetTrainerPseudoLabels",
     "check": "counts, leaks between unlabeled and test cases, duplicates, outliers",
     "compare": "compare trainers case by case, with paired tests",
     "export": "write a model that nnU-Net predicts with without this package",

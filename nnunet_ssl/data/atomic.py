@@ -42,3 +42,17 @@ def write_atomically(filename: str | Path, write: Callable[[Path], object]) -> N
         os.replace(temporary, filename)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_named_atomically(filename: str | Path, ending: str, write: Callable[[str], object]) -> None:
+    """`write_atomically` for writers that take the format from the name: `write` gets a name with `ending`, such as ".nii.gz"."""
+
+    def write_and_rename(temporary: Path) -> None:
+        named = Path(f"{temporary}{ending}")
+        try:
+            write(str(named))
+            os.replace(named, temporary)
+        finally:
+            named.unlink(missing_ok=True)
+
+    write_atomically(filename, write_and_rename)

@@ -15,6 +15,12 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset, nnUNetDatasetBlosc2, nnUNetDatasetNumpy
 
 
+def open_b2nd(file: Path):
+    """An array of nnU-Net's, of which only what is asked for is unpacked."""
+    mmap = {} if os.name == "nt" else {"mmap_mode": "r"}  # as nnU-Net: no memory maps on Windows
+    return blosc2.open(urlpath=str(file), mode="r", dparams={"nthreads": 1}, **mmap)
+
+
 class UnlabeledDataset:
     """Preprocessed images of unlabeled cases, with the interface that `nnUNetDataLoader` uses.
 
@@ -49,8 +55,7 @@ class UnlabeledDataset:
     def _image(self, case: str):
         file = self._file(case)
         if self._ending == ".b2nd":
-            mmap = {} if os.name == "nt" else {"mmap_mode": "r"}  # as nnU-Net: no memory maps on Windows
-            return blosc2.open(urlpath=str(file), mode="r", dparams={"nthreads": 1}, **mmap)
+            return open_b2nd(file)
         unpacked = file.with_suffix(".npy")
         return np.load(unpacked, mmap_mode="r") if unpacked.is_file() else np.load(file)["data"]
 

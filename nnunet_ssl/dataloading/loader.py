@@ -42,7 +42,8 @@ class TwoStreamLoader:
 
     The labeled stream is the stock loader, untouched. Batches are those of the labeled loader plus `unlabeled`
     `(U, V*C, *spatial)` (V views stacked along channels), `inside` `(U, 1, *spatial)` bool and `unlabeled_keys`; and what each
-    `Recorder` among the labeled transforms has noted down, under its `key`.
+    `Recorder` among the labeled transforms has noted down, under its `key`. Where the unlabeled loader is another one than
+    `UnlabeledLoader`, its patches have labels: `unlabeled_target`, like `target`, in the place of `inside`.
     A worker process ends by itself within about a second when its parent is gone, even if that was killed.
 
     Args:
@@ -57,7 +58,7 @@ class TwoStreamLoader:
     def __init__(
         self,
         labeled: nnUNetDataLoader,
-        unlabeled: UnlabeledLoader | None = None,
+        unlabeled: nnUNetDataLoader | None = None,
         labeled_extras: Callable[[Tensor], dict[str, Tensor]] | None = None,
         streams: Mapping[str, nnUNetDataLoader] | None = None,
     ):
@@ -91,7 +92,10 @@ class TwoStreamLoader:
         if self.unlabeled is not None:
             unlabeled = next(self.unlabeled)
             batch["unlabeled"] = unlabeled["data"]
-            batch["inside"] = unlabeled["target"] >= 0
+            if isinstance(self.unlabeled, UnlabeledLoader):
+                batch["inside"] = unlabeled["target"] >= 0
+            else:
+                batch["unlabeled_target"] = unlabeled["target"]
             batch["unlabeled_keys"] = unlabeled["keys"]
         if self.labeled_extras is not None:
             target = batch["target"][0] if isinstance(batch["target"], list) else batch["target"]

@@ -44,7 +44,10 @@ def two_streams(trainer, augmenter) -> TwoStreamLoader:
         labeled = loader
         labeled.transforms = ComposeTransforms(trainer.labeled_transforms(_transforms_of(labeled, trainer)))
         labeled.sampling_probabilities = trainer.case_probabilities(labeled.indices)
-    unlabeled = _unlabeled_loader(trainer, labeled) if trainer.unlabeled_pool else None
+    unlabeled = None
+    if trainer.unlabeled_pool:
+        own = trainer.unlabeled_loader(labeled)
+        unlabeled = _unlabeled_loader(trainer, labeled) if own is None else own
     streams = trainer.further_streams(labeled)
     return TwoStreamLoader(labeled, unlabeled, trainer.labeled_extras(), streams)
 

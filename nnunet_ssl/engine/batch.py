@@ -21,7 +21,9 @@ class SSLBatch:
         labeled_inside: `(L, 1, *spatial)` bool, False in the padding of labeled patches, which nnU-Net's target has as
             background; None for trainers that do not ask for it (those for weak labels do).
         unlabeled: images `(U, C, *spatial)` of the first view; None when the step has no unlabeled part.
-        inside: `(U, 1, *spatial)` bool, False in padding (and, where plans normalize inside a mask, outside this mask).
+        inside: `(U, 1, *spatial)` bool, False in padding (and, where plans normalize inside a mask, outside this mask). None
+            where the method draws unlabeled patches with labels.
+        unlabeled_target: like `target`, of the unlabeled patches, where the method draws them with labels; else None.
         views: all views by name, each `(U, C, *spatial)`, with the same geometry.
         unlabeled_keys: case identifiers of the unlabeled patches.
         extras: what the method's `labeled_extras` made of the labeled target, and the targets of its `further_streams`, by name.
@@ -36,6 +38,7 @@ class SSLBatch:
     labeled_inside: Tensor | None = None
     unlabeled: Tensor | None = None
     inside: Tensor | None = None
+    unlabeled_target: Tensor | list[Tensor] | None = None
     views: dict[str, Tensor] = field(default_factory=dict)
     unlabeled_keys: Sequence[str] = ()
     extras: dict[str, Tensor] = field(default_factory=dict)
@@ -84,9 +87,10 @@ class SSLBatch:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=True)
 
-        target = batch["target"]
-        target = [move(t) for t in target] if isinstance(target, list) else move(target)
-        moved = cls(move(batch["data"]), target, batch["keys"])
+        def move_target(target: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+            return [move(t) for t in target] if isinstance(target, list) else move(target)
+
+        moved = cls(move(batch["data"]), move_target(batch["target"]), batch["keys"])
         moved.extras = {k.removeprefix("extra/"): move(v) for k, v in batch.items() if k.startswith("extra/")}
         if "labeled_inside" in batch:
             moved.labeled_inside = move(batch["labeled_inside"])
@@ -94,6 +98,9 @@ class SSLBatch:
             views = move(batch["unlabeled"]).chunk(len(view_names), dim=1)
             moved.views = dict(zip(view_names, views, strict=True))
             moved.unlabeled = views[0]
-            moved.inside = move(batch["inside"])
+            if "unlabeled_target" in batch:
+                moved.unlabeled_target = move_target(batch["unlabeled_target"])
+            else:
+                moved.inside = move(batch["inside"])
             moved.unlabeled_keys = batch["unlabeled_keys"]
         return moved

@@ -22,11 +22,15 @@ from torch import distributed as dist
 _PANELS = {
     "loss on labeled patches (mean over the epoch)": ("term/labeled",),
     "terms on unlabeled patches (mean over the epoch, before weighting)": ("term/",),
+    "share of each term's gradient at the segmentation layers, of the labeled loss's": ("gradient_share/",),
+    "share of each term's gradient at the segmentation layers, of the whole loss's": ("gradient_share_of_whole/",),
     "weights": ("weight/",),
     "EMA decay": ("ema_decay/",),
     "share of the epoch spent waiting for data": ("loader/",),
     "skipped steps since the start (loss not finite)": ("steps/",),
 }
+# a term below the line hardly trains; the axis ends at the lowest share, where shares of 0 lie
+SHARE_THAT_COUNTS, _LOWEST_SHARE = 0.02, 1e-4
 
 
 def epoch_values(outputs: Sequence[Mapping], others: Mapping[str, float], is_ddp: bool) -> dict[str, float]:
@@ -61,7 +65,7 @@ class Curves:
             series.append(float(values.get(name, math.nan)))
 
     def plot(self, file: str | Path) -> None:
-        """Write the figure: a panel each for labeled loss, unlabeled terms, weights, EMA decay, data and skipped steps."""
+        """Write the figure: a panel each for labeled loss, terms, gradients, weights, EMA decay, data and skipped steps."""
         panels: dict[str, list[str]] = {}
         for name, series in self.values.items():
             if name.startswith("weight/labeled") and set(series) == {1.0}:
@@ -77,7 +81,10 @@ class Curves:
                 for name in panels[title]:
                     series = self.values[name]
                     marker = "." if len(series) < 30 else None
-                    axis.plot(range(len(series)), series, marker=marker, label=name.split("/", 1)[1])
+                    shown = np.maximum(series, _LOWEST_SHARE) if name.startswith("gradient_share") else series
+                    axis.plot(range(len(series)), shown, marker=marker, label=name.split("/", 1)[1])
+                if panels[title][0].startswith("gradient_share"):
+                    _scale_shares(axis)
                 if panels[title][0].startswith(("weight/", "loader/", "steps/")):
                     axis.set_ylim(bottom=0)
                 axis.set_title(title, fontsize=10, loc="left")
@@ -88,3 +95,11 @@ class Curves:
             figure.tight_layout()
             figure.savefig(file, dpi=100)
             plt.close(figure)
+
+
+def _scale_shares(axis) -> None:
+    """Percent on a logarithmic axis, with a line at the share that counts."""
+    axis.axhline(SHARE_THAT_COUNTS, color="black", linestyle="--", linewidth=1)
+    axis.set_yscale("log")
+    axis.set_ylim(0.7 * _LOWEST_SHARE, max(2.0, 1.5 * axis.get_ylim()[1]))
+    axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")

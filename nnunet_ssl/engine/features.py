@@ -41,3 +41,30 @@ def refuse_unsupported(trainer, unsupported: Mapping[str, str]) -> None:
     for feature, reason in unsupported.items():
         if present[feature]:
             raise NotImplementedError(f"{name} does not support '{feature}': {reason}")
+
+
+SMALLEST_PATCH_SHARE = 0.5
+"""Of the median image along every axis, below which a patch is a piece of it and mixing patches tears structures apart."""
+
+
+def patch_share(trainer) -> float:
+    """The smallest share of the median image (at the plans' spacing) that a patch shows along an axis, at most 1."""
+    configuration = trainer.configuration_manager
+    patch = configuration.patch_size
+    image = configuration.median_image_size_in_voxels[-len(patch) :]
+    return min(1.0, *(p / i for p, i in zip(patch, image, strict=True)))
+
+
+def warn_of_small_patches(trainer) -> None:
+    """For methods that paste patches into each other, in the log: patches that show less than half of an image.
+
+    Measured with BCP on ACDC at 1.5 mm, patch 96 x 96 of images of 237 x 208: 22 Dice below nnU-Net. The published settings have
+    whole slices, or half of an image and more.
+    """
+    share = patch_share(trainer)
+    if share < SMALLEST_PATCH_SHARE:
+        trainer.print_to_log_file(
+            f"Warning: a patch shows {share:.0%} of the median image along one axis, and {type(trainer).__name__} pastes patches "
+            "into each other, which tears structures apart where patches are pieces of an image. Plan larger patches or a coarser "
+            "spacing (`nnUNetv2_plan_and_preprocess -overwrite_target_spacing`), or use nnUNetTrainerSemiSupervised."
+        )

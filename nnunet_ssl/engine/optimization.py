@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.gradient_shares import gradient_shares
 from nnunet_ssl.engine.members import Member
 from nnunet_ssl.losses.combine import weighted_sum
 
@@ -74,6 +75,8 @@ def training_step(trainer, batch: SSLBatch, weights: Mapping[str, float]) -> dic
     with trainer.autocast():
         terms = active_terms(trainer, batch, weights)
         loss = weighted_sum(terms, weights)
+    if (trainer.iteration + 1) % trainer.num_iterations_per_epoch == 0:  # the last step of an epoch
+        trainer.gradient_shares = gradient_shares(trainer, terms, weights)
     (loss if trainer.grad_scaler is None else trainer.grad_scaler.scale(loss)).backward()
     if step_optimizers((trainer.student, *trainer.members), optimizers, trainer.grad_scaler):
         trainer.members.update_teachers()

@@ -32,7 +32,12 @@ if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 # kind, the end of the folder's name -> what its cases are called
-KINDS = {"unlabeled": "unlabeled cases", "dense": "dense labels for validation", "masks": "masks without images"}
+KINDS = {
+    "unlabeled": "unlabeled cases",
+    "dense": "dense labels for validation",
+    "masks": "masks without images",
+    "pseudo": "pseudo labels",
+}
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LITTLE_SPACE = 16 * 1024**2  # bytes; below this much free space a failed write is put down to a full disk
 
@@ -47,6 +52,8 @@ def preprocess_cases(
     hashes: Mapping[str, str],
     labels: Mapping[str, str] | None = None,
     kind: str = "unlabeled",
+    into: Path | None = None,
+    keep_images: bool = True,
     verbose: bool = False,
     show_progress: bool = True,
 ) -> None:
@@ -62,6 +69,8 @@ def preprocess_cases(
         hashes: case id -> hash of what it is made from; a case whose hash has changed is redone.
         labels: case id -> label file, for cases that have one.
         kind: one of `KINDS`.
+        into: where the folder lies; default: the data set's folder in nnUNet_preprocessed.
+        keep_images: False: only segmentation and properties are kept, of cases whose image lies elsewhere.
 
     Raises:
         UserError: images that cannot be read, a wrong number of channels, a full disk, a background process that died.
@@ -71,9 +80,9 @@ def preprocess_cases(
     plans_manager = load_plans(base, plans_name)
     configuration_manager = get_configuration(plans_manager, configuration)
     dataset_json = json.loads((base / "dataset.json").read_text(encoding="utf-8"))
-    folder = Path(unlabeled_folder(base, configuration_manager, kind))
+    folder = Path(unlabeled_folder(into or base, configuration_manager, kind))
     scratch = Path(f"{folder}.unfinished")
-    file = Path(manifest_file(base, configuration_manager, kind))
+    file = Path(manifest_file(into or base, configuration_manager, kind))
     labels = labels or {}
     expected = preprocessing_hash(plans_manager, configuration_manager)
 
@@ -85,7 +94,7 @@ def preprocess_cases(
         )
         manifest = None
     finished = dict(manifest["cases"]) if manifest else {}
-    complete = complete_cases(folder)
+    complete = complete_cases(folder, keep_images)
     removed = {*finished, *complete} - set(cases)
     kept = sorted(c for c in cases if finished.get(c) == hashes[c] and c in complete)
     finished = {case: hashes[case] for case in kept}
@@ -107,7 +116,7 @@ def preprocess_cases(
     shutil.rmtree(scratch, ignore_errors=True)
 
     todo = [case for case in sorted(cases) if case not in finished]
-    of_all = (str(folder), str(scratch), plans_manager, configuration_manager, dataset_json, verbose)
+    of_all = (str(folder), str(scratch), plans_manager, configuration_manager, dataset_json, keep_images, verbose)
     jobs = [(case, cases[case], labels.get(case), *of_all) for case in todo]
     description = f"Preprocessing {kind}, {configuration}"
     problems = []
@@ -162,6 +171,7 @@ def _preprocess_case(
     plans_manager: PlansManager,
     configuration_manager: ConfigurationManager,
     dataset_json: dict,
+    keep_images: bool,
     verbose: bool,
 ) -> tuple[str, bool]:
     """Preprocess one case into `scratch/<case>` and move it to `folder`. Returns (what is wrong or "", disk is full)."""
@@ -182,6 +192,8 @@ def _preprocess_case(
         expected = len(configuration_manager.normalization_schemes)
         if channels != expected:
             return wrong_number_of_channels(case, image_files, channels, expected), False
+        if not keep_images:
+            (own / f"{case}.b2nd").unlink()  # nnU-Net's preprocessor writes no other format
         # the properties go last: a case whose move was interrupted is not complete
         for file in sorted(own.iterdir(), key=lambda file: file.suffix == ".pkl"):
             os.replace(file, Path(folder) / file.name)

@@ -4,7 +4,7 @@ The images of `imagesUn` go to `<data_identifier>_unlabeled`, a sibling of nnU-N
 folder they would become labeled background wherever nnU-Net takes every case it finds, as with `fold all`.) Beside it,
 `<data_identifier>_unlabeled.json` says which cases are finished and what they were made with. Cases with dense labels for
 validation lie in `<data_identifier>_dense` in the same way (see `dense_labels.py`), masks without images in
-`<data_identifier>_masks` (see `unpaired_masks.py`).
+`<data_identifier>_masks` (see `unpaired_masks.py`), pseudo labels in a folder of their round (see `rounds.py`).
 """
 
 from __future__ import annotations
@@ -166,8 +166,10 @@ def load_manifest(file: Path) -> dict | None:
     return content
 
 
-def complete_cases(folder: Path) -> set[str]:
-    """Cases with properties, image and segmentation in nnU-Net's format (.b2nd, or .npz with both)."""
+def complete_cases(folder: Path, images: bool = True) -> set[str]:
+    """Cases with properties, image (unless `images` is False) and segmentation in nnU-Net's format (.b2nd, or .npz with both)."""
     files = set(os.listdir(folder)) if folder.is_dir() else set()
     cases = {file[: -len(".pkl")] for file in files if file.endswith(".pkl")}
+    if not images:
+        return {c for c in cases if f"{c}_seg.b2nd" in files}
     return {c for c in cases if {f"{c}.b2nd", f"{c}_seg.b2nd"} <= files or f"{c}.npz" in files}

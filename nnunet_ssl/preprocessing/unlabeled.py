@@ -11,6 +11,7 @@ from nnunet_ssl.errors import UserError
 from nnunet_ssl.preprocessing.cases import preprocess_cases
 from nnunet_ssl.preprocessing.dense_labels import preprocess_dense
 from nnunet_ssl.preprocessing.preprocessed import get_configuration, load_plans
+from nnunet_ssl.preprocessing.rounds import preprocess_rounds
 from nnunet_ssl.preprocessing.unpaired_masks import preprocess_masks
 
 
@@ -73,9 +74,10 @@ def preprocess_rest(
     verbose: bool,
     show_progress: bool,
 ) -> None:
-    """Preprocess all that stock nnU-Net does not: dense labels for validation, masks without images, `imagesUn`."""
+    """Preprocess all that stock nnU-Net does not: dense labels for validation, masks without images, pseudo labels, `imagesUn`."""
     preprocess_dense(raw, content, plans_name, configurations, num_processes, verbose, show_progress)
     preprocess_masks(raw, plans_name, configurations, num_processes, verbose, show_progress)
+    preprocess_rounds(raw, plans_name, configurations, num_processes, verbose, show_progress)
     if not raw.unlabeled:
         print(f"{raw.name}: imagesUn holds no images; cases with hidden labels need no preprocessing of their own.")
         return

@@ -100,7 +100,7 @@ def test_a_killed_run_continues_from_its_last_checkpoint(trained):
     assert all(len(series) == 3 for series in state["curves"].values())
     assert state["curves"]["term/consistency"][0] == killed["ssl_state"]["curves"]["term/consistency"][0]
     weights = state["curves"]["weight/consistency"]
-    assert weights == sorted(weights) and weights[0] < weights[-1] <= 0.2
+    assert weights == sorted(weights) and weights[0] < weights[-1] <= 5
 
 
 def test_the_run_leaves_nnunets_files_and_our_figure(trained):

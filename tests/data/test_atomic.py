@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 
-from nnunet_ssl.data.atomic import write_atomically, write_json_atomically
+from nnunet_ssl.data.atomic import write_atomically, write_json_atomically, write_named_atomically
 from nnunet_ssl.errors import UserError
 
 
@@ -45,6 +46,25 @@ def test_whatever_is_raised_leaves_the_old_file_and_nothing_else(tmp_path, error
         write_atomically(file, write)
     assert file.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_writer_that_looks_at_the_ending_gets_it_and_leaves_nothing_behind(tmp_path):
+    file, seen = tmp_path / "a.nii.gz", []
+
+    def write(name):
+        seen.append(name.endswith(".nii.gz") and not file.exists())
+        Path(name).write_bytes(b"new")
+
+    write_named_atomically(file, ".nii.gz", write)
+    assert seen == [True] and file.read_bytes() == b"new" and os.listdir(tmp_path) == ["a.nii.gz"]
+
+    def fail(name):
+        Path(name).write_bytes(b"half")
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        write_named_atomically(file, ".nii.gz", fail)
+    assert file.read_bytes() == b"new" and os.listdir(tmp_path) == ["a.nii.gz"]
 
 
 def test_content_that_is_no_json_leaves_the_old_file(tmp_path):

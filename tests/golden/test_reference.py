@@ -13,6 +13,12 @@ from tests.golden.reference.binary import binary_cross_entropy, foreground_dice_
 from tests.golden.reference.boxes import rows_from_corners
 from tests.golden.reference.consistency import softmax_dice, symmetric_mse
 from tests.golden.reference.multiple_instance import bag_loss, bag_scores, pairwise_smoothness
+from tests.golden.reference.stsr import (
+    confident_labels,
+    consistency_weight,
+    perturbed_features,
+    unlabeled_probability,
+)
 from tests.golden.reference.supervised import ce_dice_loss, cross_entropy, squared_dice_loss
 from tests.golden.reference.tightness import projected_tightness
 
@@ -178,3 +184,25 @@ def test_pairwise_smoothness_of_one_voxel(d):
     corner[(0, 0, *(0,) * d)] = 1  # beyond the edge is 0 too
     inside = 2**d - 1
     assert float(pairwise_smoothness(corner)) == pytest.approx((neighbors + inside) / neighbors / 5**d)
+
+
+def test_schedules_of_the_stsr_winner_by_hand():
+    run = (100, 10)  # epochs, iterations
+    assert consistency_weight(0, run, 0.2, 50.0) == pytest.approx(50 * math.exp(-5))
+    assert consistency_weight(100, run, 0.2, 50.0) == pytest.approx(50 * math.exp(-1.25))
+    assert consistency_weight(200, run, 0.2, 50.0) == consistency_weight(999, run, 0.2, 50.0) == 50
+    assert unlabeled_probability(9, run, 0.1, 0.5) == pytest.approx(0.1)
+    assert unlabeled_probability(100, run, 0.1, 0.5) == pytest.approx(0.2)
+    assert unlabeled_probability(999, run, 0.1, 0.5) == 0.5
+
+
+def test_features_of_the_stsr_winner_lose_channels_and_the_voxels_with_most_attention():
+    features = torch.tensor([[[4.0, 1.0], [2.0, 1.0]]])  # one sample, two channels, two voxels: attention 3 and 1
+    kept = torch.tensor([[True, False]])
+    found = perturbed_features(features, kept, 0.5, 0.6, torch.tensor([[0.1, 0.2], [0.3, 0.3]]))
+    torch.testing.assert_close(found, torch.tensor([[[0.0, 2 * 1.0 * 1.2], [0.0, 0.0]]]))
+
+
+def test_labels_of_the_stsr_winner_are_background_where_unsure():
+    logits = torch.cat((logits_of(0.1, 0.9), logits_of(0.4, 0.6)))
+    assert confident_labels(logits, 0.75).flatten().tolist() == [1, 0]

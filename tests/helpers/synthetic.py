@@ -7,11 +7,12 @@ nnU-Net's commands need.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -24,6 +25,7 @@ from scipy.ndimage import find_objects, gaussian_filter, label
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, hash_case
 from nnunet_ssl.preprocessing.preprocessed import manifest_file, preprocessing_hash, unlabeled_folder
+from nnunet_ssl.preprocessing.rounds import Round, RoundCase, preprocess_round, uncertain_code
 from nnunet_ssl.preprocessing.unpaired_masks import preprocess_masks
 
 LABELS = {"background": 0, "organ": 1, "lesion": 2}
@@ -133,6 +135,7 @@ def make_dataset(
     size_bounds: bool = False,
     masks: int = 0,
     partial: bool = False,
+    pseudo_labels: bool = False,
     channels: int = 1,
     residual: bool = False,
     batch_size: int = 2,
@@ -147,7 +150,7 @@ def make_dataset(
     beside the sparse ones (`ignore`); they are not preprocessed. With `boxes` the sparse labels are boxes of one class, with
     seeds; with `size_bounds` dataset.json has bounds that a new network does not keep. `masks`: number of dense masks of other
     patients, preprocessed. With `partial` the first case has label 1 (with regions: the whole) annotated only, the second label 2
-    only, and dataset.json says so.
+    only, and dataset.json says so. With `pseudo_labels` there is a finished round of them, `round1`, with undecided voxels.
     """
     name = f"Dataset{dataset_id:03d}_Synthetic"
     raw, preprocessed = out / "nnUNet_raw" / name, out / "nnUNet_preprocessed" / name
@@ -182,6 +185,7 @@ def make_dataset(
     (preprocessed / "nnUNetPlans.json").write_text(json.dumps(plans))
     (preprocessed / "dataset_fingerprint.json").write_text("{}")
 
+    pseudo = {}
     cases = UnlabeledList({}, {}, {}, {}, {})
     places = [("imagesTr", cases.labeled, "case", labeled), ("imagesUn", cases.unlabeled, "free", unlabeled)]
     for folder, records, prefix, count in [*places, ("imagesTs", cases.test, "test", test)]:
@@ -199,7 +203,9 @@ def make_dataset(
                 segmentation = _boxes(rng, segmentation == 2)
             elif ignore and folder == "imagesTr":
                 segmentation = np.where(rng.random(segmentation.shape) < 0.6, 3, segmentation).astype(np.uint8)
-            if folder != "imagesUn":
+            if folder == "imagesUn":
+                pseudo[case] = segmentation
+            else:
                 _write(segmentation, raw / folder.replace("images", "labels") / f"{case}.nii.gz")
             if folder == "imagesTr":
                 _write(segmentation, preprocessed / "gt_segmentations" / f"{case}.nii.gz")
@@ -216,15 +222,52 @@ def make_dataset(
         _preprocess(
             raw, preprocessed, manager, manager.get_configuration(configuration), configuration, dataset_json, cases
         )
+    if pseudo_labels:
+        add_to_round(out, name, pseudo, configurations, rng)
     for i in range(masks):
         _write(_phantom(rng, 1, False)[0], raw / "masksUn" / f"mask_{i:02d}.nii.gz")
     if masks:
-        folders = {"nnUNet_raw": str(raw.parent), "nnUNet_preprocessed": str(preprocessed.parent)}
-        with mock.patch.dict(os.environ, folders), contextlib.redirect_stdout(io.StringIO()):
+        with _quiet_with_folders(out):
             preprocess_masks(
                 RawDataset.open(name), "nnUNetPlans", configurations, [1] * len(configurations), show_progress=False
             )
     return name
+
+
+@contextlib.contextmanager
+def _quiet_with_folders(out: Path) -> Iterator[None]:
+    folders = {name: str(out / name) for name in ("nnUNet_raw", "nnUNet_preprocessed")}
+    with mock.patch.dict(os.environ, folders), contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def add_to_round(
+    out: Path,
+    name: str,
+    labels: Mapping[str, np.ndarray],
+    configurations: Sequence[str] = ("2d",),
+    rng: np.random.Generator | None = None,
+    round_name: str = "round1",
+    finished: str = "2026-01-01T00:00:00+00:00",
+) -> None:
+    """Label maps as a finished round of pseudo labels, or as further cases of it; every tenth voxel is undecided."""
+    rng = rng or np.random.default_rng(0)
+    with _quiet_with_folders(out):
+        raw = RawDataset.open(name)
+        records = UnlabeledList.load(raw.preprocessed / "unlabeled.json")
+        folder = raw.preprocessed / "pseudo_labels" / round_name
+        ignore = uncertain_code(raw.dataset_json)
+        made = Round.load(folder) if folder.is_dir() else Round(folder, {}, ignore)
+        for case, segmentation in labels.items():
+            file = made.label_file(case, raw.file_ending)
+            _write(np.where(rng.random(segmentation.shape) < 0.1, ignore, segmentation).astype(np.uint8), file)
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            image = {**records.labeled, **records.unlabeled}[case].sha256
+            made.cases[case] = RoundCase(True, "", digest, image)
+        made.finished = finished
+        made.save()
+        for configuration in configurations:
+            preprocess_round(raw, made, "nnUNetPlans", configuration, 1, show_progress=False)
 
 
 def _partially_annotated(segmentation: np.ndarray, case: str, regions: bool) -> np.ndarray:

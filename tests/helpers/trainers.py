@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
@@ -16,6 +17,7 @@ from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.discovery.variants import trainer_classes
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.preprocessing.dense_labels import preprocess_dense
+from tests.helpers.synthetic import SHAPE, add_to_round
 from tests.helpers.training import copy_batch, make_trainer, seed_everything, weights_of
 
 
@@ -136,7 +138,11 @@ def stock_step(out, dataset, results, weights, batch):
 
 
 def hide_labels(folder: Path, cases: list[str]) -> None:
-    """Hide the labels of these cases in a preprocessed data set, as `nnunet_ssl split` does."""
+    """Hide the labels of these cases in a preprocessed data set, as `nnunet_ssl split` does, and put them into its round."""
+    if (folder / "pseudo_labels").is_dir():
+        ball = np.zeros(SHAPE, np.uint8)
+        ball[5:15, 10:30, 10:30] = 1
+        add_to_round(folder.parents[1], folder.name, dict.fromkeys(cases, ball))
     file = folder / "splits_final.json"
     (split, *_) = json.loads(file.read_text())
     split["train"] = [c for c in split["train"] if c not in cases]

@@ -134,6 +134,17 @@ def test_mixing_moves_image_label_certainty_and_inside_alike(datasets, tmp_path,
             assert same[:, own ^ other].all(), name
 
 
+def test_patches_that_are_pieces_of_an_image_are_not_mixed(datasets, tmp_path):
+    trainer = make(datasets, tmp_path)
+    assert trainer.mixed_share == trainer.mix > 0
+    out, dataset = datasets()
+    trainer = make_trainer(NAME, out, dataset, results=tmp_path / "small")
+    configuration = trainer.configuration_manager.configuration
+    configuration["median_image_size_in_voxels"] = [4 * size for size in configuration["patch_size"]]
+    trainer.initialize()
+    assert trainer.mixed_share == 0
+
+
 def test_partial_labels_have_their_own_loss_and_count_what_is_annotated(datasets, tmp_path):
     options = needs("nnUNetTrainerPartialLabel", unlabeled=4)
     trainer = make(datasets, tmp_path, options)

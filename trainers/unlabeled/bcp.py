@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.features import warn_of_small_patches
 from nnunet_ssl.engine.members import as_scales
 from nnunet_ssl.losses.region import region_loss, split_ignored
 from nnunet_ssl.patches.mixing import both_directions, box_size, copy_paste, draw_box, outside_boxes, resize_nearest
@@ -55,6 +56,7 @@ class nnUNetTrainerBCP(nnUNetTrainerSSL):
     replaces_labeled_loss = True
 
     def build_method(self) -> None:
+        warn_of_small_patches(self)
         self.teacher = self.register_teacher(self.ema_decay, warmup=False)
 
     @property

@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.features import warn_of_small_patches
 from nnunet_ssl.losses.discrepancy import mutual_discrepancy
 from nnunet_ssl.networks.features import FeatureTap, last_encoder_stage
 from nnunet_ssl.networks.upsampling import with_interpolation
@@ -61,6 +62,7 @@ class nnUNetTrainerCML(nnUNetTrainerSSL):
     replaces_labeled_loss = True
 
     def build_method(self) -> None:
+        warn_of_small_patches(self)
         network = with_interpolation(self.build_network())
         self.second = self.register_network("second", network, supervised=True, follows_pretrained=False)
         self.bottlenecks = [

@@ -10,11 +10,12 @@ noisy copy of the same patch:
     theta' <- a_t theta' + (1 - a_t) theta,    a_t = min(1 - 1/(t+1), ema_decay)
     w(t) = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
 
-Differs from SSL4MIS: L_sup is nnU-Net's loss with deep supervision, about twice the official 0.5 (CE + Dice), so the weight
-is twice the official one; consistency on the highest resolution only; padding does not count; the ramp moves every iteration
-instead of every 150; the teacher is in evaluation mode (nnU-Net's networks have instance norm and no dropout, so this changes
-nothing; buffers, if there are any, are copied from the student) and it is the teacher that is validated and stored (official:
-the student; `inference = "student"`). Region-based training uses sigmoid probabilities.
+Differs from SSL4MIS: the weight: L_sup is nnU-Net's loss with deep supervision, about twice the official 0.5 (CE + Dice), so
+that the official weight is 0.2, at which the term's gradient at the segmentation layers is 1 % of the labeled loss's (ACDC in
+2D, 3 labeled patients, after 4000 steps) and trains nothing; consistency on the highest resolution only; padding does not
+count; the ramp moves every iteration instead of every 150; the teacher is in evaluation mode (nnU-Net's networks have instance
+norm and no dropout, so this changes nothing; buffers, if there are any, are copied from the student) and it is the teacher that
+is validated and stored (official: the student; `inference = "student"`). Region-based training uses sigmoid probabilities.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class nnUNetTrainerMeanTeacher(nnUNetTrainerSSL):
     teacher on the unlabeled ones.
     """
 
-    consistency_weight: float = 0.2  # official code: 0.1, see above
+    consistency_weight: float = (
+        5.0  # official code: 0.1, which is 0.2 beside nnU-Net's loss and has no effect, see above
+    )
     rampup_fraction: float = 1.0  # of the run; official: all 30000 iterations
     ema_decay: float = 0.99  # as in the official code
     noise_std: float = 0.1  # of z-scored intensities, clipped at twice this; as in the official code

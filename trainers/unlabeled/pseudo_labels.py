@@ -18,9 +18,12 @@ baseline of AbdomenCT-1K (100 of 1100 epochs; JunMa11/AbdomenCT-1K, task 2), and
 
 from __future__ import annotations
 
+import copy
+import functools
 from pathlib import Path
 
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss
 from torch import Tensor
 
 from nnunet_ssl.dataloading.pseudo_labels import pseudo_labeled_loader
@@ -57,9 +60,13 @@ class nnUNetTrainerPseudoLabels(nnUNetTrainerSSL):
         self.used = self.register_state("round", UsedRound())
         labels = {**self.dataset_json["labels"], "ignore": uncertain_code(self.dataset_json)}
         self.with_ignore = self.plans_manager.get_label_manager({**self.dataset_json, "labels": labels})
-        without, self.label_manager = self.label_manager, self.with_ignore
-        self.pseudo_loss = self._build_loss()  # nnU-Net's, which asks the label manager for the ignore label
-        self.label_manager = without
+        builder = copy.copy(self)  # nnU-Net asks the trainer's label manager for the ignore label
+        builder.label_manager = self.with_ignore
+        self.pseudo_loss = builder._build_loss()
+        plain = self.pseudo_loss.loss if self.enable_deep_supervision else self.pseudo_loss
+        if isinstance(plain, DC_and_BCE_loss) and not self.label_manager.has_ignore_label:
+            # with an ignore label nnU-Net sums the cross entropy over the regions, without one it is their mean
+            plain.weight_ce /= self.label_manager.num_segmentation_heads
 
     def find_cases(self) -> None:
         super().find_cases()
@@ -77,8 +84,8 @@ class nnUNetTrainerPseudoLabels(nnUNetTrainerSSL):
         self.print_to_log_file(f"Pseudo labels of {found.folder}: {len(kept)} of {len(found.cases)} cases.")
         if seen := sorted(set(found.trained_on) & set(self.cases.validation) - set(self.cases.train)):
             self.print_to_log_file(
-                f"Note: the networks that made them were trained on {some(seen, 5)}, validation case(s) of this fold. The validation "
-                "is too good; compare on the test cases, or make a round with the networks of this fold alone."
+                f"Note: the networks that made them were trained on {some(seen, 5)}, validation case(s) of this fold. The "
+                "validation is too good; compare on the test cases, or make a round with the networks of this fold alone."
             )
 
     def unlabeled_loader(self, labeled: nnUNetDataLoader) -> nnUNetDataLoader:
@@ -88,8 +95,12 @@ class nnUNetTrainerPseudoLabels(nnUNetTrainerSSL):
         scales = logits if self.enable_deep_supervision else logits[0]
         return {"pseudo": self.pseudo_loss(scales, batch.unlabeled_target)}
 
+    @functools.cached_property
+    def labeled_cases(self) -> int:
+        return len(self.do_split()[0])
+
     def weights(self) -> dict[str, float]:
         if self.final_labeled_fraction > 0 and self.progress >= 1 - self.final_labeled_fraction:
             return {"pseudo": 0.0}
-        pseudo, labeled = len(self.unlabeled_pool), len(self.cases.train)
-        return {"pseudo": pseudo / (pseudo + labeled) if self.pseudo_weight is None else self.pseudo_weight}
+        share = len(self.unlabeled_pool) / (len(self.unlabeled_pool) + self.labeled_cases)
+        return {"pseudo": share if self.pseudo_weight is None else self.pseudo_weight}

@@ -10,6 +10,7 @@ on patches of other intensities, cut into each other:
 
 h: scales of deep supervision with nnU-Net's weights; V: voxels inside the image; Dice: foreground classes in y'. u_weak has
 nnU-Net's geometry, u_strong its intensity transforms as well. Partial labels: L_nnunet is the loss of `nnUNetTrainerPartialLabel`.
+No CutMix where a patch is a small piece of an image, which it would tear apart (measured with BCP).
 
 No official code. The parts: teacher of Tarvainen & Valpola, NeurIPS 2017; weak and strong view and confidence of Sohn et al.
 (FixMatch), NeurIPS 2020; CutMix of French et al., BMVC 2020 (TorchSemiSeg). The start by competence, not by a share of
@@ -26,6 +27,7 @@ from nnunet_ssl.dataloading.views import without_intensity
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.competence import CompetenceGate
 from nnunet_ssl.engine.ema import decay_of_run
+from nnunet_ssl.engine.features import SMALLEST_PATCH_SHARE, patch_share
 from nnunet_ssl.engine.members import NetworkMember
 from nnunet_ssl.losses.combine import over_scales
 from nnunet_ssl.losses.self_training import self_training_loss
@@ -51,13 +53,14 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
     ramp: float = 0.1  # of the run, until the unlabeled loss has its full weight
     unlabeled_weight: float | None = None  # None: share of the unlabeled images, N_U / (N_U + N_L)
     confidence: float = 0.9  # of the moving average's label of a voxel, which does not count below
-    mix: float = 0.5  # share of the unlabeled patches into which another one is cut
+    mix: float = 0.5  # share of the unlabeled patches into which another one is cut, where a patch shows half of an image or more
     horizons: int = 100  # horizons of the moving average that fit into the run
     inference: str = "teacher"  # or "student"
 
     def build_method(self) -> None:
         steps = self.num_epochs * self.num_iterations_per_epoch
         self.teacher = self.register_teacher(decay_of_run(steps, self.horizons))
+        self.mixed_share = self.mix if patch_share(self) >= SMALLEST_PATCH_SHARE else 0.0
         self.gate = CompetenceGate(self, self.earliest, self.latest, self.competence)
 
     def unlabeled_views(self, intensity):
@@ -90,7 +93,7 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
         logits = self.teacher(batch.views["weak"])[0]
         self.labels, self.sure = sure_labels(logits, self.confidence, self.activation)
         maps = batch.unlabeled, batch.inside, self.labels, self.sure
-        batch.unlabeled, batch.inside, self.labels, self.sure = cut_mix_with_next(maps, self.mix)
+        batch.unlabeled, batch.inside, self.labels, self.sure = cut_mix_with_next(maps, self.mixed_share)
         return super().terms(batch)
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:

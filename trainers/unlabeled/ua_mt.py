@@ -15,12 +15,13 @@ has no dropout (`nnunet_ssl.networks.dropout`). The student is trained without d
 `train_with_dropout = True` follows the paper: dropout in every pass of the student too, and in the target pass.
 `dropout = 0` leaves the input noise as the only source of uncertainty.
 
-Differs from the official code: ln C and C instead of ln 2 and 2 (equal for two classes; the ports to more classes keep 2, so the
-loss is C/2 times larger and at most half of the range of entropies is accepted: `two_class_constants = True`); region-based
-training has a binary entropy and a selection per region; L_sup is nnU-Net's loss with deep supervision, about twice the official
-0.5 (CE + Dice), so the weight is twice the official one; consistency on the highest resolution only; padding does not count; the
-ramp moves every iteration instead of every 150; the teacher is in evaluation mode apart from dropout (instance norm is the same
-in both) and it is the teacher that is validated and stored (official: the student; `inference = "student"`).
+Differs from the official code: ln C and C instead of ln 2 and 2 (equal for two classes; the ports to more classes keep 2, so
+the loss is C/2 times larger and at most half of the range of entropies is accepted: `two_class_constants = True`); region-based
+training has a binary entropy and a selection per region; L_sup is nnU-Net's loss with deep supervision, about twice the
+official 0.5 (CE + Dice), and the weight is Mean Teacher's, for its reason; consistency on the highest resolution only; padding
+does not count; the ramp moves every iteration instead of every 150; the teacher is in evaluation mode apart from dropout
+(instance norm is the same in both) and it is the teacher that is validated and stored (official: the student; `inference =
+"student"`).
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class nnUNetTrainerUAMT(nnUNetTrainerSSL):
     teacher on the unlabeled ones.
     """
 
-    consistency_weight: float = 0.2  # official code: 0.1, see above
+    consistency_weight: float = (
+        5.0  # official code: 0.1, which is 0.2 beside nnU-Net's loss and has no effect, see above
+    )
     rampup_fraction: float = 1.0  # of the run; official: 40 of 40 (LA) or 200 of 200 blocks of 150 iterations
     ema_decay: float = 0.99  # as in the official code
     noise_std: float = 0.1  # of z-scored intensities, clipped at twice this; as in the official code

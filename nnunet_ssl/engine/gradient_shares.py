@@ -1,0 +1,142 @@
+"""How strongly each loss term pulls at the segmentation layers, as a share of the labeled loss.
+
+A term whose share is tiny trains nothing, however large its value is: the gradient of a mean over voxels of probabilities is far
+smaller than that of cross entropy + Dice. So the engine measures, in the last step of every epoch,
+
+    share_k = || grad (w_k L_k) || / || grad sum_labeled (w_j L_j) ||
+
+at the parameters of the last layers of all trained networks (root of the sum of squares over layers and networks).
+
+The measurement reads the graph of the step itself, just before its backward pass. It needs no second forward pass, so it draws no
+random number and moves no queue, bank or counter of a method, and `torch.autograd.grad` leaves `.grad` and DDP's hooks alone: the
+training is bit for bit that without it.
+
+* Eager networks: autograd goes from each term to the last layers only, which costs about as much as the loss itself.
+* Compiled networks are one node of the graph, so each term costs a backward pass, in one step of the epoch; and their graph must
+  outlive it, see `keep_compiled_graphs`.
+* Several GPUs: each term's gradient is averaged over the processes, as DDP does it with the sum. All processes measure.
+* Mixed precision: terms are scaled like the loss, so that half precision does not underflow; the scale cancels in the share. A
+  scale that is too large makes the share NaN, in a step that is skipped as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from nnunet_ssl.engine.members import Member, NetworkMember, Teacher
+
+LABELED = "labeled"
+"""Beginning of the names of labeled terms."""
+
+
+def keep_compiled_graphs() -> None:
+    """Let compiled networks go backward more than once: torch.compile must not reuse the memory of saved tensors.
+
+    Call it before the first forward pass.
+    """
+    if hasattr(torch._functorch.config, "donated_buffer"):  # PyTorch 2.4 has no such reuse
+        torch._functorch.config.donated_buffer = False
+
+
+def segmentation_layers(network: nn.Module, channels: int) -> list[nn.Module]:
+    """The layers of a segmentation network that give logits.
+
+    `decoder.seg_layers` of nnU-Net's U-Nets, one for each scale; of other networks the last layer that gives `channels` channels
+    (Primus: the last transposed convolution); of networks without one the last module with parameters of its own.
+
+    Args:
+        network: neither compiled nor wrapped.
+        channels: number of logits per voxel.
+    """
+    layers = getattr(getattr(network, "decoder", None), "seg_layers", None)
+    if layers is not None:
+        return list(layers)
+    with_parameters = [m for m in network.modules() if next(m.parameters(recurse=False), None) is not None]
+    fitting = [m for m in with_parameters if channels in (getattr(m, "out_channels", 0), getattr(m, "out_features", 0))]
+    return (fitting or with_parameters)[-1:]
+
+
+def measured_parameters(members: Sequence[Member], channels: int) -> list[nn.Parameter]:
+    """Parameters of the segmentation layers of all `members` that are trained: networks, and modules with a decoder.
+
+    Heads for something else and discriminators have no segmentation layers.
+    """
+    found = []
+    for member in members:
+        if isinstance(member, Teacher):
+            continue
+        if isinstance(member, NetworkMember) or hasattr(member.module, "decoder"):
+            layers = segmentation_layers(member.module, channels)
+            found += [p for layer in layers for p in layer.parameters() if p.requires_grad]
+    return found
+
+
+def gradients(terms: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> tuple[Tensor, list[bool]]:
+    """The gradient of each term at all parameters. The graph stays.
+
+    Returns:
+        gradients `(terms, numbers in parameters)` float32, and whether each term depends on the parameters. A constant (no voxel
+        counts in this step) is taken as one that does, with a gradient of 0.
+    """
+    rows, reached = [], []
+    for term in terms:
+        found: Sequence[Tensor | None] = [None] * len(parameters)
+        if term.requires_grad:
+            found = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+        reached.append(not term.requires_grad or any(g is not None for g in found))
+        row = [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+        rows.append(torch.cat([g.float().flatten() for g in row]))
+    return torch.stack(rows), reached
+
+
+def shares(gradient: Tensor, labeled: Sequence[bool]) -> Tensor:
+    """Norm of each row over the norm of the sum of the labeled rows, of all rows where none is labeled: `(terms,)`.
+
+    Args:
+        gradient: `(terms, numbers)`, of the weighted terms.
+        labeled: which terms belong to the labeled loss.
+    """
+    reference = gradient[[i for i, is_labeled in enumerate(labeled) if is_labeled or not any(labeled)]].sum(0)
+    return torch.linalg.vector_norm(gradient, dim=1) / torch.linalg.vector_norm(reference)
+
+
+def gradient_shares(trainer, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, float]:
+    """The share of every term with a weight, under its name in `Curves`; to be called before the step's backward pass.
+
+    Names of labeled terms begin with "labeled". A term that does not depend on the segmentation layers (a loss of features, a
+    discriminator's own loss) has no share; in compiled networks, which do not show this, its share is 0.
+
+    Returns:
+        `gradient_share/<term>` of all terms but the labeled ones; `gradient_share_of_whole/<term>` of all terms where the method
+        has one joint loss of labeled and unlabeled patches. Nothing in a step of labeled terms only.
+    """
+    names = [name for name in terms if weights[name] != 0]
+    labeled = [name.startswith(LABELED) for name in names]
+    parameters = measured_parameters((trainer.student, *trainer.members), trainer.label_manager.num_segmentation_heads)
+    if all(labeled) or not parameters:
+        return {}
+    weighted = [weights[name] * terms[name] for name in names]
+    if trainer.grad_scaler is not None:
+        weighted = [trainer.grad_scaler.scale(term) for term in weighted]
+    gradient, reached = gradients(weighted, parameters)
+    if trainer.is_ddp:
+        dist.all_reduce(gradient)  # the number of processes cancels in the shares
+    panel = "gradient_share" if any(labeled) else "gradient_share_of_whole"
+    values = shares(gradient, labeled).tolist()
+    return {f"{panel}/{names[i]}": values[i] for i in range(len(names)) if reached[i] and not labeled[i]}
+
+
+def described(values: Mapping[str, float]) -> str:
+    """The shares among the values of an epoch, for the log: "gradient shares: consistency 0.80 %"; empty where there are none."""
+    parts = []
+    for panel, title in (
+        ("gradient_share/", "gradient shares"),
+        ("gradient_share_of_whole/", "gradient shares of the whole loss"),
+    ):
+        found = [f"{name.removeprefix(panel)} {v:.2%}" for name, v in values.items() if name.startswith(panel)]
+        parts += [f"{title}: {', '.join(found)}"] if found else []
+    return "; ".join(parts)

@@ -1,0 +1,179 @@
+"""Label maps of unlabeled images that were made elsewhere (a foundation model, another tool), taken as pseudo labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_ssl.data.pool import run_in_processes
+from nnunet_ssl.data.raw_dataset import read_case, read_label_map
+from nnunet_ssl.errors import UserError, some
+from nnunet_ssl.preprocessing.round_cases import CaseScores, CaseWriter, file_hash
+from nnunet_ssl.preprocessing.rounds import uncertain_code
+
+OTHER = "other"  # key of a map: every number that it does not name
+TOLERANCE = 1e-3  # mm, and of the direction's numbers
+
+
+@dataclass(frozen=True)
+class CodeMap:
+    """Numbers of foreign label maps -> numbers of the data set. `other`: of those not named; None: such a number is an error."""
+
+    codes: dict[int, int]
+    other: int | None = None
+
+    @classmethod
+    def of(cls, words: Sequence[str] | None, dataset_json: dict) -> CodeMap:
+        """From `--map`: one json file, or pairs such as `5=liver 6=2 other=background`. None: numbers stay as they are.
+
+        Raises:
+            UserError: not a map, a number that is none, or a class that the data set does not have.
+        """
+        labels = dataset_json["labels"]
+        names = {name: int(value) for name, value in labels.items() if not isinstance(value, (list, tuple))}
+        names["ignore"] = uncertain_code(dataset_json)
+        allowed = set(names.values()) | {
+            int(code) for value in labels.values() if isinstance(value, (list, tuple)) for code in value
+        }
+        if words is None:
+            return cls({code: code for code in sorted(allowed)})
+        codes, other = {0: 0}, None
+        for key, value in _pairs(words):
+            target = names.get(str(value), int(value) if str(value).isdigit() else None)
+            if target not in allowed:
+                raise UserError(
+                    f"--map {key}={value}: allowed after '=' are {', '.join(names)} and the numbers "
+                    f"{', '.join(map(str, sorted(allowed)))} of dataset.json ('ignore': no decision). Correct it."
+                )
+            if key == OTHER:
+                other = target
+            elif key.isdigit():
+                codes[int(key)] = target
+            else:
+                raise UserError(f"--map {key}={value}: allowed before '=' are whole numbers and '{OTHER}'. Correct it.")
+        return cls(codes, other)
+
+    def settings(self) -> dict:
+        return {"codes": {str(k): v for k, v in sorted(self.codes.items())}, "other": self.other}
+
+    def apply(self, labels: np.ndarray, file: str) -> np.ndarray:
+        """The label map with the data set's numbers. UserError where it holds others than the map names."""
+        found, inverse = np.unique(labels, return_inverse=True)
+        unknown = [f"{value:g}" for value in found if value not in self.codes]
+        if unknown and self.other is None:
+            raise UserError(
+                f"{file}: holds {some(unknown, 5)}; allowed are {', '.join(map(str, sorted(self.codes)))}. Name these numbers with "
+                f"--map {unknown[0]}=CLASS, or all others with --map {OTHER}=background."
+            )
+        new = np.array([self.codes.get(value, self.other) for value in found])
+        return new[inverse].reshape(labels.shape)
+
+
+def _pairs(words: Sequence[str]) -> list[tuple[str, object]]:
+    if len(words) == 1 and "=" not in words[0]:
+        file = Path(words[0])
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(
+                f"--map {file}: no such file. Allowed: a json file, or pairs such as 5=liver 6=kidney."
+            ) from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"--map {file} is not valid JSON ({error}). Correct it.") from error
+        if not isinstance(content, dict):
+            raise UserError(f'--map {file}: found a {type(content).__name__}; allowed is {{"5": "liver"}}. Correct it.')
+        return list(content.items())
+    for word in words:
+        if word.count("=") != 1:
+            raise UserError(f"--map {word}: allowed are pairs NUMBER=CLASS, such as 5=liver, or one json file.")
+    return [tuple(word.split("=")) for word in words]  # type: ignore[misc]
+
+
+def find_label_maps(folder: Path, ending: str, cases: Sequence[str]) -> dict[str, str]:
+    """Case -> its label map in the folder, for the unlabeled cases that have one.
+
+    Raises:
+        UserError: the folder is missing or holds none, or label maps that belong to no unlabeled case (test cases, for example).
+    """
+    files = {file.name[: -len(ending)]: str(file) for file in sorted(folder.glob(f"*{ending}"))}
+    if not files:
+        raise UserError(
+            f"--from {folder}: holds no label map *{ending}. Name them CASE{ending} after the unlabeled cases, such as "
+            f"{some(cases, 3)}."
+        )
+    unknown = sorted(set(files) - set(cases))
+    if unknown:
+        raise UserError(
+            f"--from {folder}: {some(unknown, 5)} is (are) not unlabeled: a labeled, validation or test case, or no case of the "
+            f"data set. Allowed are the {len(cases)} unlabeled cases, such as {some(cases, 3)}. Take the others out of the folder."
+        )
+    return files
+
+
+def settings_of(folder: Path, code_map: CodeMap) -> dict:
+    return {"from": str(folder.resolve()), "map": code_map.settings()}
+
+
+def take_label_maps(
+    writer: CaseWriter,
+    files: Mapping[str, str],
+    images: Mapping[str, Sequence[str]],
+    code_map: CodeMap,
+    num_processes: int,
+    show_progress: bool,
+) -> Iterator[tuple[str, CaseScores]]:
+    """Check and write label maps; yields a case and its scores.
+
+    Args:
+        files: case -> label map.
+        images: case -> channel files.
+
+    Raises:
+        UserError: files that cannot be read or do not fit their image or the map; all are named, the others are kept.
+    """
+    names = sorted(files)
+    jobs = [(writer, case, files[case], list(images[case]), code_map) for case in names]
+    problems = []
+    for index, (scores, problem) in run_in_processes(_take, jobs, num_processes, "Label maps", show_progress):
+        if problem:
+            problems.append(problem)
+        else:
+            yield names[index], scores
+    if problems:
+        raise UserError("\n".join(sorted(problems)))
+
+
+def _take(
+    writer: CaseWriter, case: str, file: str, images: list[str], code_map: CodeMap
+) -> tuple[CaseScores | None, str]:
+    """`(scores, "")` or `(None, what is wrong)`."""
+    try:
+        image, properties = read_case(case, images, writer.reader_writer_class)
+        labels, own = read_label_map(case, file, writer.reader_writer_class)
+        if labels.shape[1:] != image.shape[1:]:
+            raise UserError(f"{file}: shape {labels.shape[1:]}, but {images[0]} has {image.shape[1:]}. Resample it.")
+        for what, found, expected in _geometry(own, properties):
+            if len(found) != len(expected) or not np.allclose(found, expected, atol=TOLERANCE):
+                raise UserError(
+                    f"{file}: {what} {_numbers(found)}, but {images[0]} has {_numbers(expected)}. Resample it to the image."
+                )
+        return writer.label_map(case, code_map.apply(labels[0], file), properties, file_hash(file)), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def _geometry(label: dict, image: dict) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, value of the label map and of the image: whatever nnU-Net's reader gives of the position in space."""
+    yield "spacing", np.ravel(label["spacing"]), np.ravel(image["spacing"])
+    for of_reader in ("sitk_stuff", "nibabel_stuff"):
+        for name, value in image.get(of_reader, {}).items():
+            found = label.get(of_reader, {}).get(name)
+            yield name, np.ravel(found if found is not None else []), np.ravel(value)
+
+
+def _numbers(values: np.ndarray) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in values) + ")"

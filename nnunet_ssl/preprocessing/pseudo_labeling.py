@@ -1,0 +1,276 @@
+"""`nnunet_ssl pseudo_label`: a round of labels for the unlabeled images, predicted by a finished model or made elsewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nnunet_ssl.data.leakage import find_overlaps
+from nnunet_ssl.data.list_update import prepare_lists
+from nnunet_ssl.data.raw_dataset import RawDataset
+from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
+from nnunet_ssl.data.splits import load_splits
+from nnunet_ssl.data.unlabeled_list import UnlabeledList
+from nnunet_ssl.errors import UserError, listed, some
+from nnunet_ssl.preprocessing.foreign_labels import CodeMap, find_label_maps, settings_of, take_label_maps
+from nnunet_ssl.preprocessing.preprocessed import get_configuration, load_plans
+from nnunet_ssl.preprocessing.round_cases import (
+    CaseScores,
+    CaseWriter,
+    Classes,
+    Selection,
+    file_hash,
+    load_scores,
+    remove_cases,
+)
+from nnunet_ssl.preprocessing.round_prediction import Model, predict_cases
+from nnunet_ssl.preprocessing.round_table import decide, summary, write_figure, write_table
+from nnunet_ssl.preprocessing.rounds import FOLDER, Round, all_rounds, find_round, preprocess_round, uncertain_code
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Label maps that were made elsewhere: their folder, and the words of `--map`."""
+
+    folder: Path
+    words: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class RoundOptions:
+    """How a round is written; `name`: None for the round of the same settings that was begun, else the next number."""
+
+    name: str | None = None
+    save_probabilities: bool = False
+    num_processes: int = 8
+    overwrite: bool = False
+    show_progress: bool = True
+
+
+def make_round(
+    raw: RawDataset,
+    plans_name: str,
+    configuration: str,
+    source: Model | Elsewhere,
+    folds: Sequence[int | str],
+    selection: Selection,
+    options: RoundOptions,
+) -> Round:
+    """Label the unlabeled images, decide, and preprocess what is kept for `configuration`. What is finished is not done again.
+
+    Args:
+        folds: whose unlabeled cases are labeled; may be empty of labels that were made elsewhere, unless a fold hides labels.
+
+    Raises:
+        UserError: the data set, the model or the label maps cannot be used; an unlabeled image is also a validation or test image;
+            another round has the name; settings that do not fit together.
+    """
+    base = raw.preprocessed
+    plans = load_plans(base, plans_name)
+    of_plans = get_configuration(plans, configuration)
+    if of_plans.previous_stage_name is not None:
+        raise UserError(
+            f"{configuration} is the second stage of a cascade, which trainers of this package do not train. Use the first stage "
+            f"({of_plans.previous_stage_name}) or another configuration of {plans_name}."
+        )
+    if isinstance(source, Elsewhere) and selection.drop > 0 and selection.previous is None:
+        raise UserError(
+            "--drop orders label maps of --from by their instability. Name the round before with --previous."
+        )
+    content = prepare_lists(
+        raw, options.num_processes, rehash=False, overwrite=False, show_progress=options.show_progress
+    )
+    cases, train = unlabeled_cases(raw, content, folds)
+    always_present = _foreground_everywhere(base / of_plans.data_identifier, train)
+    classes = Classes.of(raw.dataset_json)
+
+    files: dict[str, str] = {}
+    if isinstance(source, Elsewhere):
+        files = find_label_maps(source.folder, raw.file_ending, cases)
+        code_map = CodeMap.of(source.words, raw.dataset_json)
+        settings, cases = settings_of(source.folder, code_map), sorted(files)
+    else:
+        settings = source.settings()
+    settings |= {**asdict(selection), "save_probabilities": options.save_probabilities}
+    made = _open(base, settings, options)
+    before = None if selection.previous is None else find_round(base, selection.previous, configuration)
+    if before is not None and before.name == made.name:
+        raise UserError(f"--previous {before.name} is the round to be made itself. Give another name with -o.")
+    made.trained_on = train if isinstance(source, Model) else []
+    made.ignore = uncertain_code(raw.dataset_json)
+
+    records = {**content.labeled, **content.unlabeled}
+    hashes = {case: records[case].sha256 for case in cases}
+    scores = {case: load_scores(made, case, hashes[case], raw.file_ending) for case in cases}
+    scores = {case: s for case, s in scores.items() if s and (not files or s.source == file_hash(files[case]))}
+    done = sorted(scores)
+    images = {**raw.labeled, **raw.unlabeled}
+    todo = {case: images[case] for case in cases if case not in scores}
+    if todo or made.finished is None or sorted(made.cases) != sorted(cases):
+        made.finished, made.cases = None, {}
+        made.folder.mkdir(parents=True, exist_ok=True)
+        made.save()
+        removed = remove_cases(made, done, raw.file_ending)
+        print(f"{made.folder}: {len(todo)} cases to do, {len(done)} kept, {len(removed)} removed")
+        writer = CaseWriter(
+            made,
+            before,
+            classes,
+            selection,
+            hashes,
+            raw.file_ending,
+            raw.reader_writer_class,
+            options.save_probabilities,
+        )
+        if isinstance(source, Elsewhere):
+            maps = {case: files[case] for case in todo}
+            found = take_label_maps(writer, maps, images, code_map, options.num_processes, options.show_progress)
+        else:
+            found = _predict(source, raw, writer, todo, options)
+        scores |= dict(found)
+        made.cases = decide(scores, selection, always_present)
+        write_table(made, scores, classes)
+        write_figure(made, before, scores, classes, raw)
+        made.finished = datetime.now(timezone.utc).isoformat()
+        made.save()
+    else:
+        print(f"{made.folder} is finished: {len(done)} cases")
+    older = {} if before is None else {c: load_scores(before, c, hashes[c], raw.file_ending) for c in cases}
+    print("\n".join(summary(made, scores, {c: s for c, s in older.items() if s}, classes.codes)))
+    if not made.kept:
+        raise UserError(f"{made.folder}: no case is kept, so there is nothing to train on. cases.csv has the reasons.")
+    preprocess_round(raw, made, plans_name, configuration, options.num_processes, show_progress=options.show_progress)
+    return made
+
+
+# ------------------------------------------------------------------------------------------------------------------- cases
+
+
+def unlabeled_cases(raw: RawDataset, content: UnlabeledList, folds: Sequence[int | str]) -> tuple[list[str], list[str]]:
+    """The unlabeled cases that all `folds` have, and the cases whose labels they train on, both sorted.
+
+    Raises:
+        UserError: there are none; folds hide different labels; a case is also a validation or test case, by name or by content.
+    """
+    hidden = {fold: cases for fold, cases in content.hidden_labels.items() if cases}
+    if hidden and (not folds or "all" in folds):
+        raise UserError(
+            f"{raw.preprocessed / 'unlabeled.json'} hides labels of fold(s) {', '.join(hidden)}, so that the unlabeled cases "
+            "depend on the fold. Name one of these folds with -f."
+        )
+    of_folds = {fold: content.unlabeled_cases(fold) for fold in folds} or {"all": sorted(content.unlabeled)}
+    cases = next(iter(of_folds.values()))
+    if different := [fold for fold, found in of_folds.items() if found != cases]:
+        raise UserError(
+            f"-f {' '.join(map(str, folds))}: fold(s) {some(map(str, different))} hide other labels than fold {folds[0]}; what is "
+            "unlabeled in one was trained on in another. Make a round for each of them: -f N -o NAME."
+        )
+    if not cases:
+        raise UserError(
+            f"{raw.name} has no unlabeled cases. Put images CASE_0000{raw.file_ending} into {raw.folder / 'imagesUn'} and run "
+            f"`nnunet_ssl preprocess_unlabeled -d {raw.id}`, or hide labels with `nnunet_ssl split -d {raw.id} --labeled N`."
+        )
+    trained: set[str] = set()
+    leaks: set[str] = set()
+    for fold in of_folds:
+        train, validation = _split(raw, fold)
+        trained |= set(train)
+        overlaps = find_overlaps(content, cases, train, validation)
+        leaks |= {str(o) for o in overlaps if o.place != "training" or o.by == "id"}
+    if leaks:
+        raise UserError(
+            f"{len(leaks)} unlabeled case(s) are also labeled, validation or test cases:\n{listed(sorted(leaks))}\nA network must "
+            f"not learn from predictions of them. Take them out of imagesUn (`nnunet_ssl check -d {raw.id}` lists all) and run "
+            f"`nnunet_ssl preprocess_unlabeled -d {raw.id}`."
+        )
+    return cases, sorted(trained)
+
+
+def _split(raw: RawDataset, fold: int | str) -> tuple[Sequence[str], Sequence[str]]:
+    if fold == "all":
+        return list(raw.labeled), ()
+    file = raw.preprocessed / SPLITS_FILE
+    splits = load_splits(file)
+    if int(fold) >= len(splits):
+        raise UserError(f"-f {fold}: {file} has {len(splits)} fold(s): 0 to {len(splits) - 1} are allowed.")
+    return splits[int(fold)]["train"], splits[int(fold)]["val"]
+
+
+def _foreground_everywhere(folder: Path, cases: Sequence[str]) -> bool:
+    """Whether each of these labeled cases has foreground, by what nnU-Net's preprocessing noted down."""
+    from batchgenerators.utilities.file_and_folder_operations import load_pickle
+
+    for case in cases:
+        file = folder / f"{case}.pkl"
+        if not file.is_file():
+            raise UserError(
+                f"{file} does not exist: the labeled cases are not preprocessed for this configuration. Run "
+                f"`nnunet_ssl plan_and_preprocess -d {folder.parent.name[7:10]}`."
+            )
+        found = load_pickle(str(file))["class_locations"]
+        # with an ignore label, nnU-Net also notes down all annotated voxels, under a key that begins with -1
+        if not any(len(at) for key, at in found.items() if not (isinstance(key, tuple) and key[0] == -1)):
+            return False
+    return True
+
+
+# ------------------------------------------------------------------------------------------------------------------ the round
+
+
+def _open(base: Path, settings: dict, options: RoundOptions) -> Round:
+    """The round to be made or continued. UserError where the name has other settings, or is none."""
+    rounds = {r.name: r for r in all_rounds(base)}
+    name = options.name
+    if name is None:
+        alike = [r.name for r in rounds.values() if r.settings == settings]
+        number = 1
+        while f"round{number}" in rounds:
+            number += 1
+        name = alike[-1] if alike else f"round{number}"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise UserError(
+            f"-o {name}: a round's name has letters, digits, '_' and '-' only, as round1. It lies in {base / FOLDER}."
+        )
+    folder = base / FOLDER / name
+    if options.overwrite and folder.is_dir():
+        # renamed first: a folder half deleted must not look like a round
+        gone = base / f".{name}.{os.getpid()}.removed"
+        folder.rename(gone)
+        shutil.rmtree(gone)
+    elif name in rounds:
+        present = rounds[name]
+        if different := [
+            key for key in {**present.settings, **settings} if present.settings.get(key) != settings.get(key)
+        ]:
+            raise UserError(
+                f"{folder} was made with other settings: {some(different)}. Give this round another name with -o, or replace it "
+                "with --overwrite."
+            )
+        return present
+    return Round(folder, settings, ignore=0)
+
+
+def _predict(
+    model: Model, raw: RawDataset, writer: CaseWriter, todo: Mapping[str, list[str]], options: RoundOptions
+) -> Iterator[tuple[str, CaseScores]]:
+    if not todo:
+        return
+    predictor = model.load()
+    for key in ("labels", "regions_class_order"):
+        own, of_model = raw.dataset_json.get(key), predictor.dataset_json.get(key)
+        if own != of_model:
+            raise UserError(
+                f"{model.folder / 'dataset.json'}: '{key}' is {of_model}, but {raw.folder / 'dataset.json'} has {own}. Train the "
+                "model on these labels, or correct the file."
+            )
+    with tqdm(total=len(todo), desc="Predicting", disable=not options.show_progress) as bar:
+        for case, scores in predict_cases(predictor, todo, options.num_processes, writer.prediction):
+            bar.update()
+            yield case, scores

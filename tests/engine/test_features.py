@@ -1,0 +1,29 @@
+"""How much of an image a patch shows."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from nnunet_ssl.engine.features import patch_share, warn_of_small_patches
+
+
+def trainer(patch, image):
+    log: list[str] = []
+    configuration = SimpleNamespace(patch_size=patch, median_image_size_in_voxels=image)
+    return SimpleNamespace(configuration_manager=configuration, print_to_log_file=log.append, log=log)
+
+
+def test_the_share_is_the_smallest_along_an_axis_and_at_most_one():
+    assert patch_share(trainer([96, 96], [140, 126])) == pytest.approx(96 / 140)
+    assert patch_share(trainer([96, 96], [10, 140, 126])) == pytest.approx(
+        96 / 140
+    )  # 2D plans of some versions have three axes
+    assert patch_share(trainer([20, 32, 48], [18, 30, 40])) == 1
+
+
+def test_only_small_patches_are_warned_of():
+    small, large = trainer([96, 96], [237, 208]), trainer([96, 96], [140, 126])
+    warn_of_small_patches(small), warn_of_small_patches(large)
+    assert len(small.log) == 1 and "41%" in small.log[0] and large.log == []

@@ -1,0 +1,97 @@
+"""Shares of the terms' gradients: by hand, through a step, and without a trace in the training."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import nnunet_ssl.engine.optimization
+from nnunet_ssl.engine.gradient_shares import described, gradients, segmentation_layers, shares
+from tests.helpers.trainers import next_batches, past_every_switch, run_steps
+from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
+
+NAME = "nnUNetTrainerMeanTeacher"
+
+
+def test_gradients_and_shares_by_hand():
+    p, q = nn.Parameter(torch.tensor([1.0, 2.0])), nn.Parameter(torch.tensor([3.0]))
+    terms = [(3 * p).sum() + 4 * q.sum(), p.sum() * 0.5, torch.tensor(1.0)]
+    found, reached = gradients(terms, [p, q])
+    assert found.tolist() == [[3, 3, 4], [0.5, 0.5, 0], [0, 0, 0]] and reached == [True, True, True]
+    expected = [1, math.sqrt(0.5 / 34), 0]
+    assert shares(found, [True, False, False]).tolist() == pytest.approx(expected)
+    # two labeled terms: of their sum; none: of the sum of all
+    assert shares(found, [True, True, False])[0].item() == pytest.approx(math.sqrt(34 / (2 * 3.5**2 + 16)))
+    assert shares(found, [False] * 3)[1].item() == pytest.approx(math.sqrt(0.5 / (2 * 3.5**2 + 16)))
+    assert gradients([(nn.Parameter(torch.ones(1)) ** 2).sum()], [p])[1] == [False]  # of other parameters
+
+
+def test_the_last_layers_of_networks_are_found():
+    unet = nn.Module()
+    unet.decoder = nn.Module()
+    unet.decoder.seg_layers = nn.ModuleList([nn.Conv2d(4, 3, 1), nn.Conv2d(8, 3, 1)])
+    assert segmentation_layers(unet, 3) == list(unet.decoder.seg_layers)
+    plain = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Conv2d(3, 3, 1), nn.InstanceNorm2d(3, affine=True), nn.ReLU())
+    assert segmentation_layers(plain, 3) == [plain[1]]
+    assert segmentation_layers(nn.Sequential(nn.Linear(2, 5), nn.ReLU()), 3)[0].out_features == 5
+
+
+def test_shares_are_those_of_single_backward_passes(datasets, tmp_path):
+    trainer = started(
+        make_trainer(NAME, *datasets(), results=tmp_path, num_epochs=100, num_iterations_per_epoch=4, noise_std=0.5)
+    )
+    past_every_switch(trainer)
+    trainer.iteration += 2  # so that the next one is the last but one of an epoch
+    run_steps(trainer, next_batches(trainer, 1))
+    assert trainer.gradient_shares == {}
+    (batch,) = next_batches(trainer)
+    before, of_teacher = weights_of(trainer.network), weights_of(trainer.teacher.module)
+    layers = list(trainer.network.decoder.seg_layers.parameters())
+    torch.manual_seed(5)
+    run_steps(trainer, [copy_batch(batch)])
+    (found,) = trainer.gradient_shares.values()
+
+    # the same step again, one term after the other
+    trainer.network.load_state_dict(before)
+    trainer.teacher.module.load_state_dict(of_teacher)
+    trainer.iteration -= 1
+    weight = trainer.weights()["consistency"]
+    moved = nnunet_ssl.engine.batch.SSLBatch.from_loader(copy_batch(batch), trainer.view_names, trainer.device)
+    torch.manual_seed(5)
+    terms = trainer.terms(moved)
+    norms = []
+    for name, factor in (("labeled", 1.0), ("consistency", weight)):
+        grads = torch.autograd.grad(factor * terms[name], layers, retain_graph=True, allow_unused=True)
+        norms.append(math.sqrt(sum(g.square().sum().item() for g in grads if g is not None)))
+    assert list(trainer.gradient_shares) == ["gradient_share/consistency"]
+    assert found == pytest.approx(norms[1] / norms[0], rel=1e-4) and found > 0
+
+
+def test_the_measurement_leaves_no_trace_in_the_training(datasets, tmp_path, monkeypatch):
+    results = []
+    for measured in (True, False):
+        out, dataset = datasets()
+        trainer = started(make_trainer(NAME, out, dataset, results=tmp_path, num_iterations_per_epoch=1))
+        if not measured:
+            monkeypatch.setattr(nnunet_ssl.engine.optimization, "gradient_shares", lambda *_: {})
+        past_every_switch(trainer)
+        outputs = run_steps(trainer, next_batches(trainer, 3))
+        results.append((outputs, weights_of(trainer.network), weights_of(trainer.teacher.module)))
+        assert bool(trainer.gradient_shares) == measured
+    (with_it, student, teacher), (without, other_student, other_teacher) = results
+    assert with_it == without
+    assert largest_difference(student, other_student) == largest_difference(teacher, other_teacher) == 0
+
+
+def test_the_log_and_the_curves_have_them(datasets, tmp_path):
+    assert described({"gradient_share/consistency": 0.008, "term/x": 1.0}) == "gradient shares: consistency 0.80%"
+    assert described({"term/x": 1.0}) == ""
+    trainer = started(make_trainer(NAME, *datasets(), results=tmp_path, num_iterations_per_epoch=1))
+    past_every_switch(trainer)
+    trainer.on_train_epoch_end(run_steps(trainer, next_batches(trainer)))
+    assert trainer.curves.values["gradient_share/consistency"][-1] > 0
+    (log,) = tmp_path.rglob("training_log*.txt")
+    assert "gradient shares: consistency" in log.read_text()
