@@ -196,7 +196,7 @@ def test_the_main_job_of_the_readme_runs_as_it_stands(tmp_path):
     short = "_1epochs_2iters"
     script = "\n".join(lines).replace("--labeled 8", "--labeled 2")
     script = re.sub(r"(nnUNetv2_train 101 3d_fullres 0)$", r"\1 -tr nnUNetTrainer", script, flags=re.MULTILINE)
-    script = re.sub(r"nnUNetTrainer(MeanTeacher)?\b", rf"\g<0>{short}", script)
+    script = re.sub(r"nnUNetTrainer(SemiSupervised)?\b", rf"\g<0>{short}", script)
     script = re.sub(r"^(nnUNetv2_\w+ .*|nnunet_ssl compare .*)$", r"\1 -device cpu", script, flags=re.MULTILINE)
     environment = os.environ | {f"nnUNet_{k}": str(tmp_path / k) for k in ("raw", "preprocessed", "results")}
     environment |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f", "OMP_NUM_THREADS": "1"}
