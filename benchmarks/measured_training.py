@@ -6,23 +6,25 @@ Other arguments are those of `nnUNetv2_train`. FILE (JSON) gets, after every epo
 
     seconds             wall time of each training step, waiting for data not included; steps of a run that was stopped and
                         continued (`--c`) are added
+    cpu_seconds         processor time of the main process in each of these steps, which other processes disturb less
     peak_memory_bytes   of tensors on the GPU, or the main process's largest resident set (RSS) on CPU
     memory              "CUDA" or "RSS": which of them
 
-The trainer's name must have a suffix (`_<N>epochs` ...). The class that is made for this name, in this process only, gets the
-methods that measure, so that nnU-Net's classes and ours stay as they are. It also writes `checkpoint_latest.pth` after every
-epoch (nnU-Net: every 50), so that little is lost when it is stopped. On request the final validation is left out, or made
-without mirroring, which is 4 times faster in 2D and 8 times in 3D (FilterMatch then filters without mirroring too);
-`validated.json` beside the checkpoint says how it was made.
+`--set NAME=JSON` gives a class attribute of the trainer another value. The trainer's name must have a suffix (`_<N>epochs`
+...). The class that is made for this name, in this process only, gets the methods that measure, so that nnU-Net's classes and
+ours stay as they are. It also writes `checkpoint_latest.pth` after every epoch (nnU-Net: every 50), so that little is lost when
+it is stopped. On request the final validation is left out, or made without mirroring, which is 4 times faster in 2D and 8 times
+in 3D (FilterMatch then filters without mirroring too); `validated.json` beside the checkpoint says how it was made.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 from nnunetv2.run.run_training import run_training_entry
@@ -57,6 +59,7 @@ def measure(cls: type, file: Path, threads: int | None = None, validation: bool 
         mirroring: whether this validation predicts with mirroring, as nnU-Net's does, and FilterMatch for its filter.
     """
     seconds: list[float] = []
+    cpu_seconds: list[float] = []
 
     def on_train_start(self) -> None:
         if threads is not None and self.device.type == "cpu":
@@ -64,11 +67,12 @@ def measure(cls: type, file: Path, threads: int | None = None, validation: bool 
         super(cls, self).on_train_start()
 
     def train_step(self, batch: dict) -> dict:
-        start = perf_counter()
+        start, cpu_start = perf_counter(), process_time()
         outputs = super(cls, self).train_step(
             batch
         )  # ends with a copy of the loss to the host: a GPU has finished then
         seconds.append(round(perf_counter() - start, 5))
+        cpu_seconds.append(round(process_time() - cpu_start, 5))
         return outputs
 
     def on_epoch_end(self) -> None:
@@ -76,11 +80,13 @@ def measure(cls: type, file: Path, threads: int | None = None, validation: bool 
         peak, kind = peak_memory(self.device)
         measured = {
             "seconds": before.get("seconds", []) + seconds,
+            "cpu_seconds": before.get("cpu_seconds", []) + cpu_seconds,
             "peak_memory_bytes": max(peak, before.get("peak_memory_bytes", 0)),
             "memory": kind,
         }
         write_json_atomically(measured, file)
         seconds.clear()
+        cpu_seconds.clear()
         super(cls, self).on_epoch_end()
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
@@ -104,15 +110,38 @@ def measure(cls: type, file: Path, threads: int | None = None, validation: bool 
         cls.filter_mirroring = cls.filter_mirroring and mirroring
 
 
+def become_idle() -> None:
+    """Take only the processor time that no other process wants; the workers inherit it. Linux."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    group = Path("/proc/self/autogroup")  # the scheduler weighs groups of processes (sessions) before processes
+    if group.is_file():
+        group.write_text("19")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="nnUNetv2_train that measures", allow_abbrev=False)
     parser.add_argument("--measured", type=Path, required=True, metavar="FILE")
     parser.add_argument("--threads", type=int, default=None, metavar="N")
+    parser.add_argument("--idle", action="store_true", help="use only what no other process wants of the processor")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=JSON",
+        help="another value of a class attribute of the trainer",
+    )
     parser.add_argument("--no_validation", action="store_true")
     parser.add_argument("--disable_tta", action="store_true", help="validate without mirroring")
     parser.add_argument("-tr", required=True)
     args, others = parser.parse_known_args()
-    measure(find_trainer(args.tr), args.measured, args.threads, not args.no_validation, not args.disable_tta)
+    if args.idle:
+        become_idle()
+    cls = find_trainer(args.tr)
+    for name, _, value in (setting.partition("=") for setting in args.set):
+        if not hasattr(cls, name):
+            parser.error(f"--set {name}: {args.tr} has no such attribute")
+        setattr(cls, name, json.loads(value))
+    measure(cls, args.measured, args.threads, not args.no_validation, not args.disable_tta)
     sys.argv = ["nnUNetv2_train", *others, "-tr", args.tr]
     run_training_entry()
 

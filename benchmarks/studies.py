@@ -1,0 +1,242 @@
+"""The studies, as data: packs (what is trained on), rows (what is trained, and how long), and which rows a study compares.
+
+`benchmarks/study.py` prepares, trains, records and reports them. Every epoch has 250 steps. All plans are small ones for a CPU
+core, at a spacing at which a patch shows the whole object; nnU-Net's augmentation is as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+ITERATIONS = 250  # steps of an epoch, nnU-Net's
+LONGER = (7, 3)  # steps of Mean Teacher cost this much time in passes: nnU-Net in the same time has 7/3 of its steps
+
+
+@dataclass(frozen=True)
+class Pack:
+    """One nnU-Net data set: how it is made and planned. Recorded rows name it by `name`."""
+
+    name: str  # after DatasetXXX_
+    dataset_id: int
+    records: str  # of the CSV in docs/studies that keeps its rows: same cases, same plan
+    make: str  # arguments of nnunet_ssl; {data}: folder of the releases, {lists}: folder of `validation_list`
+    spacing: tuple[float, ...]  # mm, in nnU-Net's order of axes
+    patch: tuple[int, ...]  # voxels
+    batch_size: int
+    features: tuple[int, ...] = (16, 32, 64, 128)  # per stage
+    base: str = "2d"  # configuration that the small one inherits from
+    source: Pack | None = None  # whose raw data set `make` reads
+    validation_list: str = ""  # below {data}: the list of cases that fold 0 validates on; "": as the converter does
+
+    @property
+    def dataset(self) -> str:
+        return f"Dataset{self.dataset_id:03d}_{self.name}"
+
+    @property
+    def configuration(self) -> str:
+        return f"{self.base}_small"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a trainer on a pack, with as many seeds as the study has."""
+
+    key: str
+    pack: Pack
+    trainer: str  # without suffixes; "": measured elsewhere, and recorded from its predictions
+    epochs: int = 0
+    group: str = "controls"  # for `study run --rows`
+    after: tuple[str, ...] = ()  # keys of rows of the same seed that must be trained before
+    # arguments of nnunet_ssl, run before the training; {dataset}, {configuration}, {seed}, {device}, and {after[0]}: name of the
+    # run of the first row of `after`
+    commands: tuple[str, ...] = ()
+    pretrained: str = ""  # key of the row (one of `after`) whose last checkpoint is given to -pretrained_weights
+    settings: tuple[str, ...] = ()  # class attributes of the trainer, NAME=JSON; {seed}
+    variant: str = ""  # names a results folder of its own, where another row has the same trainer, pack and length
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * ITERATIONS
+
+    def run_name(self, seed: int) -> str:
+        return f"{self.trainer}_{self.epochs}epochs_{ITERATIONS}iters_seed{seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows that are compared with `baseline`; `upper` minus `baseline` is the head-room."""
+
+    name: str  # of its page in docs/studies
+    title: str
+    about: str  # what is labeled, and what is special
+    rows: tuple[Row, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    baseline: str = "nnU-Net"
+    upper: str = "all labels"
+
+    def row(self, key: str) -> Row:
+        return next(row for row in self.rows if row.key == key)
+
+
+# --------------------------------------------------------------------------------------------------------------- packs
+
+# 2.5 mm: 96 pixels are 240 mm, the whole body of most slices. Natively (1.5 mm) Dice was lost far from the heart.
+_ACDC = {"records": "ACDC_2.5mm", "spacing": (10, 2.5, 2.5), "patch": (96, 96), "batch_size": 8}
+# The crops of the release are 18 x 28-33 x 31-51 voxels of 3 mm, the atrium at least 2 voxels from their sides in the plane: the
+# patch holds the whole atrium of every case. A step of nnU-Net takes 0.24 s of one core. The release has no validation list: fold 0
+# validates on the test cases, which nothing of a training depends on (the last checkpoint is used).
+_LA = {"records": "LA_3mm", "spacing": (3, 3, 3), "patch": (20, 32, 48), "batch_size": 2, "base": "3d_fullres"}
+_LA |= {"validation_list": "la/test.list"}
+
+
+def _acdc(name: str, dataset_id: int, options: str) -> Pack:
+    return Pack(name, dataset_id, make=f"convert ACDC -i {{data}}/acdc {options}", **_ACDC)
+
+
+def _la(name: str, dataset_id: int, options: str) -> Pack:
+    split = "--split {data}/la/train.list {lists}/val.list"
+    return Pack(name, dataset_id, make=f"convert LA -i {{data}}/la {split} {options}", **_LA)
+
+
+def _from(source: Pack, name: str, dataset_id: int, command: str) -> Pack:
+    return replace(source, name=name, dataset_id=dataset_id, make=command, source=source, validation_list="")
+
+
+ACDC_3 = _acdc("ACDC3", 23, "--labeled 3")
+ACDC_7 = _acdc("ACDC7", 27, "--labeled 7")
+ACDC_ALL = _acdc("ACDCall", 30, "")
+ACDC_WSL4MIS = _acdc("ACDCwsl4mis", 126, "--split_patients wsl4mis")
+ACDC_SCRIBBLES = _acdc("ACDCscribbles", 127, "--split_patients wsl4mis --scribbles {data}/acdc_scribbles")
+ACDC_POINTS = _from(ACDC_ALL, "ACDCpoints", 128, "weaken --kind points")
+# As PA-Seg begins. With the default threshold of 0.2, a third to four fifths of what becomes myocardium is something else.
+ACDC_EXPANDED = _from(ACDC_POINTS, "ACDCexpanded", 129, "expand --method geodesic --threshold 0.05")
+ACDC_PARTIAL = _from(ACDC_ALL, "ACDCpartial", 227, "weaken --kind partial --annotated RV MLV,LVC")
+
+LA_4, LA_8, LA_16 = (_la(f"LA{n}", 100 + n, f"--labeled {n}") for n in (4, 8, 16))
+LA_ALL = _la("LAall", 180, "")
+LA_2D = replace(
+    _la("LA2D", 200, ""),
+    **{**_ACDC, "records": "LA_2D_2.5mm", "spacing": (2.5,) * 3},
+    base="2d",
+    features=Pack.features,
+)
+# One class, so that every box is of it; seeds of 3 voxels (of 0.625 mm) around the innermost voxel of each object
+LA_BOXES = _from(LA_2D, "LAboxes", 201, "weaken --kind boxes --radius 3")
+
+# ---------------------------------------------------------------------------------------------------------------- rows
+
+PEERS = ("SSL4MIS supervised", "SSL4MIS Mean Teacher")
+UNLABELED = ("MeanTeacher", "FilterMatch", "CPS", "BCP", "UAMT", "ACMT", "DTC", "UPC", "MCF", "CML", "DyCON")
+ACDC_EPOCHS, LA_EPOCHS = 16, 12
+LABEL = "pseudo_label -d {dataset} -c {configuration} -f 0 -tr {after[0]} -device {device} -np 1"
+
+
+def controls(pack: Pack, full: Pack, epochs: int) -> list[Row]:
+    """What every table has: nnU-Net on the labels at hand and on all of them, in the time of a method, and its moving average."""
+    longer = epochs * LONGER[0] // LONGER[1]
+    return [
+        Row("nnU-Net", pack, "nnUNetTrainer", epochs, "head-room"),
+        Row("all labels", full, "nnUNetTrainer", epochs, "head-room"),
+        Row("nnU-Net, 7/3 steps", pack, "nnUNetTrainer", longer),
+        Row("EMA of nnU-Net", pack, "nnUNetTrainerEMA", epochs),
+    ]
+
+
+def pseudo_labels(number: int, pack: Pack, epochs: int) -> Row:
+    """A round of offline self-training: labels by the run of the round before, then a training from scratch."""
+    name = f"round{number}_seed{{seed}}"
+    return Row(
+        f"round {number}",
+        pack,
+        "nnUNetTrainerPseudoLabels",
+        epochs,
+        "new",
+        after=("nnU-Net" if number == 1 else f"round {number - 1}",),
+        commands=(f"{LABEL} -o {name}",),
+        settings=(f'round_name="{name}"',),
+        variant="" if number == 1 else f"round{number}",
+    )
+
+
+def methods(pack: Pack, epochs: int, names: Sequence[str]) -> list[Row]:
+    return [Row(name, pack, f"nnUNetTrainer{name}", epochs, "methods") for name in names]
+
+
+def few_labels(name: str, title: str, pack: Pack, full: Pack, epochs: int, about: str) -> Study:
+    """Few labeled cases, the others of the train list unlabeled."""
+    semi_supervised = Row("SemiSupervised", pack, "nnUNetTrainerSemiSupervised", epochs, "new")
+    continued = {"after": ("nnU-Net",), "pretrained": "nnU-Net", "variant": "pretrained", "group": "variants"}
+    rows = [
+        *controls(pack, full, epochs),
+        *(Row(peer, pack, "") for peer in PEERS),
+        semi_supervised,
+        *(pseudo_labels(number, pack, epochs) for number in (1, 2)),
+        replace(semi_supervised, key="SemiSupervised from nnU-Net", **continued),
+        *methods(pack, epochs, UNLABELED),
+    ]
+    return Study(name, title, about, tuple(rows))
+
+
+def weak_labels(name: str, title: str, pack: Pack, full: Pack, names: Sequence[str], about: str) -> Study:
+    rows = [*controls(pack, full, ACDC_EPOCHS), *methods(pack, ACDC_EPOCHS, names)]
+    return Study(name, title, about, tuple(rows))
+
+
+_ON_ACDC = "the other patients of the 70 of the train list are unlabeled; 10 validation patients, 20 frames."
+_ON_LA = "the other cases of the 80 of the train list are unlabeled; validated on 10 of the 20 test cases."
+_POINTS = "One point of each class per case, made from the masks of the 70 patients; 10 validation patients, 20 frames, dense."
+STUDIES = {
+    study.name: study
+    for study in (
+        few_labels(
+            "ACDC_3", "ACDC, 3 labeled patients", ACDC_3, ACDC_ALL, ACDC_EPOCHS, f"6 labeled frames, {_ON_ACDC}"
+        ),
+        few_labels(
+            "ACDC_7", "ACDC, 7 labeled patients", ACDC_7, ACDC_ALL, ACDC_EPOCHS, f"14 labeled frames, {_ON_ACDC}"
+        ),
+        *(
+            few_labels(
+                f"LA_{n}", f"Left atrium, {n} labeled cases", pack, LA_ALL, LA_EPOCHS, f"{n} labeled cases, {_ON_LA}"
+            )
+            for n, pack in ((4, LA_4), (8, LA_8), (16, LA_16))
+        ),
+        weak_labels(
+            "ACDC_scribbles",
+            "ACDC with hand-drawn scribbles",
+            ACDC_SCRIBBLES,
+            ACDC_WSL4MIS,
+            ("ShapePU", "ScribbleDMPLS", "ScribbleGatedCRF", "ScribbleEntropyMin"),
+            "The public scribbles, first fold of WSL4MIS as far as its patients are at hand; dense validation masks.",
+        ),
+        weak_labels(
+            "ACDC_points", "ACDC with points", ACDC_POINTS, ACDC_ALL, ("PointsConsistency", "PointsPASeg"), _POINTS
+        ),
+        weak_labels(
+            "ACDC_points_expanded",
+            "ACDC with points grown by geodesic distance",
+            ACDC_EXPANDED,
+            ACDC_ALL,
+            ("PointsPASeg",),
+            f"{_POINTS} The points are expanded before training.",
+        ),
+        weak_labels(
+            "ACDC_partial",
+            "ACDC with classes of two sources",
+            ACDC_PARTIAL,
+            ACDC_ALL,
+            ("PartialLabel", "PartialLabelMT"),
+            "Half of the 70 patients have RV annotated only, the others MLV and LVC only; to nnU-Net, what is missing is "
+            "background. Validated on the full labels of 10 patients, 20 frames.",
+        ),
+        weak_labels(
+            "LA_boxes",
+            "Left atrium with boxes",
+            LA_BOXES,
+            LA_2D,
+            ("BoxTightness",),
+            "A tight box around each object of each slice, and in it a few seeds; 80 cases, validated on dense masks of 10 of "
+            "the 20 test cases.",
+        ),
+    )
+}
