@@ -30,13 +30,14 @@ import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.peer_slices import PATCH, cut_out, put_back, scaled, write_slices
+from benchmarks.peer_slices import PATCH, Cases, cut_out, put_back, scaled, write_slices
 from nnunet_ssl.data.atomic import write_atomically
 from nnunet_ssl.data.splits import load_splits
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
@@ -49,8 +50,8 @@ SCRIPTS = {"mean_teacher": "train_mean_teacher_2D", "supervised": "train_fully_s
 COMMIT, PACKAGES = (line.strip() for line in __doc__.splitlines()[2:4])
 
 
-def train(code: Path, method: str, work: Path, num_labeled: int, steps: int, seed: int) -> dict[str, dict]:
-    """Train with SSL4MIS on `work/slices`; the weights of "student", and of "ema" where the method has one."""
+def train(code: Path, method: str, work: Path, cases: Cases, steps: int, seed: int) -> dict[str, dict]:
+    """Train with SSL4MIS on these cases; the weights of "student", and of "ema" where the method has one."""
     if not torch.cuda.is_available():
         nn.Module.cuda = lambda self: self.to(memory_format=torch.channels_last)
         torch.Tensor.cuda = lambda self: self
@@ -58,9 +59,16 @@ def train(code: Path, method: str, work: Path, num_labeled: int, steps: int, see
     sys.argv = [method, "--root_path", str(work / "slices"), "--max_iterations", str(steps), "--seed", str(seed)]
     if method == "mean_teacher":
         sys.argv += ["--consistency_rampup", str(steps / 150)]
-    script = importlib.import_module(SCRIPTS[method])
-    networks, new_network, loader = [], script.net_factory, script.DataLoader
-    script.net_factory = lambda *args, **kwargs: networks.append(new_network(*args, **kwargs)) or networks[-1]
+    script: Any = importlib.import_module(SCRIPTS[method])
+    num_labeled = write_slices(work / "slices", cases)
+    new_network, loader = script.net_factory, script.DataLoader
+    networks: list[nn.Module] = []  # in the order in which its function makes them
+
+    def net_factory(**options) -> nn.Module:
+        networks.append(new_network(**options))
+        return networks[-1]
+
+    script.net_factory = net_factory
     script.DataLoader = lambda data, **options: loader(data, **options | {"num_workers": 0})
     script.patients_to_slices = lambda *_: num_labeled
     script.test_single_volume = lambda *_, classes: np.zeros((classes - 1, 2))  # no validation
@@ -96,8 +104,7 @@ def run(args: argparse.Namespace) -> None:
     if not (work / "weights.pth").is_file():
         first = ((case, *(np.asarray(array)[0] for array in annotated.load_case(case)[:2])) for case in split["train"])
         others = ((case, np.asarray(images.load_case(case)[0])[0], None) for case in unlabeled)
-        num_labeled = write_slices(work / "slices", itertools.chain(first, others))
-        weights = train(code, args.method, work, num_labeled, args.steps, args.seed)
+        weights = train(code, args.method, work, itertools.chain(first, others), args.steps, args.seed)
         write_atomically(work / "weights.pth", lambda file: torch.save({"steps": args.steps, **weights}, file))
     weights = torch.load(work / "weights.pth", map_location="cpu", weights_only=True)
     if (steps := weights.pop("steps")) != args.steps:

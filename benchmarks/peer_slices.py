@@ -9,6 +9,8 @@ import h5py
 import numpy as np
 
 PATCH = 96  # pixels of 2.5 mm: the whole heart in all labeled and validation frames of the studies
+# name, image (Z, Y, X), label map (Z, Y, X) or None
+Cases = Iterable[tuple[str, np.ndarray, np.ndarray | None]]
 
 
 def common_pixels(size: int, patch: int) -> tuple[slice, slice]:
@@ -39,12 +41,12 @@ def scaled(volume: np.ndarray) -> np.ndarray:
     return ((volume - volume.min()) / (volume.max() - volume.min())).astype(np.float32)
 
 
-def write_slices(root: Path, cases: Iterable[tuple[str, np.ndarray, np.ndarray | None]]) -> int:
+def write_slices(root: Path, cases: Cases) -> int:
     """Write a training set in the layout of SSL4MIS and return the number of labeled slices, which are the first.
 
     Args:
-        cases: name, image `(Z, Y, X)` and label map of the labeled cases, then those of the unlabeled ones, with None as
-            label map: their slices get zeros, so that no label can be used.
+        cases: the labeled cases, then the unlabeled ones, without label maps: their slices get zeros, so that no label can be
+            used.
     """
     (root / "data/slices").mkdir(parents=True, exist_ok=True)
     names, num_labeled = [], 0

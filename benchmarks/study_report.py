@@ -168,9 +168,9 @@ class Results:
         of_patients = differences.mean(axis=1).groupby("patient").mean().round(6)
         return f"{(of_patients > 0).sum()} / {(of_patients < 0).sum()}"
 
-    def mean(self, key: str, metric: str) -> np.ndarray:
-        """`(classes,)`: mean over seeds of the mean over cases that have a value."""
-        return np.mean([self.matrix(key, seed, metric).mean() for seed in self.seeds(key)], axis=0)
+    def mean(self, key: str, metric: str, seeds: Sequence[int] | None = None) -> np.ndarray:
+        """`(classes,)`: mean over seeds (all of the row) of the mean over cases that have a value."""
+        return np.mean([self.matrix(key, seed, metric).mean() for seed in seeds or self.seeds(key)], axis=0)
 
     def missed(self, key: str) -> str:
         """Predictions without a class that is there, per run."""
@@ -194,10 +194,10 @@ class Results:
 def head_room_text(results: Results) -> str:
     """What there is to gain, in a sentence. The first thing that a page says."""
     study = results.study
-    if not results.seeds(study.baseline, study.upper):
-        return f"**Head-room**: not known, {study.baseline} and {study.upper} are not recorded with the same seed."
-    low, high = (np.mean(results.mean(key, "Dice")) for key in (study.baseline, study.upper))
     seeds = results.seeds(study.baseline, study.upper)
+    if not seeds:
+        return f"**Head-room**: not known, {study.baseline} and {study.upper} are not recorded with the same seed."
+    low, high = (np.mean(results.mean(key, "Dice", seeds)) for key in (study.baseline, study.upper))
     text = (
         f"**Head-room**: {results.head_room.text(sign='')} Dice, from {low:.1f} ({study.baseline}) to {high:.1f} ({study.upper}), "
         f"seeds {', '.join(map(str, seeds))}."
@@ -258,14 +258,11 @@ def overview(all_results: Mapping[str, Results]) -> str:
     """One line per study."""
     lines = []
     for name, results in all_results.items():
-        missing = [row.key for row in results.study.rows if row not in results.rows]
         share = "" if results.has_head_room or np.isnan(results.head_room.value) else " (too small)"
         page = f"[{results.study.title}]({name}.md)" if results.has_page else results.study.title
         count = f"{len(results.rows)} of {len(results.study.rows)}"
-        lines.append(
-            [page, results.head_room.text(sign="") + share, count, ", ".join(missing) if results.rows else "all"]
-        )
-    return markdown_table(["study", "head-room, Dice [95 %]", "rows recorded", "not recorded"], lines)
+        lines.append([page, results.head_room.text(sign="") + share, count])
+    return markdown_table(["study", "head-room, Dice [95 %]", "rows recorded"], lines)
 
 
 def page(results: Results) -> str:

@@ -54,6 +54,7 @@ def both_ways(datasets, tmp_path_factory):
     with mock.patch.dict(os.environ):
         for name, attributes in WITHOUT_CHANCE.items():
             out, dataset = datasets(**needs(name, batch_size=4))
+            attributes = {**attributes, "num_iterations_per_epoch": 2}
             trainer = started(make_trainer(name, out, dataset, results=work / name / "one", **attributes))
             trainer.iteration = 0
             batches = [next(trainer.dataloader_train) for _ in range(2)]
@@ -89,6 +90,10 @@ def test_two_processes_train_like_one(name, both_ways):
         assert largest_difference(weights_of(trainer.network), found["student"]) < 1e-5
         for member in trainer.members:
             assert largest_difference(weights_of(member.module), found["members"][member.name]) < 1e-5
+        assert found["gradient_shares"] == pytest.approx(trainer.gradient_shares, rel=1e-3)
+    unlabeled = [term for term, weight in trainer.weights().items() if weight and not term.startswith("labeled")]
+    assert ranks[0]["gradient_shares"].keys() == {f"gradient_share/{term}" for term in unlabeled}
+    assert ranks[0]["gradient_shares"] == ranks[1]["gradient_shares"]
     checkpoint = torch.load(work / "checkpoint_ddp.pth", weights_only=False)
     expected = weights_of(trainer.inference_network().module)
     assert largest_difference(expected, checkpoint["network_weights"]) < 1e-5

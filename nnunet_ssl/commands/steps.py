@@ -1,6 +1,6 @@
 """Running commands one after another: each as a process of its own, with its output in a log, continued where it stopped.
 
-Used by `nnunet_ssl demo` and `benchmarks/quick_study.py`, which do with the public commands what a user would type.
+Used by `nnunet_ssl demo` and `benchmarks/study.py`, which do with the public commands what a user would type.
 """
 
 from __future__ import annotations

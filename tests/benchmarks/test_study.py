@@ -415,7 +415,7 @@ def test_a_gain_that_all_share_has_no_interval_and_its_share_is_exact(records):
     assert results.mean("nnU-Net", "Dice").tolist() == [51, 71]
     assert results.time("new") == "2.50"  # with the run that it needs
     page = study_report.page(results)
-    assert "20.0 [20.0, 20.0] Dice, from 61.0 (nnU-Net) to 81.5 (all labels), seeds 1, 2" in page
+    assert "20.0 [20.0, 20.0] Dice, from 61.5 (nnU-Net) to 81.5 (all labels), seeds 1, 2" in page
 
 
 def test_only_equal_seeds_are_compared(records):

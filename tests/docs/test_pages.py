@@ -24,7 +24,16 @@ from nnunet_ssl.discovery.variants import find_trainer, trainer_classes
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.training import copy_batch, make_trainer, started
 
-FOLDERS = ("", "docs", "trainers/unlabeled", "trainers/sparse", "trainers/partial", "tests/golden")
+FOLDERS = (
+    "",
+    "docs",
+    "docs/studies",
+    "docs/studies/history",
+    "trainers/unlabeled",
+    "trainers/sparse",
+    "trainers/partial",
+    "tests/golden",
+)
 PAGES = sorted(page for folder in FOLDERS for page in (REPOSITORY / folder).glob("*.md"))
 # these say where tests look for real data and golden files
 FOR_DEVELOPERS = ("CONTRIBUTING.md", "tests/golden/README.md")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from dynamic_network_architectures.architectures.primus import Primus
 from torch import nn
 
 import nnunet_ssl.engine.optimization
-from nnunet_ssl.engine.gradient_shares import described, gradients, segmentation_layers, shares
+from nnunet_ssl.engine.gradient_shares import described, gradients, measured_parameters, segmentation_layers, shares
 from tests.helpers.trainers import next_batches, past_every_switch, run_steps
 from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
 
@@ -37,6 +39,91 @@ def test_the_last_layers_of_networks_are_found():
     plain = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Conv2d(3, 3, 1), nn.InstanceNorm2d(3, affine=True), nn.ReLU())
     assert segmentation_layers(plain, 3) == [plain[1]]
     assert segmentation_layers(nn.Sequential(nn.Linear(2, 5), nn.ReLU()), 3)[0].out_features == 5
+
+
+def test_the_last_layer_of_primus_is_what_turns_tokens_into_logits():
+    primus = Primus(1, 12, (4, 4, 4), 3, eva_depth=1, eva_numheads=1, input_shape=(8, 8, 8))
+    (layer,) = segmentation_layers(primus, 3)
+    assert isinstance(layer, nn.ConvTranspose3d) and layer.out_channels == 3
+    image = torch.randn(1, 1, 8, 8, 8)
+    assert gradients([primus(image).square().mean()], list(layer.parameters()))[1] == [True]
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_all_trained_networks_are_measured_and_nothing_else(residual, datasets, tmp_path):
+    out, dataset = datasets(residual=residual)
+    trainer = make_trainer("nnUNetTrainerTestTwoNetworks", out, dataset, results=tmp_path)
+    trainer.initialize()
+    trainer.register_teacher(0.9)
+    found = measured_parameters((trainer.student, *trainer.members), 3)
+    expected = [p for m in (trainer.student, trainer.second) for p in m.module.decoder.seg_layers.parameters()]
+    assert {id(p) for p in found} == {id(p) for p in expected} and len(found) == len(expected) == 8
+
+
+def last_step(trainer) -> dict[str, float]:
+    """The shares of one seeded step on the trainer's next patches."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    run_steps(trainer, next_batches(trainer))
+    return trainer.gradient_shares
+
+
+def test_a_gradient_scaler_and_half_precision_give_the_same_shares(datasets, tmp_path):
+    out, dataset = datasets()
+    found = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=2.0**16)):
+        trainer = make_trainer(NAME, out, dataset, results=tmp_path, num_iterations_per_epoch=1, noise_std=1.0)
+        started(trainer)
+        past_every_switch(trainer)
+        if scaler is not None:
+            trainer.grad_scaler = scaler
+            trainer.autocast = lambda: torch.autocast("cpu", dtype=torch.float16)
+        found.append(last_step(trainer))
+    assert found[0].keys() == found[1].keys() == {"gradient_share/consistency"}
+    assert found[1] == pytest.approx(found[0], rel=0.05)
+
+
+def test_compiled_networks_give_the_same_shares(datasets, tmp_path, monkeypatch):
+    """With AOTAutograd, as on a GPU: a compiled network is one node of the graph, and its memory must not be used again."""
+    out, dataset = datasets()
+    compile_network = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: compile_network(module, backend="aot_eager"))
+    found = []
+    for compiled in (False, True):
+        trainer = make_trainer(
+            "nnUNetTrainerTestTwoNetworks", out, dataset, results=tmp_path, num_iterations_per_epoch=1
+        )
+        trainer._do_i_compile = lambda compiled=compiled: compiled
+        started(trainer)
+        found.append([last_step(trainer), last_step(trainer), weights_of(trainer.student.module)])
+    for plain, shared in zip(found[0][:2], found[1][:2], strict=True):
+        assert plain.keys() == shared.keys() == {"gradient_share/agree", "gradient_share/agree_second"}
+        assert shared == pytest.approx(plain, rel=1e-3) and min(plain.values()) > 0
+    assert largest_difference(found[0][2], found[1][2]) < 1e-4
+
+
+def test_one_loss_of_labeled_and_unlabeled_patches_is_measured_against_itself(datasets, tmp_path):
+    out, dataset = datasets()
+    trainer = started(make_trainer(NAME, out, dataset, results=tmp_path, num_iterations_per_epoch=1))
+    past_every_switch(trainer)
+    terms = trainer.terms
+
+    def joint(batch):
+        found = terms(batch)
+        return {"joint": 2 * found["labeled"] + 0 * found["consistency"], "half": found["labeled"]}
+
+    trainer.terms, trainer.weights = joint, lambda: {"joint": 1.0, "half": 2.0}
+    assert last_step(trainer) == pytest.approx({f"gradient_share_of_whole/{name}": 0.5 for name in ("joint", "half")})
+    assert described(trainer.gradient_shares) == "gradient shares of the whole loss: joint 50.00%, half 50.00%"
+
+
+def test_a_step_of_labeled_terms_only_has_no_shares(datasets, tmp_path):
+    out, dataset = datasets()
+    trainer = started(
+        make_trainer(NAME, out, dataset, results=tmp_path, num_iterations_per_epoch=1, consistency_weight=0.0)
+    )
+    past_every_switch(trainer)
+    assert last_step(trainer) == {}
 
 
 def test_shares_are_those_of_single_backward_passes(datasets, tmp_path):

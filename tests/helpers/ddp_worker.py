@@ -56,6 +56,7 @@ def train(rank: int, ranks: int, job: dict) -> None:
         {
             "student": weights_of(trainer.student.module),
             "members": {k: weights_of(m.module) for k, m in ((m.name, m) for m in trainer.members)},
+            "gradient_shares": trainer.gradient_shares,
             "batch_size": (trainer.batch_size, unlabeled_batch_size_here(trainer)),
         },
         work / f"rank{rank}.pth",
