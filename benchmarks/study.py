@@ -262,7 +262,7 @@ def locked(file: Path, wait_for_it: bool = True) -> Iterator[None]:
 
 def prepare(root: Path, pack: Pack, args: argparse.Namespace, environment: Mapping[str, str]) -> None:
     """Convert, plan and preprocess, unless it is done. UserError where the folder holds another plan of this name."""
-    with locked(root / "locks" / pack.dataset):
+    with locked(root / "locks" / "prepare"):  # one for all packs, which may have the same source
         plans = root / "pp" / pack.dataset / "nnUNetPlans.json"
         if not (plans.is_file() and pack.configuration in load_json(plans)["configurations"]):
             (root / "logs").mkdir(parents=True, exist_ok=True)
@@ -285,7 +285,6 @@ def prepare(root: Path, pack: Pack, args: argparse.Namespace, environment: Mappi
 def preparing_steps(root: Path, pack: Pack, args: argparse.Namespace) -> list[Step]:
     """What makes a pack, those of its source included as far as they are not there."""
     dataset, np = str(pack.dataset_id), ["-np", str(args.np)]
-    lists = root / "lists" / pack.dataset
     steps = []
 
     def add_raw(pack: Pack) -> None:
@@ -293,14 +292,15 @@ def preparing_steps(root: Path, pack: Pack, args: argparse.Namespace) -> list[St
             return
         if pack.source:
             add_raw(pack.source)
+        lists = root / "lists" / pack.dataset
+        if pack.validation_list:
+            lists.mkdir(parents=True, exist_ok=True)
+            (lists / "val.list").write_text((args.data / pack.validation_list).read_text())
         words = [word.format(data=args.data.absolute(), lists=lists) for word in pack.make.split()]
         ids = ["-d", str(pack.source.dataset_id), "-o"] if pack.source else ["-d"]
         action = ["nnunet_ssl", *words, *ids, str(pack.dataset_id), "-name", pack.name, *np]
         steps.append(Step(f"{pack.dataset}_raw", f"{pack.dataset}: {words[0]}", action))
 
-    if pack.validation_list and not (root / "raw" / pack.dataset / "dataset.json").is_file():
-        lists.mkdir(parents=True, exist_ok=True)
-        (lists / "val.list").write_text((args.data / pack.validation_list).read_text())
     add_raw(pack)
     plan = ["nnunet_ssl", "plan_and_preprocess", "-d", dataset, "-c", pack.base, *np, "-npfp", str(args.np)]
     plan += ["-overwrite_target_spacing", *map(str, pack.spacing)]

@@ -99,7 +99,7 @@ class Curves:
 
 def _scale_shares(axis) -> None:
     """Percent on a logarithmic axis, with a line at the share that counts."""
-    axis.axhline(SHARE_THAT_COUNTS, color="black", linestyle="--", linewidth=1)
+    axis.axhline(SHARE_THAT_COUNTS, color="black", linestyle="--", linewidth=1, label=f"{100 * SHARE_THAT_COUNTS:g} %")
     axis.set_yscale("log")
     axis.set_ylim(0.7 * _LOWEST_SHARE, max(2.0, 1.5 * axis.get_ylim()[1]))
     axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")

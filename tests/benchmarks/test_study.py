@@ -99,6 +99,7 @@ def test_the_commands_accept_the_arguments_of_a_study(name, tmp_path):
             parser = argparse.ArgumentParser()
             module.add_arguments(parser)
             parsed = parser.parse_args(words)
+            assert all(Path(word).is_file() for word in words if word.endswith("val.list"))
         assert parsed.d == [str(pack.dataset_id)] and parsed.overwrite_target_spacing == [str(s) for s in pack.spacing]
         assert steps[-1].action[:3] == ["python", "-m", "nnunet_ssl.plans.small"]
         made = [step.action[step.action.index("-o" if "-o" in step.action else "-d") + 1] for step in steps[:-2]]

@@ -130,4 +130,4 @@ def test_the_log_names_counts_and_split(datasets, tmp_path):
     log = Path(trainer.log_file).read_text()
     assert "labeled: 3, unlabeled: 3 (0 of them with hidden labels), validation: 1 cases; split" in log
     assert json.loads(Path(trainer.output_folder, "split.json").read_text())["hash"] in log
-    assert "consistency_weight: 0.2" in log
+    assert "consistency_weight: 5.0" in log

@@ -3,6 +3,7 @@
 import math
 
 import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 import seaborn
 
@@ -34,6 +35,24 @@ def test_the_figure_does_not_take_over_enlarged_fonts_nor_change_them(tmp_path):
     curves.plot(tmp_path / "progress_ssl.png")
     assert (tmp_path / "progress_ssl.png").stat().st_size > 10_000
     assert dict(matplotlib.rcParams) == before
+
+
+def test_shares_of_gradients_are_on_a_logarithmic_axis_with_a_line_at_2_percent(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plt, "close", figures.append)
+    curves = Curves()
+    for epoch, share in enumerate((0.5, 0.0, math.nan, math.inf, 3.0)):
+        curves.log(epoch, {"gradient_share/a": share, "gradient_share_of_whole/b": 0.5})
+    curves.plot(tmp_path / "a.png")
+    first, second = figures[0].axes
+    shown, line = first.get_lines()
+    assert list(line.get_ydata()) == [0.02, 0.02] and first.get_yscale() == second.get_yscale() == "log"
+    assert list(shown.get_ydata()) == pytest.approx([0.5, 1e-4, math.nan, math.inf, 3.0], nan_ok=True)
+    lowest, highest = first.get_ylim()
+    assert lowest < 1e-4 and 3.0 < highest < 10
+    assert [text.get_text() for text in first.get_legend().get_texts()] == ["a", "2 %"]
+    assert "of the labeled loss's" in first.get_title(loc="left")
+    assert "of the whole loss's" in second.get_title(loc="left")
 
 
 def test_an_unknown_kind_of_curve_is_an_error(tmp_path):
