@@ -22,7 +22,7 @@ Differs from the official code: C classes instead of two (ln C, one prototype ea
 mean over channels like the others (official: their sum, so for MU the same loss has the weight 2 * consistency_weight); the
 entropy term of P-Err belongs to the voxel it is computed for (official: batch and channel axes are mixed up); classes that the
 teacher does not see in a patch have no prototype (official: one at 0); no loss in S-Err without a suspect; no unused teacher
-pass. L_sup is nnU-Net's, about twice the official 0.5 (CE + Dice), and the weight is Mean Teacher's, for its reason; the
+pass. L_sup is nnU-Net's, about twice the official 0.5 (CE + Dice), hence twice the official weight; the
 highest resolution only; padding does not count; the teacher is in evaluation mode apart from dropout, validated and stored.
 """
 
@@ -56,9 +56,7 @@ class nnUNetTrainerACMT(nnUNetTrainerSSL):
     """
 
     selection: str = "entropy"  # see above
-    consistency_weight: float = (
-        5.0  # official code: 0.1, which is 0.2 beside nnU-Net's loss and has no effect, see above
-    )
+    consistency_weight: float = 0.2  # official code: 0.1, see above
     rampup_fraction: float = 0.75  # of the run; official: 6000 of 8000 iterations
     ema_decay: float = 0.99  # as in the official code
     noise_std: float = 0.1  # of z-scored intensities, clipped at twice this; as in the official code
