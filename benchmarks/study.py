@@ -353,7 +353,8 @@ def train(root: Path, jobs: Sequence[Job], args: argparse.Namespace, environment
                     if len(running) < args.jobs and not waits_for:
                         pending.remove(job)
                         running[pool.submit(train_one, job)] = job
-                done, _ = wait(running, timeout=interval, return_when=FIRST_COMPLETED)
+                # short: a signal that another thread takes wakes this one only when it waits no longer
+                done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in done:
                     job, error = running.pop(future), future.exception()
                     if isinstance(error, TakenElsewhere):
