@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,3 +57,10 @@ def write_named_atomically(filename: str | Path, ending: str, write: Callable[[s
             named.unlink(missing_ok=True)
 
     write_atomically(filename, write_and_rename)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete the temporary files that killed processes of these functions have left in `folder`; nothing else."""
+    for file in folder.glob(".*.tmp*"):
+        if re.fullmatch(r"\..+\.\d+\.tmp(\..+)?", file.name) and file.is_file():
+            file.unlink()

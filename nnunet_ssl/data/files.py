@@ -1,8 +1,9 @@
-"""Why an image file cannot be read, in words that name it: files of a raw data set, and files of a release."""
+"""Why an image file cannot be read, in words that name it: files of a raw data set, and files of a release; hashes of files."""
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import zlib
 from collections.abc import Sequence
@@ -12,6 +13,15 @@ from typing import Any
 import numpy as np
 
 from nnunet_ssl.errors import UserError
+
+
+def file_hash(file: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def damaged_file(case: str, image_files: Sequence[str]) -> str | None:

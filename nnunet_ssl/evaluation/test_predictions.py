@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ssl.data.atomic import write_json_atomically
+from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.errors import UserError, some
 from nnunet_ssl.evaluation.runs import SHOWN, Experiment, Fold, case_files, load_json, nnunet_folder
 
@@ -97,7 +97,7 @@ def predict_test(
     name += "" if settings.mirroring else "_no_mirroring"
     folder = model_folder / name
     record = {
-        "checkpoints": {str(fold): _sha256(checkpoint) for fold, checkpoint in zip(folds, checkpoints)},
+        "checkpoints": {str(fold): file_hash(checkpoint) for fold, checkpoint in zip(folds, checkpoints)},
         "images": {case: {p.name: p.stat().st_size for p in paths} for case, paths in sorted(cases.images.items())},
         "mirroring": settings.mirroring,
         "previous_stage": load_json(previous_folder / RECORD_FILE) if previous_folder else None,
@@ -135,11 +135,3 @@ def predict_test(
         shutil.rmtree(folder)
     unfinished.rename(folder)
     return folder
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import read_case, read_label_map
 from nnunet_ssl.errors import UserError, some
-from nnunet_ssl.preprocessing.round_cases import CaseScores, CaseWriter, file_hash
+from nnunet_ssl.preprocessing.round_cases import CaseScores, CaseWriter
 from nnunet_ssl.preprocessing.rounds import uncertain_code
 
 OTHER = "other"  # key of a map: every number that it does not name

@@ -7,7 +7,6 @@ labeled cases (plans and the same), the unlabeled cases (plans and their images)
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import shutil
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ssl.data.atomic import write_json_atomically
+from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.list_update import prepare_lists
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset
@@ -116,20 +116,12 @@ def plan_and_preprocess(
     preprocess_rest(raw, content, plans_name, present, processes, manner.verbose, manner.show_progress)
 
 
-def _file_hash(file: str) -> str:
-    with open(file, "rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1024**2):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _labeled_cases(raw: RawDataset, content: UnlabeledList, show_progress: bool) -> dict[str, dict[str, str]]:
     """Case -> content hash of its image and hash of its label file."""
     names = list(raw.labels)
     cases = {case: {"image": content.labeled[case].sha256} for case in names}
     jobs = [(raw.labels[case],) for case in names]
-    for index, digest in run_in_processes(_file_hash, jobs, 1, "Hashing labels", show_progress):
+    for index, digest in run_in_processes(file_hash, jobs, 1, "Hashing labels", show_progress):
         cases[names[index]]["label"] = digest
     return cases
 

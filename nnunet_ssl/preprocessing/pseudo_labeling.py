@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.leakage import find_overlaps
 from nnunet_ssl.data.list_update import prepare_lists
 from nnunet_ssl.data.raw_dataset import RawDataset
@@ -26,7 +27,6 @@ from nnunet_ssl.preprocessing.round_cases import (
     CaseWriter,
     Classes,
     Selection,
-    file_hash,
     load_scores,
     remove_cases,
 )
@@ -117,7 +117,7 @@ def make_round(
         made.finished, made.cases = None, {}
         made.folder.mkdir(parents=True, exist_ok=True)
         made.save()
-        removed = remove_cases(made, done, raw.file_ending)
+        removed = remove_cases(made, done, cases, raw.file_ending)
         print(f"{made.folder}: {len(todo)} cases to do, {len(done)} kept, {len(removed)} removed")
         writer = CaseWriter(
             made,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from nnunet_ssl.data.atomic import write_json_atomically, write_named_atomically
-from nnunet_ssl.data.files import stream_damage
+from nnunet_ssl.data.atomic import remove_unfinished, write_json_atomically, write_named_atomically
+from nnunet_ssl.data.files import file_hash, stream_damage
 from nnunet_ssl.data.raw_dataset import read_label_map
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.predictions.entropy_filter import case_entropy
@@ -132,14 +131,6 @@ def load_scores(made: Round, case: str, image: str, ending: str) -> CaseScores |
     return scores if current else None
 
 
-def file_hash(file: str | Path) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 @dataclass(frozen=True)
 class CaseWriter:
     """Writes the cases of a round; can be pickled.
@@ -236,13 +227,21 @@ def _write_file(file: Path, ending: str, write: Callable[[str], object]) -> None
         ) from error
 
 
-def remove_cases(made: Round, keep: Sequence[str], ending: str) -> list[str]:
-    """Delete what belongs to none of `keep`, such as half a file of a killed run; returns the cases that went."""
-    gone = set()
+def remove_cases(made: Round, keep: Collection[str], cases: Collection[str], ending: str) -> list[str]:
+    """Delete the files of cases that are to be done again or are gone, and what a killed run left half written.
+
+    Only what this command wrote: files of `cases` and of those that have scores. Other files stay.
+
+    Returns:
+        the cases whose files went.
+    """
+    scored = {file.stem for file in (made.folder / "scores").glob("*.json")}
+    ours, gone = (set(cases) | scored) - set(keep), set()
     for folder, of_folder in (("scores", ".json"), ("labels", ending), ("probabilities", ".npz")):
-        for file in sorted((made.folder / folder).glob("*")) if (made.folder / folder).is_dir() else []:
-            case = file.name.removesuffix(of_folder)
-            if case not in set(keep) or not file.name.endswith(of_folder):
+        for case in sorted(ours):
+            file = made.folder / folder / f"{case}{of_folder}"
+            if file.is_file():
                 file.unlink()
-                gone |= set() if file.name.startswith(".") else {case}
+                gone.add(case)
+        remove_unfinished(made.folder / folder)
     return sorted(gone)

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_ssl.data.files import explain_reading_error
+from nnunet_ssl.data.files import explain_reading_error, file_hash
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.predictions.fold_ensemble import mean_as_logits
-from nnunet_ssl.preprocessing.round_cases import file_hash
 
 
 @dataclass(frozen=True)

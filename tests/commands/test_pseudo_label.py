@@ -283,7 +283,14 @@ def test_a_changed_image_is_labeled_again_and_one_that_left_goes(own):
     folder = own / "nnUNet_raw" / DATASET / "imagesUn"
     shutil.copy(folder / "free_01_0000.nii.gz", folder / "free_00_0000.nii.gz")
     (folder / "free_02_0000.nii.gz").unlink()
+    foreign = [folder_of(own) / "labels" / name for name in ("notes.txt", "mine.nii.gz", ".hidden")]
+    for file in foreign:
+        file.write_text("not of this command")
+    left = folder_of(own) / "labels" / ".free_00.nii.gz.123.tmp.nii.gz"  # of a process that was killed
+    left.write_text("half")
     assert pseudo_label() == 0
+    assert all(file.is_file() for file in foreign) and not left.exists()
+    assert not (folder_of(own) / "labels" / "free_02.nii.gz").exists()
     after = scores_times(own)
     assert sorted(after) == CASES[:2]
     assert after["free_01"] == before["free_01"] and after["free_00"] != before["free_00"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_ssl.data.atomic import write_atomically, write_json_atomically, write_named_atomically
+from nnunet_ssl.data.atomic import remove_unfinished, write_atomically, write_json_atomically, write_named_atomically
 from nnunet_ssl.errors import UserError
 
 
@@ -94,3 +94,12 @@ def test_any_other_fault_of_the_disk_is_not_called_a_full_disk(tmp_path, monkeyp
     with pytest.raises(OSError, match="broken disk"):
         write_json_atomically({"a": 1}, tmp_path / "a.json")
     assert os.listdir(tmp_path) == []
+
+
+def test_only_what_killed_processes_left_half_written_is_removed(tmp_path):
+    left = [".a.json.123.tmp", ".b.nii.gz.7.tmp.nii.gz"]
+    others = ["a.json", ".hidden", ".a.tmp", "notes.txt", ".b.nii.gz.tmp"]
+    for name in left + others:
+        (tmp_path / name).write_text(name)
+    remove_unfinished(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(others)

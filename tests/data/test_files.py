@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 
 import numpy as np
 import pytest
@@ -12,11 +13,18 @@ from nnunet_ssl.data.files import (
     check_nifti,
     damaged_file,
     explain_reading_error,
+    file_hash,
     stream_damage,
     wrong_number_of_channels,
 )
 from nnunet_ssl.errors import UserError
 from tests.helpers.raw_data import write_image
+
+
+def test_the_hash_is_sha256_of_the_bytes(tmp_path):
+    content = b"x" * (1 << 21) + b"end"
+    (tmp_path / "a").write_bytes(content)
+    assert file_hash(tmp_path / "a") == hashlib.sha256(content).hexdigest()
 
 
 @pytest.fixture
