@@ -43,6 +43,7 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
     """
 
     needs_unlabeled = False
+    knows_partial_labels = True
     needs_partial_labels: bool = True
     sampling: str = "sqrt"  # MultiTalent
 

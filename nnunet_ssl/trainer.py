@@ -26,6 +26,7 @@ is a subclass that overrides the seams, from most to least common:
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -71,6 +72,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         max_nonfinite_steps: stop after this many steps in a row with a loss that is not finite.
         replaces_labeled_loss: the method's `terms` replaces nnU-Net's loss on the labeled patches, so it runs even when all
             weights are zero.
+        knows_partial_labels: the labeled loss takes a class that a case does not annotate for unknown, not for background.
         unsupported: feature -> reason, refused when the trainer starts. Features: "2d", "3d", "regions", "ignore_label",
             "deep_supervision", "no_deep_supervision", "ddp", "compile", "fold_all".
     """
@@ -80,6 +82,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     needs_unlabeled: bool = True
     max_nonfinite_steps: int = 20
     replaces_labeled_loss: bool = False
+    knows_partial_labels: bool = False
     unsupported: dict[str, str] = {}
 
     def __init__(
@@ -213,6 +216,17 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     def progress(self) -> float:
         """Share of the training that is done, in [0, 1]."""
         return min(1.0, self.iteration / (self.num_epochs * self.num_iterations_per_epoch))
+
+    @functools.cached_property
+    def _labeled_cases(self) -> int:
+        """Labeled training cases of the fold."""
+        return len(self.do_split()[0])
+
+    @property
+    def unlabeled_share(self) -> float:
+        """Share of the unlabeled images among all that are trained on, N_U / (N_U + N_L); 0 without any."""
+        unlabeled = len(self.unlabeled_pool)
+        return unlabeled / (unlabeled + self._labeled_cases) if unlabeled else 0.0
 
     @property
     def activation(self) -> str:
@@ -436,6 +450,11 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             self.needs_unlabeled,
         )
         self.print_to_log_file(self.cases)
+        if PARTIAL_LABELS in self.dataset_json and not self.knows_partial_labels:
+            self.print_to_log_file(
+                f"Warning: dataset.json says that cases annotate only some classes ('{PARTIAL_LABELS}'), and {type(self).__name__} "
+                "takes what is not annotated for background. nnUNetTrainerPartialLabel and nnUNetTrainerSemiSupervised do not."
+            )
         for note in self.cases.notes:
             self.print_to_log_file(note)
         # a pool from a checkpoint: cases that have gone since then cannot be drawn

@@ -416,3 +416,14 @@ def test_a_default_term_pulls_at_the_segmentation_layers(name, datasets, tmp_pat
         assert max(medians.values()) < SMALLEST_SHARE, f"{name} no longer belongs into WITHOUT_EFFECT: {medians}"
     else:
         assert max(map(max, found.values())) >= SMALLEST_SHARE, found
+
+
+@pytest.mark.parametrize(
+    "name", ["nnUNetTrainerMeanTeacher", "nnUNetTrainerPseudoLabels", "nnUNetTrainerSemiSupervised"]
+)
+def test_classes_that_are_not_annotated_are_not_taken_for_background_silently(name, datasets, tmp_path):
+    out, dataset = datasets(**needs("nnUNetTrainerPartialLabel", **needs(name), unlabeled=4))
+    trainer = started(make_trainer(name, out, dataset, results=tmp_path))
+    (log,) = tmp_path.rglob("training_log*.txt")
+    warned = "takes what is not annotated for background" in " ".join(log.read_text().split())
+    assert warned == (name != "nnUNetTrainerSemiSupervised") == (not trainer.knows_partial_labels)

@@ -19,7 +19,6 @@ baseline of AbdomenCT-1K (100 of 1100 epochs; JunMa11/AbdomenCT-1K, task 2), and
 from __future__ import annotations
 
 import copy
-import functools
 from pathlib import Path
 
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
@@ -95,12 +94,7 @@ class nnUNetTrainerPseudoLabels(nnUNetTrainerSSL):
         scales = logits if self.enable_deep_supervision else logits[0]
         return {"pseudo": self.pseudo_loss(scales, batch.unlabeled_target)}
 
-    @functools.cached_property
-    def labeled_cases(self) -> int:
-        return len(self.do_split()[0])
-
     def weights(self) -> dict[str, float]:
         if self.final_labeled_fraction > 0 and self.progress >= 1 - self.final_labeled_fraction:
             return {"pseudo": 0.0}
-        share = len(self.unlabeled_pool) / (len(self.unlabeled_pool) + self.labeled_cases)
-        return {"pseudo": share if self.pseudo_weight is None else self.pseudo_weight}
+        return {"pseudo": self.unlabeled_share if self.pseudo_weight is None else self.pseudo_weight}

@@ -19,8 +19,6 @@ the run, the share of the images as weight and the labeled loss at full weight a
 
 from __future__ import annotations
 
-import functools
-
 from torch import Tensor
 
 from nnunet_ssl.dataloading.views import without_intensity
@@ -69,22 +67,17 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
     # ----------------------------------------------------------------------------------------------------- the two stages
 
     def supervised_loss(self, logits: list[Tensor], target: Tensor | list[Tensor], batch: SSLBatch) -> Tensor:
-        self.gate.count(logits, target, self.annotated_in(batch.keys))
+        self.gate.count(logits, target, None if self.everything_annotated else self.annotated_in(batch.keys))
         return super().supervised_loss(logits, target, batch)
 
     def after_epoch(self) -> None:
         self.gate.look()
 
-    @functools.cached_property
-    def labeled_cases(self) -> int:
-        return len(self.do_split()[0])
-
     def weights(self) -> dict[str, float]:
         since = self.gate.since_opening
         if since is None or not self.unlabeled_pool:
             return {"pseudo": 0.0}
-        share = len(self.unlabeled_pool) / (len(self.unlabeled_pool) + self.labeled_cases)
-        final = share if self.unlabeled_weight is None else self.unlabeled_weight
+        final = self.unlabeled_share if self.unlabeled_weight is None else self.unlabeled_weight
         return {"pseudo": ramped_weight(final, since, self.ramp)}
 
     # ---------------------------------------------------------------------------------------------------------- the step
