@@ -9,6 +9,7 @@ Other arguments are those of `nnUNetv2_train`. FILE (JSON) gets, after every epo
     cpu_seconds         processor time of the main process in each of these steps, which other processes disturb less
     peak_memory_bytes   of tensors on the GPU, or the main process's largest resident set (RSS) on CPU
     memory              "CUDA" or "RSS": which of them
+    precision           of the networks: float32 (CPU), bfloat16 (CPU, on request) or float16 (nnU-Net's mixed precision on a GPU)
 
 `--set NAME=JSON` gives a class attribute of the trainer another value. The trainer's name must have a suffix (`_<N>epochs`
 ...). The class that is made for this name, in this process only, gets the methods that measure, so that nnU-Net's classes and
@@ -20,6 +21,7 @@ in 3D (FilterMatch then filters without mirroring too); `validated.json` beside 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -49,7 +51,14 @@ def peak_memory(device: torch.device) -> tuple[int, str]:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "RSS"
 
 
-def measure(cls: type, file: Path, threads: int | None = None, validation: bool = True, mirroring: bool = True) -> None:
+def measure(
+    cls: type,
+    file: Path,
+    threads: int | None = None,
+    validation: bool = True,
+    mirroring: bool = True,
+    precision: str = "float32",
+) -> None:
     """Let a trainer class write its step times and peak memory to `file` after every epoch.
 
     Args:
@@ -57,6 +66,7 @@ def measure(cls: type, file: Path, threads: int | None = None, validation: bool 
         threads: of torch's operations on CPU; None: nnU-Net's choice, all cores.
         validation: whether there is a final validation.
         mirroring: whether this validation predicts with mirroring, as nnU-Net's does, and FilterMatch for its filter.
+        precision: of the networks on CPU, which is written down.
     """
     seconds: list[float] = []
     cpu_seconds: list[float] = []
@@ -83,6 +93,7 @@ def measure(cls: type, file: Path, threads: int | None = None, validation: bool 
             "cpu_seconds": before.get("cpu_seconds", []) + cpu_seconds,
             "peak_memory_bytes": max(peak, before.get("peak_memory_bytes", 0)),
             "memory": kind,
+            "precision": precision if self.device.type == "cpu" else "float16",
         }
         write_json_atomically(measured, file)
         seconds.clear()
@@ -110,6 +121,30 @@ def measure(cls: type, file: Path, threads: int | None = None, validation: bool 
         cls.filter_mirroring = cls.filter_mirroring and mirroring
 
 
+def in_bfloat16(cls: type) -> None:
+    """Let the networks of a trainer class compute in bfloat16 on CPU, in mixed precision as nnU-Net's do in float16 on a GPU.
+
+    Parameters, losses and optimizer stay float32, logits become float32. Processors with bfloat16 units (AMX) need half the time.
+    """
+    build = cls.build_network_architecture
+
+    @functools.wraps(build)  # nnU-Net looks at the names of its arguments
+    def build_network_architecture(*args, **kwargs) -> torch.nn.Module:
+        network = build(*args, **kwargs)
+        plain = type(network)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+            with torch.autocast("cpu", torch.bfloat16):
+                outputs = plain.forward(self, x)
+            return outputs.float() if isinstance(outputs, torch.Tensor) else [z.float() for z in outputs]
+
+        # a class, because a function of the object would keep computing with the weights of this network in its copies
+        network.__class__ = type(plain.__name__, (plain,), {"forward": forward})
+        return network
+
+    cls.build_network_architecture = staticmethod(build_network_architecture)
+
+
 def become_idle() -> None:
     """Take only the processor time that no other process wants; the workers inherit it. Linux."""
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
@@ -130,6 +165,9 @@ def main() -> None:
         metavar="NAME=JSON",
         help="another value of a class attribute of the trainer",
     )
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="networks in mixed precision on CPU, as nnU-Net's on a GPU"
+    )
     parser.add_argument("--no_validation", action="store_true")
     parser.add_argument("--disable_tta", action="store_true", help="validate without mirroring")
     parser.add_argument("-tr", required=True)
@@ -141,7 +179,10 @@ def main() -> None:
         if not hasattr(cls, name):
             parser.error(f"--set {name}: {args.tr} has no such attribute")
         setattr(cls, name, json.loads(value))
-    measure(cls, args.measured, args.threads, not args.no_validation, not args.disable_tta)
+    if args.bfloat16:
+        in_bfloat16(cls)
+    precision = "bfloat16" if args.bfloat16 else "float32"
+    measure(cls, args.measured, args.threads, not args.no_validation, not args.disable_tta, precision)
     sys.argv = ["nnUNetv2_train", *others, "-tr", args.tr]
     run_training_entry()
 

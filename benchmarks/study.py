@@ -119,6 +119,11 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--idle", action="store_true", help="train with what no other process wants of the processor (Linux)"
     )
+    run.add_argument(
+        "--bfloat16",
+        action="store_true",
+        help="networks in mixed precision on CPU, as nnU-Net's are on a GPU; recorded",
+    )
     run.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="Default: cpu")
     record.add_argument("--steps", type=int, metavar="N", help="with --predictions: optimizer steps of the training")
     record.add_argument(
@@ -388,7 +393,7 @@ def commands_of(job: Job, switches: list[str] | None, args: argparse.Namespace) 
     if not switches:
         commands = [(["nnunet_ssl", *c.format(**names).split()], before[0].results) for c in job.row.commands]
     words = ["python", str(Path(__file__).with_name("measured_training.py")), "--measured", str(measured_file(job))]
-    words += ["--threads", "1", *(["--idle"] if args.idle else [])]
+    words += ["--threads", "1", *(["--idle"] if args.idle else []), *(["--bfloat16"] if args.bfloat16 else [])]
     for setting in job.row.settings:
         words += ["--set", setting.format(**names)]
     words += [str(pack.dataset_id), pack.configuration, "0", "-tr", job.name, "-device", args.device, *switches]
@@ -448,6 +453,7 @@ def record(job: Job, measured_elsewhere: Path | None = None) -> None:
 def costs_of(measured: Mapping, steps: int) -> dict[str, object]:
     """What `measured_training.py` wrote; nothing of what does not cover all steps."""
     costs: dict[str, object] = {"device": "cuda" if measured.get("memory") == "CUDA" else "cpu"}
+    costs["precision"] = measured.get("precision", "float32")
     for key, column in (("seconds", "step_seconds"), ("cpu_seconds", "step_cpu_seconds")):
         if len(measured.get(key, [])) == steps:
             costs[column] = round(sum(measured[key]), 1)

@@ -29,6 +29,7 @@ RUNS = [
     "epoch_seconds",
     "peak_memory_MiB",
     "device",
+    "precision",
     "date",
     "version",
 ]
@@ -177,15 +178,24 @@ class Results:
         return f"{self.cells[key]['95HD'].isna().sum() / len(self.seeds(key)):.3g}"
 
     def time(self, key: str) -> str:
-        """Time in training steps, earlier rounds included, relative to the baseline's: processor time, on a GPU wall time."""
+        """Time in training steps, earlier rounds included, relative to the baseline's: processor time, on a GPU wall time.
 
-        def seconds(of: str) -> float:
-            runs = self.runs[of]
+        Of runs of one precision.
+        """
+
+        def seconds(of: str, precision: str) -> float:
+            runs = self.runs[of][self.runs[of]["precision"] == precision]
             own = runs["step_cpu_seconds"].where(runs["device"] == "cpu", runs["step_seconds"]).mean()
-            return own + sum(seconds(before) for before in self.study.row(of).after)
+            return own + sum(seconds(before, precision) for before in self.study.row(of).after)
 
-        ratio = seconds(key) / seconds(self.study.baseline)
-        return "-" if np.isnan(ratio) else f"{ratio:.2f}"
+        precisions = sorted(self.runs[key]["precision"].unique())
+        ratios = [seconds(key, precision) / seconds(self.study.baseline, precision) for precision in precisions]
+        return next((f"{ratio:.2f}" for ratio in ratios if not np.isnan(ratio)), "-")
+
+    def precisions(self) -> str:
+        """How many runs computed in which precision."""
+        numbers = pd.concat(list(self.runs.values()))["precision"].value_counts(sort=False)
+        return ", ".join(f"{number} in {precision}" for precision, number in sorted(numbers.items()))
 
 
 # --------------------------------------------------------------------------------------------------------------- pages
@@ -292,7 +302,7 @@ def page(results: Results) -> str:
         f"/ worse* than {study.baseline} in mean Dice. *95HD*: mean over the cases that have one. *missed*: classes of a case "
         "without any voxel, per run; they have no 95HD. *time*: of the training steps relative to "
         f"{study.baseline}, processor time on a CPU and wall time on a GPU, with the training of earlier rounds; "
-        "-: not measured.",
+        f"-: not measured. Networks of the runs: {results.precisions()} (mixed precision, where it is not float32).",
     ]
     return "\n\n".join(parts) + "\n"
 

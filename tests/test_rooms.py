@@ -9,6 +9,7 @@ from tests.helpers import rooms
 from tests.helpers.paths import REPOSITORY
 
 GRAPH = rooms.graph()
+LONGEST_METHOD = 120  # lines of a trainer's file
 LEVEL = {room: level for level, row in enumerate(rooms.ORDER) for room in row}
 
 
@@ -40,6 +41,12 @@ def test_the_page_has_the_table_of_rooms():
         return [[cell for i, cell in enumerate(line.split("|")) if i not in (2, 3)] for line in table.splitlines()]
 
     assert without_sizes(shown) == without_sizes(rooms.table())
+
+
+def test_a_method_is_one_page():
+    files = (REPOSITORY / "nnunet_ssl" / "trainers").rglob("*.py")
+    lengths = {file.name: len(file.read_text(encoding="utf-8").splitlines()) for file in files}
+    assert {name: length for name, length in lengths.items() if length > LONGEST_METHOD} == {}
 
 
 def test_no_test_imports_from_a_test():

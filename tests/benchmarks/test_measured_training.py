@@ -28,7 +28,7 @@ def test_arguments_go_to_nnunet_and_settings_to_the_class(monkeypatch, tmp_path,
     monkeypatch.setattr(sys, "argv", ["measured_training.py", *words, *others, "-tr", name, "--set", "ema_decay=0.5"])
     measured_training.main()
     cls = find_trainer(name)
-    assert seen["measured"] == (cls, tmp_path / "m.json", 1, True, False) and seen["idle"]
+    assert seen["measured"] == (cls, tmp_path / "m.json", 1, True, False, "float32") and seen["idle"]
     assert seen["argv"] == ["nnUNetv2_train", *others, "-tr", name]
     assert cls.ema_decay == 0.5 and find_trainer(MEAN_TEACHER).ema_decay != 0.5
     monkeypatch.setattr(sys, "argv", ["measured_training.py", *words, "-tr", name, "--set", "decay=0.5"])
@@ -82,3 +82,21 @@ def test_validation_is_made_without_mirroring_or_left_out(datasets, tmp_path, mo
         expected = None if options == {"validation": False} else {"mirroring": not options}
         assert (json.loads(record.read_text()) if record.is_file() else None) == expected
     assert seen == [None, (0, 1)]
+
+
+def test_networks_in_bfloat16_train_and_their_copies_compute_with_their_own_weights(datasets, tmp_path):
+    out, dataset = datasets()
+    cls = find_trainer("nnUNetTrainerMeanTeacher_3epochs_seed986")
+    measured_training.in_bfloat16(cls)
+    trainer = make_trainer(cls, out, dataset, results=tmp_path)
+    trainer.initialize()
+    network, teacher = trainer.network, trainer.teacher.module
+    seen = []
+    network.encoder.stages[0].register_forward_hook(lambda module, given, output: seen.append(output[0].dtype))
+    image = torch.randn(1, 1, *trainer.configuration_manager.patch_size)
+    before = network(image)
+    assert seen == [torch.bfloat16] and {z.dtype for z in before} == {torch.float32}
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    with torch.no_grad():
+        teacher.decoder.seg_layers[-1].bias += 1
+    assert torch.equal(network(image)[0], before[0]) and not torch.equal(teacher(image)[0], before[0])

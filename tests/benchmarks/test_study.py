@@ -237,8 +237,8 @@ def test_run_prepares_trains_and_records_everything(faked, tmp_path, records):
     assert len(cells) == 8 * len(CASES) * 2 and set(cells["patient"]) == {"patient1", "patient2"}
     ema = runs[(runs["row"] == "EMA") & (runs["seed"] == 0)].iloc[0]
     assert ema[
-        ["data", "steps", "step_seconds", "step_cpu_seconds", "epoch_seconds", "peak_memory_MiB", "device"]
-    ].tolist() == [*("ACDC3", 500, 500, 250, 7, 1024, "cpu")]
+        ["data", "steps", "step_seconds", "step_cpu_seconds", "epoch_seconds", "peak_memory_MiB", "device", "precision"]
+    ].tolist() == [*("ACDC3", 500, 500, 250, 7, 1024, "cpu", "float32")]
     page = (records / "S.md").read_text()
     assert "from " in page and "| EMA " in page and "| 2.00 |" in page and "Not recorded: peer." in page
     assert (records / "S.png").stat().st_size > 5000
@@ -387,7 +387,11 @@ def keep(records: Path, dice: dict[tuple[str, int], list[list[float]]], **costs)
         run = [STUDY.row(key).pack.name, key, seed]
         for (case, patient), of_case in zip(CASES.items(), values, strict=True):
             cells += [[*run, patient, case, name, value, 2.0] for name, value in zip(("RV", "LV"), of_case)]
-        runs.append(dict(zip(RUNS, run)) | {"steps": 500, "device": "cpu"} | costs.get(key.replace(" ", "_"), {}))
+        runs.append(
+            dict(zip(RUNS, run))
+            | {"steps": 500, "device": "cpu", "precision": "float32"}
+            | costs.get(key.replace(" ", "_"), {})
+        )
     pd.DataFrame(cells, columns=CELLS).to_csv(records / "ACDC_2.5mm.csv", index=False)
     pd.DataFrame(runs, columns=RUNS).to_csv(records / "ACDC_2.5mm_runs.csv", index=False)
     return Results(STUDY)
@@ -415,6 +419,8 @@ def test_a_gain_that_all_share_has_no_interval_and_its_share_is_exact(records):
     assert results.patients_better("new") == "2 / 0" and results.patients_better("nnU-Net") == "-"
     assert results.mean("nnU-Net", "Dice").tolist() == [51, 71]
     assert results.time("new") == "2.50"  # with the run that it needs
+    results.runs["new"] = results.runs["new"].assign(precision="bfloat16")
+    assert results.time("new") == "-" and results.precisions() == "2 in bfloat16, 5 in float32"
     page = study_report.page(results)
     assert "20.0 [20.0, 20.0] Dice, from 61.5 (nnU-Net) to 81.5 (all labels), seeds 1, 2" in page
 

@@ -78,12 +78,8 @@ class nnUNetTrainerMAAG(nnUNetTrainerWeak):
         )
 
     def further_streams(self, labeled: nnUNetDataLoader) -> dict[str, nnUNetDataLoader]:
-        folder, cases = unpaired_masks(
-            self.preprocessed_dataset_folder_base,
-            self.plans_manager,
-            self.configuration_manager,
-            (self.cases.train, self.cases.validation),
-        )
+        base, own_cases = self.preprocessed_dataset_folder_base, (self.cases.train, self.cases.validation)
+        folder, cases = unpaired_masks(base, self.plans_manager, self.configuration_manager, own_cases)
         self.print_to_log_file(f"{len(cases)} dense masks of other patients from {folder}")
         first = 1 if labeled.patch_size_was_2d else 0
         masks = nnUNetDataLoader(
@@ -106,9 +102,8 @@ class nnUNetTrainerMAAG(nnUNetTrainerWeak):
         # a scale without a loss of its own (nnU-Net's lowest) would follow the discriminator alone
         taught = [scale for scale, weight in zip(logits, self.scale_weights) if weight > 1e-5][: self.scales]
         fake = mask_levels([self.foreground(probabilities(scale, self.activation)) for scale in taught], sizes)
-        labels, _ = split_ignored(
-            batch.extras["masks"], self.label_manager.ignore_label, self.label_manager.has_regions
-        )
+        manager = self.label_manager
+        labels, _ = split_ignored(batch.extras["masks"], manager.ignore_label, manager.has_regions)
         real = mask_levels([self.foreground(one_hot(labels, logits[0].shape[1], self.activation))], sizes)
         both = self.discriminator([torch.cat((r, f.detach())) for r, f in zip(real, fake, strict=True)])
         judged = [flip_signs(output, self.label_noise) for output in both.split([len(real[0]), len(fake[0])])]

@@ -116,7 +116,5 @@ class nnUNetTrainerScribble2Label(nnUNetTrainerWeak):
             packed = pack_regions(labels) if self.label_manager.has_regions else labels
             self.ensemble.write(case, ensemble, packed[0, 0])
         self.ensemble.finish_update()
-        self.print_to_log_file(
-            f"Ensemble, update {self.ensemble.updates}: {labeled / max(unannotated, 1):.1%} of the voxels without annotation "
-            "have a label"
-        )
+        share = f"{labeled / max(unannotated, 1):.1%} of the voxels without annotation"
+        self.print_to_log_file(f"Ensemble, update {self.ensemble.updates}: {share} have a label")

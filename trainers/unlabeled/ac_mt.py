@@ -4,7 +4,6 @@ Xu, Wang, Lu, Luo, Yan, Zheng & Tong, "Ambiguity-selective consistency regulariz
 image segmentation", Medical Image Analysis 2023, 102880. Official code: lemoshu/AC-MT.
 
 Mean Teacher that learns only where a prediction is ambiguous, the opposite of UA-MT:
-
     L    = L_sup(x, y) + w(t) sum_v M_v |p_student(u)_v - p_teacher(u + noise)_v|^2 / (C sum_v M_v)
     w(t) = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
 
@@ -13,17 +12,15 @@ Mean Teacher that learns only where a prediction is ambiguous, the opposite of U
     "entropy" (Ent)               H(p_student(u)) >= h
     "model_uncertainty" (MU)      H(mean of T stochastic passes of the student on u + noise) >= h
     "confident_learning" (S-Err)  the student's label is a suspected error under p_teacher(u), see `confident_learning`
-    "prototype" (P-Err)           the student's label is not that of the nearest class prototype in the teacher's features; a
-                                  second term is the student's entropy where it is
+    "prototype" (P-Err)           the student's label is not that of the nearest class prototype in the teacher's features;
+                                  a second term is the student's entropy where it is (features at half resolution, as official)
 
 The stochastic passes of MU and P-Err have dropout by forward hooks, as in `ua_mt.py`; training only with `train_with_dropout`.
-
-Differs from the official code: C classes instead of two (ln C, one prototype each); regions are selected one by one; MU is a
-mean over channels like the others (official: their sum, so for MU the same loss has the weight 2 * consistency_weight); the
-entropy term of P-Err belongs to the voxel it is computed for (official: batch and channel axes are mixed up); classes that the
-teacher does not see in a patch have no prototype (official: one at 0); no loss in S-Err without a suspect; no unused teacher
-pass. L_sup is nnU-Net's, about twice the official 0.5 (CE + Dice), hence twice the official weight; the
-highest resolution only; padding does not count; the teacher is in evaluation mode apart from dropout, validated and stored.
+Differs from the official code: C classes instead of two (ln C, one prototype each); regions are selected one by one; MU is a mean
+over channels like the others (official: their sum, for MU twice the weight); the entropy term of P-Err belongs to the voxel it is
+computed for (official: batch and channel axes are mixed up); classes that the teacher does not see in a patch have no prototype
+(official: one at 0); no loss in S-Err without a suspect. L_sup is nnU-Net's, about twice the official 0.5 (CE + Dice), hence twice
+the official weight; highest resolution only; padding does not count; the teacher, in evaluation mode, is stored.
 """
 
 from __future__ import annotations
@@ -51,8 +48,7 @@ class nnUNetTrainerACMT(nnUNetTrainerSSL):
     """AC-MT: consistency with a moving average of the student where the prediction is ambiguous.
 
     Passes per step: forward and backward on labeled and unlabeled patches in one batch, one forward pass of the teacher on the
-    unlabeled ones, and further ones on these: none (entropy), `passes` (model_uncertainty), 1 (confident_learning),
-    1 + `prototype_passes`.
+    unlabeled ones; further ones there: `passes` (model_uncertainty), 1 (confident_learning), 1 + `prototype_passes`.
     """
 
     selection: str = "entropy"  # see above
@@ -75,12 +71,10 @@ class nnUNetTrainerACMT(nnUNetTrainerSSL):
         if self.selection not in SELECTIONS:
             raise ValueError(f"selection must be one of {SELECTIONS}, got {self.selection!r}")
         self.teacher = self.register_teacher(self.ema_decay)
-        stochastic = self.train_with_dropout or self.selection in ("model_uncertainty", "prototype")
-        p = self.dropout if stochastic else 0.0
+        p = self.dropout if self.train_with_dropout or self.selection in ("model_uncertainty", "prototype") else 0.0
         self.student_dropout = HookedDropout(self.student.module, p, in_training=self.train_with_dropout)
         self.teacher_dropout = HookedDropout(self.teacher.module, p)
         if self.selection == "prototype":
-            # at half resolution, as in the official code
             self.features = FeatureTap(decoder_stage(self.teacher.module, 1), "output", in_evaluation=True)
 
     def teacher_logits(self, images: Tensor, dropout: bool = False) -> Tensor:
@@ -106,9 +100,8 @@ class nnUNetTrainerACMT(nnUNetTrainerSSL):
             return voxel_label_issues(student, clean, self.rule, batch.inside, activation)
         passes = ((self.teacher_logits(images, True), self.features.take()) for _ in range(self.prototype_passes))
         deviation, features = pass_statistics(passes, self.temperature)
-        return prototype_disagreement(
-            student, clean, deviation, features, activation, self.deviation_limit, batch.inside
-        )
+        limit = self.deviation_limit
+        return prototype_disagreement(student, clean, deviation, features, activation, limit, batch.inside)
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         student = probabilities(logits[0], self.activation)
@@ -120,9 +113,8 @@ class nnUNetTrainerACMT(nnUNetTrainerSSL):
         return terms
 
     def weights(self) -> dict[str, float]:
-        weight = ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction)
-        names = ("consistency", "clean_entropy") if self.selection == "prototype" else ("consistency",)
-        return dict.fromkeys(names, weight)
+        names = ["consistency", "clean_entropy"][: 2 if self.selection == "prototype" else 1]
+        return dict.fromkeys(names, ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction))
 
     def inference_network(self) -> NetworkMember:
         return self.teacher

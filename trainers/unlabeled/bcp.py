@@ -17,11 +17,10 @@ Differs from the official code:
 * Loss scale: l with nnU-Net's forms of Dice (foreground or regions, batch Dice as planned) on every scale with nnU-Net's scale
   weights. The sum over two directions of 0.5 (CE + Dice) is as large as nnU-Net's loss, so nothing is rescaled. Pre-training has
   nnU-Net's own loss on the mixed labels.
-* The stages follow one another in one run with one learning rate schedule: the last student goes on, not the best one (which
-  the official LA code selects on test cases), and keeps its optimizer (as for ACDC; not for LA).
-* Every patch is used once (again where there are fewer of one kind; at least two mixes), the first half of the mixes in the one
-  direction, the rest in the other, as in the official code. Pre-training has as many mixes as labeled patches (official: half
-  as many).
+* Both stages are one run with one learning rate schedule: the last student goes on, not the best one (which the official LA
+  code selects on test cases), and keeps its optimizer (as for ACDC; not for LA).
+* Every patch is used once (again where there are fewer of one kind; at least two mixes), one half of the mixes in each direction,
+  as in the official code. Pre-training has as many mixes as labeled patches (official: half as many).
 * The box may lie at the last position of an axis too. Padding gets no pseudo label. Voxels that are ignored stay ignored.
 * Teacher in evaluation mode, no dropout (nnU-Net's networks have none).
 """
@@ -113,16 +112,9 @@ class nnUNetTrainerBCP(nnUNetTrainerSSL):
 
     def part_loss(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """`0.5 (CE + Dice)` on the voxels in the mask, with the Dice of nnU-Net's loss."""
-        batch_dice = self.configuration_manager.batch_dice
-        return region_loss(
-            logits,
-            labels,
-            mask,
-            self.activation,
-            batch=batch_dice,
-            background=False,
-            all_ranks=batch_dice and self.is_ddp,
-        )
+        batch = self.configuration_manager.batch_dice
+        form = {"batch": batch, "background": False, "all_ranks": batch and self.is_ddp}
+        return region_loss(logits, labels, mask, self.activation, **form)
 
     def weights(self) -> dict[str, float]:
         return {"pseudo": 0.0 if self.pretraining else self.pseudo_weight}

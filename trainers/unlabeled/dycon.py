@@ -4,26 +4,23 @@ Assefa, Naseer, Ganapathi, Ali, Seghier & Werghi, "DyCON: Dynamic Uncertainty-aw
 Semi-supervised Medical Image Segmentation", CVPR 2025, arXiv:2504.04566. Official code: KU-CVML/DyCON (train_DyCON_BraTS19.py).
 
 Mean Teacher with two more losses, on labeled and unlabeled patches x (p: student of x, q: teacher of x + noise):
-
     L      = L_sup + uncertainty_weight L_UnCL + contrast_weight (L_FeCL + L_neg) + w(t) mean (p - q)^2 on unlabeled patches
     L_UnCL = mean_v [ |p - q|^2 / (e^{b H(p)} + e^{b H(q)}) + b (H(p) + H(q)) ],    b = beta_start (beta_end / beta_start)^progress
     L_FeCL = focal contrast of the cells of a feature map: cells of one label are drawn together
     L_neg  = mean -ln(1 - S) over cells of the student and of the teacher with different labels and similarity S > h(t)
     w(t)   = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
 
-**The released code takes the labels of the contrast from the true labels of the unlabeled images** (its issues 1 and 9), so that
-its published numbers are not semi-supervised. Here unlabeled patches have the teacher's hard labels and labeled patches their
-own, and both take part in the contrast (official: only the unlabeled ones, with their true labels).
+**The released code takes the labels of the contrast from the true labels of the unlabeled images** (its issues 1 and 9): its
+published numbers are not semi-supervised. Here unlabeled patches have the teacher's labels, labeled ones (official: none) theirs.
 
 The embedding: the encoder's first stage with stride `cell_stride` (official: the bottleneck, doubled in size), then a projection
 head of two 1x1 convolutions, with a moving average for the teacher. Heads are in checkpoints, not in the network that predicts.
 
-Differs from the official code: any number of classes (b in units of ln C / ln 2 nats); regions have binary entropies, and cells
-of the same regions are alike; at most `max_cells` cells, drawn anew in each step; instance norm in the head (official: batch
-norm), no dropout; padding and ignored voxels do not count; consistency of probabilities, and the row's maximum subtracted in the
-contrast (official code, `as_released = True`: softmax applied twice, and the column's maximum, which changes the loss); nnU-Net's
-gradient clip and learning rate (official: 1.0, constant). L_sup is CE + Dice in both, so the weights are as published. The teacher
-is in evaluation mode, validated and stored (official: the student; `inference = "student"`).
+Differs from the official code: any number of classes (b in units of ln C / ln 2 nats); binary entropies of regions, cells of the
+same regions are alike; at most `max_cells` cells, drawn anew in each step; instance norm in the head (official: batch norm), no
+dropout; padding and ignored voxels do not count; consistency of probabilities, and the row's maximum subtracted in the contrast
+(official, `as_released = True`: softmax twice, and the column's maximum, which changes the loss); nnU-Net's gradient clip and
+learning rate (official: 1.0, constant). L_sup is CE + Dice in both. The teacher is stored (official: the student).
 """
 
 from __future__ import annotations
@@ -51,8 +48,7 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerDyCON(nnUNetTrainerSSL):
     """DyCON: consistency that counts less where predictions are uncertain, and contrast of features by (pseudo) label.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch, one forward pass of the
-    teacher on all of them.
+    Passes per step: forward and backward of labeled and unlabeled patches in one batch, a forward pass of the teacher on them.
     """
 
     consistency_weight: float = 0.1  # as in the official code
@@ -62,7 +58,7 @@ class nnUNetTrainerDyCON(nnUNetTrainerSSL):
     beta_start: float = 5.0  # per nat of entropy, for two classes; as in the official code
     beta_end: float = 0.5  # as in the official code
     temperature: float = 0.6  # of the contrast; as in the official code
-    gamma: float = 2.0  # focal exponent of the contrast; as in the official code
+    gamma: float = 2.0  # its focal exponent; as in the official code
     negative_start: float = 0.3  # h, cosine similarity; as in the official code
     negative_end: float = 0.5  # as in the official code
     negative_fraction: float = 0.45  # of the run; official: 1500 of 3334 epochs (BraTS)
@@ -99,34 +95,26 @@ class nnUNetTrainerDyCON(nnUNetTrainerSSL):
         scales, teacher = self.student(images), self.teacher(add_clipped_noise(images, self.noise_std))[0]
         student, counted = scales[0], batch.counted()
         beta = geometric_ramp(self.progress, self.beta_start, self.beta_end)
-        beta_of_classes = beta * math.log(2) / max_entropy(student.shape[1], activation)
-
+        beta *= math.log(2) / max_entropy(student.shape[1], activation)
         embeddings = unit_embeddings(self.head(self.features.take()))
         teacher_embeddings = unit_embeddings(self.teacher_head(self.teacher_features.take())[0])
         cells = choose_cells(embeddings.shape[1], self.max_cells, images.device)
         embeddings, labels = embeddings[:, cells], self.labels(batch, teacher[n:])[:, cells]
-        threshold = ramped_threshold(
-            ramp_progress(self.progress, self.negative_fraction), self.negative_start, self.negative_end
-        )
-
-        pair = student[n:], teacher[n:]
-        if self.as_released:
-            pair = [probabilities(logits, activation) for logits in pair]
+        ramped = ramp_progress(self.progress, self.negative_fraction)
+        threshold = ramped_threshold(ramped, self.negative_start, self.negative_end)
+        p, q = (probabilities(z, activation) if self.as_released else z for z in (student[n:], teacher[n:]))
         return {
             "labeled": self.supervised_loss(batch.labeled_part(scales), batch.target, batch),
-            "consistency": softmax_mse(*pair, activation, mask=batch.inside),
-            "uncertainty": uncertainty_weighted_mse(student, teacher, beta_of_classes, activation, counted),
+            "consistency": softmax_mse(p, q, activation, mask=batch.inside),
+            "uncertainty": uncertainty_weighted_mse(student, teacher, beta, activation, counted),
             "contrast": focal_contrast(embeddings, labels, self.temperature, self.gamma, column_shift=self.as_released),
             "negatives": hard_negatives(embeddings, teacher_embeddings[:, cells], labels, threshold),
         }
 
     def weights(self) -> dict[str, float]:
-        return {
-            "consistency": ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction),
-            "uncertainty": self.uncertainty_weight,
-            "contrast": self.contrast_weight,
-            "negatives": self.contrast_weight,
-        }
+        consistency = ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction)
+        contrasts = dict.fromkeys(("contrast", "negatives"), self.contrast_weight)
+        return {"consistency": consistency, "uncertainty": self.uncertainty_weight, **contrasts}
 
     def inference_network(self) -> NetworkMember:
         return self.teacher_or_student(self.teacher, self.inference)
