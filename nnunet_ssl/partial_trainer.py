@@ -86,7 +86,10 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
         # not decided per batch: under DDP all processes must take the same way through batch Dice
         if self.everything_annotated:
             return super().supervised_loss(logits, target, batch)
-        return self._partial_loss(logits, target, self.annotated_in(batch.keys), batch)
+        annotated = self.annotated_in(batch.keys)
+        if self.gate is not None:
+            self.gate.count(logits, target, annotated)
+        return self._partial_loss(logits, target, annotated, batch)
 
     def _partial_loss(self, logits, target, annotated: Tensor, batch: SSLBatch) -> Tensor:
         targets = target if isinstance(target, list) else [target]

@@ -47,6 +47,7 @@ from nnunet_ssl.dataloading.loader import TwoStreamLoader
 from nnunet_ssl.dataloading.streams import loader_of, two_streams, unlabeled_batch_size_here
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.checkpoints import random_states_of_all_ranks, restore, state_of, write_checkpoint
+from nnunet_ssl.engine.competence import CompetenceGate
 from nnunet_ssl.engine.configurable import ConfigurableTrainer, declared_hyperparameters
 from nnunet_ssl.engine.curves import Curves, epoch_values
 from nnunet_ssl.engine.features import refuse_unsupported
@@ -102,6 +103,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         self.nonfinite = NonFiniteWatch()
         self.iteration = 0
         self.gradient_shares: dict[str, float] = {}  # of the epoch's last step, see engine/gradient_shares.py
+        self.gate: CompetenceGate | None = None
         self._pool: list[str] | None = None
         self._weight_names: tuple[str, ...] | None = None
         self._loaded_checkpoint = False
@@ -143,6 +145,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
 
     def supervised_loss(self, logits: list[Tensor], target: Tensor | list[Tensor], batch: SSLBatch) -> Tensor:
         """nnU-Net's loss on labeled patches: `logits` one `(L, C, *spatial)` per scale, `target` as nnU-Net's loader gives it."""
+        if self.gate is not None:
+            self.gate.count(logits, target)
         return self.loss(logits if self.enable_deep_supervision else logits[0], target)
 
     def after_step(self) -> None:
@@ -294,6 +298,11 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     ) -> Member:
         """A head, discriminator or bank (buffers of a module); arguments as in `register_network`."""
         return self.members.add_module(name, module, optimizer, clip)
+
+    def register_gate(self, earliest: float = 0.05, latest: float = 0.4, f1: float = 0.7) -> CompetenceGate:
+        """`self.gate`, which opens when the network knows every class; arguments as in `CompetenceGate`."""
+        self.gate = CompetenceGate(self, earliest, latest, f1)
+        return self.gate
 
     def register_state(self, name: str, state: Any) -> Any:
         """Any object with `state_dict()` and `load_state_dict()`, kept in checkpoints."""
@@ -561,6 +570,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         for logger in self.logger.loggers:
             for name, value in values.items():
                 logger.log(f"nnunet_ssl/{name}", value, self.current_epoch)
+        if self.gate is not None:
+            self.gate.look()
         self.after_epoch()
 
     def on_epoch_end(self) -> None:

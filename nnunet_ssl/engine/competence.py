@@ -17,17 +17,23 @@ from nnunet_ssl.losses.region import split_ignored
 class CompetenceGate:
     """Opens once, between epochs, when every class has a sufficient F1 on labeled patches; at the latest at `latest`.
 
-    A method makes it in `build_method`, calls `count` in `supervised_loss` and `look` in `after_epoch`. It is kept in checkpoints.
+    A method makes it in `build_method`, with `trainer.register_gate`; the engine lets it see every labeled batch, and look after
+    every epoch. It is kept in checkpoints.
 
     Args:
         trainer: an `nnUNetTrainerSSL`.
-        earliest, latest: shares of the run between which it opens.
-        f1: the smallest F1 of a class.
+        earliest, latest: shares of the run between which it opens; `latest` is at least `earliest`.
+        f1: the smallest F1 of a class; 0: it opens at `earliest`, whatever is known.
         memory: share of the run after which a step's counts have 1/e of their weight.
     """
 
     def __init__(self, trainer, earliest: float = 0.05, latest: float = 0.4, f1: float = 0.7, memory: float = 0.02):
-        self._trainer, self.earliest, self.latest, self.f1 = trainer, earliest, latest, f1
+        self._trainer, self.earliest, self.latest, self.f1 = (
+            trainer,
+            earliest,
+            max(earliest, latest if f1 > 0 else 0),
+            f1,
+        )
         self.opened_at: float | None = None
         steps = trainer.num_epochs * trainer.num_iterations_per_epoch
         classes = trainer.label_manager.num_segmentation_heads - (trainer.activation == "softmax")
@@ -37,6 +43,8 @@ class CompetenceGate:
 
     def count(self, logits: list[Tensor], target: Tensor | list[Tensor], annotated: Tensor | None = None) -> None:
         """Take in a batch: arguments of `supervised_loss`. `annotated`: bool `(L, K)`, the classes that count in each patch."""
+        if self.since_opening is not None:
+            return
         labels = self._trainer.label_manager
         highest = target[0] if isinstance(target, list) else target
         plain, mask = split_ignored(highest, labels.ignore_label, labels.has_regions)

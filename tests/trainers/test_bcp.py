@@ -63,7 +63,12 @@ def test_pretraining_is_nnunets_loss_on_pasted_labeled_patches(options, datasets
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_a_mixing_step_by_hand(weight, datasets, tmp_path):
     """Two labeled and two unlabeled patches, classes, no deep supervision: the equation of the paper, written out."""
-    attributes = {"pseudo_weight": weight, "enable_deep_supervision": False, "pretrain_fraction": 0.0}
+    attributes = {
+        "pseudo_weight": weight,
+        "enable_deep_supervision": False,
+        "pretrain_fraction": 0.0,
+        "competence": 0.0,
+    }
     trainer, other = (make(datasets, tmp_path / x, attributes=attributes) for x in "ab")
     trainer.largest_component = other.largest_component = False
     batch = next(trainer.dataloader_train)
@@ -95,7 +100,7 @@ def test_a_mixing_step_by_hand(weight, datasets, tmp_path):
 
 
 def test_the_teacher_starts_as_a_copy_and_then_averages_without_warm_up(datasets, tmp_path):
-    trainer = make(datasets, tmp_path, attributes={"num_epochs": 2, "num_iterations_per_epoch": 4})
+    trainer = make(datasets, tmp_path, attributes={"num_epochs": 2, "num_iterations_per_epoch": 4, "competence": 0.0})
     stages = []
     for _ in range(5):
         before = weights_of(trainer.teacher.module)
@@ -125,7 +130,12 @@ def test_ignored_voxels_do_not_count_in_either_stage(options, datasets, tmp_path
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 def test_one_labeled_patch_is_used_in_both_directions(configuration, datasets, tmp_path):
-    trainer = make(datasets, tmp_path, configuration, attributes={"unlabeled_batch_size": 1, "pretrain_fraction": 0.0})
+    trainer = make(
+        datasets,
+        tmp_path,
+        configuration,
+        attributes={"unlabeled_batch_size": 1, "pretrain_fraction": 0.0, "competence": 0.0},
+    )
     batch = next(trainer.dataloader_train)
     batch["data"] = batch["data"][:1]
     batch["target"] = [t[:1] for t in batch["target"]]

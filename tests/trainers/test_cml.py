@@ -83,7 +83,7 @@ def test_pretraining_is_nnunets_loss_on_the_mixed_halves(options, weight, datase
 @pytest.mark.parametrize("options", [{}, {"ignore": True, "regions": True}], ids=str)
 def test_a_step_by_hand(options, datasets, tmp_path):
     """The equation of the trainer's page, written out for two labeled and two unlabeled patches."""
-    attributes = {"pretrain_fraction": 0.0, "largest_component": False, "pseudo_weight": 0.5}
+    attributes = {"pretrain_fraction": 0.0, "competence": 0.0, "largest_component": False, "pseudo_weight": 0.5}
     trainer, other = (make(datasets, tmp_path / x, attributes=attributes, **options) for x in "ab")
     batch = next(trainer.dataloader_train)
     x, u, inside = batch["data"], batch["unlabeled"], batch["inside"]
@@ -119,7 +119,9 @@ def test_a_step_by_hand(options, datasets, tmp_path):
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 def test_passes_are_those_of_the_paper(configuration, datasets, tmp_path):
-    trainer = make(datasets, tmp_path, configuration, {"num_epochs": 2, "num_iterations_per_epoch": 2})
+    trainer = make(
+        datasets, tmp_path, configuration, {"num_epochs": 2, "num_iterations_per_epoch": 2, "competence": 0.0}
+    )
     seen = {"student": [], "second": []}
     for member in (trainer.student, trainer.second):
         member.module.register_forward_pre_hook(
@@ -143,7 +145,9 @@ def test_the_networks_differ_in_their_decoders_and_only_there(datasets, tmp_path
 
 @pytest.mark.parametrize("largest", [True, False])
 def test_small_parts_of_pseudo_labels_are_dropped_if_wanted(largest, datasets, tmp_path, monkeypatch):
-    trainer = make(datasets, tmp_path, attributes={"pretrain_fraction": 0.0, "largest_component": largest})
+    trainer = make(
+        datasets, tmp_path, attributes={"pretrain_fraction": 0.0, "competence": 0.0, "largest_component": largest}
+    )
     calls = []
     monkeypatch.setattr(
         "nnunet_ssl.trainers.unlabeled.cml.largest_components", lambda labels: calls.append(labels) or labels

@@ -75,7 +75,7 @@ def test_schedules_are_fractions_of_the_run(datasets, tmp_path, monkeypatch):
     unit = np.log(2) / np.log(3)  # three classes
     assert [c[0][2] for c in uncertainty] == pytest.approx([5 * unit, 5 * 0.1**0.45 * unit, 0.5 * unit])
     assert [c[0][3] for c in negatives] == pytest.approx([0.3 + 0.2 * np.exp(-5), 0.5, 0.5])
-    assert trainer.weights()["consistency"] == pytest.approx(0.1 * np.exp(-5 / 9), rel=1e-3)
+    assert trainer.weights()["consistency"] == pytest.approx(2.5 * np.exp(-5 / 9), rel=1e-3)
 
 
 @pytest.mark.parametrize("as_released", [False, True])

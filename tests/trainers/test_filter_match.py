@@ -85,7 +85,7 @@ def test_unlabeled_patches_come_in_when_every_class_is_found_or_at_a_given_share
     trainer, _ = filter_match(datasets, tmp_path, progress=0.2)
     trainer.gate.counts.counts[0] = 1.0
     assert trainer.weights() == {"pseudo": 0.0}
-    trainer.after_epoch()
+    trainer.gate.look()
     assert trainer.gate.opened_at == pytest.approx(trainer.progress) and trainer.weights() == {"pseudo": 1.0}
     official, _ = filter_match(datasets, tmp_path, progress=0.2, start=20 / 300, joint=True)
     assert official.weights() == {"joint": 1.0}

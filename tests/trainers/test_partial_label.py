@@ -71,7 +71,8 @@ def test_options_reach_the_functions_under_golden_values(attributes, options, ca
 
 def test_the_teacher_labels_hidden_voxels_after_the_warm_up_only(datasets, tmp_path, monkeypatch):
     out, dataset = datasets(partial=True, unlabeled=0)
-    trainer = started(make_trainer("nnUNetTrainerPartialLabelMT", out, dataset, results=tmp_path, threshold=0.4))
+    options = {"threshold": 0.4, "competence": 0.0}
+    trainer = started(make_trainer("nnUNetTrainerPartialLabelMT", out, dataset, results=tmp_path, **options))
     calls = record_calls(monkeypatch, LOSSES + "partial_label_loss")
     steps = trainer.num_epochs * trainer.num_iterations_per_epoch
     accepted = 0

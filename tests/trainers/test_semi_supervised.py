@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
@@ -48,22 +47,22 @@ def test_the_second_stage_begins_when_every_class_is_known(datasets, tmp_path):
     trainer = make(datasets, tmp_path, num_epochs=100, num_iterations_per_epoch=10)
     know_everything(trainer)
     at(trainer, 0.04)
-    trainer.after_epoch()
+    trainer.gate.look()
     assert trainer.gate.opened_at is None  # too early, whatever is known
     at(trainer, 0.2)
     know_everything(trainer, f1=0.6)
-    trainer.after_epoch()
+    trainer.gate.look()
     assert trainer.gate.opened_at is None and trainer.weights() == {"pseudo": 0.0}
     know_everything(trainer, f1=0.75)
     trainer.gate.counts.counts[:, 0] = torch.tensor([0.0, 0.0, 5.0])  # one class is not found at all
-    trainer.after_epoch()
+    trainer.gate.look()
     assert trainer.gate.opened_at is None
     know_everything(trainer, f1=0.75)
-    trainer.after_epoch()
+    trainer.gate.look()
     assert trainer.gate.opened_at == 0.2
     know_everything(trainer, f1=0.1)
     at(trainer, 0.3)
-    trainer.after_epoch()
+    trainer.gate.look()
     assert trainer.gate.opened_at == 0.2  # it does not close again
 
 
@@ -86,8 +85,8 @@ def test_the_weight_ramps_up_to_the_share_of_the_unlabeled_images(datasets, tmp_
 
 
 @pytest.mark.parametrize("options", [{}, {"regions": True}, {"ignore": True}], ids=str)
-def test_the_term_by_hand_without_mixing(options, datasets, tmp_path):
-    trainer = make(datasets, tmp_path, options, mix=0.0, confidence=0.5)
+def test_the_term_by_hand(options, datasets, tmp_path):
+    trainer = make(datasets, tmp_path, options, confidence=0.5)
     past_every_switch(trainer)
     (batch,) = next_batches(trainer)
     with torch.no_grad():
@@ -106,43 +105,6 @@ def test_the_weak_view_has_nnunets_geometry_alone(datasets, tmp_path):
     intensity = [object(), MaskImageTransform([0], 0, 0), object()]
     assert trainer.unlabeled_views(intensity) == {"strong": intensity, "weak": intensity[1:2]}
     assert trainer.view_names == ("strong", "weak")
-
-
-def test_mixing_moves_image_label_certainty_and_inside_alike(datasets, tmp_path, monkeypatch):
-    """With a student that sees its input in its logits: where a patch was pasted, its label comes along."""
-    trainer = make(datasets, tmp_path, mix=1.0, unlabeled_batch_size=4)
-    past_every_switch(trainer)
-    (batch,) = next_batches(trainer)
-    np.random.seed(0)
-    seen = {}
-
-    def look(logits, moved):
-        seen.update(images=moved.unlabeled, inside=moved.inside, labels=trainer.labels, sure=trainer.sure)
-        return {"pseudo": logits[0].sum() * 0}
-
-    monkeypatch.setattr(trainer, "unlabeled_terms", look)
-    strong, weak = batch["unlabeled"].chunk(2, dim=1)
-    with torch.no_grad():
-        labels, sure = sure_labels(trainer.teacher(weak)[0], trainer.confidence)
-    run_steps(trainer, [batch])
-    for i in range(4):
-        own, other = ((strong[j] == seen["images"][i]).all(0) for j in (i, (i + 1) % 4))
-        assert (own | other).all() and own.any() and other.any()
-        for name, source in (("labels", labels), ("sure", sure), ("inside", batch["inside"])):
-            expected = torch.where(own, source[i], source[(i + 1) % 4])
-            same = expected == seen[name][i]
-            assert same[:, own ^ other].all(), name
-
-
-def test_patches_that_are_pieces_of_an_image_are_not_mixed(datasets, tmp_path):
-    trainer = make(datasets, tmp_path)
-    assert trainer.mixed_share == trainer.mix > 0
-    out, dataset = datasets()
-    trainer = make_trainer(NAME, out, dataset, results=tmp_path / "small")
-    configuration = trainer.configuration_manager.configuration
-    configuration["median_image_size_in_voxels"] = [4 * size for size in configuration["patch_size"]]
-    trainer.initialize()
-    assert trainer.mixed_share == 0
 
 
 def test_partial_labels_have_their_own_loss_and_count_what_is_annotated(datasets, tmp_path):

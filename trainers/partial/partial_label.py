@@ -67,17 +67,19 @@ class nnUNetTrainerPartialLabelMT(nnUNetTrainerPartialLabel):
 
     ema_decay: float = 0.99  # Mean Teacher's in medical segmentation
     warmup_fraction: float = 0.25  # of the run, without pseudo labels
+    competence: float = 0.7  # F1 of every class that ends it (0: none), at the latest at 0.4 of the run
     threshold: float = 0.9  # of the probability among the classes that a voxel may have
     inference: str = "teacher"  # or "student"
 
     def build_method(self) -> None:
+        self.register_gate(self.warmup_fraction, f1=self.competence)
         self.teacher = self.register_teacher(self.ema_decay)
 
     def labeled_transforms(self, transforms: list[BasicTransform]) -> list[BasicTransform]:
         return recording_inside(transforms, padding_label=0)  # the padding of patches gets no pseudo label
 
     def pseudo_labels(self, logits: Tensor, annotated: Tensor, batch: SSLBatch) -> Tensor | None:
-        if self.progress < self.warmup_fraction or batch.labeled_inside is None:  # validation has none
+        if self.gate.since_opening is None or batch.labeled_inside is None:  # validation has none
             return None
         if "pseudo" not in batch.extras:
             teacher_logits = self.teacher(batch.labeled)[0]

@@ -10,19 +10,17 @@ labels y and the pseudo labels q of a teacher (hard, largest component per class
     L = sum over both of  l(labeled part) + pseudo_weight l(pseudo-labeled part),   l = 0.5 (CE + Dice) on the part's own voxels
     theta' <- ema_decay theta' + (1 - ema_decay) theta
 
-Before that, for `pretrain_fraction` of the run, labeled images are pasted into labeled images; then the teacher starts as a
-copy of the student.
+For `pretrain_fraction` of the run before, and until every class is found, labeled images are pasted into labeled ones.
 
 Differs from the official code:
 * Loss scale: l with nnU-Net's forms of Dice (foreground or regions, batch Dice as planned) on every scale with nnU-Net's scale
   weights. The sum over two directions of 0.5 (CE + Dice) is as large as nnU-Net's loss, so nothing is rescaled. Pre-training has
   nnU-Net's own loss on the mixed labels.
-* Both stages are one run with one learning rate schedule: the last student goes on, not the best one (which the official LA
-  code selects on test cases), and keeps its optimizer (as for ACDC; not for LA).
+* One run with one learning rate schedule: the last student of the pre-training goes on with its optimizer (official: the best
+  one, for LA selected on test cases and with a new optimizer).
 * Every patch is used once (again where there are fewer of one kind; at least two mixes), one half of the mixes in each direction,
   as in the official code. Pre-training has as many mixes as labeled patches (official: half as many).
-* The box may lie at the last position of an axis too. Padding gets no pseudo label. Voxels that are ignored stay ignored.
-* Teacher in evaluation mode, no dropout (nnU-Net's networks have none).
+* Boxes may touch the far end of an axis. Padding gets no pseudo label. Ignored voxels stay ignored. No dropout.
 """
 
 from __future__ import annotations
@@ -50,17 +48,19 @@ class nnUNetTrainerBCP(nnUNetTrainerSSL):
     box_ratio: float = 2 / 3  # of the patch per axis; as in the official code
     ema_decay: float = 0.99  # as in the official code, no warm-up
     pretrain_fraction: float = 0.25  # of the run; official code: 10000 of 40000 (ACDC), 2000 of 17000 (LA) iterations
+    competence: float = 0.7  # F1 of every class that ends it (0: none, as official), at the latest at 0.4 of the run
     largest_component: bool = True  # of each class, as in the official code; False where a class has several parts
 
     replaces_labeled_loss = True
 
     def build_method(self) -> None:
         warn_of_small_patches(self)
+        self.register_gate(self.pretrain_fraction, f1=self.competence)
         self.teacher = self.register_teacher(self.ema_decay, warmup=False)
 
     @property
     def pretraining(self) -> bool:
-        return self.progress < self.pretrain_fraction
+        return self.gate.since_opening is None
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         self.teacher.decay = 0.0 if self.pretraining else self.ema_decay  # 0: the teacher is a copy of the student

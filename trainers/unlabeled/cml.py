@@ -12,7 +12,7 @@ another; q_n: hard prediction of network n for an unmixed unlabeled patch, large
     L = sum_n L_sup(f_n(x), y) + pseudo_weight sum_n L_sup(f_n(u), q) + discrepancy_weight (D(x) + D(u))
     D = sum_{n != m} 1 + mean_v cos(h_n,v, stopgrad h_m,v)
 
-For `pretrain_fraction` of the run before that, only labeled patches are mixed and learned from.
+For `pretrain_fraction` of the run before that, and until every class is found, only labeled patches are mixed and learned from.
 
 Differs from the official code:
 * Network 1 is the planned network (stored, validated and predicted with alone, so that stock nnU-Net can load it); network 2
@@ -57,12 +57,14 @@ class nnUNetTrainerCML(nnUNetTrainerSSL):
     discrepancy_weight: float = 0.4  # official code: 0.2 for LA, see above; 0.1 for ACDC
     box_ratio: float = 2 / 3  # of the patch per axis; as in the official code for LA; 1/2 for ACDC
     pretrain_fraction: float = 0.25  # of the run; official code: 10000 of 40000 (ACDC), 2000 of 17000 (LA) iterations
+    competence: float = 0.7  # F1 of every class that ends it (0: none, as official), at the latest at 0.4 of the run
     largest_component: bool = True  # of each class, as in the official code; False where a class has several parts
 
     replaces_labeled_loss = True
 
     def build_method(self) -> None:
         warn_of_small_patches(self)
+        self.register_gate(self.pretrain_fraction, f1=self.competence)
         network = with_interpolation(self.build_network())
         self.second = self.register_network("second", network, supervised=True, follows_pretrained=False)
         self.bottlenecks = [
@@ -71,7 +73,7 @@ class nnUNetTrainerCML(nnUNetTrainerSSL):
 
     @property
     def pretraining(self) -> bool:
-        return self.progress < self.pretrain_fraction
+        return self.gate.since_opening is None
 
     def draw_mask(self, images: Tensor) -> Tensor:
         shape = images.shape[2:]

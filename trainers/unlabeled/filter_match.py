@@ -29,7 +29,6 @@ import numpy as np
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.competence import CompetenceGate
 from nnunet_ssl.patches.turns import quarter_turns_fit, turn_and_flip
 from nnunet_ssl.predictions.entropy_filter import case_entropy, uncertain_cases
 from nnunet_ssl.predictions.targets import join_targets, pseudo_target
@@ -44,9 +43,8 @@ class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
     patches in one batch; a sliding-window prediction of all unlabeled images `filter_rounds` times in a run.
     """
 
-    start: float | None = (
-        None  # of the run; None: when every class is found; official: 20 / 300 (10 % of the labels), 5 / 300 (5 %)
-    )
+    # of the run; None: when every class is found; official: 20 / 300 (10 % of the labels), 5 / 300 (5 %)
+    start: float | None = None
     joint: bool = False  # labeled and unlabeled patches as one batch of nnU-Net's loss, as in the official code
     flip_start: float = 1 / 3  # of the run; official: epoch 100 of 300
     filter_rounds: int = 2  # evenly spread over the run; official: after epochs 100 and 200 of 300; 0: no filter
@@ -54,14 +52,11 @@ class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
     filter_mirroring: bool = True  # in these predictions; as in the official code. False: 4 (2D) or 8 times faster
 
     def build_method(self) -> None:
-        self.gate = CompetenceGate(self)
-
-    def supervised_loss(self, logits: list[Tensor], target: Tensor | list[Tensor], batch: SSLBatch) -> Tensor:
-        self.gate.count([z[: batch.num_labeled] for z in logits], batch.target)
-        return super().supervised_loss(logits, target, batch)
+        if self.start is None:
+            self.register_gate()
 
     def weights(self) -> dict[str, float]:
-        begun = self.gate.since_opening is not None if self.start is None else self.progress >= self.start
+        begun = self.progress >= self.start if self.gate is None else self.gate.since_opening is not None
         return {"joint" if self.joint else "pseudo": float(begun)}
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
@@ -78,7 +73,7 @@ class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
         labeled = self.supervised_loss(batch.labeled_part(scales), batch.target, batch)
         return {
             "labeled": labeled,
-            "pseudo": super().supervised_loss(batch.unlabeled_part(scales), of_unlabeled, batch),
+            "pseudo": self.supervised_loss(batch.unlabeled_part(scales), of_unlabeled, batch),
         }
 
     def _random_turn(self, scales: list[Tensor]) -> tuple[int, list[int]]:
@@ -89,8 +84,6 @@ class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
         return quarter_turns, [axis for axis in (-2, -1) if flips and np.random.rand() < 0.5]
 
     def after_epoch(self) -> None:
-        if self.start is None:
-            self.gate.look()
         if not ends_a_part(self.current_epoch, self.num_epochs, self.filter_rounds + 1):
             return
         entropies = self.score_unlabeled(lambda p: case_entropy(p, self.activation), mirroring=self.filter_mirroring)

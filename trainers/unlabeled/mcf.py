@@ -15,8 +15,8 @@ Differs from the official code:
 * A is the planned network (stored, validated and predicted with alone, so that stock nnU-Net can load it), B the U-Net with a
   residual encoder made from the same plans (a plain one where the plans are residual). Official: V-Net and a 3D ResNet-34 with a
   decoder; predictions are the mean of both networks' probabilities.
-* L_sup is nnU-Net's loss with deep supervision. It is CE + Dice, not halved, and so is the official one: both weights are as
-  published. R and U on the highest resolution.
+* L_sup is nnU-Net's loss with deep supervision. It is CE + Dice, not halved, and so is the official one: the weight of R is as
+  published, that of U 25 times. R and U on the highest resolution.
 * Any number of classes: D where the classes differ, mean over channels; for two classes this is the term of the official code.
   Regions: D and R per region, sigmoid. Ignored voxels are in neither D nor the score; padding is not in U.
 * The score is the mean Dice loss of the foreground classes (over all GPUs); ties go to B, as in the official code.
@@ -44,7 +44,7 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
     Passes per step: forward and backward of labeled and unlabeled patches for both networks (4 times nnU-Net's step).
     """
 
-    consistency_weight: float = 0.1  # as in the official code
+    consistency_weight: float = 2.5  # official code: 0.1, a gradient of 0.4 % of the labeled loss's (docs/studies)
     rampup_fraction: float = 1.0  # of the run; official: 40 * 150 of 6000 iterations; 0: no ramp
     rectification_weight: float = 0.5  # as in the official code
     temperature: float = 0.1  # of the sharpening; as in the official code

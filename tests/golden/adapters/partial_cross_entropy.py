@@ -32,6 +32,7 @@ def _loss_of_trainer(logits: Tensor, target: Tensor, ignore_label: int, regions:
     from nnunet_ssl.trainers import nnUNetTrainerScribblePCE as cls
 
     trainer = cls.__new__(cls)
+    trainer.gate = None
     trainer.device, trainer.is_ddp, trainer.enable_deep_supervision = logits.device, False, False
     trainer.label_manager = SimpleNamespace(has_regions=regions, ignore_label=ignore_label)
     trainer.configuration_manager = SimpleNamespace(batch_dice=batch_dice)

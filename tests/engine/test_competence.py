@@ -1,0 +1,67 @@
+"""The gate that opens when every class is found on labeled patches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.helpers.trainers import next_batches
+from tests.helpers.training import make_trainer, started
+
+LENGTH = {"num_epochs": 100, "num_iterations_per_epoch": 10}
+
+
+def gated(datasets, tmp_path, name="nnUNetTrainerBCP", options=None, **attributes):
+    out, dataset = datasets(**(options or {}))
+    return started(make_trainer(name, out, dataset, results=tmp_path, **LENGTH, **attributes))
+
+
+def at(trainer, progress):
+    trainer.iteration = round(progress * 1000)
+
+
+def test_it_counts_labeled_batches_while_it_is_shut(datasets, tmp_path):
+    trainer = gated(datasets, tmp_path)
+    batches = next_batches(trainer, 3)
+    trainer.train_step(batches[0])
+    counted = trainer.gate.counts.counts.clone()
+    tp, _, fn = counted
+    annotated = sum(float((batches[0]["target"][0] == c).sum()) for c in range(1, counted.shape[1] + 1))
+    assert annotated > 0 and float((tp + fn).sum()) == pytest.approx(annotated)  # of the mixed labels: permuted voxels
+    trainer.train_step(batches[1])
+    assert not torch.equal(trainer.gate.counts.counts, counted)
+    counted = trainer.gate.counts.counts.clone()
+    trainer.gate.opened_at = 0.0
+    trainer.train_step(batches[2])
+    assert torch.equal(trainer.gate.counts.counts, counted)
+
+
+def test_a_method_that_asks_for_no_competence_has_its_published_switch(datasets, tmp_path):
+    trainer = gated(datasets, tmp_path, competence=0.0, pretrain_fraction=0.25)
+    stages = []
+    for progress in (0.0, 0.249, 0.25, 0.5):
+        at(trainer, progress)
+        stages.append(trainer.pretraining)
+    assert stages == [True, True, False, False]
+
+
+def test_a_switch_that_is_later_than_the_latest_stays_where_it_is(datasets, tmp_path):
+    trainer = gated(datasets, tmp_path, pretrain_fraction=0.6)
+    trainer.gate.counts.counts[0] = 1.0
+    for progress, since in ((0.5, None), (0.6, 0.0)):
+        at(trainer, progress)
+        trainer.gate.look()
+        assert trainer.gate.since_opening == since
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerBCP", "nnUNetTrainerCML", "nnUNetTrainerFilterMatch"])
+def test_it_opens_after_an_epoch_in_which_every_class_was_found(name, datasets, tmp_path):
+    trainer = gated(datasets, tmp_path, name)
+    at(trainer, 0.3)
+    trainer.gate.counts.counts[:] = torch.tensor([[9e6], [1e6], [1e6]])
+    assert trainer.gate.since_opening is None and set(trainer.weights().values()) <= {
+        0.0,
+        getattr(trainer, "discrepancy_weight", 0.0),
+    }
+    trainer.on_train_epoch_end([trainer.train_step(b) for b in next_batches(trainer, 1)])
+    assert trainer.gate.opened_at == pytest.approx(0.301)
