@@ -35,10 +35,11 @@ from benchmarks.studies import STUDIES, Pack, Row, Study
 from benchmarks.study_report import CELLS, FOLDER, KEY, RUNS, read_records, records_file, write_reports
 from nnunet_ssl.commands.steps import Step, child_environment, run_command, run_steps
 from nnunet_ssl.data.atomic import write_atomically
+from nnunet_ssl.data.listing import files_with_ending
 from nnunet_ssl.discovery.variants import find_trainer
 from nnunet_ssl.errors import UserError, some
 from nnunet_ssl.evaluation.metrics import evaluate_case
-from nnunet_ssl.evaluation.runs import Experiment, case_files, load_json, patients
+from nnunet_ssl.evaluation.runs import Experiment, load_json, patients
 from nnunet_ssl.preprocessing.dense_labels import REFERENCES
 from tests.helpers.paths import REPOSITORY, SHARED
 
@@ -484,8 +485,8 @@ def evaluate(job: Job, folder: Path) -> pd.DataFrame:
 
     base = Path(os.environ["nnUNet_preprocessed"]) / job.row.pack.dataset
     cases = load_json(base / "splits_final.json")[0]["val"]
-    predictions = case_files(folder, ENDING)
-    references = case_files(base / REFERENCES, ENDING) or case_files(base / "gt_segmentations", ENDING)
+    predictions = files_with_ending(folder, ENDING)
+    references = files_with_ending(base / REFERENCES, ENDING) or files_with_ending(base / "gt_segmentations", ENDING)
     for what, files, place in (("predictions", predictions, folder), ("references", references, base)):
         missing = sorted(set(cases) - files.keys())
         if missing:

@@ -15,6 +15,7 @@ import numpy as np
 
 from nnunet_ssl.data.derived import refuse_faulty_cases, under_construction
 from nnunet_ssl.data.files import damaged_file, wrong_number_of_channels
+from nnunet_ssl.data.ownership import refuse_to_replace
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset, read_case, read_label_map
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
@@ -75,6 +76,8 @@ def merge_datasets(
         raise UserError(
             f"{target} exists. Allowed: a free id (-o), or --overwrite, which replaces the folder once the new one is complete."
         )
+    if target.exists():
+        refuse_to_replace(target, (file for raw in raws for file in raw.files()), "a free id with -o")
     with under_construction(target) as staging:
         records = _copy_cases(sources, dataset_json, staging, num_processes, target.name)
         splits = stratified_folds(sources, _one_patient_per_image(_patients(sources), records), num_folds)

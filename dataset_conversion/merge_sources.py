@@ -121,11 +121,11 @@ def read_sources(
     rest = dict(mapping or {})
     chosen = []
     for raw in raws:
-        keys = [key for key in (raw.name, raw.name[7:10], str(int(raw.name[7:10]))) if key in rest]
+        keys = [key for key in dict.fromkeys((raw.name, raw.id, str(int(raw.id)))) if key in rest]
         if mapping is not None and len(keys) != 1:
             raise UserError(
                 f"--map {file}: {raw.name} is named {'twice' if keys else 'nowhere'} (found: {', '.join(mapping)}). Allowed is "
-                f"once, as {int(raw.name[7:10])} or {raw.name}."
+                f"once, as {int(raw.id)} or {raw.name}."
             )
         chosen.append(_common_names(raw, rest.pop(keys[0]) if keys else None, file))
     if rest:
@@ -193,12 +193,12 @@ def _common_names(raw: RawDataset, mapping: Mapping | None, file: Path | None) -
 def _prefixes(raws: Sequence[RawDataset]) -> list[str]:
     """A prefix for the case ids of each data set; none is the beginning of another."""
     for prefixes in (
-        [f"{raw.name[11:]}_" for raw in raws],
-        [f"{raw.name[7:]}_" for raw in raws],
+        [f"{raw.name.partition('_')[2]}_" for raw in raws],
+        [f"{raw.name.removeprefix('Dataset')}_" for raw in raws],
     ):
         if not any(a is not b and b.startswith(a) for a in prefixes for b in prefixes):
             return prefixes
-    return [f"{raw.name[7:10]}_{raw.name[11:]}_" for raw in raws]
+    return [f"{raw.id}_{raw.name.partition('_')[2]}_" for raw in raws]
 
 
 def make_dataset_json(name: str, labels: Mapping[str, int], sources: Sequence[Source]) -> dict:
@@ -207,7 +207,7 @@ def make_dataset_json(name: str, labels: Mapping[str, int], sources: Sequence[So
     entries, cases = {}, {}
     for source in sources:
         everything = list(source.parts)
-        entries[source.raw.name[7:]] = {"prefix": source.prefix, "annotated": everything}
+        entries[source.raw.name.removeprefix("Dataset")] = {"prefix": source.prefix, "annotated": everything}
         for case in (*source.raw.labeled, *source.raw.test):
             annotated = source.annotated(case)
             if annotated != everything:

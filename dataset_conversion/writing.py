@@ -15,6 +15,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ssl.data.derived import refuse_faulty_cases
+from nnunet_ssl.data.names import check_case_ids
+from nnunet_ssl.data.ownership import refuse_to_replace
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import DENSE_FOLDER
 from nnunet_ssl.data.splits import patients_on_both_sides, write_splits
@@ -98,6 +100,7 @@ def write_dataset(
                     f"{target} exists and holds another conversion: cases, labels, options or split differ. Allowed: a free id "
                     "(-d), or --overwrite, which replaces the folder once the new one is complete."
                 )
+            refuse_to_replace(target, _input_files(cases), "a free id with -d")
         results = _convert_all(dataset, by_id, assignment, reader, dense_reader, staging, num_processes)
         for case_id, record in [*records.unlabeled.items(), *records.labeled.items(), *records.test.items()]:
             record.sha256 = results[case_id].content
@@ -130,7 +133,12 @@ def _check_cases(cases: Sequence[Case]) -> dict[str, Case]:
                 "channels. Rename the case."
             )
         by_id[case.case_id] = case
+    check_case_ids(by_id, "the cases of the input (-i)")
     return by_id
+
+
+def _input_files(cases: Iterable[Case]) -> list[Path]:
+    return [Path(file) for case in cases for file in (*case.images, case.label, case.dense) if file is not None]
 
 
 def _check_assignment(assignment: Assignment, by_id: Mapping[str, Case]) -> None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pickle
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 
 from nnunet_ssl.commands import COMMANDS, load
 from nnunet_ssl.commands.arguments import make_parser
@@ -16,13 +22,60 @@ def _overview() -> str:
         "usage: nnunet_ssl <subcommand> [-h] ...\n\n"
         "Semi- and weakly supervised learning for nnU-Net.\n\n"
         f"subcommands:\n{rows}\n\n"
+        "--debug after a subcommand shows where in the program an error arose.\n\n"
         "Training and prediction are nnU-Net's own commands, for example\n"
         "  nnUNetv2_train 101 3d_fullres 0 -tr nnUNetTrainerMeanTeacher"
     )
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which is treated as Ctrl-C: what is open is closed, what is half written goes."""
+
+
+def _raise_terminated(*_: object) -> None:
+    raise Terminated
+
+
+def _die_of_sigterm() -> None:
+    """In a forked worker: its pool ends it with this signal, wherever it hangs."""
+    if signal.getsignal(signal.SIGTERM) is _raise_terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_die_of_sigterm)
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _sentence(error: BaseException) -> str:
+    """What to say of an error of the system, with its file."""
+    if isinstance(error, OSError) and error.strerror:
+        file = f"{error.filename}: " if error.filename is not None else ""
+        return f"{file}{error.strerror}. Check that it is there, that you may read and write it, and that the disk has space."
+    if isinstance(error, MemoryError):
+        return "there is not enough memory. Give fewer processes (-np), or use a machine with more."
+    if isinstance(error, UnicodeError):
+        return f"a name or a text is not in UTF-8 ({error}). Rename the file, or save it in UTF-8."
+    return f"a file cannot be read: it is damaged or of another kind ({error}). Restore it."
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run a subcommand; the exit status: 1 for a mistake that the user can repair, 2 for an unknown subcommand."""
+    """Run a subcommand; the exit status.
+
+    1: a mistake that the user can repair, or an error of the system, in one sentence; 2: an unknown subcommand; 130, 143:
+    interrupted by Ctrl-C or SIGTERM. Any other exception is a fault of this package and keeps its traceback; with `--debug` all do.
+    """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())
@@ -32,12 +85,24 @@ def main(argv: list[str] | None = None) -> int:
         print(f"nnunet_ssl: unknown subcommand '{name}'. Allowed: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     module = load(name)
-    args = make_parser(name, module).parse_args(rest)
+    debug = "--debug" in rest
+    args = make_parser(name, module).parse_args([word for word in rest if word != "--debug"])
     try:
-        return module.run(args) or 0
+        with _terminated_like_interrupted():
+            return module.run(args) or 0
+    except KeyboardInterrupt as error:
+        print(f"\nnnunet_ssl {name}: interrupted.", file=sys.stderr)
+        return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
     except UserError as error:
-        print(f"\nnnunet_ssl {name}: {error}", file=sys.stderr)
-        return 1
+        if debug:
+            raise
+        message = str(error)
+    except (OSError, MemoryError, UnicodeError, pickle.UnpicklingError, EOFError) as error:
+        if debug:
+            raise
+        message = _sentence(error)
+    print(f"\nnnunet_ssl {name}: {message}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

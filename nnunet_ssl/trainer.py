@@ -484,7 +484,11 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             return None
         validation = self.do_split()[1] if self.cases is None else self.cases.validation
         found = DenseLabels.of(
-            self.preprocessed_dataset_folder_base, self.plans_manager, self.configuration_manager, validation
+            self.preprocessed_dataset_folder_base,
+            self.plans_manager,
+            self.configuration_manager,
+            validation,
+            self.dataset_json["file_ending"],
         )
         self.print_to_log_file(
             f"Validation (pseudo Dice and final) is against the dense labels of {found.references}."

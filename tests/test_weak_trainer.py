@@ -122,4 +122,7 @@ def test_what_has_not_changed_is_kept_and_what_is_gone_is_removed(sparse, capsys
     preprocessed = out / "nnUNet_preprocessed" / name
     assert not (preprocessed / "gt_segmentations_dense").exists()
     plans_manager = make_trainer(WEAK, out, name).plans_manager
-    assert DenseLabels.of(preprocessed, plans_manager, plans_manager.get_configuration("2d"), ["case_03"]) is None
+    assert (
+        DenseLabels.of(preprocessed, plans_manager, plans_manager.get_configuration("2d"), ["case_03"], ".nii.gz")
+        is None
+    )

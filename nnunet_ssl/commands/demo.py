@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ssl.commands.steps import Step, child_environment, run_steps
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.data.ownership import remove_folder
+from nnunet_ssl.errors import UserError, some
 
 DESCRIPTION = """\
 Phantoms -> convert -> plan and preprocess -> train nnU-Net and Mean Teacher -> predict -> compare, with the public
@@ -193,15 +193,24 @@ def plan_steps(work: Path, settings: Settings, device: str, num_processes: int) 
     return steps
 
 
+def _is_made_here(path: str) -> bool:
+    """Whether a file below the work folder is the demo's, as far as names can tell."""
+    first, *below = path.split("/")
+    if first.startswith("nnUNet_"):
+        return first in MADE_HERE and len(below) > 1 and below[0] == DATASET
+    return first in ((STATE_FILE, FIGURE_FILE) if not below else MADE_HERE)
+
+
 def _open_work_folder(work: Path, settings: Settings, overwrite: bool) -> dict:
     """The state of an earlier run with the same settings, or a new one. UserError for a folder of something else."""
     file = work / STATE_FILE
     is_demo = file.is_file()
+    if settings.data is not None and Path(settings.data).resolve().is_relative_to(work.resolve()):
+        raise UserError(f"--data {settings.data} lies in the work folder {work}. Name another work folder with -o.")
     if overwrite and is_demo:
-        for name in MADE_HERE:
-            shutil.rmtree(work / name, ignore_errors=True)
-        for name in (STATE_FILE, FIGURE_FILE):
-            (work / name).unlink(missing_ok=True)
+        kept = remove_folder(work, lambda path, _: _is_made_here(path))
+        if kept:
+            print(f"{work}: {len(kept)} file(s) stay, which are not the demo's: {some(kept, 5)}")
     wanted = vars(settings)
     state = {"format": FORMAT, "settings": wanted, "seconds": {}}
     if file.is_file():

@@ -59,8 +59,13 @@ def write_named_atomically(filename: str | Path, ending: str, write: Callable[[s
     write_atomically(filename, write_and_rename)
 
 
+def is_unfinished(name: str) -> bool:
+    """Whether a file of this name is a temporary one of these functions."""
+    return re.fullmatch(r"\..+\.\d+\.tmp(\..+)?", name) is not None
+
+
 def remove_unfinished(folder: Path) -> None:
     """Delete the temporary files that killed processes of these functions have left in `folder`; nothing else."""
     for file in folder.glob(".*.tmp*"):
-        if re.fullmatch(r"\..+\.\d+\.tmp(\..+)?", file.name) and file.is_file():
+        if is_unfinished(file.name) and file.is_file():
             file.unlink()

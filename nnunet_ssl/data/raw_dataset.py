@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,9 @@ import numpy as np
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.files import damaged_file, explain_reading_error
-from nnunet_ssl.errors import UserError, some
+from nnunet_ssl.data.listing import channels_of_cases, files_with_ending, refuse_hidden_files
+from nnunet_ssl.data.names import check_case_ids, dataset_number
+from nnunet_ssl.errors import UserError, excerpt, some
 
 FOLDERS = {"unlabeled": "imagesUn", "labeled": "imagesTr", "test": "imagesTs"}
 DENSE_FOLDER = "labelsTr_dense"  # dense labels of training cases whose labels are sparse or partial
@@ -94,6 +95,8 @@ class RawDataset:
             raise UserError(
                 f"{folder / 'imagesTr'} holds no case CASE_0000{ending}; at least one labeled case is needed to plan."
             )
+        if "dataset" not in dataset_json:
+            _check_pairs(folder, labeled, dataset_json)
         for case, label in labels.items():
             if not Path(label).is_file():
                 raise UserError(
@@ -106,6 +109,8 @@ class RawDataset:
         for kind, cases in (("labeled", labeled), ("unlabeled", unlabeled), ("test", test)):
             if kind != "labeled" or "dataset" not in dataset_json:
                 _check_channels(folder / FOLDERS[kind], cases, channels, ending)
+        check_case_ids([*labeled, *unlabeled], str(folder))
+        check_case_ids(test, str(folder / FOLDERS["test"]))
         both = sorted(set(unlabeled) & set(labeled))
         if both:
             raise UserError(
@@ -123,8 +128,8 @@ class RawDataset:
 
     @property
     def id(self) -> str:
-        """The three digits of `DatasetXXX_Name`, as commands take them after -d."""
-        return self.name[7:10]
+        """The digits of `DatasetXXX_Name`, as commands take them after -d."""
+        return dataset_number(self.name)
 
     @property
     def file_ending(self) -> str:
@@ -146,6 +151,11 @@ class RawDataset:
     def label_files(self, section: str) -> dict[str, str]:
         """Case -> label file of `section`, for the cases that have one; those of `unlabeled` have none."""
         return {"unlabeled": {}, "labeled": self.labels, "test": self.test_labels}[section]
+
+    def files(self) -> list[str]:
+        """Every image and label map that was listed."""
+        of_cases = [file for section in FOLDERS for files in self.images(section).values() for file in files]
+        return [*of_cases, *self.labels.values(), *self.test_labels.values()]
 
     def dense_files(self) -> dict[str, str]:
         """Training case -> its dense label file, where labels are sparse or partial and the data set has dense ones too.
@@ -173,8 +183,7 @@ class RawDataset:
 
     def _label_maps(self, folder: str) -> dict[str, str]:
         """Name -> file of the label maps in a folder, which need not be there."""
-        files = sorted((self.folder / folder).glob(f"*{self.file_ending}"))
-        return {file.name[: -len(self.file_ending)]: str(file) for file in files}
+        return {name: str(file) for name, file in files_with_ending(self.folder / folder, self.file_ending).items()}
 
     @cached_property
     def reader_writer_class(self) -> type:
@@ -209,22 +218,36 @@ def _load_dataset_json(file: Path) -> dict:
 
 def _list_images(folder: Path, ending: str) -> dict[str, list[str]]:
     """Case -> its channel files, both sorted. A folder that does not exist holds no cases."""
-    if not folder.is_dir():
-        return {}
     from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
 
+    cases = channels_of_cases(folder, ending)
     image_endings = {end for reader in LIST_OF_IO_CLASSES for end in reader.supported_file_endings} | {".nii"}
-    pattern = re.compile(rf"(.+)_\d{{4}}{re.escape(ending)}")
-    cases: dict[str, list[str]] = {}
-    for file in sorted(folder.iterdir()):
-        if file.name.startswith(".") or not file.is_file():
-            continue
-        if match := pattern.fullmatch(file.name):
-            cases.setdefault(match.group(1), []).append(str(file))
-        elif file.name.lower().endswith(tuple(image_endings)):
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+        if not name.startswith(".") and not name.endswith(ending) and name.lower().endswith(tuple(image_endings)):
             # nnU-Net would pass over such a file without a word
-            raise UserError(f"{file}: an image in {folder.name} must be named CASE_XXXX{ending}. Rename or convert it.")
-    return dict(sorted(cases.items()))
+            raise UserError(
+                f"{folder / name}: an image in {folder.name} must be named CASE_XXXX{ending}. Rename or convert it."
+            )
+    return cases
+
+
+def _check_pairs(folder: Path, labeled: Mapping[str, object], dataset_json: dict) -> None:
+    """UserError where imagesTr and labelsTr do not belong together, or dataset.json counts other cases: one may have been lost."""
+    ending = dataset_json["file_ending"]
+    for part in (FOLDERS["labeled"], "labelsTr"):
+        refuse_hidden_files(folder / part, ending)
+    without = sorted(set(files_with_ending(folder / "labelsTr", ending)) - set(labeled))
+    if without:
+        raise UserError(
+            f"{folder / 'labelsTr' / f'{without[0]}{ending}'}: {len(without)} label(s) have no image in imagesTr: "
+            f"{some(without, 5)}. Restore the images, or take the labels away."
+        )
+    counted = dataset_json.get("numTraining", len(labeled))
+    if counted != len(labeled):
+        raise UserError(
+            f"{folder / 'dataset.json'}: key 'numTraining' is {excerpt(counted)}, imagesTr holds {len(labeled)} cases. Restore "
+            "what is missing, or correct the number."
+        )
 
 
 def _channel(file: str, ending: str) -> str:

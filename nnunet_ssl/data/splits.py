@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_ssl.data.atomic import write_json_atomically
+from nnunet_ssl.data.names import check_case_ids
+from nnunet_ssl.data.ownership import add_to_record
 from nnunet_ssl.errors import UserError, some
 
 FILE_NAME = "splits_final.json"
@@ -59,6 +61,7 @@ def write_splits(file: str | Path, splits: Sequence[Mapping[str, Sequence[str]]]
             return False
         shutil.copy2(file, _backup_name(file))
     write_json_atomically(splits, file)
+    add_to_record(file)
     return True
 
 
@@ -192,6 +195,7 @@ def _check(splits: object, file: Path) -> None:
             twice = sorted({case for case in cases if cases.count(case) > 1}) if len(set(cases)) < len(cases) else []
             if twice:
                 raise UserError(f"{file}, fold {fold}: '{side}' names {some(twice, 5)} more than once. {_REMEDY}")
+        check_case_ids([*split["train"], *split["val"]], f"{file}, fold {fold}")
         if not split["train"]:
             raise UserError(f"{file}, fold {fold}: 'train' is empty; at least one labeled case is needed. {_REMEDY}")
 

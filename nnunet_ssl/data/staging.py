@@ -15,6 +15,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from nnunet_ssl.data.files import check_nifti
+from nnunet_ssl.data.ownership import remove_folder, write_record
 from nnunet_ssl.errors import UserError, some
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -50,7 +51,11 @@ def target_folder(dataset_id: int, name: str, option: str = "-d") -> Path:
 
 
 def staging_folder(target: Path) -> Path:
-    """Where the data set is written before it is renamed to `target`; the name tells which process it belongs to."""
+    """Where the data set is written before it is renamed to `target`; the name tells which process it belongs to.
+
+    On the disk of `target`, if that is a link to a folder of another one.
+    """
+    target = target.resolve()
     return target.with_name(f"{_staging_prefix(target)}{socket.gethostname()}-{os.getpid()}")
 
 
@@ -60,12 +65,13 @@ def _staging_prefix(target: Path) -> str:
 
 def recover(target: Path) -> None:
     """Put right what a killed conversion has left: its half data set goes, a data set it had moved aside comes back."""
+    target = target.resolve()
     if not target.parent.is_dir():
         return
     replaced = target.with_name(f".{target.name}.replaced")
     if replaced.exists():
         if target.exists():
-            shutil.rmtree(replaced)
+            _remove_replaced(replaced)
         else:
             os.rename(replaced, target)
             print(f"An interrupted conversion had moved {target} aside; it is back in its place.")
@@ -90,7 +96,9 @@ def _is_running(pid: int) -> bool:
 
 
 def put_in_place(staging: Path, target: Path) -> None:
-    """Rename the complete data set; the one it replaces is removed only after that."""
+    """Rename the complete data set, with a record of its files; the one it replaces is removed only after that."""
+    write_record(staging)
+    target = target.resolve()  # a link to another disk stays one
     replaced = target.with_name(f".{target.name}.replaced")
     if target.exists():
         os.rename(target, replaced)
@@ -100,7 +108,15 @@ def put_in_place(staging: Path, target: Path) -> None:
         if replaced.exists():
             os.rename(replaced, target)
         raise
-    shutil.rmtree(replaced, ignore_errors=True)
+    _remove_replaced(replaced)
+
+
+def _remove_replaced(replaced: Path) -> None:
+    """What is ours of a data set that has been replaced. Before, `refuse_to_replace` has found nothing else in it."""
+    if kept := remove_folder(replaced):
+        print(
+            f"{replaced} stays: it holds {len(kept)} file(s) that came in meanwhile: {some(kept, 5)}. Move them away."
+        )
 
 
 def write_image(image: sitk.Image, path: Path) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_ssl.data.atomic import write_json_atomically
+from nnunet_ssl.data.names import check_case_ids
+from nnunet_ssl.data.ownership import write_recorded_json
 from nnunet_ssl.errors import UserError, excerpt
 
 FILE_NAME = "unlabeled.json"
@@ -110,6 +111,7 @@ class UnlabeledList:
                     record,
                     'an object with the texts "source" and "sha256"',
                 )
+            check_case_ids(cases, f"{path}, key '{section}'")
             sections[section] = {case: CaseRecord(r["source"], r["sha256"]) for case, r in cases.items()}
 
         groups = content.get("groups", {})
@@ -138,7 +140,7 @@ class UnlabeledList:
             content["groups"] = self.groups
         if self.hidden_labels:
             content["hidden_labels"] = {str(fold): sorted(cases) for fold, cases in self.hidden_labels.items()}
-        write_json_atomically(content, path)
+        write_recorded_json(content, Path(path))
 
     def patient(self, case: str) -> str:
         """The patient of a case: its group, or the case itself where no group is given."""

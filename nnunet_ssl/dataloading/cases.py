@@ -10,6 +10,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_ssl.data.leakage import find_overlaps
+from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.splits import load_splits, split_hash
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError, listed, some
@@ -101,7 +102,7 @@ def gather_cases(
     dataset = plans_manager.dataset_name
     file = Path(preprocessed_base, "unlabeled.json")
     repair = (
-        f"nnunet_ssl preprocess_unlabeled -d {int(dataset[7:].split('_')[0])} -c {configuration} "
+        f"nnunet_ssl preprocess_unlabeled -d {int(dataset_number(dataset))} -c {configuration} "
         f"-p {plans_manager.plans_name}"
     )
     if not file.is_file() and needs_unlabeled:

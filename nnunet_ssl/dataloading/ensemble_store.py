@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.data.atomic import write_atomically
+from nnunet_ssl.data.ownership import remove_folder
 from nnunet_ssl.dataloading.extra_labels import labels_file
 
 
@@ -46,8 +46,8 @@ class EnsembleStore:
         return self._record.is_file() and json.loads(self._record.read_text())["updates"] == self.updates
 
     def restart(self) -> None:
-        """Remove all files; the next update is the first."""
-        shutil.rmtree(self.folder, ignore_errors=True)  # every process does, so another may be faster
+        """Remove all files that were written here; the next update is the first. Every process does, so another may be faster."""
+        remove_folder(self.folder, lambda path, file: "/" not in path and file.suffix in (".npy", ".json"))
         self.updates = 0
 
     def start_update(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
 from batchgeneratorsv2.transforms.nnunet.seg_to_onehot import MoveSegAsOneHotToDataTransform
+from batchgeneratorsv2.transforms.noise.blank_rectangle import BlankRectangleTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
@@ -59,6 +60,21 @@ def label_transforms(transforms: ComposeTransforms) -> ComposeTransforms:
 def without_intensity(intensity: Sequence[BasicTransform]) -> list[BasicTransform]:
     """Of nnU-Net's intensity transforms the one that sets the outside of the non-zero mask to 0 again, for a weak view."""
     return [transform for transform in intensity if isinstance(transform, MaskImageTransform)]
+
+
+def with_blank_rectangles(
+    intensity: Sequence[BasicTransform], patch_size: Sequence[int], probability: float
+) -> list[BasicTransform]:
+    """nnU-Net's intensity transforms, then 1 to 4 rectangles of their mean intensity, for a view that hides something.
+
+    The sizes are those of nnUNetTrainerDA5: a tenth to a third of the patch along each axis, for each channel others.
+
+    Args:
+        patch_size: voxels, of the patch that is trained on.
+        probability: of a patch to get rectangles.
+    """
+    sizes = tuple((max(1, p // 10), max(2, p // 3)) for p in patch_size)
+    return [*intensity, RandomTransform(BlankRectangleTransform(sizes, torch.mean, (1, 5)), probability)]
 
 
 class UnlabeledViews(BasicTransform):

@@ -15,7 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.data.ownership import refuse_to_replace, remove_folder, write_record
+from nnunet_ssl.errors import UserError, some
 
 STOCK_TRAINER = "nnUNetTrainer"
 DEFAULT_CHECKPOINT = "checkpoint_final.pth"
@@ -122,6 +123,7 @@ def _refuse_to_replace(out: Path, source: Path, overwrite: bool) -> None:
         raise UserError(
             f"{out} holds an earlier export. Choose another folder with -o, or add --overwrite to replace it."
         )
+    refuse_to_replace(out, [source], "another folder with -o")
 
 
 def _replace_folder(new: Path, out: Path) -> None:
@@ -132,7 +134,10 @@ def _replace_folder(new: Path, out: Path) -> None:
     old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
     os.rename(out, old / out.name)
     os.rename(new, out)
-    shutil.rmtree(old)
+    if kept := remove_folder(old / out.name):
+        print(f"{old / out.name} stays: it holds {some(kept)}, which came in meanwhile. Move them away.")
+    else:
+        old.rmdir()
 
 
 def export_model(
@@ -177,6 +182,7 @@ def export_model(
         _check_stock_loads(new, list(files), checkpoint, source)
         provenance = {"trainer_name": trainers, "checkpoint": checkpoint, "model": source.name}
         (new / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n")
+        write_record(new)
         _replace_folder(new, out)
     finally:
         shutil.rmtree(temporary)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.evaluation.runs import case_files
+from nnunet_ssl.data.listing import files_with_ending
 
 ENDING = ".nii.gz"
 
@@ -28,7 +28,7 @@ def write_predictions_figure(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    cases = sorted(case_files(labels, ENDING))[:num_cases]
+    cases = sorted(files_with_ending(labels, ENDING))[:num_cases]
     figure = Figure(figsize=(10, 2.6 * len(cases)))
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(cases), 2 + len(predictions), squeeze=False)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.annotated_classes import PartialLabels
+from nnunet_ssl.data.listing import files_with_ending
+from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError, some
@@ -42,7 +44,14 @@ class Experiment:
 
     def train_command(self, trainer: str, fold: Fold, *switches: str) -> str:
         plans = [] if self.plans == "nnUNetPlans" else ["-p", self.plans]
-        words = ["nnUNetv2_train", str(int(self.dataset[7:10])), self.configuration, str(fold), "-tr", trainer]
+        words = [
+            "nnUNetv2_train",
+            str(int(dataset_number(self.dataset))),
+            self.configuration,
+            str(fold),
+            "-tr",
+            trainer,
+        ]
         return " ".join([*words, *plans, *switches])
 
 
@@ -247,11 +256,6 @@ def _logged_counts(folder: Path) -> tuple[tuple[int, int], ...]:
 # ------------------------------------------------------------------------------------------------------------ validation
 
 
-def case_files(folder: Path, file_ending: str) -> dict[str, Path]:
-    """case -> segmentation file of a folder."""
-    return {path.name[: -len(file_ending)]: path for path in sorted(folder.glob(f"*{file_ending}"))}
-
-
 def validation_pairs(experiment: Experiment, run: Run, file_ending: str) -> dict[str, tuple[Path, Path]]:
     """case -> (prediction, reference) of nnU-Net's final validation; dense references where labels are sparse.
 
@@ -261,7 +265,7 @@ def validation_pairs(experiment: Experiment, run: Run, file_ending: str) -> dict
     folder, command = run.folder / "validation", experiment.train_command(run.trainer, run.fold, "--val")
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: {run.trainer} was not validated. Validate it: {command}")
-    predictions = case_files(folder, file_ending)
+    predictions = files_with_ending(folder, file_ending)
     if not predictions or not (folder / "summary.json").is_file():
         raise UserError(
             f"{folder} is unfinished: {len(predictions)} predictions and no summary.json, which nnU-Net writes last. "
@@ -269,15 +273,16 @@ def validation_pairs(experiment: Experiment, run: Run, file_ending: str) -> dict
         )
     base = nnunet_folder("nnUNet_preprocessed") / experiment.dataset
     reference_folder = base / DENSE_REFERENCES
-    references = case_files(reference_folder, file_ending)
+    references = files_with_ending(reference_folder, file_ending)
     if not predictions.keys() <= references.keys():
         reference_folder = base / "gt_segmentations"
-        references = case_files(reference_folder, file_ending)
+        references = files_with_ending(reference_folder, file_ending)
     missing = sorted(predictions.keys() - references.keys())
     if missing:
         raise UserError(
             f"{reference_folder} has no reference for {len(missing)} validation cases: {some(missing, SHOWN)}. "
-            f"Preprocess again: nnunet_ssl plan_and_preprocess -d {int(experiment.dataset[7:10])} -c {experiment.configuration}"
+            f"Preprocess again: nnunet_ssl plan_and_preprocess -d {int(dataset_number(experiment.dataset))} "
+            f"-c {experiment.configuration}"
         )
     return {case: (file, references[case]) for case, file in predictions.items()}
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ssl.data.atomic import write_json_atomically
+from nnunet_ssl.data.derived import under_construction
 from nnunet_ssl.data.files import file_hash
+from nnunet_ssl.data.listing import channels_of_cases, files_with_ending
+from nnunet_ssl.data.ownership import refuse_to_replace
+from nnunet_ssl.data.staging import recover
 from nnunet_ssl.errors import UserError, some
-from nnunet_ssl.evaluation.runs import SHOWN, Experiment, Fold, case_files, load_json, nnunet_folder
+from nnunet_ssl.evaluation.runs import SHOWN, Experiment, Fold, load_json, nnunet_folder
 
 RECORD_FILE = "compare_record.json"  # beside the predictions: what they were made with
 
@@ -40,7 +42,7 @@ class PredictionSettings:
 def find_test_cases(experiment: Experiment, file_ending: str) -> TestCases:
     """Cases of `labelsTs` with their images in `imagesTs`. UserError if there are none or images are missing."""
     raw = nnunet_folder("nnUNet_raw") / experiment.dataset
-    references = case_files(raw / "labelsTs", file_ending)
+    references = files_with_ending(raw / "labelsTs", file_ending)
     if not references:
         raise UserError(
             f"{raw / 'labelsTs'} holds no label file (*{file_ending}), so that the test cases cannot be evaluated. Put the "
@@ -48,11 +50,9 @@ def find_test_cases(experiment: Experiment, file_ending: str) -> TestCases:
             + file_ending
             + ", or compare on the validation cases, without --test."
         )
-    channel = re.compile(rf"(.+)_\d{{4}}{re.escape(file_ending)}")
-    images: dict[str, list[Path]] = {}
-    for path in sorted((raw / "imagesTs").glob(f"*{file_ending}")):
-        if match := channel.fullmatch(path.name):
-            images.setdefault(match[1], []).append(path)
+    images = {
+        case: [Path(f) for f in files] for case, files in channels_of_cases(raw / "imagesTs", file_ending).items()
+    }
     missing = sorted(references.keys() - images.keys())
     if missing:
         raise UserError(
@@ -67,8 +67,8 @@ def predict_test(
 ) -> Path:
     """Folder with the predictions of the test cases by stock nnU-Net, the folds as an ensemble; made if it is not there.
 
-    It lies beside the folds: `test_folds_0_1`. Predictions are made in `<name>.unfinished` and renamed together with a record of
-    the checkpoints (by content), images and settings they were made with. They are made again if any of these has changed.
+    It lies beside the folds: `test_folds_0_1`. Predictions are made in a hidden folder of the process and renamed together with a
+    record of the checkpoints (by content), images and settings they were made with. They are made again if one has changed.
 
     Raises:
         UserError: a checkpoint is missing or cannot be loaded, no CUDA device, or the folder was not written by this function.
@@ -102,6 +102,7 @@ def predict_test(
         "mirroring": settings.mirroring,
         "previous_stage": load_json(previous_folder / RECORD_FILE) if previous_folder else None,
     }
+    recover(folder)
     if folder.is_dir():
         if not (folder / RECORD_FILE).is_file():
             raise UserError(f"{folder} was not written by this command ({RECORD_FILE} is missing). Move it away.")
@@ -110,6 +111,7 @@ def predict_test(
         if not changed:
             print(f"{trainer}: predictions of the test cases are there: {folder}")
             return folder
+        refuse_to_replace(folder, [], "the folder another name")
         print(f"{trainer}: predictions of the test cases are made again, changed since: {', '.join(changed)}")
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise UserError("-device cuda: torch finds no CUDA device. Predict with -device cpu (slow).")
@@ -119,19 +121,14 @@ def predict_test(
         predictor.initialize_from_trained_model_folder(str(model_folder), tuple(folds), settings.checkpoint_name)
     except RuntimeError as error:
         raise UserError(f"nnU-Net cannot load the model in {model_folder}: {error}") from error
-    unfinished = folder.with_name(f"{name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
     processes = max(1, min(settings.num_processes, len(cases.images)))
-    predictor.predict_from_files(
-        [[str(path) for path in paths] for paths in cases.images.values()],
-        [str(unfinished / case) for case in cases.images],
-        num_processes_preprocessing=processes,
-        num_processes_segmentation_export=processes,
-        folder_with_segs_from_prev_stage=None if previous_folder is None else str(previous_folder),
-    )
-    write_json_atomically(record, unfinished / RECORD_FILE)
-    if folder.is_dir():
-        shutil.rmtree(folder)
-    unfinished.rename(folder)
+    with under_construction(folder) as unfinished:
+        predictor.predict_from_files(
+            [[str(path) for path in paths] for paths in cases.images.values()],
+            [str(unfinished / case) for case in cases.images],
+            num_processes_preprocessing=processes,
+            num_processes_segmentation_export=processes,
+            folder_with_segs_from_prev_stage=None if previous_folder is None else str(previous_folder),
+        )
+        write_json_atomically(record, unfinished / RECORD_FILE)
     return folder

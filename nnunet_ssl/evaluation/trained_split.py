@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nnunet_ssl.data.listing import files_with_ending
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE_NAME
 from nnunet_ssl.data.splits import load_splits, split_hash
 from nnunet_ssl.errors import UserError, some
-from nnunet_ssl.evaluation.runs import SHOWN, Experiment, Fold, Run, Split, case_files, nnunet_folder
+from nnunet_ssl.evaluation.runs import SHOWN, Experiment, Fold, Run, Split, nnunet_folder
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _claims(run: Run, file_ending: str) -> list[tuple[str, dict[str, object]]]:
     for source, split in run.splits.items():
         claims.append((source, {side: set(split[side]) for side in ("train", "val")}))
     if (run.folder / "validation" / "summary.json").is_file():
-        claims.append(("validation cases", {"val": set(case_files(run.folder / "validation", file_ending))}))
+        claims.append(("validation cases", {"val": set(files_with_ending(run.folder / "validation", file_ending))}))
     if not run.split:
         counts = sorted(set(run.logged_counts))
         claims += [("numbers of cases in the log", {"n_train": train, "n_val": val}) for train, val in counts]

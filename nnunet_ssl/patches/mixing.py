@@ -184,26 +184,6 @@ def copy_paste(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, first, second.to(first.dtype))
 
 
-def cut_mix_with_next(maps: Sequence[Tensor], probability: float, random=np.random) -> list[Tensor]:
-    """With this probability, a patch gets boxes of the next one of the batch pasted in (the last one: of the first).
-
-    Boxes are those of `box_masks`, drawn on the host; a batch of one stays as it is.
-
-    Args:
-        maps: images, label maps and masks of the same patches, each `(B, any channels, *spatial)`.
-
-    Returns:
-        the maps, all mixed in the same way.
-    """
-    count = len(maps[0])
-    if count < 2 or probability == 0:
-        return list(maps)
-    kept = box_masks(count, maps[0].shape[2:], random=random) > 0
-    kept[random.uniform(size=count) >= probability] = True
-    mask = torch.from_numpy(kept).to(maps[0].device, non_blocking=True)
-    return [copy_paste(z, z.roll(-1, 0), mask) for z in maps]
-
-
 def halves(batch: Tensor) -> tuple[Tensor, Tensor]:
     """The first and the second half of a batch `(B, ...)`, both of `ceil(B / 2)`; of an odd one the first sample is in both."""
     count = (len(batch) + 1) // 2

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,6 +87,7 @@ def preprocess_cases(
     expected = preprocessing_hash(plans_manager, configuration_manager)
 
     manifest = load_manifest(file)
+    known = set(manifest["cases"]) if manifest else set()
     if manifest is not None and manifest["preprocessing_hash"] != expected:
         print(
             f"{folder.name} is stale: made with {manifest['plans_name']}, {manifest['configuration']} (preprocessing "
@@ -112,7 +113,7 @@ def preprocess_cases(
     # in this order: files of a case that the manifest does not name are never trusted
     write_manifest()
     folder.mkdir(exist_ok=True)
-    _remove_cases(folder, set(kept))
+    _remove_cases(folder, {*known, *complete, *cases} - set(kept))
     shutil.rmtree(scratch, ignore_errors=True)
 
     todo = [case for case in sorted(cases) if case not in finished]
@@ -144,19 +145,31 @@ def preprocess_cases(
     )
 
 
-def _case_of(file: str) -> str:
-    for ending in ("_seg.b2nd", "_seg.npy", ".b2nd", ".npz", ".npy", ".pkl"):
-        if file.endswith(ending):
-            return file[: -len(ending)]
-    return file
+CASE_ENDINGS = (
+    ".pkl",
+    ".b2nd",
+    "_seg.b2nd",
+    ".npz",
+    ".npy",
+    "_seg.npy",
+)  # of nnU-Net's preprocessed cases, old ones included
 
 
-def _remove_cases(folder: Path, keep: set[str]) -> None:
-    """Delete the files of all cases but `keep`, properties first, so that a half-deleted case is not complete."""
-    for file in sorted(os.listdir(folder), key=lambda name: not name.endswith(".pkl")):
-        # a case may be called `x_seg`: its image is then no segmentation of `x`
-        if _case_of(file) not in keep and not (file.endswith(".b2nd") and file[: -len(".b2nd")] in keep):
-            os.unlink(folder / file)
+def _remove_cases(folder: Path, cases: Collection[str]) -> None:
+    """Delete the files of these cases, properties first, so that a half-deleted case is not complete. No other file.
+
+    Raises:
+        UserError: the folder is a link, which is not followed.
+    """
+    files = [folder / f"{case}{ending}" for ending in CASE_ENDINGS for case in sorted(cases)]
+    files = [file for file in files if file.is_file() and not file.is_symlink()]
+    if files and folder.is_symlink():
+        raise UserError(
+            f"{folder} is a link to {folder.resolve()}, in which {files[0].name} would be deleted. Nothing was deleted. Replace "
+            "the link by the folder, or remove the link, and run the command again."
+        )
+    for file in files:
+        file.unlink()
 
 
 # ---------------------------------------------------------------------------------------------------------------- one case

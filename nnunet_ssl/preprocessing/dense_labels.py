@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_ssl.data.label_files import checked_label_files
+from nnunet_ssl.data.names import dataset_number
+from nnunet_ssl.data.ownership import remove_folder
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
@@ -49,6 +51,7 @@ class DenseLabels:
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
         cases: Sequence[str],
+        file_ending: str,
     ) -> DenseLabels | None:
         """The dense labels of these cases, or None where a case has none.
 
@@ -56,7 +59,7 @@ class DenseLabels:
             UserError: there are such labels, but they are not preprocessed with these plans.
         """
         references = Path(preprocessed_base, REFERENCES)
-        if not cases or not all(list(references.glob(f"{case}.*")) for case in cases):
+        if not cases or not all((references / f"{case}{file_ending}").is_file() for case in cases):
             return None
         folder = unlabeled_folder(preprocessed_base, configuration_manager, KIND)
         file = Path(manifest_file(preprocessed_base, configuration_manager, KIND))
@@ -65,7 +68,8 @@ class DenseLabels:
         if not current or not set(cases) <= set(manifest["cases"]) & complete_cases(Path(folder)):
             raise UserError(
                 f"{references} holds dense labels, but {folder} is missing, unfinished or made with other plans. Run "
-                f"`nnunet_ssl plan_and_preprocess -d {int(references.parent.name[7:10])}` again (it does what is missing), or "
+                f"`nnunet_ssl plan_and_preprocess -d {int(dataset_number(references.parent.name))}` again (it does "
+                f"what is missing), or "
                 f"delete {references} to validate on sparse labels."
             )
         return cls(folder, references)
@@ -90,6 +94,11 @@ class DenseLabels:
         )
 
 
+def _remove_references(folder: Path, ending: str) -> None:
+    """The label maps that were copied here, of all cases; other files stay."""
+    remove_folder(folder, lambda path, file: "/" not in path and path.endswith(ending) and not file.is_symlink())
+
+
 def preprocess_dense(
     raw: RawDataset,
     content: UnlabeledList,
@@ -107,11 +116,11 @@ def preprocess_dense(
     files = raw.dense_files()
     references = raw.preprocessed / REFERENCES
     if not files:
-        shutil.rmtree(references, ignore_errors=True)
+        _remove_references(references, raw.file_ending)
         return
     hashes = checked_label_files(raw, files, "dense label map", max(num_processes), show_progress, raw.labels)
-    shutil.rmtree(references, ignore_errors=True)
-    references.mkdir(parents=True)
+    _remove_references(references, raw.file_ending)
+    references.mkdir(parents=True, exist_ok=True)
     for file in files.values():
         shutil.copy(file, references)
     hashes = {case: f"{content.labeled[case].sha256}+{digest}" for case, digest in hashes.items()}

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_ssl.data.files import file_hash
+from nnunet_ssl.data.listing import files_with_ending
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import read_case, read_label_map
 from nnunet_ssl.errors import UserError, some
@@ -100,7 +101,7 @@ def find_label_maps(folder: Path, ending: str, cases: Sequence[str]) -> dict[str
     Raises:
         UserError: the folder is missing or holds none, or label maps that belong to no unlabeled case (test cases, for example).
     """
-    files = {file.name[: -len(ending)]: str(file) for file in sorted(folder.glob(f"*{ending}"))}
+    files = {name: str(file) for name, file in files_with_ending(folder, ending).items()}
     if not files:
         raise UserError(
             f"--from {folder}: holds no label map *{ending}. Name them CASE{ending} after the unlabeled cases, such as "

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunet_ssl.data.names import dataset_number, plain_name
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
@@ -29,8 +30,9 @@ FORMAT = 1
 def unlabeled_folder(
     preprocessed_dataset_folder_base: str | Path, configuration_manager: ConfigurationManager, kind: str = "unlabeled"
 ) -> str:
-    """The folder of the preprocessed unlabeled (or `kind`) cases; nothing but case files may lie in it."""
-    return os.path.join(preprocessed_dataset_folder_base, f"{configuration_manager.data_identifier}_{kind}")
+    """The folder of the preprocessed unlabeled (or `kind`) cases. UserError where the plans' identifier is no plain name."""
+    identifier = plain_name(configuration_manager.data_identifier, "data_identifier in the plans")
+    return os.path.join(preprocessed_dataset_folder_base, f"{identifier}_{kind}")
 
 
 def manifest_file(
@@ -83,9 +85,8 @@ def verify_unlabeled(
     folder = Path(unlabeled_folder(base, configuration_manager))
     file = Path(manifest_file(base, configuration_manager))
     configuration = configuration_name(plans_manager, configuration_manager)
-    command = (
-        f"Run `nnunet_ssl preprocess_unlabeled -d {base.name[7:10]} -c {configuration} -p {plans_manager.plans_name}`."
-    )
+    number = dataset_number(base.name)
+    command = f"Run `nnunet_ssl preprocess_unlabeled -d {number} -c {configuration} -p {plans_manager.plans_name}`."
     manifest = load_manifest(file)
     if manifest is None or not folder.is_dir():
         raise UserError(
@@ -132,26 +133,33 @@ def load_plans(folder: Path, plans_name: str) -> PlansManager:
     """Plans in the preprocessed folder of a data set. UserError: there are none of this name; those that exist are named."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    file = folder / f"{plans_name}.json"
+    file = folder / f"{plain_name(plans_name, '-p')}.json"
     if not file.is_file():
         found = sorted(
             f.stem for f in folder.glob("*.json") if '"experiment_planner_used"' in f.read_text(encoding="utf-8")
         )
         raise UserError(
             f"{file} does not exist. Plans found: {', '.join(found) or 'none'}. "
-            f"Run `nnunet_ssl plan_and_preprocess -d {folder.name[7:10]}`, or name existing plans with -p."
+            f"Run `nnunet_ssl plan_and_preprocess -d {dataset_number(folder.name)}`, or name existing plans with -p."
         )
     return PlansManager(str(file))
 
 
 def get_configuration(plans_manager: PlansManager, configuration: str) -> ConfigurationManager:
-    """A configuration of the plans; UserError that lists the allowed names when there is none of this name."""
+    """A configuration of the plans.
+
+    Raises:
+        UserError: there is none of this name (the allowed ones are listed), or its data_identifier is no plain name.
+    """
     if configuration not in plans_manager.available_configurations:
         raise UserError(
             f"plans {plans_manager.plans_name} of {plans_manager.dataset_name} have no configuration '{configuration}'. "
             f"Allowed: {', '.join(plans_manager.available_configurations)}."
         )
-    return plans_manager.get_configuration(configuration)
+    found = plans_manager.get_configuration(configuration)
+    # nnU-Net deletes the folder of this name before it preprocesses
+    plain_name(found.data_identifier, f"plans {plans_manager.plans_name}, {configuration}, data_identifier")
+    return found
 
 
 def load_manifest(file: Path) -> dict | None:

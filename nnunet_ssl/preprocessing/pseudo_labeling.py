@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -15,6 +13,8 @@ from tqdm import tqdm
 from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.leakage import find_overlaps
 from nnunet_ssl.data.list_update import prepare_lists
+from nnunet_ssl.data.names import dataset_number
+from nnunet_ssl.data.ownership import foreign_files, remove_folder
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import load_splits
@@ -32,7 +32,16 @@ from nnunet_ssl.preprocessing.round_cases import (
 )
 from nnunet_ssl.preprocessing.round_prediction import Model, predict_cases
 from nnunet_ssl.preprocessing.round_table import decide, summary, write_figure, write_table
-from nnunet_ssl.preprocessing.rounds import FOLDER, Round, all_rounds, find_round, preprocess_round, uncertain_code
+from nnunet_ssl.preprocessing.rounds import (
+    FILE,
+    FOLDER,
+    Round,
+    all_rounds,
+    files_of_round,
+    find_round,
+    preprocess_round,
+    uncertain_code,
+)
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,7 @@ def make_round(
     else:
         settings = source.settings()
     settings |= {**asdict(selection), "save_probabilities": options.save_probabilities}
-    made = _open(base, settings, options)
+    made = _open(raw, settings, options)
     before = None if selection.previous is None else find_round(base, selection.previous, configuration)
     if before is not None and before.name == made.name:
         raise UserError(f"--previous {before.name} is the round to be made itself. Give another name with -o.")
@@ -212,7 +221,7 @@ def _foreground_everywhere(folder: Path, cases: Sequence[str]) -> bool:
         if not file.is_file():
             raise UserError(
                 f"{file} does not exist: the labeled cases are not preprocessed for this configuration. Run "
-                f"`nnunet_ssl plan_and_preprocess -d {folder.parent.name[7:10]}`."
+                f"`nnunet_ssl plan_and_preprocess -d {dataset_number(folder.parent.name)}`."
             )
         found = load_pickle(str(file))["class_locations"]
         # with an ignore label, nnU-Net also notes down all annotated voxels, under a key that begins with -1
@@ -224,8 +233,9 @@ def _foreground_everywhere(folder: Path, cases: Sequence[str]) -> bool:
 # ------------------------------------------------------------------------------------------------------------------ the round
 
 
-def _open(base: Path, settings: dict, options: RoundOptions) -> Round:
+def _open(raw: RawDataset, settings: dict, options: RoundOptions) -> Round:
     """The round to be made or continued. UserError where the name has other settings, or is none."""
+    base = raw.preprocessed
     rounds = {r.name: r for r in all_rounds(base)}
     name = options.name
     if name is None:
@@ -240,10 +250,14 @@ def _open(base: Path, settings: dict, options: RoundOptions) -> Round:
         )
     folder = base / FOLDER / name
     if options.overwrite and folder.is_dir():
-        # renamed first: a folder half deleted must not look like a round
-        gone = base / f".{name}.{os.getpid()}.removed"
-        folder.rename(gone)
-        shutil.rmtree(gone)
+        known = files_of_round(folder, raw.unlabeled, raw.file_ending)
+        if foreign := foreign_files(folder, known):
+            raise UserError(
+                f"{folder} holds {len(foreign)} file(s) that `nnunet_ssl pseudo_label` has not written: {some(foreign, 5)}. "
+                "Nothing was changed. Move them away, or give this round another name with -o."
+            )
+        (folder / FILE).unlink(missing_ok=True)  # first: a folder half deleted must not look like a round
+        remove_folder(folder, known)
     elif name in rounds:
         present = rounds[name]
         if different := [

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_ssl.data.files import explain_reading_error, file_hash
+from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.predictions.fold_ensemble import mean_as_logits
 
@@ -36,7 +37,8 @@ class Model:
             if not file.is_file():
                 raise UserError(
                     f"{file} does not exist: fold {fold} is not trained to its end, or not with this trainer, plans and "
-                    f"configuration. Train it: `nnUNetv2_train {self.folder.parent.name[7:10]} {self.configuration} {fold} -tr "
+                    f"configuration. Train it: `nnUNetv2_train {dataset_number(self.folder.parent.name)} {self.configuration} "
+                    f"{fold} -tr "
                     f"{self.trainer} -p {self.plans}` (with --c to continue), or name another checkpoint with -chk."
                 )
             checkpoints[str(fold)] = file_hash(file)

@@ -17,17 +17,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_ssl.data.atomic import write_json_atomically
+from nnunet_ssl.data.atomic import is_unfinished, write_json_atomically
+from nnunet_ssl.data.names import dataset_number
+from nnunet_ssl.data.ownership import Known
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError, some
-from nnunet_ssl.preprocessing.cases import preprocess_cases
+from nnunet_ssl.preprocessing.cases import CASE_ENDINGS, preprocess_cases
 from nnunet_ssl.preprocessing.preprocessed import (
     complete_cases,
     configuration_name,
@@ -44,6 +46,27 @@ FOLDER = "pseudo_labels"
 FILE = "round.json"
 KIND = "pseudo"
 FORMAT = 1
+
+
+def files_of_round(folder: Path, cases: Iterable[str], file_ending: str) -> Known:
+    """What the head of this module lists is ours, of `cases` and of those that have scores."""
+    names = {*cases, *(file.stem for file in (folder / "scores").glob("*.json"))}
+    endings = {"labels": (file_ending,), "probabilities": (".npz",), "scores": (".json",)}
+
+    def known(path: str, file: Path) -> bool:
+        first, *below = path.split("/")
+        if file.is_symlink() or len(below) > 1:
+            return False
+        if is_unfinished(file.name):
+            return True
+        if not below:
+            return first in (FILE, "cases.csv", "cases.png") or first.endswith(f"_{KIND}.json")
+        of_folder = CASE_ENDINGS if first.endswith(f"_{KIND}") else endings.get(first, ())
+        return any(
+            below[0] == f"{name}{end}" for end in of_folder for name in (below[0].removesuffix(end),) if name in names
+        )
+
+    return known
 
 
 @dataclass(frozen=True)
@@ -154,7 +177,7 @@ def find_round(preprocessed_base: str | Path, name: str | None, configuration: s
     wanted = "no finished round of pseudo labels" if name is None else f"no finished round '{name}' of pseudo labels"
     raise UserError(
         f"{base / FOLDER} holds {wanted}; finished: {some(finished) or 'none'}, unfinished: {some(unfinished) or 'none'}. "
-        f"Make (or finish) one with `nnunet_ssl pseudo_label -d {base.name[7:10]} -c {configuration} -f ...`."
+        f"Make (or finish) one with `nnunet_ssl pseudo_label -d {dataset_number(base.name)} -c {configuration} -f ...`."
     )
 
 
@@ -171,7 +194,7 @@ def verified_labels(
         UserError: a kept case is labeled in this fold or a test case, its image has changed, the labels are not preprocessed with
             these plans, or no case is left.
     """
-    base, d = Path(preprocessed_base), Path(preprocessed_base).name[7:10]
+    base, d = Path(preprocessed_base), dataset_number(Path(preprocessed_base).name)
     records = UnlabeledList.load(base / LIST_FILE)
     known = {**records.labeled, **records.unlabeled, **records.test}
     again = (

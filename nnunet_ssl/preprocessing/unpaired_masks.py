@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnunet_ssl.data.label_files import checked_label_files
+from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.raw_dataset import MASKS_FOLDER, RawDataset
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
@@ -74,7 +75,7 @@ def unpaired_masks(
     folder = Path(unlabeled_folder(base, configuration_manager, KIND))
     file = Path(manifest_file(base, configuration_manager, KIND))
     command = (
-        f"nnunet_ssl preprocess_unlabeled -d {int(base.name[7:10])} -c "
+        f"nnunet_ssl preprocess_unlabeled -d {int(dataset_number(base.name))} -c "
         f"{configuration_name(plans_manager, configuration_manager)} -p {plans_manager.plans_name}"
     )
     if not file.is_file():

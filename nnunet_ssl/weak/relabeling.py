@@ -20,6 +20,8 @@ from nnunet_ssl.data.derived import (
     under_construction,
     write_label,
 )
+from nnunet_ssl.data.names import dataset_title
+from nnunet_ssl.data.ownership import refuse_to_replace
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset, read_case
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
@@ -130,7 +132,7 @@ class Relabeling:
             UserError: an id or a name that cannot be taken, or the data set itself.
         """
         self.raw, self.writing = raw, writing
-        self.name = writing.name or f"{raw.name.partition('_')[2]}_{what}"
+        self.name = writing.name or f"{dataset_title(raw.name)}_{what}"
         self.target = target_folder(writing.dataset_id, self.name, option="-o")
         if self.target == raw.folder.absolute():
             raise UserError(f"-o {writing.dataset_id}: this is the data set with the {labels} labels. Give a free id.")
@@ -161,7 +163,10 @@ class Relabeling:
             UserError: the target holds something else and may not be overwritten.
         """
         recover(self.target)
-        if self.writing.overwrite or not self.target.exists():
+        if not self.target.exists():
+            return False
+        if self.writing.overwrite:
+            refuse_to_replace(self.target, self.raw.files(), "a free id with -o")
             return False
         if same_request(self.target, dataset_json, sorted(self.raw.labeled)):
             print(f"{self.target} already holds these {labels}; nothing is written. --overwrite makes them again.")

@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_ssl.cli import main
+from nnunet_ssl.data.ownership import RECORD
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList
 from nnunet_ssl.weak.seed_expansion import Geodesic, RandomWalker, expand_seeds
@@ -87,7 +88,7 @@ def made(raw: Path, method: str = "random_walker") -> Path:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ssl import cli
+from nnunet_ssl.data.ownership import RECORD
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.evaluation.export import PROVENANCE_FILE, export_model, stock_checkpoint
 from tests.helpers.synthetic import LABELS, make_plans
@@ -112,7 +113,7 @@ def export(*arguments) -> int:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file() and f.name != RECORD}
 
 
 def test_stock_nnunet_predicts_the_same_without_this_package(results, tmp_path, capsys):

@@ -6,11 +6,13 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_ssl.data.ownership import RECORD
 from nnunet_ssl.data.unlabeled_list import UnlabeledList, hash_case
 from nnunet_ssl.dataset_conversion.common import Assignment, Case, DatasetDescription
 from nnunet_ssl.errors import UserError
@@ -31,8 +34,9 @@ def five(tmp_path) -> list[Case]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, hidden ones included, with its bytes."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Every file below a folder, hidden ones included, with its bytes; not the record, which holds times."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != RECORD]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_the_data_set_has_the_agreed_form_and_passes_the_check_of_nnunet(raw, five, capsys):
@@ -227,9 +231,56 @@ def test_the_same_request_again_writes_nothing_and_another_is_refused(raw, five,
 def test_overwrite_replaces_the_data_set_and_leaves_nothing_of_the_old_one(raw, five):
     target = convert(five)
     first = content(target)
-    (target / "imagesTr" / "stale_0000.nii.gz").write_text("x")
     assert content(convert(five, overwrite=True)) == first
     assert [path.name for path in raw.iterdir()] == ["Dataset101_Toy"]
+
+
+def test_overwrite_refuses_what_it_has_not_written(raw, five, tmp_path):
+    target = convert(five)
+    own = {"imagesTr/stale_0000.nii.gz": "x", "notes.txt": "mine"}
+    for path, text in own.items():
+        (target / path).write_text(text)
+    before = content(target)
+    with pytest.raises(
+        UserError, match=r"holds 2 file\(s\) that were not written .*notes.txt, imagesTr/stale_0000.nii.gz"
+    ):
+        convert(five, overwrite=True)
+    assert content(target) == before
+    for path in own:
+        (target / path).unlink()
+    label = next((target / "labelsTr").iterdir())
+    label.write_bytes(label.read_bytes() + b" ")  # corrected by hand
+    with pytest.raises(UserError, match=rf"have changed since: labelsTr/{label.name}"):
+        convert(five, overwrite=True)
+    (target / RECORD).unlink()
+    with pytest.raises(UserError, match=r"has no \.nnunet_ssl_files\.json: it was made by hand"):
+        convert(five, overwrite=True)
+
+
+def test_overwrite_refuses_an_input_in_the_target(raw, five, tmp_path):
+    target = convert(five)
+    (target / "release").mkdir()
+    moved = [replace(case, images=tuple(shutil.move(f, target / "release") for f in case.images)) for case in five]
+    linked = tmp_path / "link"
+    linked.symlink_to(target / "release")
+    for folder in (target / "release", linked):
+        cases = [replace(case, images=tuple(folder / Path(f).name for f in case.images)) for case in moved]
+        before = content(target)
+        with pytest.raises(UserError, match=r"lies in .*Dataset101_Toy, which would be replaced"):
+            convert(cases, overwrite=True)
+        assert content(target) == before
+
+
+def test_a_target_that_is_a_link_to_another_disk_stays_one(raw, five, tmp_path):
+    elsewhere = tmp_path / "big disk" / "Toy"
+    elsewhere.parent.mkdir()
+    target = convert(five)
+    os.rename(target, elsewhere)
+    target.symlink_to(elsewhere)
+    first = content(elsewhere)
+    convert(five, overwrite=True)
+    assert target.is_symlink() and content(elsewhere) == first
+    assert [path.name for path in elsewhere.parent.iterdir()] == ["Toy"]
 
 
 def test_a_failed_overwrite_leaves_the_old_data_set_as_it_was(raw, five):

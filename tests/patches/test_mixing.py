@@ -13,7 +13,6 @@ from nnunet_ssl.patches.mixing import (
     box_size,
     copy_paste,
     cross_view_labels,
-    cut_mix_with_next,
     cutout_masks,
     draw_block_masks,
     draw_box,
@@ -191,15 +190,3 @@ def test_pseudo_labels_shrink_like_nnunets_targets():
         (expected,) = DownsampleSegForDSTransform([scale])(segmentation=labels[0])["segmentation"]
         found = resize_nearest(labels, expected.shape[1:])
         assert torch.equal(found[0], expected) and found.dtype == labels.dtype
-
-
-def test_cut_mix_with_next_mixes_all_maps_alike_and_only_some_patches():
-    numbers = torch.arange(16.0).view(16, 1, 1, 1).expand(16, 2, 12, 10)
-    random = np.random.RandomState(3)
-    image, label, mask = cut_mix_with_next((numbers, numbers[:, :1].long(), numbers[:, :1] > 1), 0.5, random)
-    assert torch.equal(image[:, :1].long(), label) and torch.equal(label > 1, mask)
-    mixed = [sorted(patch.unique().tolist()) for patch in label]
-    assert all(found in ([i], sorted([i, (i + 1) % 16])) for i, found in enumerate(mixed))
-    assert {len(found) for found in mixed} == {1, 2}
-    assert all(map(torch.equal, cut_mix_with_next([numbers], 0.0), [numbers]))
-    assert all(map(torch.equal, cut_mix_with_next([numbers[:1]], 1.0), [numbers[:1]]))

@@ -2,28 +2,29 @@
 
 Stage 0 is nnU-Net, bit for bit, until every class has an F1 of at least `competence` on labeled patches (between `earliest` and
 `latest` of the run). From then on a moving average f' of the network labels unlabeled patches, and the network learns these labels
-on the same patches with other intensities:
+on the same patches with other intensities and blank rectangles:
 
     y = argmax f'(u_weak),   M = [max f'(u_weak) >= confidence]
     L = L_nnunet(f(x), y_x) + w(t) sum_h a_h [ sum_v M ce(f_h(u_strong), y) / V + 1 - Dice(f_h(u_strong), y; M) ]
     w(t) = N_U / (N_U + N_L) ramp(t),    theta' <- a theta' + (1 - a) theta
 
 h: scales of deep supervision with nnU-Net's weights; V: voxels inside the image; Dice: foreground classes in y. u_weak has
-nnU-Net's geometry, u_strong its intensity transforms as well. Partial labels: L_nnunet is the loss of `nnUNetTrainerPartialLabel`.
+nnU-Net's geometry, u_strong its intensity transforms and the rectangles of nnUNetTrainerDA5 as well, behind which the network must
+conclude from the surroundings. Partial labels: L_nnunet is the loss of `nnUNetTrainerPartialLabel`.
 
 No CutMix of unlabeled patches, which FixMatch's successors have: organs cut out of their surroundings teach the network to find
 organs anywhere. With 7 labeled patients of ACDC it labeled kidneys and spleen as heart and lost 3 Dice (docs/studies).
 
 No official code. The parts: teacher of Tarvainen & Valpola, NeurIPS 2017; weak and strong view and confidence of Sohn et al.
-(FixMatch), NeurIPS 2020. The start by competence, not by a share of the run, the share of the images as weight and the labeled
-loss at full weight are this package's; docs/studies has figures.
+(FixMatch), NeurIPS 2020; hidden parts of Hoyer et al. (MIC), CVPR 2023. The start by competence, not by a share of the run, the
+share of the images as weight and the labeled loss at full weight are this package's; docs/studies has figures.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from nnunet_ssl.dataloading.views import without_intensity
+from nnunet_ssl.dataloading.views import with_blank_rectangles, without_intensity
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.ema import decay_of_run
 from nnunet_ssl.engine.members import NetworkMember
@@ -50,6 +51,7 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
     ramp: float = 0.1  # of the run, until the unlabeled loss has its full weight
     unlabeled_weight: float | None = None  # None: share of the unlabeled images, N_U / (N_U + N_L)
     confidence: float = 0.9  # of the moving average's label of a voxel, which does not count below
+    blank: float = 0.8  # share of the unlabeled patches of which rectangles are hidden from the network
     horizons: int = 100  # horizons of the moving average that fit into the run
     inference: str = "teacher"  # or "student"
 
@@ -59,7 +61,8 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
         self.register_gate(self.earliest, self.latest, self.competence)
 
     def unlabeled_views(self, intensity):
-        return {"strong": intensity, "weak": without_intensity(intensity)}
+        hiding = with_blank_rectangles(intensity, self.configuration_manager.patch_size, self.blank)
+        return {"strong": hiding, "weak": without_intensity(intensity)}
 
     def weights(self) -> dict[str, float]:
         since = self.gate.since_opening

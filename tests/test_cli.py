@@ -1,0 +1,97 @@
+"""What the console command says and returns when something goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import signal
+import time
+
+import pytest
+
+from nnunet_ssl import cli
+from nnunet_ssl.errors import UserError
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """`nnunet_ssl trainers` that raises what it is given."""
+    module = cli.load("trainers")
+
+    def use(error):
+        def run(args):
+            if isinstance(error, BaseException):
+                raise error
+            return error()
+
+        monkeypatch.setattr(module, "run", run)
+
+    return use
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (UserError("the key 'x' is missing. Add it."), "the key 'x' is missing. Add it."),
+        (
+            PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/data/a.nii.gz"),
+            "/data/a.nii.gz: Permission denied.",
+        ),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device."),
+        (OSError("something of a library"), "damaged or of another kind (something of a library)"),
+        (MemoryError(), "not enough memory"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "not in UTF-8"),
+        (pickle.UnpicklingError("invalid load key"), "damaged or of another kind (invalid load key)"),
+        (EOFError("Ran out of input"), "damaged or of another kind"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_of_the_system_is_one_sentence(failing, capsys, error, said):
+    failing(error)
+    assert cli.main(["trainers"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("\nnnunet_ssl trainers: ") and said in err and "Traceback" not in err
+    with pytest.raises(type(error)):
+        cli.main(["trainers", "--debug"])
+
+
+def test_a_fault_of_the_package_keeps_its_traceback(failing):
+    failing(KeyError("x"))
+    with pytest.raises(KeyError):
+        cli.main(["trainers"])
+
+
+def test_ctrl_c_and_sigterm_are_one_line_and_their_number(failing, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        cleaned = []
+
+        def work(number=number, cleaned=cleaned):
+            try:
+                os.kill(os.getpid(), number)
+            finally:
+                cleaned.append(True)
+
+        failing(work)
+        assert cli.main(["trainers"]) == 128 + number and cleaned
+        assert capsys.readouterr().err == "\nnnunet_ssl trainers: interrupted.\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_worker_dies_of_sigterm_wherever_it_hangs(failing):
+    def work():
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.write(writing, b"ready")
+                time.sleep(60)
+            finally:
+                os._exit(0)
+        os.read(reading, 5)
+        os.kill(child, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+    failing(work)
+    assert cli.main(["trainers"]) == 0
