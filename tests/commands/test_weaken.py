@@ -321,9 +321,12 @@ def test_the_same_request_writes_nothing_another_is_refused_and_overwrite_replac
     assert weaken("-name", "W") == 0
     assert "already holds" in capsys.readouterr().out and mark.exists()
     assert "--overwrite" in refusal(capsys, raw, "-name", "W", "--seed", 1)
-    assert mark.exists()
+    before = (target / "dataset.json").read_bytes()
+    assert "mine.txt" in refusal(capsys, raw, "-name", "W", "--seed", 1, "--overwrite")
+    assert mark.exists() and (target / "dataset.json").read_bytes() == before
+    mark.unlink()
     assert weaken("-name", "W", "--seed", 1, "--overwrite") == 0
-    assert not mark.exists()
+    assert (target / "dataset.json").read_bytes() != before
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
