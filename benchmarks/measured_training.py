@@ -13,9 +13,10 @@ Other arguments are those of `nnUNetv2_train`. FILE (JSON) gets, after every epo
 
 `--set NAME=JSON` gives a class attribute of the trainer another value. The trainer's name must have a suffix (`_<N>epochs`
 ...). The class that is made for this name, in this process only, gets the methods that measure, so that nnU-Net's classes and
-ours stay as they are. It also writes `checkpoint_latest.pth` after every epoch (nnU-Net: every 50), so that little is lost when
-it is stopped. On request the final validation is left out, or made without mirroring, which is 4 times faster in 2D and 8 times
-in 3D (FilterMatch then filters without mirroring too); `validated.json` beside the checkpoint says how it was made.
+ours stay as they are. It also writes `checkpoint_latest.pth` after every epoch (nnU-Net: every 50), and every checkpoint to another
+name first, so that it can be stopped at any moment and little is lost. On request the final validation is left out, or made without
+mirroring, which is 4 times faster in 2D and 8 times in 3D (FilterMatch then filters without mirroring too); `validated.json` beside
+the checkpoint says how it was made.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from nnunetv2.run.run_training import run_training_entry
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.discovery.variants import find_trainer
+from nnunet_ssl.engine.configurable import NNUNET_HYPERPARAMETERS
 
 VALIDATED = "validated.json"
 
@@ -100,6 +102,12 @@ def measure(
         cpu_seconds.clear()
         super(cls, self).on_epoch_end()
 
+    def save_checkpoint(self, filename: str) -> None:
+        unfinished = Path(f"{filename}.unfinished")
+        super(cls, self).save_checkpoint(str(unfinished))
+        if unfinished.is_file():  # not with --disable_checkpointing
+            unfinished.replace(filename)
+
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         if not validation:
             self.print_to_log_file("The final validation is left out.")
@@ -114,7 +122,7 @@ def measure(
             self.inference_allowed_mirroring_axes = axes
         write_json_atomically({"mirroring": mirroring}, record)
 
-    for method in (on_train_start, train_step, on_epoch_end, perform_actual_validation):
+    for method in (on_train_start, train_step, on_epoch_end, save_checkpoint, perform_actual_validation):
         setattr(cls, method.__name__, method)
     cls.save_every = 1
     if hasattr(cls, "filter_mirroring"):
@@ -176,7 +184,7 @@ def main() -> None:
         become_idle()
     cls = find_trainer(args.tr)
     for name, _, value in (setting.partition("=") for setting in args.set):
-        if not hasattr(cls, name):
+        if not hasattr(cls, name) and name not in NNUNET_HYPERPARAMETERS:
             parser.error(f"--set {name}: {args.tr} has no such attribute")
         setattr(cls, name, json.loads(value))
     if args.bfloat16:

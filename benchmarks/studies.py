@@ -1,7 +1,8 @@
 """The studies, as data: packs (what is trained on), rows (what is trained, and how long), and which rows a study compares.
 
-`benchmarks/study.py` prepares, trains, records and reports them. Every epoch has 250 steps. All plans are small ones for a CPU
-core, at a spacing at which a patch shows the whole object; nnU-Net's augmentation is as it is.
+`benchmarks/study.py` prepares, trains, records and reports them. Every epoch has 250 steps. Plans are small ones for a CPU core, at
+a spacing at which a patch shows the whole object; those of `GPU_*`, for `benchmarks/gpu`, are nnU-Net's size. The augmentation is
+nnU-Net's.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ class Pack:
     dataset_id: int
     records: str  # of the CSV in docs/studies that keeps its rows: same cases, same plan
     make: str  # arguments of nnunet_ssl; {data}: folder of the releases, {lists}: folder of `validation_list`
-    spacing: tuple[float, ...]  # mm, in nnU-Net's order of axes
-    patch: tuple[int, ...]  # voxels
-    batch_size: int
+    spacing: tuple[float, ...] | None  # mm, in nnU-Net's order of axes; None: nnU-Net's choice
+    patch: tuple[int, ...] = ()  # voxels; (): configuration `base` as nnU-Net plans it, with its batch and network
+    batch_size: int = 0
     features: tuple[int, ...] = (16, 32, 64, 128)  # per stage
     base: str = "2d"  # configuration that the small one inherits from
     source: Pack | None = None  # whose raw data set `make` reads
@@ -35,7 +36,21 @@ class Pack:
 
     @property
     def configuration(self) -> str:
-        return f"{self.base}_small"
+        return f"{self.base}_small" if self.patch else self.base
+
+    @property
+    def plan(self) -> str:
+        """For the page of a study."""
+        spacing = "nnU-Net's spacing"
+        if self.spacing:
+            axes = self.spacing[-len(self.patch) :] if self.patch else self.spacing
+            spacing = f"spacing {' x '.join(f'{s:g}' for s in axes)} mm"
+        if not self.patch:
+            return f"{self.base}, {spacing}, nnU-Net's patch, batch and network"
+        return (
+            f"{self.base}, {spacing}, patch {' x '.join(map(str, self.patch))}, batch {self.batch_size}, {self.features[0]} to "
+            f"{self.features[-1]} features"
+        )
 
 
 @dataclass(frozen=True)
@@ -54,13 +69,14 @@ class Row:
     pretrained: str = ""  # key of the row (one of `after`) whose last checkpoint is given to -pretrained_weights
     settings: tuple[str, ...] = ()  # class attributes of the trainer, NAME=JSON; {seed}
     variant: str = ""  # names a results folder of its own, where another row has the same trainer, pack and length
+    iterations: int = ITERATIONS  # of an epoch
 
     @property
     def steps(self) -> int:
-        return self.epochs * ITERATIONS
+        return self.epochs * self.iterations
 
     def run_name(self, seed: int) -> str:
-        return f"{self.trainer}_{self.epochs}epochs_{ITERATIONS}iters_seed{seed}"
+        return f"{self.trainer}_{self.epochs}epochs_{self.iterations}iters_seed{seed}"
 
 
 @dataclass(frozen=True)
@@ -124,11 +140,22 @@ LA_2D = replace(
 # One class, so that every box is of it; seeds of 3 voxels (of 0.625 mm) around the innermost voxel of each object
 LA_BOXES = _from(LA_2D, "LAboxes", 201, "weaken --kind boxes --radius 3")
 
+# nnFilterMatch's published plan of ACDC: nnU-Net's spacing and network, 12 patches of 256 x 256
+_GPU_ACDC = {"records": "GPU_ACDC", "spacing": None, "patch": (256, 256), "batch_size": 12}
+_GPU_ACDC |= {"features": (32, 64, 128, 256, 512, 512, 512)}
+GPU_ACDC_3 = replace(ACDC_3, name="ACDC3gpu", dataset_id=323, **_GPU_ACDC)
+GPU_ACDC_7 = replace(ACDC_7, name="ACDC7gpu", dataset_id=327, **_GPU_ACDC)
+GPU_ACDC_ALL = replace(ACDC_ALL, name="ACDCallgpu", dataset_id=330, **_GPU_ACDC)
+_GPU_LA = {"records": "GPU_LA", "spacing": None, "patch": (), "batch_size": 0}
+GPU_LA_8 = replace(LA_8, name="LA8gpu", dataset_id=308, **_GPU_LA)
+GPU_LA_ALL = replace(LA_ALL, name="LAallgpu", dataset_id=380, **_GPU_LA)
+
 # ---------------------------------------------------------------------------------------------------------------- rows
 
 PEERS = ("SSL4MIS supervised", "SSL4MIS Mean Teacher")
 UNLABELED = ("MeanTeacher", "FilterMatch", "CPS", "BCP", "UAMT", "ACMT", "DTC", "UPC", "MCF", "CML", "DyCON")
 ACDC_EPOCHS, LA_EPOCHS = 16, 12
+GPU_ACDC_EPOCHS, GPU_LA_EPOCHS = 40, 8  # for half an hour; docs/gpu.md says how they were chosen
 LABEL = "pseudo_label -d {dataset} -c {configuration} -f 0 -tr {after[0]} -device {device} -np 1"
 
 
@@ -181,6 +208,28 @@ def few_labels(name: str, title: str, pack: Pack, full: Pack, epochs: int, about
 def weak_labels(name: str, title: str, pack: Pack, full: Pack, names: Sequence[str], about: str) -> Study:
     rows = [*controls(pack, full, ACDC_EPOCHS), *methods(pack, ACDC_EPOCHS, names)]
     return Study(name, title, about, tuple(rows))
+
+
+def published_filter_match(pack: Pack, epochs: int, start: int, others: Sequence[str]) -> list[Row]:
+    """nnFilterMatch as released, on a shorter run. It begins after as many epochs as published: its 5 or 20 of 300 are enough for
+    nnU-Net to be good, the same share of a short run is not.
+
+    Args:
+        start: epoch.
+        others: settings that the release has for this number of labels.
+    """
+    settings = ("joint=true", f"start={start / epochs}", *others)
+    row = Row("nnFilterMatch without filter", pack, "nnUNetTrainerFilterMatch", epochs, "published")
+    return [
+        replace(row, settings=(*settings, "filter_rounds=0")),
+        replace(row, key="nnFilterMatch", settings=settings, variant="filter"),
+    ]
+
+
+def on_gpu(name: str, title: str, pack: Pack, full: Pack, epochs: int, others: Sequence[Row], about: str) -> Study:
+    semi_supervised = Row("SemiSupervised", pack, "nnUNetTrainerSemiSupervised", epochs, "new")
+    rows = [*controls(pack, full, epochs), *others, semi_supervised]
+    return Study(name, title, about, tuple(rows), seeds=(0,))
 
 
 _ON_ACDC = "the other patients of the 70 of the train list are unlabeled; 10 validation patients, 20 frames."
@@ -237,6 +286,33 @@ STUDIES = {
             ("BoxTightness",),
             "A tight box around each object of each slice, and in it a few seeds; 80 cases, validated on dense masks of 10 of "
             "the 20 test cases.",
+        ),
+        on_gpu(
+            "GPU_ACDC_3",
+            "ACDC, 3 labeled patients, on a GPU",
+            GPU_ACDC_3,
+            GPU_ACDC_ALL,
+            GPU_ACDC_EPOCHS,
+            published_filter_match(GPU_ACDC_3, GPU_ACDC_EPOCHS, 5, ("initial_lr=5e-3", "weight_decay=3e-3")),
+            f"6 labeled frames, {_ON_ACDC} Published, on 20 test patients: nnU-Net 82.96, nnFilterMatch without filter 89.51.",
+        ),
+        on_gpu(
+            "GPU_ACDC_7",
+            "ACDC, 7 labeled patients, on a GPU",
+            GPU_ACDC_7,
+            GPU_ACDC_ALL,
+            GPU_ACDC_EPOCHS,
+            published_filter_match(GPU_ACDC_7, GPU_ACDC_EPOCHS, 20, ()),
+            f"14 labeled frames, {_ON_ACDC} Published, on 20 test patients: nnU-Net 86.31, nnFilterMatch without filter 89.58.",
+        ),
+        on_gpu(
+            "GPU_LA_8",
+            "Left atrium, 8 labeled cases, on a GPU",
+            GPU_LA_8,
+            GPU_LA_ALL,
+            GPU_LA_EPOCHS,
+            (),
+            f"8 labeled cases, {_ON_LA}",
         ),
     )
 }

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from benchmarks.measured_training import VALIDATED
 from benchmarks.studies import STUDIES, Pack, Row, Study
-from benchmarks.study_report import CELLS, FOLDER, KEY, RUNS, read_records, records_file, write_reports
+from benchmarks.study_report import CELLS, KEY, RUNS, read_records, records_file, write_reports
 from nnunet_ssl.commands.steps import Step, child_environment, run_command, run_steps
 from nnunet_ssl.data.atomic import write_atomically
 from nnunet_ssl.data.listing import files_with_ending
@@ -275,11 +275,9 @@ def prepare(root: Path, pack: Pack, args: argparse.Namespace, environment: Mappi
             run_steps(root, preparing_steps(root, pack, args), {}, lambda: None, environment)
     configurations = load_json(plans)["configurations"]
     planned = {**configurations[pack.base], **configurations[pack.configuration]}
-    expected = {
-        "spacing": list(pack.spacing[-len(pack.patch) :]),
-        "patch_size": list(pack.patch),
-        "batch_size": pack.batch_size,
-    }
+    expected = {"patch_size": list(pack.patch), "batch_size": pack.batch_size} if pack.patch else {}
+    if pack.spacing:
+        expected["spacing"] = list(pack.spacing[-len(planned["spacing"]) :])
     for key, value in expected.items():
         if planned[key] != value:
             raise UserError(
@@ -309,13 +307,16 @@ def preparing_steps(root: Path, pack: Pack, args: argparse.Namespace) -> list[St
 
     add_raw(pack)
     plan = ["nnunet_ssl", "plan_and_preprocess", "-d", dataset, "-c", pack.base, *np, "-npfp", str(args.np)]
-    plan += ["-overwrite_target_spacing", *map(str, pack.spacing)]
+    if pack.spacing:
+        plan += ["-overwrite_target_spacing", *map(str, pack.spacing)]
+    steps.append(Step(f"{pack.dataset}_plan", f"{pack.dataset}: plan and preprocess", plan))
+    if not pack.patch:
+        return steps
     small = ["python", "-m", "nnunet_ssl.plans.small", "-d", dataset, "-b", pack.base]
     small += ["--patch_size", *map(str, pack.patch), "--batch_size", str(pack.batch_size)]
     small += ["--features", *map(str, pack.features)]
     return [
         *steps,
-        Step(f"{pack.dataset}_plan", f"{pack.dataset}: plan and preprocess", plan),
         Step(f"{pack.dataset}_small", f"{pack.dataset}: add the small configuration", small),
     ]
 
@@ -505,20 +506,24 @@ def evaluate(job: Job, folder: Path) -> pd.DataFrame:
 
 
 def write_records(job: Job, cells: pd.DataFrame, steps: int, costs: Mapping[str, object]) -> None:
-    """Put one run into both files at once, in the order of key, seed and case."""
+    """Put one run into both files."""
     identity = dict(zip(KEY, job.key))
     run = {**identity, "steps": steps, **costs, "date": date.today().isoformat()}
     run["version"] = importlib.metadata.version("nnunet-ssl")
-    new = cells.assign(**identity)[CELLS], pd.DataFrame([run]).reindex(columns=RUNS)
-    with locked(FOLDER):
-        for old, added, part in zip(read_records(job.row.pack.records), new, ("", "_runs")):
-            keys = pd.MultiIndex.from_frame(old[KEY])
-            kept = old[~keys.isin([job.key])]
+    merge_records(job.row.pack.records, cells.assign(**identity)[CELLS], pd.DataFrame([run]).reindex(columns=RUNS))
+
+
+def merge_records(records: str, cells: pd.DataFrame, runs: pd.DataFrame) -> None:
+    """Put runs into both files at once, in the order of key, seed and case; earlier records of them are replaced."""
+    added_keys = pd.MultiIndex.from_frame(runs[KEY])
+    folder = records_file(records).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        for old, added, part in zip(read_records(records), (cells, runs), ("", "_runs")):
+            kept = old[~pd.MultiIndex.from_frame(old[KEY]).isin(added_keys)]
             table = pd.concat([kept, added]) if len(kept) else added
             table = table.sort_values(KEY, kind="stable")
-            write_atomically(
-                records_file(job.row.pack.records, part), lambda file, t=table: t.to_csv(file, index=False)
-            )
+            write_atomically(records_file(records, part), lambda file, t=table: t.to_csv(file, index=False))
 
 
 # ------------------------------------------------------------------------------------------------------------- listing

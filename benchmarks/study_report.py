@@ -277,11 +277,7 @@ def overview(all_results: Mapping[str, Results]) -> str:
 
 def page(results: Results) -> str:
     study, pack = results.study, results.study.row(results.study.baseline).pack
-    plan = (
-        f"{pack.base}, spacing {' x '.join(f'{s:g}' for s in pack.spacing[-len(pack.patch) :])} mm, patch "
-        f"{' x '.join(map(str, pack.patch))}, batch {pack.batch_size}, {pack.features[0]} to {pack.features[-1]} features; last "
-        "checkpoint, with mirroring"
-    )
+    plan = f"{pack.plan}; last checkpoint, with mirroring"
     files = dict.fromkeys(row.pack.records for row in study.rows)
     parts = [
         f"# {study.title}",

@@ -92,7 +92,8 @@ def test_the_commands_accept_the_arguments_of_a_study(name, tmp_path):
     (tmp_path / "data/la/test.list").write_text("a\n")
     for pack in {row.pack for row in STUDIES[name].rows}:
         steps = study.preparing_steps(tmp_path, pack, args)
-        for step in steps[:-1]:
+        commands = [step for step in steps if step.action[0] == "nnunet_ssl"]
+        for step in commands:
             module, words = load(step.action[1]), list(step.action[2:])
             if step.action[1] == "convert":
                 module, words = importlib.import_module(convert.DATASETS[words[0]][0]), words[1:]
@@ -100,9 +101,11 @@ def test_the_commands_accept_the_arguments_of_a_study(name, tmp_path):
             module.add_arguments(parser)
             parsed = parser.parse_args(words)
             assert all(Path(word).is_file() for word in words if word.endswith("val.list"))
-        assert parsed.d == [str(pack.dataset_id)] and parsed.overwrite_target_spacing == [str(s) for s in pack.spacing]
-        assert steps[-1].action[:3] == ["python", "-m", "nnunet_ssl.plans.small"]
-        made = [step.action[step.action.index("-o" if "-o" in step.action else "-d") + 1] for step in steps[:-2]]
+        spacing = pack.spacing and [str(s) for s in pack.spacing]
+        assert parsed.d == [str(pack.dataset_id)] and parsed.overwrite_target_spacing == spacing
+        small = [list(step.action[:3]) for step in steps if step not in commands]
+        assert small == ([["python", "-m", "nnunet_ssl.plans.small"]] if pack.patch else [])
+        made = [step.action[step.action.index("-o" if "-o" in step.action else "-d") + 1] for step in commands[:-1]]
         assert made[-1] == str(pack.dataset_id)  # a pack made from another one is made after it
         assert len(made) == {True: 3, False: 2}[pack == studies.ACDC_EXPANDED] if pack.source else 1
 
@@ -189,7 +192,6 @@ def records(monkeypatch, tmp_path) -> Path:
     (tmp_path / "repository" / "README.md").write_text(
         "before\n<!-- study:S rows: nnU-Net; EMA -->\n<!-- /study -->\nafter\n"
     )
-    monkeypatch.setattr(study, "FOLDER", folder)
     monkeypatch.setattr(study_report, "FOLDER", folder)
     monkeypatch.setattr(study_report, "REPOSITORY", tmp_path / "repository")
     monkeypatch.setattr(statistics, "RESAMPLES", 199)
