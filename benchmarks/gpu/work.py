@@ -1,0 +1,206 @@
+"""The queue of a GPU machine, begun or continued. `benchmarks/gpu/start.py` installs, calls this, and stops it in time.
+
+    python -m benchmarks.gpu.work --work DIR --out OUT
+
+1. first steps of nnU-Net and of every trainer, 2D (`first_steps.py`), a CSV row each;
+2. studies GPU_*, as `benchmarks/study.py` makes them, in the order of `ORDER`: as far as their releases lie in DIR/data;
+3. first steps in 3D.
+
+Runs go side by side, one process with `WORKERS` workers each, as many as there are cores for (docs/gpu.md). Every half minute OUT
+gets what `collect.py` keeps. On SIGTERM all processes end; called again, runs continue from their last epoch. Records lie in
+DIR/records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pandas as pd
+
+from benchmarks import studies, study, study_report
+from benchmarks.gpu import collect, first_steps
+from benchmarks.studies import Row, Study
+from benchmarks.study import Job
+from nnunet_ssl.commands.steps import run_command
+from nnunet_ssl.discovery.variants import trainer_classes
+from nnunet_ssl.errors import UserError
+from tests.helpers import acdc_release
+
+WORKERS = 3  # of a training, beside its main process
+COLLECT_EVERY = 30  # s
+# (study, groups or keys of its rows), in the order of training: reproduce first
+ORDER = (
+    ("GPU_ACDC_3", ("nnU-Net", "published")),
+    ("GPU_ACDC_7", ("nnU-Net", "published")),
+    ("GPU_ACDC_3", ("new", "EMA of nnU-Net", "all labels")),
+    ("GPU_ACDC_7", ("new", "EMA of nnU-Net")),
+    ("GPU_LA_8", ("nnU-Net", "new")),
+    ("GPU_ACDC_3", ("controls",)),
+    ("GPU_ACDC_7", ("controls",)),
+    ("GPU_LA_8", ("head-room", "controls")),
+)
+
+# ----------------------------------------------------------------------------------------------------------- rehearsal
+
+_SMALL = {"records": "REHEARSAL", "patch": (32, 32), "batch_size": 2, "features": (4, 8, 8)}
+_PACK = replace(
+    studies.GPU_ACDC_3, name="Rehearsal", dataset_id=390, make="convert ACDC -i {data}/acdc --labeled 1", **_SMALL
+)
+_TINY = {"pack": _PACK, "epochs": 4, "iterations": 3}
+_PUBLISHED = studies.published_filter_match(_PACK, 4, 1, ("initial_lr=5e-3", "weight_decay=3e-3"))
+REHEARSAL = Study(
+    "REHEARSAL",
+    "Rehearsal",
+    "Data that are made up.",
+    (
+        Row("nnU-Net", trainer="nnUNetTrainer", group="head-room", **_TINY),
+        replace(_PUBLISHED[1], iterations=3),
+    ),
+    seeds=(0,),
+    upper="nnU-Net",
+)
+REHEARSED_STEPS = ["--patch", "32", "32", "--batch", "2", "--features", "4", "8", "8", "--steps", "2"]
+
+
+def make_up_release(data: Path) -> None:
+    """Four patients in the layout of ACDC, with noise and boxes."""
+    if not (data / "acdc").is_dir():
+        with mock.patch.object(acdc_release, "SHAPE", (11, 40, 36)):
+            for patient in (*acdc_release.TRAIN, *acdc_release.VALIDATION):
+                acdc_release.write_patient(data / "acdc" / "training", patient)
+
+
+# ---------------------------------------------------------------------------------------------------------------- work
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--stages", nargs="+", choices=("steps2d", "rows", "steps3d"), default=["steps2d", "rows", "steps3d"]
+    )
+    parser.add_argument("--trainers", nargs="+", help="of the first steps. Default: nnU-Net's and all of nnunet_ssl")
+    parser.add_argument("--cores", type=int, default=os.cpu_count())
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument(
+        "--rehearse", action="store_true", help="on CPU, tiny, not compiled, with data that are made up"
+    )
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    args = make_parser().parse_args(words)
+    try:
+        return run(args)
+    except UserError as error:
+        print(f"\nwork: {error}", file=sys.stderr)
+        return 1
+
+
+def run(args: argparse.Namespace) -> int:
+    """All stages that were asked for; 1 if something failed."""
+    args.work, args.out = args.work.absolute(), args.out.absolute()
+    # not those of the repository, which a later call may find as they were: `collect.py` brings them together
+    study_report.FOLDER = args.work / "records"
+    os.environ.setdefault("nnUNet_compile", "f" if args.rehearse else "t")
+    for folder in (study_report.FOLDER, args.work / "logs"):
+        folder.mkdir(parents=True, exist_ok=True)
+    stages: dict[str, Callable[[], int]] = {
+        "steps2d": lambda: steps(args, 2),
+        "rows": lambda: rows(args),
+        "steps3d": lambda: steps(args, 3),
+    }
+    if args.rehearse:
+        args.device = "cpu"
+        make_up_release(args.work / "data")
+        study.STUDIES[REHEARSAL.name] = REHEARSAL
+        stages.pop("steps3d")
+    ended = threading.Event()
+    collector = threading.Thread(target=collect_now_and_then, args=(args, ended))
+    collector.start()
+    try:
+        return max(stages[name]() for name in args.stages if name in stages)
+    finally:
+        ended.set()
+        collector.join()
+        collect.write(args.work, args.out)
+
+
+def collect_now_and_then(args: argparse.Namespace, ended: threading.Event) -> None:
+    while not ended.wait(COLLECT_EVERY):
+        collect.write(args.work, args.out)
+
+
+def steps(args: argparse.Namespace, dimension: int) -> int:
+    """First steps of the trainers that have no row yet; 1 if one failed."""
+    table = study_report.FOLDER / collect.FIRST_STEPS
+    known = pd.read_csv(table) if table.is_file() else pd.DataFrame(columns=first_steps.COLUMNS)
+    known = set(known.loc[known["configuration"].str.startswith(str(dimension)), "trainer"])
+    names = args.trainers or [first_steps.VANILLA, *trainer_classes()]
+    words = ["python", "-m", "benchmarks.gpu.first_steps", "--table", str(table), "--dimension", str(dimension)]
+    words += ["--device", args.device, *(REHEARSED_STEPS if args.rehearse else [])]
+    environment, stop = {**environment_of(args, 1), "TORCHINDUCTOR_COMPILE_THREADS": "2"}, threading.Event()
+
+    def one(name: str) -> int:
+        def report(_: int | None) -> None:
+            if stop.is_set():
+                raise study.Stopped
+
+        begin = time.monotonic()
+        try:
+            run_command([*words, name], args.work / "logs" / f"steps{dimension}d_{name}.txt", environment, report)
+        except UserError as error:
+            print(f"{name}: {str(error).splitlines()[-2]}")
+            return 1
+        print(f"{name}, {dimension}D: {time.monotonic() - begin:.0f} s")
+        return 0
+
+    pool = ThreadPoolExecutor(max(1, args.cores // {2: 2, 3: 8}[dimension]))  # in 3D the memory of the GPU is the limit
+    try:
+        found = [pool.submit(one, name) for name in names if name not in known]
+        while not all(future.done() for future in found):
+            time.sleep(0.5)  # short: a signal ends the wait
+        return max((future.result() for future in found), default=0)
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def rows(args: argparse.Namespace) -> int:
+    """Prepare and train all rows whose data are here; 1 if one failed."""
+    order = [(REHEARSAL.name, None)] if args.rehearse else ORDER
+    jobs = dict.fromkeys(
+        job
+        for name, keys in order
+        for job in study.jobs_of([study.STUDIES[name]], keys, None)
+        if (args.work / "data" / job.row.pack.make.split()[3].removeprefix("{data}/")).is_dir()
+    )
+    workers = 1 if args.rehearse else WORKERS
+    environment = environment_of(args, workers)
+    os.environ.update(environment)
+    needed: list[Job] = study.jobs_to_run(list(jobs))
+    for pack in dict.fromkeys(job.row.pack for job in needed):
+        settings = argparse.Namespace(np=args.cores, data=args.work / "data")
+        study.prepare(args.work, pack, settings, environment_of(args, args.cores))
+    settings = argparse.Namespace(jobs=max(1, args.cores // (1 + workers)), idle=False, device=args.device)
+    return 1 if study.train(args.work, needed, settings, environment) else 0
+
+
+def environment_of(args: argparse.Namespace, np: int) -> Mapping[str, str]:
+    environment = study.environment_of(args.work, argparse.Namespace(np=np))
+    return {**environment, "nnUNet_n_proc_DA": str(np), "nnUNet_def_n_proc": str(np)}
+
+
+if __name__ == "__main__":
+    study.end_on_sigterm()
+    sys.exit(main())
