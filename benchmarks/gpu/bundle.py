@@ -116,11 +116,13 @@ def pack_release(folder: Path, target: Path, limit: int) -> list[Path]:
     groups: dict[Path, list[Path]] = {}
     for file in sorted(f for f in folder.rglob("*") if f.is_file()):
         groups.setdefault(file.parent, []).append(file)
+    if not groups:
+        raise UserError(f"{folder} has no files. Name the folder of the releases with --data.")
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         cases = [_compressed(group, folder, Path(scratch, f"{i}.tar.xz")) for i, group in enumerate(groups.values())]
         made = []
-        for number, part in enumerate(parts_of([(file, file.stat().st_size) for file in cases], limit), 1):
+        for number, part in enumerate(parts_of(largest_first(cases), limit), 1):
             made.append(target / f"{folder.name}_{number}.tar")
             with tarfile.open(made[-1], "w") as tar:
                 for file in part:
@@ -142,10 +144,14 @@ def _compressed(files: Sequence[Path], root: Path, target: Path) -> Path:
     return target
 
 
+def largest_first(files: Iterable[Path]) -> list[tuple[Path, int]]:
+    return sorted(((file, file.stat().st_size) for file in files), key=lambda item: -item[1])
+
+
 def parts_of(files: Iterable[tuple[Path, int]], limit: int) -> list[list[Path]]:
-    """Files in groups of at most `limit` bytes: the largest first, each into the first group that has room."""
+    """Files with their sizes in groups of at most `limit` bytes: each in the first group that has room."""
     groups: list[tuple[int, list[Path]]] = []
-    for file, size in sorted(files, key=lambda item: -item[1]):
+    for file, size in files:
         if size > limit:
             raise UserError(f"{file} has {size / MIB:.1f} MiB, a part may have {limit / MIB:.1f}.")
         for index, (used, group) in enumerate(groups):
@@ -167,9 +173,14 @@ def size_of_repository() -> int:
 def write_parts(target: Path, wheels: Sequence[Path], data: Sequence[Path], limit: int) -> dict[str, list[str]]:
     """Copy everything into its part, and the list of all parts into each."""
     spare = [wheel for wheel in wheels if distribution(wheel)[0] in SPARE]
+    kinds = {
+        "wheels": largest_first(wheel for wheel in wheels if wheel not in spare),
+        "data": [(file, file.stat().st_size) for file in data],  # in the order of the releases
+        "spare": largest_first(spare),
+    }
     parts = {}
-    for name, files in (("wheels", [w for w in wheels if w not in spare]), ("data", data), ("spare", spare)):
-        for number, group in enumerate(parts_of([(f, f.stat().st_size) for f in files], limit), 1):
+    for name, files in kinds.items():
+        for number, group in enumerate(parts_of(files, limit), 1):
             parts[f"{name}{number}"] = sorted(file.name for file in group)
             folder = target / f"{name}{number}"
             shutil.rmtree(folder, ignore_errors=True)

@@ -109,7 +109,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=540, help="everything is stopped by then. Default: 540")
     parser.add_argument("--grace", type=float, default=15, help="of these, for ending all processes. Default: 15")
     parser.add_argument("--rehearse", action="store_true", help="tiny lengths on CPU, with data that are made up")
-    args, others = parser.parse_known_args(words)
+    parser.add_argument("queue", nargs="*", metavar="OPTION", help="after --: options of benchmarks/gpu/work.py")
+    args = parser.parse_args(words)
     data = args.work / "data"
     data.mkdir(parents=True, exist_ok=True)
     if args.parts:
@@ -117,7 +118,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if not install(args.parts):
             return 0
         print(f"installed and unpacked after {time.monotonic() - begin:.0f} s")
-    queue = [sys.executable, "-m", "benchmarks.gpu.work", "--work", str(args.work), "--out", str(args.out), *others]
+    queue = [sys.executable, "-m", "benchmarks.gpu.work", "--work", str(args.work), "--out", str(args.out), *args.queue]
     return watched([*queue, *(["--rehearse"] if args.rehearse else [])], begin + args.seconds, args.grace)
 
 

@@ -192,7 +192,9 @@ def rows(args: argparse.Namespace) -> int:
     for pack in dict.fromkeys(job.row.pack for job in needed):
         settings = argparse.Namespace(np=args.cores, data=args.work / "data")
         study.prepare(args.work, pack, settings, environment_of(args, args.cores))
-    settings = argparse.Namespace(jobs=max(1, args.cores // (1 + workers)), idle=False, device=args.device)
+    settings = argparse.Namespace(
+        jobs=max(1, args.cores // (1 + workers)), idle=False, bfloat16=False, device=args.device
+    )
     return 1 if study.train(args.work, needed, settings, environment) else 0
 
 

@@ -17,7 +17,7 @@ from tests.helpers.raw_data import write_oriented
 
 
 def test_parts_are_full_but_not_too_full():
-    files = [(Path(str(size)), size) for size in (2, 9, 5, 4, 1)]
+    files = [(Path(str(size)), size) for size in (9, 5, 4, 2, 1)]
     groups = bundle.parts_of(files, 10)
     assert groups == [[Path("9"), Path("1")], [Path("5"), Path("4")], [Path("2")]]
     with pytest.raises(UserError, match="9 has"):
@@ -43,6 +43,8 @@ def test_wheels_data_and_spare_wheels_have_parts_of_their_own(tmp_path):
 
 def test_a_release_in_several_parts_is_unpacked_with_the_same_images(tmp_path, capsys):
     release = tmp_path / "acdc"
+    with pytest.raises(UserError, match="has no files"):
+        bundle.pack_release(release, tmp_path / "packed", limit=1)
     for patient in acdc_release.TRAIN[:2]:
         acdc_release.write_patient(release / "training", patient)
     image = np.arange(60, dtype=np.int16).reshape(3, 4, 5)

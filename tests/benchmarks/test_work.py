@@ -42,7 +42,7 @@ def test_published_rows_begin_after_as_many_epochs_as_published(name, start, rat
 def rehearsal(folder: Path) -> subprocess.Popen:
     """A call of its own, which may take an hour."""
     words = ["-m", "benchmarks.gpu.start", "--work", folder / "work", "--out", folder / "out", "--rehearse"]
-    words += ["--seconds", "3600", "--grace", "300", "--cores", "1", "--trainers", *TRAINERS]
+    words += ["--seconds", "3600", "--grace", "300", "--", "--cores", "1", "--trainers", *TRAINERS]
     log = (folder / "log.txt").open("a")
     return subprocess.Popen([sys.executable, *map(str, words)], cwd=REPOSITORY, stdout=log, stderr=log)
 
