@@ -29,6 +29,7 @@ class Pack:
     base: str = "2d"  # configuration that the small one inherits from
     source: Pack | None = None  # whose raw data set `make` reads
     validation_list: str = ""  # below {data}: the list of cases that fold 0 validates on; "": as the converter does
+    again: bool = False  # its labeled training images are unlabeled images once more
 
     @property
     def dataset(self) -> str:
@@ -122,6 +123,7 @@ def _from(source: Pack, name: str, dataset_id: int, command: str) -> Pack:
 ACDC_3 = _acdc("ACDC3", 23, "--labeled 3")
 ACDC_7 = _acdc("ACDC7", 27, "--labeled 7")
 ACDC_ALL = _acdc("ACDCall", 30, "")
+ACDC_AGAIN = replace(ACDC_ALL, name="ACDCagain", dataset_id=31, again=True)
 ACDC_WSL4MIS = _acdc("ACDCwsl4mis", 126, "--split_patients wsl4mis")
 ACDC_SCRIBBLES = _acdc("ACDCscribbles", 127, "--split_patients wsl4mis --scribbles {data}/acdc_scribbles")
 ACDC_POINTS = _from(ACDC_ALL, "ACDCpoints", 128, "weaken --kind points")
@@ -131,6 +133,7 @@ ACDC_PARTIAL = _from(ACDC_ALL, "ACDCpartial", 227, "weaken --kind partial --anno
 
 LA_4, LA_8, LA_16 = (_la(f"LA{n}", 100 + n, f"--labeled {n}") for n in (4, 8, 16))
 LA_ALL = _la("LAall", 180, "")
+LA_AGAIN = replace(LA_ALL, name="LAagain", dataset_id=181, again=True)
 LA_2D = replace(
     _la("LA2D", 200, ""),
     **{**_ACDC, "records": "LA_2D_2.5mm", "spacing": (2.5,) * 3},
@@ -170,19 +173,19 @@ def controls(pack: Pack, full: Pack, epochs: int) -> list[Row]:
     ]
 
 
-def pseudo_labels(number: int, pack: Pack, epochs: int) -> Row:
-    """A round of offline self-training: labels by the run of the round before, then a training from scratch."""
-    name = f"round{number}_seed{{seed}}"
+def pseudo_labels(key: str, pack: Pack, epochs: int, teacher: str) -> Row:
+    """A round of offline self-training: labels by the run of the row `teacher`, then a training from scratch."""
+    name = f"{key.replace(' ', '_')}_seed{{seed}}"
     return Row(
-        f"round {number}",
+        key,
         pack,
         "nnUNetTrainerPseudoLabels",
         epochs,
         "new",
-        after=("nnU-Net" if number == 1 else f"round {number - 1}",),
+        after=(teacher,),
         commands=(f"{LABEL} -o {name}",),
         settings=(f'round_name="{name}"',),
-        variant="" if number == 1 else f"round{number}",
+        variant="" if key == "round 1" else key.replace(" ", "_"),
     )
 
 
@@ -190,17 +193,32 @@ def methods(pack: Pack, epochs: int, names: Sequence[str]) -> list[Row]:
     return [Row(name, pack, f"nnUNetTrainer{name}", epochs, "methods") for name in names]
 
 
-def few_labels(name: str, title: str, pack: Pack, full: Pack, epochs: int, about: str) -> Study:
+def continued(row: Row, start: str) -> Row:
+    """The same training, begun with the weights of another row."""
+    variant = f"from_{start.replace(' ', '_')}"
+    return replace(row, key=f"{row.key} from {start}", after=(start,), pretrained=start, variant=variant)
+
+
+def weighted(row: Row, weight: float) -> Row:
+    settings = (f"consistency_weight={weight}",)
+    return replace(row, key=f"{row.key}, weight {weight:g}", settings=settings, variant=f"weight{weight:g}")
+
+
+def few_labels(name: str, title: str, pack: Pack, full: Pack, again: Pack, epochs: int, about: str) -> Study:
     """Few labeled cases, the others of the train list unlabeled."""
     semi_supervised = Row("SemiSupervised", pack, "nnUNetTrainerSemiSupervised", epochs, "new")
-    continued = {"after": ("nnU-Net",), "pretrained": "nnU-Net", "variant": "pretrained", "group": "variants"}
+    mean_teacher = Row("MeanTeacher", pack, "nnUNetTrainerMeanTeacher", epochs, "variants")
     rows = [
         *controls(pack, full, epochs),
         *(Row(peer, pack, "") for peer in PEERS),
         semi_supervised,
-        *(pseudo_labels(number, pack, epochs) for number in (1, 2)),
-        replace(semi_supervised, key="SemiSupervised from nnU-Net", **continued),
+        replace(semi_supervised, key="SemiSupervised, all labels", pack=again),
+        pseudo_labels("round 1", pack, epochs, "nnU-Net"),
+        pseudo_labels("round 2", pack, epochs, "round 1"),
+        pseudo_labels("round of SemiSupervised", pack, epochs, "SemiSupervised"),
+        *(continued(semi_supervised, start) for start in ("round 1", "nnU-Net")),
         *methods(pack, epochs, UNLABELED),
+        *(weighted(mean_teacher, weight) for weight in (0.2, 50)),  # official beside the default of 5, and ten times it
     ]
     return Study(name, title, about, tuple(rows))
 
@@ -239,14 +257,32 @@ STUDIES = {
     study.name: study
     for study in (
         few_labels(
-            "ACDC_3", "ACDC, 3 labeled patients", ACDC_3, ACDC_ALL, ACDC_EPOCHS, f"6 labeled frames, {_ON_ACDC}"
+            "ACDC_3",
+            "ACDC, 3 labeled patients",
+            ACDC_3,
+            ACDC_ALL,
+            ACDC_AGAIN,
+            ACDC_EPOCHS,
+            f"6 labeled frames, {_ON_ACDC}",
         ),
         few_labels(
-            "ACDC_7", "ACDC, 7 labeled patients", ACDC_7, ACDC_ALL, ACDC_EPOCHS, f"14 labeled frames, {_ON_ACDC}"
+            "ACDC_7",
+            "ACDC, 7 labeled patients",
+            ACDC_7,
+            ACDC_ALL,
+            ACDC_AGAIN,
+            ACDC_EPOCHS,
+            f"14 labeled frames, {_ON_ACDC}",
         ),
         *(
             few_labels(
-                f"LA_{n}", f"Left atrium, {n} labeled cases", pack, LA_ALL, LA_EPOCHS, f"{n} labeled cases, {_ON_LA}"
+                f"LA_{n}",
+                f"Left atrium, {n} labeled cases",
+                pack,
+                LA_ALL,
+                LA_AGAIN,
+                LA_EPOCHS,
+                f"{n} labeled cases, {_ON_LA}",
             )
             for n, pack in ((4, LA_4), (8, LA_8), (16, LA_16))
         ),

@@ -304,6 +304,9 @@ def preparing_steps(root: Path, pack: Pack, args: argparse.Namespace) -> list[St
         ids = ["-d", str(pack.source.dataset_id), "-o"] if pack.source else ["-d"]
         action = ["nnunet_ssl", *words, *ids, str(pack.dataset_id), "-name", pack.name, *np]
         steps.append(Step(f"{pack.dataset}_raw", f"{pack.dataset}: {words[0]}", action))
+        if pack.again:
+            action = ["python", "-m", "benchmarks.labeled_again", "-d", str(pack.dataset_id)]
+            steps.append(Step(f"{pack.dataset}_again", f"{pack.dataset}: labeled images as unlabeled ones", action))
 
     add_raw(pack)
     plan = ["nnunet_ssl", "plan_and_preprocess", "-d", dataset, "-c", pack.base, *np, "-npfp", str(args.np)]

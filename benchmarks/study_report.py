@@ -288,7 +288,7 @@ def page(results: Results) -> str:
     ]
     missing = [row.key for row in study.rows if row not in results.rows]
     if missing:
-        parts.append(f"Not recorded: {', '.join(missing)}.")
+        parts.append(f"Not recorded: {'; '.join(missing)}.")
     parts += [
         f"![gains of the rows]({study.name}.png)",
         f"Dice in %: mean over classes of the mean over {results.num_cases} cases of {len(results.patients)} patients, mean over "

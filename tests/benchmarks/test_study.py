@@ -103,8 +103,8 @@ def test_the_commands_accept_the_arguments_of_a_study(name, tmp_path):
             assert all(Path(word).is_file() for word in words if word.endswith("val.list"))
         spacing = pack.spacing and [str(s) for s in pack.spacing]
         assert parsed.d == [str(pack.dataset_id)] and parsed.overwrite_target_spacing == spacing
-        small = [list(step.action[:3]) for step in steps if step not in commands]
-        assert small == ([["python", "-m", "nnunet_ssl.plans.small"]] if pack.patch else [])
+        modules = [step.action[2] for step in steps if step not in commands]
+        assert modules == ["benchmarks.labeled_again"] * pack.again + ["nnunet_ssl.plans.small"] * bool(pack.patch)
         made = [step.action[step.action.index("-o" if "-o" in step.action else "-d") + 1] for step in commands[:-1]]
         assert made[-1] == str(pack.dataset_id)  # a pack made from another one is made after it
         assert len(made) == {True: 3, False: 2}[pack == studies.ACDC_EXPANDED] if pack.source else 1
@@ -206,7 +206,7 @@ def faked(monkeypatch, records) -> Commands:
         Row("nnU-Net", pack, "nnUNetTrainer", 2, "head-room"),
         Row("EMA", pack, "nnUNetTrainerEMA", 2),
         Row("peer", pack, ""),
-        replace(studies.pseudo_labels(1, pack, 2), pretrained="nnU-Net"),
+        replace(studies.pseudo_labels("round 1", pack, 2, "nnU-Net"), pretrained="nnU-Net"),
         Row("all labels", full, "nnUNetTrainer", 2, "head-room"),
     )
     monkeypatch.setattr(study, "STUDIES", {"S": Study("S", "Title", "About.", rows, seeds=(0, 1))})
@@ -278,7 +278,7 @@ def test_a_row_that_needs_another_is_trained_after_it_with_its_labels_and_weight
     assert run(tmp_path, "--seeds", 1, "--rows", "round 1", "--jobs", 2) == 0  # nnU-Net too, which it needs
     nnunet = study.Job(study.STUDIES["S"].row("nnU-Net"), 1)
     label = next(w for w in faked.calls if "pseudo_label" in w)
-    assert option(label, "-tr") == short(1) and option(label, "-o") == "round1_seed1"
+    assert option(label, "-tr") == short(1) and option(label, "-o") == "round_1_seed1"
     parser = argparse.ArgumentParser()
     load("pseudo_label").add_arguments(parser)
     parser.parse_args(label[2:])
@@ -286,7 +286,7 @@ def test_a_row_that_needs_another_is_trained_after_it_with_its_labels_and_weight
     words = faked.calls[-1]
     assert faked.calls.index(label) == len(faked.calls) - 2
     assert option(words, "-pretrained_weights") == str(nnunet.folder / "checkpoint_final.pth")
-    assert option(words, "--set") == 'round_name="round1_seed1"' and option(words, "--threads") == "1"
+    assert option(words, "--set") == 'round_name="round_1_seed1"' and option(words, "--threads") == "1"
 
     faked.failing = {short(0)}
     faked.calls.clear()
