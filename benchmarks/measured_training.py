@@ -132,7 +132,7 @@ def measure(
 def in_bfloat16(cls: type) -> None:
     """Let the networks of a trainer class compute in bfloat16 on CPU, in mixed precision as nnU-Net's do in float16 on a GPU.
 
-    Parameters, losses and optimizer stay float32, logits become float32. Processors with bfloat16 units (AMX) need half the time.
+    Parameters, losses and optimizer stay float32, logits become float32. Faster on processors with bfloat16 units.
     """
     build = cls.build_network_architecture
 

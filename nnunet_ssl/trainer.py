@@ -219,7 +219,12 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     @property
     def progress(self) -> float:
         """Share of the training that is done, in [0, 1]."""
-        return min(1.0, self.iteration / (self.num_epochs * self.num_iterations_per_epoch))
+        return min(1.0, self.iteration / self.total_steps)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.num_epochs * self.num_iterations_per_epoch
 
     @functools.cached_property
     def _labeled_cases(self) -> int:

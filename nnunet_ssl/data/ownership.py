@@ -6,6 +6,7 @@ since, belongs to somebody else: the folder is then not replaced, and such a fil
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -146,6 +147,6 @@ def remove_folder(folder: Path, known: Known | None = None) -> list[str]:
     if not kept:
         (folder / RECORD).unlink(missing_ok=True)
     for parent, _, _ in os.walk(folder, topdown=False):
-        if not os.listdir(parent):
+        with contextlib.suppress(OSError):  # not empty, or another process was faster
             os.rmdir(parent)
     return kept

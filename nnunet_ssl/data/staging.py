@@ -71,7 +71,8 @@ def recover(target: Path) -> None:
     replaced = target.with_name(f".{target.name}.replaced")
     if replaced.exists():
         if target.exists():
-            _remove_replaced(replaced)
+            if _remove_replaced(replaced):
+                raise UserError(f"{replaced} is where the next replaced folder would be put. Move it away.")
         else:
             os.rename(replaced, target)
             print(f"An interrupted conversion had moved {target} aside; it is back in its place.")
@@ -111,12 +112,11 @@ def put_in_place(staging: Path, target: Path) -> None:
     _remove_replaced(replaced)
 
 
-def _remove_replaced(replaced: Path) -> None:
-    """What is ours of a data set that has been replaced. Before, `refuse_to_replace` has found nothing else in it."""
+def _remove_replaced(replaced: Path) -> list[str]:
+    """Remove what is ours of a data set that has been replaced; the files that stay, which are none where nothing came in."""
     if kept := remove_folder(replaced):
-        print(
-            f"{replaced} stays: it holds {len(kept)} file(s) that came in meanwhile: {some(kept, 5)}. Move them away."
-        )
+        print(f"{replaced} stays: it holds {len(kept)} file(s) that are not ours: {some(kept, 5)}. Move them away.")
+    return kept
 
 
 def write_image(image: sitk.Image, path: Path) -> None:

@@ -47,7 +47,9 @@ class EnsembleStore:
 
     def restart(self) -> None:
         """Remove all files that were written here; the next update is the first. Every process does, so another may be faster."""
-        remove_folder(self.folder, lambda path, file: "/" not in path and file.suffix in (".npy", ".json"))
+        remove_folder(
+            self.folder, lambda path, _: "/" not in path and (path.endswith(".npy") or path == self._record.name)
+        )
         self.updates = 0
 
     def start_update(self) -> None:

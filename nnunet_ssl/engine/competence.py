@@ -28,16 +28,11 @@ class CompetenceGate:
     """
 
     def __init__(self, trainer, earliest: float = 0.05, latest: float = 0.4, f1: float = 0.7, memory: float = 0.02):
-        self._trainer, self.earliest, self.latest, self.f1 = (
-            trainer,
-            earliest,
-            max(earliest, latest if f1 > 0 else 0),
-            f1,
-        )
+        self._trainer, self.earliest, self.f1 = trainer, earliest, f1
+        self.latest = max(earliest, latest) if f1 > 0 else earliest
         self.opened_at: float | None = None
-        steps = trainer.num_epochs * trainer.num_iterations_per_epoch
         classes = trainer.label_manager.num_segmentation_heads - (trainer.activation == "softmax")
-        self.counts = ClassCounts(classes, memory * steps)
+        self.counts = ClassCounts(classes, memory * trainer.total_steps)
         trainer.register_module("competence", self.counts, optimizer=None)
         trainer.register_state("competence_gate", self)
 

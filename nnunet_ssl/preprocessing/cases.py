@@ -145,14 +145,8 @@ def preprocess_cases(
     )
 
 
-CASE_ENDINGS = (
-    ".pkl",
-    ".b2nd",
-    "_seg.b2nd",
-    ".npz",
-    ".npy",
-    "_seg.npy",
-)  # of nnU-Net's preprocessed cases, old ones included
+# of nnU-Net's preprocessed cases, those of earlier versions too
+CASE_ENDINGS = (".pkl", ".b2nd", "_seg.b2nd", ".npz", ".npy", "_seg.npy")
 
 
 def _remove_cases(folder: Path, cases: Collection[str]) -> None:

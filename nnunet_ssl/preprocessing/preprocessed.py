@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_ssl.data.names import dataset_number, plain_name
+from nnunet_ssl.data.names import dataset_number, fault_of_name, plain_name
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
@@ -170,6 +170,10 @@ def load_manifest(file: Path) -> dict | None:
         return None
     keys = {"preprocessing_hash", "plans_name", "configuration", "cases"}
     if not isinstance(content, dict) or content.get("format") != FORMAT or not keys <= set(content):
+        return None
+    cases = content["cases"]
+    # stale cases are deleted by these names
+    if not isinstance(cases, dict) or any(fault_of_name(case) is not None for case in cases):
         return None
     return content
 

@@ -250,6 +250,10 @@ def _open(raw: RawDataset, settings: dict, options: RoundOptions) -> Round:
         )
     folder = base / FOLDER / name
     if options.overwrite and folder.is_dir():
+        if folder.is_symlink():
+            raise UserError(
+                f"{folder} is a link, in which nothing is deleted. Remove it, or give another name with -o."
+            )
         known = files_of_round(folder, raw.unlabeled, raw.file_ending)
         if foreign := foreign_files(folder, known):
             raise UserError(

@@ -62,9 +62,7 @@ def files_of_round(folder: Path, cases: Iterable[str], file_ending: str) -> Know
         if not below:
             return first in (FILE, "cases.csv", "cases.png") or first.endswith(f"_{KIND}.json")
         of_folder = CASE_ENDINGS if first.endswith(f"_{KIND}") else endings.get(first, ())
-        return any(
-            below[0] == f"{name}{end}" for end in of_folder for name in (below[0].removesuffix(end),) if name in names
-        )
+        return any(file.name.endswith(end) and file.name.removesuffix(end) in names for end in of_folder)
 
     return known
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -485,3 +486,15 @@ def test_the_list_names_what_is_recorded(faked, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert any("nnU-Net" in line and line.endswith("500 steps; seeds recorded: 0, 1") for line in lines)
     assert any("peer" in line and line.endswith("measured elsewhere; seeds recorded: -") for line in lines)
+
+
+def test_the_table_of_strong_views_says_what_the_file_says():
+    table = pd.read_csv(REPOSITORY / "docs" / "studies" / "strong_view.csv")
+    text = (REPOSITORY / "docs" / "studies" / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| (?:\(nnU-Net\)|intensities[^|]*) \|(.*)\|$", text, re.MULTILINE)
+    values = table.pivot(index="strong_view", columns="data")[["Dice", "Dice_largest_component", "elsewhere_ml"]]
+    for view, line in zip(("nnU-Net", "CutMix", "intensity only", "rectangles"), shown, strict=True):
+        expected = [
+            values.loc[view, (column, data)] for data in ("ACDC3", "ACDC7") for column in values.columns.levels[0]
+        ]
+        assert [float(cell) for cell in line.split("|")] == expected

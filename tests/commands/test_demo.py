@@ -151,10 +151,15 @@ def test_other_settings_need_another_folder_or_overwrite(stubs, tmp_path):
     with pytest.raises(UserError, match=r"other settings: labeled 4 \(now 2\).*--overwrite"):
         demo.run(_arguments("-o", work, "--labeled", 2))
     first = len(_calls(stubs))
-    (work / "mine.txt").write_text("kept")
+    for name in ("mine.txt", "nnUNet_raw/Dataset102_Mine/dataset.json"):
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).write_text("kept")
+    with pytest.raises(UserError, match="lies in the work folder"):
+        demo.run(_arguments("-o", work, "--data", work / "nnUNet_raw", "--overwrite"))
     demo.run(_arguments("-o", work, "--labeled", 2, "--overwrite"))
     assert len(_calls(stubs)) == 2 * first
     assert (work / "mine.txt").read_text() == "kept"
+    assert (work / "nnUNet_raw" / "Dataset102_Mine" / "dataset.json").read_text() == "kept"
 
 
 def test_a_folder_with_other_content_is_never_touched(stubs, tmp_path):

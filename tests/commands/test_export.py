@@ -216,6 +216,10 @@ def test_an_earlier_export_is_replaced_only_with_overwrite(results, tmp_path, ca
     assert export("-o", out) == 1
     assert "--overwrite" in capsys.readouterr().err
     assert contents(out) == before
+    (out / "notes.txt").write_text("mine")
+    assert export("-o", out, "--overwrite") == 1
+    assert "notes.txt" in capsys.readouterr().err and (out / "notes.txt").read_text() == "mine"
+    (out / "notes.txt").unlink()
     assert export("-o", out, "--overwrite") == 0
     assert contents(out)["fold_0/checkpoint_final.pth"] != before["fold_0/checkpoint_final.pth"]
     assert (out / "fold_1").is_dir()

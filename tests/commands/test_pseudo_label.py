@@ -303,7 +303,13 @@ def test_other_settings_need_another_name_or_overwrite(own, capsys):
     said = capsys.readouterr().err
     assert "min_confidence" in said and "--overwrite" in said
     assert Round.load(folder_of(own, "mine")).settings["min_confidence"] == 0
-    assert pseudo_label("-o", "mine", "--min_confidence", "0.6", "--overwrite") == 0
+    other = ("-o", "mine", "--min_confidence", "0.6", "--overwrite")
+    notes = folder_of(own, "mine") / "labels" / "notes.txt"
+    notes.write_text("mine")
+    assert pseudo_label(*other) == 1
+    assert "labels/notes.txt" in capsys.readouterr().err and notes.is_file()
+    notes.unlink()
+    assert pseudo_label(*other) == 0
     assert Round.load(folder_of(own, "mine")).settings["min_confidence"] == 0.6
 
 

@@ -109,3 +109,31 @@ def test_a_damaged_file_is_named_where_simpleitk_would_read_zeros(folder):
         read_case("lab_0", raw.labeled["lab_0"], raw.reader_writer_class)
     with pytest.raises(UserError, match=r"labelsTr/lab_0\.nii\.gz .* truncated or damaged"):
         read_label_map("lab_0", raw.labels["lab_0"], raw.reader_writer_class)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda f: (f / "imagesTr" / "lab_1_0000.nii.gz").rename(f / "elsewhere"), "lab_1_0000"),
+        (
+            lambda f: [file.unlink() for file in (f / "imagesTr").glob("lab_1*")],
+            "lab_1.nii.gz: 1 label.s. have no image",
+        ),
+        (lambda f: change(f, numTraining=3), "'numTraining' is 3, imagesTr holds 2 cases"),
+        (lambda f: (f / "labelsTr" / "._lab_0.nii.gz").write_text(""), "hidden file.s.: ._lab_0.nii.gz"),
+        (lambda f: (f / "imagesUn" / "unl_1_0000.nii.gz").symlink_to("/mnt/store/x"), "is a link to /mnt/store/x"),
+        (lambda f: (f / "imagesTs" / "tes_1_0000.nii.gz").symlink_to("/mnt/store/x"), "is a link to /mnt/store/x"),
+    ],
+)
+def test_a_case_that_is_lost_is_an_error(folder, spoil, words):
+    spoil(folder)
+    with pytest.raises(UserError, match=words):
+        RawDataset.open(801)
+
+
+@pytest.mark.parametrize("case", ["../lab_0", "/tmp/x", ".lab"])
+def test_ids_of_dataset_json_are_plain_names(folder, case):
+    images = [f"imagesTr/lab_0_000{channel}.nii.gz" for channel in (0, 1)]
+    change(folder, dataset={case: {"images": images, "label": "labelsTr/lab_0.nii.gz"}})
+    with pytest.raises(UserError, match=r"1 case id\(s\) cannot be file names"):
+        RawDataset.open(801)

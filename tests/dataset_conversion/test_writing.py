@@ -271,6 +271,18 @@ def test_overwrite_refuses_an_input_in_the_target(raw, five, tmp_path):
         assert content(target) == before
 
 
+def test_what_came_into_a_replaced_data_set_stays_and_is_named(raw, five, capsys):
+    target = convert(five)
+    replaced = raw / f".{target.name}.replaced"  # as a killed conversion leaves it
+    shutil.copytree(target, replaced)
+    (replaced / "mine.txt").write_text("x")
+    before = content(target)
+    with pytest.raises(UserError, match=r"replaced is where the next replaced folder would be put"):
+        convert(five, overwrite=True)
+    assert "1 file(s) that are not ours: mine.txt" in capsys.readouterr().out
+    assert content(target) == before and content(replaced) == {"mine.txt": b"x"}
+
+
 def test_a_target_that_is_a_link_to_another_disk_stays_one(raw, five, tmp_path):
     elsewhere = tmp_path / "big disk" / "Toy"
     elsewhere.parent.mkdir()

@@ -78,3 +78,28 @@ def test_a_file_that_is_no_manifest_means_that_nothing_is_finished(tmp_path, tex
     content = {"format": FORMAT, "preprocessing_hash": "", "plans_name": "", "configuration": "", "cases": {}}
     file.write_text(json.dumps(content))
     assert load_manifest(file) == content
+
+
+@pytest.mark.parametrize("cases", [{"../../x": "hash"}, {"/x": "hash"}, ["a"], "a", {"": "hash"}], ids=str)
+def test_a_manifest_names_no_files_elsewhere(tmp_path, cases):
+    content = {
+        "format": FORMAT,
+        "preprocessing_hash": "h",
+        "plans_name": "p",
+        "configuration": "2d",
+        "cases": {"a": "h"},
+    }
+    file = tmp_path / "manifest.json"
+    file.write_text(json.dumps(content))
+    assert load_manifest(file) == content
+    file.write_text(json.dumps(content | {"cases": cases}))
+    assert load_manifest(file) is None
+
+
+def test_an_identifier_that_leads_elsewhere_is_refused_before_nnunet_deletes_its_folder(base):
+    plans = load_plans(base, "nnUNetPlans")
+    plans.plans["configurations"]["2d"]["data_identifier"] = "../../x"
+    with pytest.raises(UserError, match=r'2d, data_identifier: the name "\.\./\.\./x" has a path separator'):
+        get_configuration(plans, "2d")
+    with pytest.raises(UserError, match=r'^-p: the name "\.\./plans"'):
+        load_plans(base, "../plans")

@@ -113,8 +113,8 @@ class nnUNetTrainerACMT(nnUNetTrainerSSL):
         return terms
 
     def weights(self) -> dict[str, float]:
-        names = ["consistency", "clean_entropy"][: 2 if self.selection == "prototype" else 1]
-        return dict.fromkeys(names, ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction))
+        weight = ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction)
+        return {"consistency": weight} | ({"clean_entropy": weight} if self.selection == "prototype" else {})
 
     def inference_network(self) -> NetworkMember:
         return self.teacher

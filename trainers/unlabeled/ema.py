@@ -23,8 +23,7 @@ class nnUNetTrainerEMA(nnUNetTrainerSSL):
     inference: str = "teacher"  # or "student", which is nnU-Net's own network
 
     def build_method(self) -> None:
-        steps = self.num_epochs * self.num_iterations_per_epoch
-        self.teacher = self.register_teacher(decay_of_run(steps, self.horizons))
+        self.teacher = self.register_teacher(decay_of_run(self.total_steps, self.horizons))
 
     def inference_network(self) -> NetworkMember:
         return self.teacher_or_student(self.teacher, self.inference)

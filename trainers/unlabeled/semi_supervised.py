@@ -56,8 +56,7 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
     inference: str = "teacher"  # or "student"
 
     def build_method(self) -> None:
-        steps = self.num_epochs * self.num_iterations_per_epoch
-        self.teacher = self.register_teacher(decay_of_run(steps, self.horizons))
+        self.teacher = self.register_teacher(decay_of_run(self.total_steps, self.horizons))
         self.register_gate(self.earliest, self.latest, self.competence)
 
     def unlabeled_views(self, intensity):

@@ -56,8 +56,9 @@ class nnUNetTrainerUPC(nnUNetTrainerSSL):
     def build_method(self) -> None:
         if self.selection not in ("divergence", "threshold"):
             raise ValueError(f"selection must be 'divergence' or 'threshold', got {self.selection!r}")
-        steps = self.num_epochs * self.num_iterations_per_epoch
-        self.teacher = self.register_teacher(decay_of_run(steps) if self.ema_decay is None else self.ema_decay)
+        self.teacher = self.register_teacher(
+            decay_of_run(self.total_steps) if self.ema_decay is None else self.ema_decay
+        )
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         n = batch.num_labeled
