@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ssl.data.annotated_classes import KEY, PartialLabels
+from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
@@ -95,13 +96,8 @@ def check_sources(raws: Sequence[RawDataset]) -> None:
 def load_map(file: Path | None) -> dict | None:
     if file is None:
         return None
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"--map {file} does not exist. `nnunet_ssl merge -h` shows an example.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"--map {file} is not valid JSON ({error}). `nnunet_ssl merge -h` shows an example.") from error
-    if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
+    content = read_json(file, remedy="`nnunet_ssl merge -h` shows an example for --map.")
+    if not all(isinstance(part, dict) for part in content.values()):
         raise UserError(f"--map {file} must give each data set an object. `nnunet_ssl merge -h` shows an example.")
     return content
 

@@ -11,13 +11,13 @@ not how good a method is.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ssl.commands.steps import Step, child_environment, run_steps
+from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.ownership import remove_folder
 from nnunet_ssl.errors import UserError, some
 
@@ -214,7 +214,7 @@ def _open_work_folder(work: Path, settings: Settings, overwrite: bool) -> dict:
     wanted = vars(settings)
     state = {"format": FORMAT, "settings": wanted, "seconds": {}}
     if file.is_file():
-        present = json.loads(file.read_text(encoding="utf-8"))
+        present = read_json(file, remedy="Name another folder with -o.")
         different = [
             f"{key} {present.get('settings', {}).get(key)} (now {value})"
             for key, value in wanted.items()
@@ -253,7 +253,7 @@ def _add_small_configuration(work: Path, config: str) -> None:
 
     plans_file = work / "nnUNet_preprocessed" / DATASET / "nnUNetPlans.json"
     size = SIZES[config]
-    planned = json.loads(plans_file.read_text(encoding="utf-8"))["configurations"][config]["patch_size"]
+    planned = read_json(plans_file)["configurations"][config]["patch_size"]
     patch = [min(ours, theirs) for ours, theirs in zip(size.largest_patch, planned, strict=True)]
     words = ["python", "-m", "nnunet_ssl.plans.small", "-d", str(DATASET_ID), "-b", config, "--patch_size", *patch]
     words += ["--batch_size", size.batch_size, "--features", *size.features]

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_ssl.data.label_values import label_values
 from nnunet_ssl.errors import UserError, excerpt
 
 KEY = "partial_labels"
@@ -71,7 +72,7 @@ class PartialLabels:
             return None
         labels = {
             name: frozenset(np.atleast_1d(value).tolist())
-            for name, value in dataset_json["labels"].items()
+            for name, value in label_values(dataset_json, file).items()
             if name != "ignore" and np.any(value)  # background is 0 alone
         }
         content = dataset_json[KEY]

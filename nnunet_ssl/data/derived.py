@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.raw_dataset import DENSE_FOLDER, RawDataset, read_label_map
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import load_splits
@@ -48,15 +48,15 @@ def carried_lists(raw: RawDataset) -> tuple[UnlabeledList | None, list[dict[str,
     splits = [folder / SPLITS_FILE for folder in folders if (folder / SPLITS_FILE).is_file()]
     return (
         UnlabeledList.load(lists[0]) if lists else None,
-        load_splits(splits[0]) if splits else None,
+        load_splits(splits[0], raw.labeled) if splits else None,
     )
 
 
 def same_request(target: Path, dataset_json: Mapping, cases: Sequence[str]) -> bool:
     """Whether `target` was made by the same command: equal dataset.json, and a label of every case."""
     try:
-        present = json.loads((target / "dataset.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        present = read_json(target / "dataset.json")
+    except UserError:
         return False
     ending = dataset_json["file_ending"]
     labels = target / "labelsTr"

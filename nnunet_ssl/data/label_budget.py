@@ -49,7 +49,9 @@ def write_budget(
     name = dataset_name(name_or_id)
     content, channel_names = _load_list(name, num_processes)
     folders = [folder for folder in (preprocessed_folder(name), raw_folder(name)) if folder.is_dir()]
-    present = next((load_splits(f / SPLITS_FILE) for f in folders if (f / SPLITS_FILE).is_file()), None)
+    present = next(
+        (load_splits(f / SPLITS_FILE, content.labeled) for f in folders if (f / SPLITS_FILE).is_file()), None
+    )
 
     splits, hidden, notes = make_budget(
         content, present, labeled, seed, val=val, val_fraction=val_fraction, folds=folds

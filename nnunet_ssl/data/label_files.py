@@ -35,7 +35,7 @@ def checked_label_files(
     allowed = {0}
     for name, value in raw.dataset_json["labels"].items():
         if name != "ignore":
-            allowed |= set(value if isinstance(value, (list, tuple)) else [value])
+            allowed |= set(value if isinstance(value, list) else [value])
     reader, names = raw.reader_writer_class, list(files)
     jobs = [(name, files[name], None if like is None else like[name], reader, sorted(allowed), what) for name in names]
     hashes, problems = {}, []

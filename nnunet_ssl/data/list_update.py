@@ -28,10 +28,10 @@ def prepare_lists(
     Raises:
         UserError: see `copy_splits` and `update_list`.
     """
-    splits_file = copy_splits(raw.folder, raw.preprocessed, overwrite) or raw.preprocessed / SPLITS_FILE
+    splits_file = copy_splits(raw.folder, raw.preprocessed, overwrite, raw.labeled) or raw.preprocessed / SPLITS_FILE
     content = update_list(raw, num_processes, rehash, show_progress)
     if splits_file.is_file() and content.hidden_labels:
-        splits = load_splits(splits_file)
+        splits = load_splits(splits_file, raw.labeled)
         in_use = {str(fold): {*split["train"], *split["val"]} for fold, split in enumerate(splits)}
         clash = [f for f, hidden in content.hidden_labels.items() if f not in in_use or in_use[f] & set(hidden)]
         if clash:

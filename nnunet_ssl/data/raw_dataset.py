@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +13,9 @@ import numpy as np
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.files import damaged_file, explain_reading_error
+from nnunet_ssl.data.geometry import geometry_hash
+from nnunet_ssl.data.json_files import expect, read_json
+from nnunet_ssl.data.label_values import label_values
 from nnunet_ssl.data.listing import channels_of_cases, files_with_ending, refuse_hidden_files
 from nnunet_ssl.data.names import check_case_ids, dataset_number
 from nnunet_ssl.errors import UserError, excerpt, some
@@ -85,7 +88,7 @@ class RawDataset:
         dataset_json = _load_dataset_json(folder / "dataset.json")
         ending = dataset_json["file_ending"]
         if "dataset" in dataset_json:
-            entries = get_filenames_of_train_images_and_targets(str(folder), json.loads(json.dumps(dataset_json)))
+            entries = get_filenames_of_train_images_and_targets(str(folder), copy.deepcopy(dataset_json))
             labeled = {case: list(entry["images"]) for case, entry in sorted(entries.items())}
             labels = {case: entry["label"] for case, entry in sorted(entries.items())}
         else:
@@ -105,10 +108,16 @@ class RawDataset:
                 )
         unlabeled = _list_images(folder / "imagesUn", ending)
         test = _list_images(folder / "imagesTs", ending)
-        channels = sorted({_channel(file, ending) for file in next(iter(labeled.values()))})
-        for kind, cases in (("labeled", labeled), ("unlabeled", unlabeled), ("test", test)):
-            if kind != "labeled" or "dataset" not in dataset_json:
-                _check_channels(folder / FOLDERS[kind], cases, channels, ending)
+        # under the key `dataset` files have any names, and channels their place in the list
+        number = len(next(iter(labeled.values())))
+        channels = [f"{channel:04d}" for channel in range(number)]
+        if "dataset" in dataset_json:
+            _check_listed(folder / "dataset.json", labeled, number)
+        else:
+            channels = sorted({_channel(file, ending) for file in next(iter(labeled.values()))})
+            _check_channels(folder / FOLDERS["labeled"], labeled, channels, ending)
+        for kind, cases in (("unlabeled", unlabeled), ("test", test)):
+            _check_channels(folder / FOLDERS[kind], cases, channels, ending)
         check_case_ids([*labeled, *unlabeled], str(folder))
         check_case_ids(test, str(folder / FOLDERS["test"]))
         both = sorted(set(unlabeled) & set(labeled))
@@ -151,6 +160,11 @@ class RawDataset:
     def label_files(self, section: str) -> dict[str, str]:
         """Case -> label file of `section`, for the cases that have one; those of `unlabeled` have none."""
         return {"unlabeled": {}, "labeled": self.labels, "test": self.test_labels}[section]
+
+    def geometry(self, case: str) -> str:
+        """`geometry_hash` of a labeled or unlabeled case. Its images must be readable, as the hashes of all cases have shown."""
+        files = self.labeled.get(case) or self.unlabeled[case]
+        return geometry_hash(files, self.reader_writer_class)
 
     def files(self) -> list[str]:
         """Every image and label map that was listed."""
@@ -204,16 +218,39 @@ class RawDataset:
 
 
 def _load_dataset_json(file: Path) -> dict:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file} does not exist. `nnunet_ssl convert` writes it; nnU-Net describes it.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not valid JSON ({error}). Correct it.") from error
+    """The content, with the labels as numbers."""
+    content = read_json(file, missing="`nnunet_ssl convert` writes it; nnU-Net describes it.")
     for key, alternative in (("file_ending", None), ("labels", None), ("channel_names", "modality")):
         if key not in content and alternative not in content:
             raise UserError(f"{file} lacks the key '{key}'; nnU-Net needs it. Add it.")
-    return content
+    ending = content["file_ending"]
+    expect(
+        isinstance(ending, str) and len(ending) > 1 and ending[0] == ".",
+        file,
+        "file_ending",
+        ending,
+        'a text such as ".nii.gz"',
+    )
+    key = "channel_names" if "channel_names" in content else "modality"
+    names = content[key]
+    numbered = isinstance(names, dict) and list(names) == [str(i) for i in range(len(names))] and len(names) > 0
+    named = numbered and all(isinstance(name, str) for name in names.values())
+    expect(named, file, key, names, 'an object that names each channel, {"0": "CT"}, in the order of their numbers')
+    if "numTraining" in content:
+        found = content["numTraining"]
+        expect(isinstance(found, int) and not isinstance(found, bool), file, "numTraining", found, "a whole number")
+    for case, entry in (_listed_cases(file, content["dataset"]) if "dataset" in content else {}).items():
+        fine = isinstance(entry, dict) and isinstance(entry.get("label"), str) and isinstance(entry.get("images"), list)
+        fine = fine and entry["images"] and all(isinstance(image, str) for image in entry["images"])
+        allowed = 'an object with "images", a list of files, and "label", a file'
+        expect(fine, file, f"dataset.{case}", entry, allowed)
+    return {**content, "labels": label_values(content, file)}
+
+
+def _listed_cases(file: Path, cases: object) -> dict:
+    expect(isinstance(cases, dict) and bool(cases), file, "dataset", cases, "an object with an entry for each case")
+    check_case_ids(cases, f"{file}, key 'dataset'")  # type: ignore[arg-type]
+    return cases  # type: ignore[return-value]
 
 
 def _list_images(folder: Path, ending: str) -> dict[str, list[str]]:
@@ -248,6 +285,18 @@ def _check_pairs(folder: Path, labeled: Mapping[str, object], dataset_json: dict
             f"{folder / 'dataset.json'}: key 'numTraining' is {excerpt(counted)}, imagesTr holds {len(labeled)} cases. Restore "
             "what is missing, or correct the number."
         )
+
+
+def _check_listed(file: Path, cases: Mapping[str, Sequence[str]], number: int) -> None:
+    """Files under the key `dataset`."""
+    for case, files in cases.items():
+        if len(files) != number:
+            raise UserError(f"{file}: dataset.{case} has {len(files)} image(s), other cases have {number}. Correct it.")
+        for image in files:
+            if not Path(image).is_file():
+                raise UserError(
+                    f"{image} does not exist; {file} names it as an image of {case}. Restore it, or correct the key."
+                )
 
 
 def _channel(file: str, ending: str) -> str:

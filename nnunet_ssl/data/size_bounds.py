@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from numbers import Real
 
+from nnunet_ssl.data.label_values import label_values
 from nnunet_ssl.errors import UserError
 
 KEY = "size_bounds"
@@ -27,7 +28,7 @@ def read_size_bounds(dataset_json: dict, dimension: int, file: str) -> dict[int,
             something else than two increasing numbers.
     """
     unit = f"mm{dimension}"
-    channels = _channels(dataset_json)
+    channels = _channels(dataset_json, file)
     example = f'"{KEY}": {{"{next(iter(channels))}": {{"{unit}": [lowest, highest]}}}}'
     where = f"{KEY!r} of {file} (and of dataset.json in nnUNet_raw, from which planning copies it)"
     named = dataset_json.get(KEY)
@@ -49,11 +50,11 @@ def read_size_bounds(dataset_json: dict, dimension: int, file: str) -> dict[int,
     return bounds
 
 
-def _channels(dataset_json: dict) -> dict[str, int]:
+def _channels(dataset_json: dict, file: str) -> dict[str, int]:
     """Name of each foreground class or region -> its channel, in nnU-Net's order."""
     labels = {
-        name: value for name, value in dataset_json["labels"].items() if name != "ignore" and value not in (0, [0])
+        n: value for n, value in label_values(dataset_json, file).items() if n != "ignore" and value not in (0, [0])
     }
-    if any(isinstance(value, (list, tuple)) and len(value) > 1 for value in labels.values()):
+    if any(isinstance(value, list) for value in labels.values()):
         return {name: channel for channel, name in enumerate(labels)}
-    return {name: int(value[0] if isinstance(value, (list, tuple)) else value) for name, value in labels.items()}
+    return {name: value for name, value in labels.items() if isinstance(value, int)}

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nnunet_ssl.data.atomic import write_json_atomically
+from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.names import check_case_ids
 from nnunet_ssl.data.ownership import add_to_record
 from nnunet_ssl.errors import UserError, some
@@ -28,19 +30,35 @@ def split_hash(split: Mapping[str, Sequence[str]]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def load_splits(file: str | Path) -> list[dict[str, list[str]]]:
-    """Read `splits_final.json`. UserError names the file and the fold that is malformed."""
+def load_splits(file: str | Path, known: Collection[str] | None = None) -> list[dict[str, list[str]]]:
+    """Read `splits_final.json`.
+
+    Args:
+        known: ids of the labeled cases; None: any id is taken.
+
+    Raises:
+        UserError: names the file and the fold that is malformed, or that names a case which is not in `known`.
+    """
     file = Path(file)
-    try:
-        splits = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file} does not exist. `nnunet_ssl split` writes one.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{file} is not valid JSON ({error}). `nnunet_ssl split --overwrite` writes a new one."
-        ) from error
+    splits = read_json(file, list, remedy=_REMEDY, missing="`nnunet_ssl split` writes one.")
     _check(splits, file)
+    if known is not None and (unknown := unknown_cases(splits, known)):
+        raise UserError(f"{file}, {unknown}. {_REMEDY}")
     return splits
+
+
+def unknown_cases(splits: Sequence[Mapping[str, Sequence[str]]], known: Collection[str]) -> str | None:
+    """The first fold that names cases which are not in `known`, and what may be meant; None where all are."""
+    for fold, split in enumerate(splits):
+        for side, cases in split.items():
+            if unknown := [case for case in cases if case not in known]:
+                meant = re.sub(r"(_\d{4})?(\.\w+)*$", "", unknown[0])
+                hint = f"; {meant} without file ending and channel is one" if meant in known else ""
+                return (
+                    f"fold {fold}: '{side}' names {len(unknown)} case(s) that are not labeled cases of the data set: "
+                    f"{some(unknown, 5)}{hint}; allowed are its {len(known)} case ids, such as {some(sorted(known)[:3])}"
+                )
+    return None
 
 
 def write_splits(file: str | Path, splits: Sequence[Mapping[str, Sequence[str]]], overwrite: bool) -> bool:
@@ -79,21 +97,24 @@ def refuse_other_split(file: str | Path, splits: Sequence[Mapping[str, Sequence[
         )
 
 
-def copy_splits(raw: Path, preprocessed: Path, overwrite: bool) -> Path | None:
+def copy_splits(raw: Path, preprocessed: Path, overwrite: bool, known: Collection[str]) -> Path | None:
     """Copy `splits_final.json` of a raw data set to its preprocessed folder, before nnU-Net plans or trains.
 
     As in nnU-Net, the file in the preprocessed folder may hold folds beyond those of the raw file.
+
+    Args:
+        known: ids of the labeled cases.
 
     Returns:
         The file in the preprocessed folder, or None where the raw data set has no `splits_final.json`.
 
     Raises:
-        UserError: another split is there already and `overwrite` is false.
+        UserError: another split is there already and `overwrite` is false, or a fold names a case that is not in `known`.
     """
     source, target = raw / FILE_NAME, preprocessed / FILE_NAME
     if not source.is_file():
         return None
-    splits = load_splits(source)
+    splits = load_splits(source, known)
     if target.is_file():
         present = [split_hash(split) for split in load_splits(target)] if not overwrite else []
         if present[: len(splits)] == [split_hash(split) for split in splits]:
@@ -183,7 +204,7 @@ def grouped_folds(
 
 
 def _check(splits: object, file: Path) -> None:
-    if not isinstance(splits, list) or not splits:
+    if not splits:
         raise UserError(f'{file} must be a list with one {{"train": [...], "val": [...]}} per fold. {_REMEDY}')
     for fold, split in enumerate(splits):
         if not isinstance(split, dict) or set(split) != {"train", "val"}:

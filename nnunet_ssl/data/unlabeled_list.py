@@ -8,16 +8,16 @@ voxels, so that an image that appears twice under different names is recognized.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from nnunet_ssl.data import json_files
+from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.names import check_case_ids
 from nnunet_ssl.data.ownership import write_recorded_json
-from nnunet_ssl.errors import UserError, excerpt
 
 FILE_NAME = "unlabeled.json"
 FORMAT = 1
@@ -81,20 +81,12 @@ class UnlabeledList:
     def load(cls, path: str | Path) -> UnlabeledList:
         """Read and check the file. UserError names the file and the key that is missing or malformed."""
         path = Path(path)
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(
-                f"{path} does not exist. `nnunet_ssl preprocess_unlabeled -d {path.parent.name}` writes it."
-            ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not valid JSON ({error}). {_REMEDY}") from error
+        missing = f"`nnunet_ssl preprocess_unlabeled -d {path.parent.name}` writes it."
+        content = read_json(path, remedy=_REMEDY, missing=missing)
 
         def expect(condition: bool, key: str, found: object, allowed: str) -> None:
-            if not condition:
-                raise UserError(f"{path}: key '{key}' is {excerpt(found)}; allowed is {allowed}. {_REMEDY}")
+            json_files.expect(condition, path, key, found, allowed, _REMEDY)
 
-        expect(isinstance(content, dict), "(top level)", content, "an object")
         expect(content.get("format") == FORMAT, "format", content.get("format"), f"the number {FORMAT}")
         for key in content:
             # a misspelled `groups` would otherwise silently put one patient on both sides of a split

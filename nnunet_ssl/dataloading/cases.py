@@ -52,14 +52,16 @@ def check_fold(preprocessed_base: str, labeled_folder: str, fold: int | str) -> 
     """Refuse a fold for which nnU-Net would make a split of its own that nobody asked for.
 
     Raises:
-        UserError: the fold is not in `splits_final.json`, or there is no such file and too few cases to make one.
+        UserError: the fold is not in `splits_final.json`, this names cases that are not preprocessed, or there is no such file and
+            too few cases to make one.
     """
     if fold == "all":
         return
     file = Path(preprocessed_base, "splits_final.json")
     dataset = file.parent.name
+    cases = infer_dataset_class(labeled_folder).get_identifiers(labeled_folder)
     if file.is_file():
-        folds = len(load_splits(file))
+        folds = len(load_splits(file, set(cases)))
         if fold >= folds:
             raise UserError(
                 f"Fold {fold} is not in {file}, which has {folds} fold(s): 0 to {folds - 1} are allowed. nnU-Net would train "
@@ -67,7 +69,6 @@ def check_fold(preprocessed_base: str, labeled_folder: str, fold: int | str) -> 
                 f"`nnunet_ssl split -d {dataset} --labeled N`."
             )
         return
-    cases = infer_dataset_class(labeled_folder).get_identifiers(labeled_folder)
     if len(cases) < SMALLEST_STOCK_SPLIT:
         raise UserError(
             f"{file} does not exist and nnU-Net's 5-fold split needs {SMALLEST_STOCK_SPLIT} labeled cases or more, found "

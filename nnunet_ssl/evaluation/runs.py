@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.annotated_classes import PartialLabels
+from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.listing import files_with_ending
 from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
@@ -348,12 +349,7 @@ def _number_in_name(trainer: str, pattern: str) -> int | None:
 
 def load_json(file: Path) -> dict:
     """A JSON file that nnU-Net writes when a training starts. UserError where it is missing or damaged."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file} does not exist; nnU-Net writes it when a training starts. Train again.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not valid JSON ({error}). Train again to have it written.") from error
+    return read_json(file, remedy="Train again: nnU-Net writes it when a training starts.")
 
 
 def _as_tuple(label: int | Sequence[int]) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Collection, Mapping
@@ -14,6 +13,7 @@ import numpy as np
 
 from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.data.files import damaged_file, explain_reading_error, wrong_number_of_channels
+from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.errors import UserError
@@ -79,7 +79,8 @@ def preprocess_cases(
     base = raw.preprocessed
     plans_manager = load_plans(base, plans_name)
     configuration_manager = get_configuration(plans_manager, configuration)
-    dataset_json = json.loads((base / "dataset.json").read_text(encoding="utf-8"))
+    again = f"Run `nnunet_ssl plan_and_preprocess -d {raw.id}`, which copies it from {raw.folder}."
+    dataset_json = read_json(base / "dataset.json", remedy=again)
     folder = Path(unlabeled_folder(into or base, configuration_manager, kind))
     scratch = Path(f"{folder}.unfinished")
     file = Path(manifest_file(into or base, configuration_manager, kind))

@@ -8,7 +8,6 @@ classes under the same file names. They are never trained on: they are preproces
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,8 @@ from nnunet_ssl.errors import UserError
 from nnunet_ssl.preprocessing.cases import preprocess_cases
 from nnunet_ssl.preprocessing.preprocessed import (
     complete_cases,
+    load_manifest,
+    made_from,
     manifest_file,
     preprocessing_hash,
     unlabeled_folder,
@@ -62,10 +63,12 @@ class DenseLabels:
         if not cases or not all((references / f"{case}{file_ending}").is_file() for case in cases):
             return None
         folder = unlabeled_folder(preprocessed_base, configuration_manager, KIND)
-        file = Path(manifest_file(preprocessed_base, configuration_manager, KIND))
-        manifest = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"cases": {}}
-        current = manifest.get("preprocessing_hash") == preprocessing_hash(plans_manager, configuration_manager)
-        if not current or not set(cases) <= set(manifest["cases"]) & complete_cases(Path(folder)):
+        manifest = load_manifest(Path(manifest_file(preprocessed_base, configuration_manager, KIND)))
+        current = manifest and manifest["preprocessing_hash"] == preprocessing_hash(
+            plans_manager, configuration_manager
+        )
+        done = set(manifest["cases"]) & complete_cases(Path(folder)) if manifest and current else set()
+        if not set(cases) <= done:
             raise UserError(
                 f"{references} holds dense labels, but {folder} is missing, unfinished or made with other plans. Run "
                 f"`nnunet_ssl plan_and_preprocess -d {int(dataset_number(references.parent.name))}` again (it does "
@@ -123,7 +126,9 @@ def preprocess_dense(
     references.mkdir(parents=True, exist_ok=True)
     for file in files.values():
         shutil.copy(file, references)
-    hashes = {case: f"{content.labeled[case].sha256}+{digest}" for case, digest in hashes.items()}
+    hashes = {
+        case: made_from(content.labeled[case].sha256, digest, raw.geometry(case)) for case, digest in hashes.items()
+    }
     for configuration, processes in zip(configurations, num_processes, strict=True):
         preprocess_cases(
             raw,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_ssl.data.files import file_hash
+from nnunet_ssl.data.json_files import read_json
+from nnunet_ssl.data.label_values import label_values
 from nnunet_ssl.data.listing import files_with_ending
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import read_case, read_label_map
@@ -35,12 +36,10 @@ class CodeMap:
         Raises:
             UserError: not a map, a number that is none, or a class that the data set does not have.
         """
-        labels = dataset_json["labels"]
-        names = {name: int(value) for name, value in labels.items() if not isinstance(value, (list, tuple))}
+        labels = label_values(dataset_json)
+        names = {name: value for name, value in labels.items() if isinstance(value, int)}
         names["ignore"] = uncertain_code(dataset_json)
-        allowed = set(names.values()) | {
-            int(code) for value in labels.values() if isinstance(value, (list, tuple)) for code in value
-        }
+        allowed = set(names.values()) | {code for value in labels.values() if isinstance(value, list) for code in value}
         if words is None:
             return cls({code: code for code in sorted(allowed)})
         codes, other = {0: 0}, None
@@ -77,18 +76,8 @@ class CodeMap:
 
 def _pairs(words: Sequence[str]) -> list[tuple[str, object]]:
     if len(words) == 1 and "=" not in words[0]:
-        file = Path(words[0])
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(
-                f"--map {file}: no such file. Allowed: a json file, or pairs such as 5=liver 6=kidney."
-            ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"--map {file} is not valid JSON ({error}). Correct it.") from error
-        if not isinstance(content, dict):
-            raise UserError(f'--map {file}: found a {type(content).__name__}; allowed is {{"5": "liver"}}. Correct it.')
-        return list(content.items())
+        pairs = 'Allowed after --map: a json file such as {"5": "liver"}, or pairs such as 5=liver 6=kidney.'
+        return list(read_json(words[0], remedy=pairs).items())
     for word in words:
         if word.count("=") != 1:
             raise UserError(f"--map {word}: allowed are pairs NUMBER=CLASS, such as 5=liver, or one json file.")

@@ -8,7 +8,6 @@ labeled cases (plans and the same), the unlabeled cases (plans and their images)
 from __future__ import annotations
 
 import inspect
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +15,13 @@ from pathlib import Path
 
 from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.data.files import file_hash
+from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.list_update import prepare_lists
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
-from nnunet_ssl.preprocessing.preprocessed import complete_cases, load_plans, preprocessing_hash
+from nnunet_ssl.preprocessing.preprocessed import complete_cases, load_plans, made_from, preprocessing_hash
 from nnunet_ssl.preprocessing.unlabeled import preprocess_rest
 
 FORMAT = 1
@@ -117,9 +117,9 @@ def plan_and_preprocess(
 
 
 def _labeled_cases(raw: RawDataset, content: UnlabeledList, show_progress: bool) -> dict[str, dict[str, str]]:
-    """Case -> content hash of its image and hash of its label file."""
+    """Case -> hash of its image, geometry included, and hash of its label file."""
     names = list(raw.labels)
-    cases = {case: {"image": content.labeled[case].sha256} for case in names}
+    cases = {case: {"image": made_from(content.labeled[case].sha256, raw.geometry(case))} for case in names}
     jobs = [(raw.labels[case],) for case in names]
     for index, digest in run_in_processes(file_hash, jobs, 1, "Hashing labels", show_progress):
         cases[names[index]]["label"] = digest
@@ -128,10 +128,10 @@ def _labeled_cases(raw: RawDataset, content: UnlabeledList, show_progress: bool)
 
 def _load_record(file: Path) -> dict | None:
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        record = read_json(file)
+    except UserError:
         return None
-    return record if isinstance(record, dict) and record.get("format") == FORMAT else None
+    return record if record.get("format") == FORMAT else None
 
 
 def _planning_keys(dataset_json: dict) -> dict:
@@ -184,7 +184,10 @@ def _fingerprint(raw: RawDataset, base: Path, made_from: dict, extractor: str, m
     keep = file.is_file() and not manner.clean
     if keep and recorded is None:
         # made by nnU-Net's own commands, which leave no record: the number of cases is all that can be compared
-        found = len(json.loads(file.read_text(encoding="utf-8"))["spacings"])
+        spacings = read_json(file, remedy=f"Delete it and run `nnunet_ssl plan_and_preprocess -d {raw.id}`.").get(
+            "spacings"
+        )
+        found = len(spacings) if isinstance(spacings, list) else 0
         keep = found == len(made_from["cases"])
         if keep:
             print(f"{file} was made by nnU-Net from {found} cases, as many as are labeled: taken as up to date.")
@@ -232,7 +235,7 @@ def _plans(
     wanted = {**made_from, **options}
     keep = file.is_file() and same_fingerprint
     if keep and recorded is None:
-        used = json.loads(file.read_text(encoding="utf-8"))["experiment_planner_used"]
+        used = read_json(file, remedy="Delete it, and plan again.").get("experiment_planner_used")
         default = (None, "DefaultPreprocessor", None)
         keep = used == planning.planner and tuple(options.values())[1:] == default
     elif keep:

@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunet_ssl.data.json_files import expect, read_json
+from nnunet_ssl.data.listing import files_with_ending
 from nnunet_ssl.data.names import dataset_number, fault_of_name, plain_name
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
@@ -107,7 +109,9 @@ def verify_unlabeled(
         )
     list_file = base / LIST_FILE
     records = UnlabeledList.load(list_file).unlabeled if list_file.is_file() else {}
-    changed = [case for case in wanted if case in records and records[case].sha256 != manifest["cases"][case]]
+    changed = [
+        case for case in wanted if case in records and not is_made_from(manifest["cases"][case], records[case].sha256)
+    ]
     if changed:
         raise UserError(
             f"{folder} is stale: the images of {len(changed)} unlabeled cases, such as {changed[0]}, have changed since "
@@ -134,15 +138,18 @@ def load_plans(folder: Path, plans_name: str) -> PlansManager:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     file = folder / f"{plain_name(plans_name, '-p')}.json"
+    again = f"Run `nnunet_ssl plan_and_preprocess -d {dataset_number(folder.name)}`, or name existing plans with -p."
     if not file.is_file():
-        found = sorted(
-            f.stem for f in folder.glob("*.json") if '"experiment_planner_used"' in f.read_text(encoding="utf-8")
-        )
-        raise UserError(
-            f"{file} does not exist. Plans found: {', '.join(found) or 'none'}. "
-            f"Run `nnunet_ssl plan_and_preprocess -d {dataset_number(folder.name)}`, or name existing plans with -p."
-        )
-    return PlansManager(str(file))
+        others = files_with_ending(folder, ".json").values()
+        found = sorted(f.stem for f in others if b'"experiment_planner_used"' in f.read_bytes())
+        raise UserError(f"{file} does not exist. Plans found: {', '.join(found) or 'none'}. {again}")
+    content = read_json(file, remedy=again)
+    configurations = content.get("configurations")
+    fine = isinstance(configurations, dict) and all(isinstance(found, dict) for found in configurations.values())
+    expect(fine, file, "configurations", configurations, "an object with an object for each configuration", again)
+    for key in ("plans_name", "dataset_name", "image_reader_writer"):
+        expect(isinstance(content.get(key), str), file, key, content.get(key), "a text", again)
+    return PlansManager(content)
 
 
 def get_configuration(plans_manager: PlansManager, configuration: str) -> ConfigurationManager:
@@ -165,17 +172,29 @@ def get_configuration(plans_manager: PlansManager, configuration: str) -> Config
 def load_manifest(file: Path) -> dict | None:
     """Content of a manifest; None where it is missing or not one, which means that nothing is finished."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        content = read_json(file)
+    except UserError:
         return None
     keys = {"preprocessing_hash", "plans_name", "configuration", "cases"}
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not keys <= set(content):
+    if content.get("format") != FORMAT or not keys <= set(content):
         return None
     cases = content["cases"]
     # stale cases are deleted by these names
     if not isinstance(cases, dict) or any(fault_of_name(case) is not None for case in cases):
         return None
+    if not all(isinstance(digest, str) for digest in cases.values()):
+        return None
     return content
+
+
+def made_from(*digests: str) -> str:
+    """What a manifest says of a case: hashes of the image, of the label where it has one, and of the geometry, which comes last."""
+    return "+".join(digests)
+
+
+def is_made_from(found: str, *digests: str) -> bool:
+    """Whether an entry of a manifest begins with these hashes. Training does not see the raw images, and so not their geometry."""
+    return f"{found}+".startswith(f"{made_from(*digests)}+")
 
 
 def complete_cases(folder: Path, images: bool = True) -> set[str]:

@@ -206,7 +206,7 @@ def _split(raw: RawDataset, fold: int | str) -> tuple[Sequence[str], Sequence[st
     if fold == "all":
         return list(raw.labeled), ()
     file = raw.preprocessed / SPLITS_FILE
-    splits = load_splits(file)
+    splits = load_splits(file, raw.labeled)
     if int(fold) >= len(splits):
         raise UserError(f"-f {fold}: {file} has {len(splits)} fold(s): 0 to {len(splits) - 1} are allowed.")
     return splits[int(fold)]["train"], splits[int(fold)]["val"]

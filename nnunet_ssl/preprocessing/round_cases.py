@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,6 +11,8 @@ import numpy as np
 
 from nnunet_ssl.data.atomic import remove_unfinished, write_json_atomically, write_named_atomically
 from nnunet_ssl.data.files import file_hash, stream_damage
+from nnunet_ssl.data.json_files import read_json
+from nnunet_ssl.data.label_values import label_values
 from nnunet_ssl.data.raw_dataset import read_label_map
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.predictions.entropy_filter import case_entropy
@@ -43,8 +44,8 @@ class Classes:
 
     @classmethod
     def of(cls, dataset_json: dict) -> Classes:
-        labels = {name: value for name, value in dataset_json["labels"].items() if name not in ("background", "ignore")}
-        codes = {name: tuple(map(int, v)) if isinstance(v, (list, tuple)) else (int(v),) for name, v in labels.items()}
+        labels = {n: value for n, value in label_values(dataset_json).items() if n not in ("background", "ignore")}
+        codes = {name: tuple(value) if isinstance(value, list) else (value,) for name, value in labels.items()}
         if any(len(of_name) > 1 for of_name in codes.values()):
             written = zip(dataset_json["regions_class_order"], codes)
             return cls(codes, {0: "background"} | {int(code): name for code, name in written}, "sigmoid")
@@ -124,8 +125,8 @@ def load_scores(made: Round, case: str, image: str, ending: str) -> CaseScores |
     """Scores of a case that is finished and belongs to this image, else None."""
     label = made.label_file(case, ending)
     try:
-        scores = CaseScores(**json.loads(scores_file(made, case).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
+        scores = CaseScores(**read_json(scores_file(made, case)))
+    except (UserError, TypeError):
         return None
     current = label.is_file() and scores.image == image and scores.label == file_hash(label)
     return scores if current else None

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_ssl.data.atomic import is_unfinished, write_json_atomically
+from nnunet_ssl.data.json_files import read_json
+from nnunet_ssl.data.label_values import label_values
 from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.ownership import Known
 from nnunet_ssl.data.raw_dataset import RawDataset
@@ -33,7 +35,9 @@ from nnunet_ssl.preprocessing.cases import CASE_ENDINGS, preprocess_cases
 from nnunet_ssl.preprocessing.preprocessed import (
     complete_cases,
     configuration_name,
+    is_made_from,
     load_manifest,
+    made_from,
     manifest_file,
     preprocessing_hash,
     unlabeled_folder,
@@ -99,22 +103,19 @@ class Round:
     def load(cls, folder: Path) -> Round:
         """UserError where round.json is missing or not one."""
         file = folder / FILE
+        missing = f"`nnunet_ssl pseudo_label` writes it; remove {folder} if it is of no use."
+        again = f"Remove {folder} and make the round again with `nnunet_ssl pseudo_label`."
+        content = read_json(file, remedy=again, missing=missing)
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']}; allowed is {FORMAT}")
             cases = {case: RoundCase(**record) for case, record in content["cases"].items()}
             return cls(
                 folder, content["settings"], content["ignore"], content["trained_on"], cases, content["finished"]
             )
-        except FileNotFoundError:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{file} does not exist. `nnunet_ssl pseudo_label` writes it; remove {folder} if it is of no use."
-            ) from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:  # json's error is a ValueError
-            raise UserError(
-                f"{file} is not the description of a round ({type(error).__name__}: {error}). Remove {folder} and make the "
-                "round again with `nnunet_ssl pseudo_label`."
+                f"{file} is not the description of a round ({type(error).__name__}: {error}). {again}"
             ) from error
 
     def save(self) -> None:
@@ -148,11 +149,9 @@ class Round:
 
 def uncertain_code(dataset_json: dict) -> int:
     """The ignore label, or the number after the last label of a data set without one."""
-    labels = dict(dataset_json["labels"])
-    if "ignore" in labels:
-        return int(labels["ignore"])
-    codes = [code for value in labels.values() for code in (value if isinstance(value, (list, tuple)) else [value])]
-    return max(map(int, codes)) + 1
+    labels = label_values(dataset_json)
+    codes = [code for value in labels.values() for code in (value if isinstance(value, list) else [value])]
+    return max(codes) + ("ignore" not in labels)
 
 
 def all_rounds(preprocessed_base: str | Path) -> list[Round]:
@@ -213,7 +212,8 @@ def verified_labels(
     folder = Path(unlabeled_folder(found.folder, configuration_manager, KIND))
     manifest = load_manifest(Path(manifest_file(found.folder, configuration_manager, KIND)))
     current = manifest and manifest["preprocessing_hash"] == preprocessing_hash(plans_manager, configuration_manager)
-    done = {c for c in complete_cases(folder, images=False) if current and manifest["cases"].get(c) == _hash(found, c)}
+    complete = complete_cases(folder, images=False) if manifest and current else set()
+    done = {c for c in complete if is_made_from(manifest["cases"].get(c, ""), _hash(found, c))}
     if not set(cases) <= done:
         raise UserError(
             f"{folder} is missing, unfinished, or made with other plans or labels. Run `nnunet_ssl preprocess_unlabeled -d {d} "
@@ -224,7 +224,7 @@ def verified_labels(
 
 def _hash(made: Round, case: str) -> str:
     record = made.cases.get(case)
-    return "" if record is None else f"{record.image}+{record.label}"
+    return "" if record is None else made_from(record.image, record.label)
 
 
 def preprocess_round(
@@ -245,7 +245,7 @@ def preprocess_round(
         configuration,
         num_processes,
         cases=cases,
-        hashes={case: _hash(made, case) for case in cases},
+        hashes={case: made_from(_hash(made, case), raw.geometry(case)) for case in cases},
         labels={case: str(made.label_file(case, raw.file_ending)) for case in cases},
         kind=KIND,
         into=made.folder,

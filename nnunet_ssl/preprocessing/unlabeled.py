@@ -10,7 +10,7 @@ from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.preprocessing.cases import preprocess_cases
 from nnunet_ssl.preprocessing.dense_labels import preprocess_dense
-from nnunet_ssl.preprocessing.preprocessed import get_configuration, load_plans
+from nnunet_ssl.preprocessing.preprocessed import get_configuration, load_plans, made_from
 from nnunet_ssl.preprocessing.rounds import preprocess_rounds
 from nnunet_ssl.preprocessing.unpaired_masks import preprocess_masks
 
@@ -81,7 +81,7 @@ def preprocess_rest(
     if not raw.unlabeled:
         print(f"{raw.name}: imagesUn holds no images; cases with hidden labels need no preprocessing of their own.")
         return
-    hashes = {case: record.sha256 for case, record in content.unlabeled.items()}
+    hashes = {case: made_from(record.sha256, raw.geometry(case)) for case, record in content.unlabeled.items()}
     for configuration, processes in zip(configurations, num_processes, strict=True):
         preprocess_cases(
             raw,

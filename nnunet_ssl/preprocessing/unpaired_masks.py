@@ -8,7 +8,6 @@ them is mixed supervision, which a comparison with methods that see scribbles al
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +25,7 @@ from nnunet_ssl.preprocessing.preprocessed import (
     complete_cases,
     configuration_name,
     get_configuration,
+    load_manifest,
     load_plans,
     manifest_file,
     preprocessing_hash,
@@ -78,12 +78,12 @@ def unpaired_masks(
         f"nnunet_ssl preprocess_unlabeled -d {int(dataset_number(base.name))} -c "
         f"{configuration_name(plans_manager, configuration_manager)} -p {plans_manager.plans_name}"
     )
-    if not file.is_file():
+    manifest = load_manifest(file)
+    if manifest is None:
         raise UserError(
-            f"{folder} does not exist, so there are no masks of other patients to learn from. Put dense label maps into "
-            f"{MASKS_FOLDER} of nnUNet_raw/{base.name}, then run `{command}`."
+            f"{folder} does not exist or is unfinished, so there are no masks of other patients to learn from. Put dense label "
+            f"maps into {MASKS_FOLDER} of nnUNet_raw/{base.name}, then run `{command}`."
         )
-    manifest = json.loads(file.read_text(encoding="utf-8"))
     cases = sorted(manifest["cases"])
     current = manifest["preprocessing_hash"] == preprocessing_hash(plans_manager, configuration_manager)
     if not cases or not current or not set(cases) <= complete_cases(folder):

@@ -69,7 +69,7 @@ def _label_manager(raw: RawDataset) -> tuple[Path, LabelManager]:
 def _codes(raw: RawDataset, manager: LabelManager, ignore: int) -> Codes:
     classes = {}
     for name, value in raw.dataset_json["labels"].items():
-        codes = tuple(int(code) for code in (value if isinstance(value, list) else [value]))
+        codes = tuple(value if isinstance(value, list) else [value])
         if codes not in ((BACKGROUND,), (ignore,)):
             classes[name] = codes
     single = {} if manager.has_regions else {codes[0]: name for name, codes in classes.items()}

@@ -45,7 +45,8 @@ def test_a_different_split_is_replaced_only_with_overwrite_and_then_kept_as_a_co
 @pytest.mark.parametrize(
     ("splits", "words"),
     [
-        ({}, "must be a list"),
+        ({}, "allowed is a list"),
+        ([], "must be a list"),
         ([{"train": ["a"]}], "train and val"),
         ([{"train": ["a"], "val": "b"}], "'val' must be a list"),
         ([{"train": ["a", "a"], "val": []}], "more than once"),
@@ -63,19 +64,38 @@ def test_malformed_splits_are_refused(tmp_path, splits, words):
 def test_splits_are_copied_once_and_a_different_one_is_not_replaced(tmp_path):
     raw, preprocessed = tmp_path / "raw" / "Dataset001_A", tmp_path / "preprocessed" / "Dataset001_A"
     raw.mkdir(parents=True)
-    assert copy_splits(raw, preprocessed, overwrite=False) is None
+    known = {"a", "b", "c"}
+    assert copy_splits(raw, preprocessed, overwrite=False, known=known) is None
     write_split(raw, (["a", "b"], ["c"]))
-    target = copy_splits(raw, preprocessed, overwrite=False)
+    target = copy_splits(raw, preprocessed, overwrite=False, known=known)
     assert target == preprocessed / "splits_final.json"
     assert load_splits(target) == [{"train": ["a", "b"], "val": ["c"]}]
     write_split(preprocessed, (["b", "a"], ["c"]), (["c"], ["a"]))  # nnU-Net allows more folds there
-    copy_splits(raw, preprocessed, overwrite=False)
+    copy_splits(raw, preprocessed, overwrite=False, known=known)
     assert len(load_splits(target)) == 2
     write_split(raw, (["a"], ["c"]))
     with pytest.raises(UserError, match="--overwrite"):
-        copy_splits(raw, preprocessed, overwrite=False)
-    copy_splits(raw, preprocessed, overwrite=True)
+        copy_splits(raw, preprocessed, overwrite=False, known=known)
+    copy_splits(raw, preprocessed, overwrite=True, known=known)
     assert load_splits(target) == [{"train": ["a"], "val": ["c"]}]
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("1001.nii.gz", "1001 without file ending and channel is one"),
+        ("1001_0000", "1001 without"),
+        ("1001_0000.nii.gz", "1001 without"),
+        ("2001", "allowed are its 3 case ids, such as 1001, 1002, 1003"),
+    ],
+)
+def test_a_split_with_cases_that_are_not_there_is_not_copied(tmp_path, case, words):
+    raw, preprocessed = tmp_path / "raw", tmp_path / "preprocessed"
+    raw.mkdir()
+    write_split(raw, (["1001", "1002"], ["1003"]), (["1002", case], ["1003"]))
+    with pytest.raises(UserError, match="fold 1: 'train' names 1 case") as error:
+        copy_splits(raw, preprocessed, overwrite=True, known={"1001", "1002", "1003"})
+    assert words in str(error.value) and not preprocessed.exists()
 
 
 def test_case_lists_tolerate_crlf_blank_lines_and_commas(tmp_path):
