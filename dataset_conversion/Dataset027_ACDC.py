@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.data.files import check_nifti
+from nnunet_ssl.data.files import check_file
 from nnunet_ssl.dataset_conversion.acdc_protocols import PROTOCOLS, Protocol, cross_validation, describe
 from nnunet_ssl.dataset_conversion.case_lists import check_known, choose_labeled, read_split
 from nnunet_ssl.dataset_conversion.common import Assignment, Case, DatasetDescription, add_common_arguments
@@ -395,7 +395,7 @@ def find_frames_4d(folder: Path, cases: list[Case]) -> list[Case]:
             if match is None or not match[4]:
                 continue
             path = root / name
-            check_nifti(path)
+            check_file(path)
             header = sitk.ImageFileReader()
             header.SetFileName(str(path))
             header.ReadImageInformation()
@@ -529,7 +529,7 @@ def read_nifti_case(case: Case) -> tuple[list[sitk.Image], sitk.Image | None]:
     _, _, number = case.source.partition("#")
     if not number:
         return [read_image(path)], read_image(case.label) if case.label else None
-    check_nifti(path)
+    check_file(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -28,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.dataset_conversion.case_lists import check_known, choose_labeled, read_split
 from nnunet_ssl.dataset_conversion.common import Assignment, Case, DatasetDescription, add_common_arguments
 from nnunet_ssl.dataset_conversion.reading import read_image, walk
@@ -85,18 +87,44 @@ def to_release_codes(segmentation: np.ndarray, year: int) -> np.ndarray:
 
 
 def read_case(case: Case, year: int) -> tuple[list[sitk.Image], sitk.Image | None]:
-    """Images and label of a case. A label of BraTS 2024 is refused: its 4 looks like that of the years to 2021."""
+    """Images and label of a case, see `read_label`."""
     images = [read_image(file) for file in case.images]
     if case.label is None:
         return images, None
-    label = read_image(case.label)
+    return images, read_label(case.label, year)
+
+
+def read_label(file: Path, year: int) -> sitk.Image:
+    """UserError for a label of BraTS 2024: its 4 looks like that of the years to 2021."""
+    label = read_image(file)
     if year >= 2023 and (sitk.GetArrayViewFromImage(label) == 4).any():
         raise UserError(
-            f"{case.label} holds the code 4. In files named as in 2023 or later it is the resection cavity of BraTS "
+            f"{file} holds the code 4. In files named as in 2023 or later it is the resection cavity of BraTS "
             f"2024 (post-treatment), which is not a part of the tumor and has no class here. Allowed: 0, 1, 2, 3. Only "
             f"BraTS 2018 to 2023 can be converted; leave the 2024 cases out of the -i folder."
         )
-    return images, label
+    return label
+
+
+def refuse_other_years(cases: Sequence[Case], year: int, num_processes: int) -> None:
+    """Read the labels of cases whose labels are not converted: a release of another year is one whatever was drawn from it.
+
+    Raises:
+        UserError: see `read_label`; a label that cannot be read.
+    """
+    if year >= 2023:
+        jobs = [(case.label, year) for case in cases if case.label is not None]
+        for _, fault in run_in_processes(_label_fault, jobs, num_processes, "Checking labels", sys.stderr.isatty()):
+            if fault:
+                raise UserError(fault)
+
+
+def _label_fault(file: Path, year: int) -> str:
+    try:
+        read_label(file, year)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _year_and_patient(case_id: str, new_names: bool, folder: Path) -> tuple[int, str]:
@@ -382,6 +410,8 @@ def run(args: argparse.Namespace) -> int:
         if case.label is not None and not re.fullmatch(r".+[_-]seg\.nii(\.gz)?", case.label.name, re.IGNORECASE):
             print(f"{case.case_id}: {case.label.name}, the one file that is no image, is taken as its segmentation.")
     assignment = assign(cases, args.labeled, args.seed, args.split, args.val_fraction, args.test_fraction)
+    converted = {*assignment.labeled, *assignment.validation, *assignment.test}
+    refuse_other_years([case for case in cases if case.case_id not in converted], year, args.np)
     if not assignment.test:
         print("No test cases: trainers can only be compared on the validation cases.")
     dataset = describe(args.dataset_id, args.name, year, channels, args.whole_tumor)

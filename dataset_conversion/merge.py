@@ -17,7 +17,7 @@ from nnunet_ssl.data.derived import refuse_faulty_cases, under_construction
 from nnunet_ssl.data.files import damaged_file, wrong_number_of_channels
 from nnunet_ssl.data.ownership import refuse_to_replace
 from nnunet_ssl.data.pool import run_in_processes
-from nnunet_ssl.data.raw_dataset import RawDataset, read_case, read_label_map
+from nnunet_ssl.data.raw_dataset import RawDataset, check_same_grid, read_case, read_label_map
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import split_hash, write_splits
 from nnunet_ssl.data.staging import recover, target_folder
@@ -148,6 +148,7 @@ def _copy_case(
         if len(voxels) != number_of_channels:
             return "", wrong_number_of_channels(case, images, len(voxels), number_of_channels)
         if label is not None:
+            check_same_grid(case, images[0], label, reader_writer_class)
             segmentation, properties = read_label(case, label, voxels.shape[1:], codes, reader_writer_class)
     except UserError as error:
         return "", str(error)

@@ -11,15 +11,14 @@ import h5py
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.data.files import check_nifti, damaged_release
+from nnunet_ssl.data.files import Fault, check_file, faulty_release, reading_fault
+from nnunet_ssl.data.geometry import DIRECTION_TOLERANCE, ORIGIN_TOLERANCE
 from nnunet_ssl.dataset_conversion.common import Case, DatasetDescription
 from nnunet_ssl.errors import UserError, some
 
 # files and folders that unpacking, browsing and mirrors leave behind
 IGNORED_NAMES = ("desktop.ini", ".DS_Store", "__MACOSX", "MANDATORY_CITATION.md")
-# origin in mm and direction cosines as NIfTI (float32) and NRRD (text) preserve them; spacing is compared as nnU-Net does
-ORIGIN_TOLERANCE = 1e-3
-DIRECTION_TOLERANCE = 1e-4
+LARGEST_H5 = 10**9  # voxels; the largest published volumes have a tenth of it
 
 
 def is_ignored(path: Path) -> bool:
@@ -39,10 +38,14 @@ def list_folder(folder: Path) -> list[Path]:
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """`os.walk` in sorted order, through symbolic links, without ignored files and folders."""
+    """`os.walk` in sorted order, through symbolic links but not in circles, without ignored files and folders."""
     list_folder(folder)
     for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not is_ignored(Path(name)))
+        # a link to a folder that contains it would be followed for ever
+        above = {os.path.realpath(root), *map(str, Path(os.path.realpath(root)).parents)}
+        folders[:] = sorted(
+            name for name in folders if not is_ignored(Path(name)) and os.path.realpath(Path(root, name)) not in above
+        )
         yield Path(root), list(folders), sorted(name for name in files if not is_ignored(Path(name)))
 
 
@@ -50,12 +53,16 @@ def read_image(path: Path) -> sitk.Image:
     """Read an image or a mask with SimpleITK. UserError for a missing, truncated or corrupt file."""
     if not path.is_file():
         raise UserError(f"{path} is missing. Complete the download, or remove the case from the input.")
-    if path.name.endswith((".nii", ".nii.gz")):
-        check_nifti(path)
+    check_file(path)
     try:
         return sitk.ReadImage(str(path))
     except RuntimeError as error:
-        raise damaged_release(path, " ".join(str(error).split())[-300:]) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: RuntimeError) -> UserError:
+    fault = reading_fault(error)
+    return faulty_release(path, Fault(fault.what, fault.remedy and "Correct the header."))
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ def read_geometry(path: Path) -> Geometry:
     try:
         header.ReadImageInformation()
     except RuntimeError as error:
-        raise damaged_release(path, " ".join(str(error).split())[-300:]) from error
+        raise _unreadable(path, error) from error
     if header.GetDimension() != 3:
         raise UserError(f"{path} has {header.GetDimension()} dimensions; expected 3. Give the file of one volume.")
     return Geometry(header.GetSpacing(), header.GetOrigin(), header.GetDirection(), header.GetSize(), path)
@@ -105,19 +112,35 @@ def read_h5(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
                         f"{path}: key '{key}' is missing; found {found}. Expected are the keys of the published re-release "
                         f"({', '.join(keys)}). Download the file again, or rename the key."
                     )
-                if not isinstance(file[key], h5py.Dataset):
-                    raise UserError(f"{path}: key '{key}' is a group, expected an array. Download the file again.")
-                try:
-                    arrays[key] = file[key][()]
-                except (OSError, TypeError) as error:
-                    raise UserError(
-                        f"{path}: key '{key}' cannot be read ({error}). The file is damaged: download it again."
-                    ) from error
+                arrays[key] = _h5_array(path, file, key)
     except FileNotFoundError:
         raise UserError(f"{path} is missing. Complete the download, or remove the case from the input.") from None
     except OSError as error:
-        raise damaged_release(path, str(error)) from error
+        raise faulty_release(path, Fault(f"cannot be read, it is truncated or damaged ({error})")) from error
     return arrays
+
+
+def _h5_array(path: Path, file: h5py.File, key: str) -> np.ndarray:
+    """One array in the machine's byte order; half precision becomes float32, which SimpleITK has, and bool uint8."""
+    where, again = f"{path}: key '{key}'", "Download the file again."
+    link = file.get(key, getlink=True)
+    if isinstance(link, h5py.ExternalLink):
+        raise UserError(
+            f"{where} lies in another file ({link.filename}). Allowed is an array in the file itself. {again}"
+        )
+    found = file[key]
+    if not isinstance(found, h5py.Dataset):
+        raise UserError(f"{where} is a group, expected an array. {again}")
+    if found.dtype.kind not in "biuf":
+        raise UserError(f"{where} holds {found.dtype}; allowed are whole and real numbers. {again}")
+    if not 0 < found.size <= LARGEST_H5:
+        raise UserError(f"{where} has the shape {found.shape}; allowed are 1 to {LARGEST_H5:g} voxels. {again}")
+    try:
+        array = found[()]
+    except (OSError, TypeError) as error:
+        raise UserError(f"{where} cannot be read ({error}). The file is damaged: download it again.") from error
+    smallest = {"f2": np.float32, "b1": np.uint8}.get(array.dtype.str[1:], array.dtype.newbyteorder("="))
+    return np.asarray(array, smallest)
 
 
 def check_images(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 import shutil
 import sys
@@ -15,6 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ssl.data.derived import refuse_faulty_cases
+from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.names import check_case_ids
 from nnunet_ssl.data.ownership import refuse_to_replace
 from nnunet_ssl.data.pool import run_in_processes
@@ -236,10 +236,10 @@ def _same_request(staging: Path, target: Path, records: UnlabeledList) -> bool:
     try:
         present = UnlabeledList.load(target / "unlabeled.json")
         files = [
-            [json.loads((folder / name).read_text(encoding="utf-8")) for name in ("dataset.json", "splits_final.json")]
+            [read_json(folder / "dataset.json"), read_json(folder / "splits_final.json", list)]
             for folder in (staging, target)
         ]
-    except (UserError, OSError, ValueError):
+    except UserError:
         # not one of our data sets, or a damaged one: in either case not the same
         return False
 

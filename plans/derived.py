@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_ssl.data.atomic import write_atomically
+from nnunet_ssl.data.json_files import expect, read_json
 from nnunet_ssl.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +49,10 @@ def load_base(plans_file: str | Path, base: str) -> tuple[dict[str, Any], Config
     plans_file = Path(plans_file)
     if not plans_file.is_file():
         raise UserError(f"There are no plans {plans_file}. Run nnunet_ssl plan_and_preprocess -d ID first.")
-    plans = json.loads(plans_file.read_text())
+    again = "Run nnunet_ssl plan_and_preprocess -d ID again."
+    plans = read_json(plans_file, remedy=again)
+    found = plans.get("configurations")
+    expect(isinstance(found, dict), plans_file, "configurations", found, "an object with the configurations", again)
     if base not in plans["configurations"]:
         allowed = ", ".join(plans["configurations"])
         raise UserError(f"{plans_file} has no configuration '{base}'. Allowed: {allowed}.")

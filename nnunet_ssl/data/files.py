@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import os
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,87 @@ def file_hash(file: str | Path) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a file, and what to do; no remedy: it is damaged, and a sound copy is needed."""
+
+    what: str
+    remedy: str = ""
+
+
 def damaged_file(case: str, image_files: Sequence[str]) -> str | None:
-    """Names the first file that is damaged (`stream_damage`); None where there is none."""
+    """Names the first file that is damaged or not what it seems (`file_fault`); None where there is none."""
     for file in image_files:
-        if (damage := stream_damage(file)) is not None:
-            return _damaged(case, file, damage)
+        if (fault := file_fault(Path(file))) is not None:
+            return _of_case(case, file, fault)
+    return None
+
+
+def file_fault(path: Path) -> Fault | None:
+    """What is wrong with an image file that readers pass over without a word; None where nothing is.
+
+    SimpleITK fills what is missing from a truncated NIfTI file with zeros, reads NaN as 0, and takes a spacing of 0 for 1.
+    """
+    name = path.name.lower()
+    if name.endswith((".nii", ".nii.gz")):
+        return _nifti_fault(path)
+    if name.endswith((".nrrd", ".mha")):
+        return _detached(path)
+    damage = stream_damage(path)
+    return None if damage is None else _damage(damage)
+
+
+def _damage(why: str) -> Fault:
+    return Fault(f"cannot be read, it is truncated or damaged ({why})")
+
+
+def _nifti_fault(path: Path) -> Fault | None:
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        image: Any = nibabel.load(path)
+        kind, shape, offset = image.get_data_dtype(), image.shape, image.dataobj.offset
+        with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as stream:
+            content = stream.read()
+    except (OSError, EOFError, zlib.error, ValueError, ImageFileError, HeaderDataError) as error:
+        return _damage(" ".join(str(error).split()))
+    needed = offset + math.prod(map(int, shape)) * kind.itemsize
+    if len(content) < needed:
+        return _damage(f"truncated: {len(content)} bytes found, {needed} announced by the header")
+    if kind.kind not in "iuf":
+        return Fault(f"holds voxels of the type {kind}", "Allowed are whole and real numbers. Convert the file.")
+    spacing = image.header["pixdim"][1 : 1 + min(3, len(shape))]
+    if not (np.isfinite(spacing) & (spacing > 0)).all():
+        found = ", ".join(f"{size:g}" for size in spacing)
+        return Fault(
+            f"has the spacing {found} in its header", "Allowed are positive numbers in mm. Correct the header."
+        )
+    if kind.kind == "f":
+        voxels = np.frombuffer(content, kind, math.prod(map(int, shape)), offset)
+        if not np.isfinite(voxels).all():
+            return NOT_FINITE
+    return None
+
+
+NOT_FINITE = Fault(
+    "holds voxels that are NaN or infinite, or beyond what float32 holds",
+    "Readers take them for 0, or nnU-Net's intensities become NaN: write the values that are meant.",
+)
+
+
+def _detached(path: Path) -> Fault | None:
+    """NRRD and MetaImage headers may name a file with the voxels, which a copy of the header would not find."""
+    with open(path, "rb") as stream:
+        head = stream.read(1 << 16).split(b"\n\n")[0] if path.name.lower().endswith(".nrrd") else stream.read(1 << 16)
+    for line in head.splitlines():
+        key, _, value = line.replace(b"=", b":", 1).partition(b":")
+        if key.strip().lower().replace(b" ", b"") in (b"datafile", b"elementdatafile"):
+            if value.strip().lower() != b"local":
+                other = value.strip().decode("utf-8", "replace")
+                return Fault(f"keeps its voxels in another file ({other})", "Write it as one file.")
+            break
     return None
 
 
@@ -65,7 +143,7 @@ def explain_reading_error(case: str, image_files: Sequence[str], reader_writer_c
         try:
             reader.read_images([file])
         except Exception as error:  # readers of five libraries raise whatever they like on a damaged file
-            return _damaged(case, file, (str(error).strip().splitlines() or [type(error).__name__])[-1])
+            return _of_case(case, file, reading_fault(error))
     try:
         reader.read_images(list(image_files))
     except Exception as error:
@@ -76,12 +154,21 @@ def explain_reading_error(case: str, image_files: Sequence[str], reader_writer_c
     return None
 
 
-def _damaged(case: str, file: str, reason: str) -> str:
+def reading_fault(error: Exception) -> Fault:
+    """What an error of a reader means."""
+    text = str(error).strip()
+    if "orthonormal" in text:
+        return Fault(
+            "has axes in its header that are not at right angles, or not of length 1; SimpleITK rejects them",
+            'Correct the header, or write "overwrite_image_reader_writer": "NibabelIO" into dataset.json, which takes them.',
+        )
+    return _damage((text.splitlines() or [type(error).__name__])[-1])
+
+
+def _of_case(case: str, file: str | Path, fault: Fault) -> str:
     size = os.path.getsize(file) if os.path.exists(file) else 0
-    return (
-        f"case {case}: {file} ({size} bytes) cannot be read, it is truncated or damaged ({reason}). Restore the file, or "
-        "remove the case."
-    )
+    remedy = fault.remedy or "Restore the file, or remove the case."
+    return f"case {case}: {file} ({size} bytes) {fault.what}. {remedy}"
 
 
 def wrong_number_of_channels(case: str, image_files: Sequence[str], found: int, expected: int) -> str:
@@ -92,26 +179,13 @@ def wrong_number_of_channels(case: str, image_files: Sequence[str], found: int, 
     )
 
 
-def check_nifti(path: Path) -> None:
-    """UserError if a NIfTI file is shorter than its header says or its compressed stream is damaged.
-
-    SimpleITK fills the missing part of such a file with zeros, or keeps the damage, and reports neither; and it does not
-    report a file that it could not write completely.
-    """
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
-    try:
-        image: Any = nibabel.load(path)
-        needed = image.dataobj.offset + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
-        found = _stream_length(path) if path.name.endswith(".gz") else path.stat().st_size
-    except (OSError, EOFError, zlib.error, ValueError, ImageFileError, HeaderDataError) as error:
-        raise damaged_release(path, str(error)) from error
-    if found < needed:
-        raise damaged_release(path, f"truncated: {found} bytes found, {needed} announced by the header")
+def check_file(path: Path) -> None:
+    """UserError for a file of a release, or one just written, that is damaged or not what it seems, see `file_fault`."""
+    fault = file_fault(path)
+    if fault is not None:
+        raise faulty_release(path, fault)
 
 
-def damaged_release(path: Path, why: str) -> UserError:
+def faulty_release(path: Path, fault: Fault) -> UserError:
     """For a file of a release, which the user can download again."""
-    return UserError(f"{path} cannot be read, it is truncated or corrupt ({why}). Download or unpack it again.")
+    return UserError(f"{path} {fault.what}. {fault.remedy or 'Download or unpack it again.'}")

@@ -1,48 +1,110 @@
-"""Where the voxels of an image lie: what a preprocessed case depends on beside the voxels themselves."""
+"""Where the voxels of an image lie, by its header: what a preprocessed case depends on, and what images and labels must share."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
+
+import numpy as np
+
+# origin in mm and direction cosines as NIfTI (float32) and NRRD (text) preserve them; spacing is compared as nnU-Net does
+ORIGIN_TOLERANCE = 1e-3
+DIRECTION_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Geometry of a file, axes as its reader has them; spacing and origin in mm."""
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+    def difference(self, other: Grid) -> str | None:
+        """The first thing in which two grids differ; None where they agree."""
+        for name, tolerance in (
+            ("shape", 0.0),
+            ("spacing", None),
+            ("origin", ORIGIN_TOLERANCE),
+            ("direction", DIRECTION_TOLERANCE),
+        ):
+            one, two = getattr(self, name), getattr(other, name)
+            keywords = {} if tolerance is None else {"rtol": 0, "atol": tolerance}
+            if len(one) != len(two) or not np.allclose(one, two, **keywords):
+                return f"{name} {' x '.join(f'{v:g}' for v in one)}, the other has {' x '.join(f'{v:g}' for v in two)}"
+        return None
+
+
+def read_grid(file: str | Path, reader_writer_class: type) -> Grid | None:
+    """The grid of a file by its header; None for readers whose files have none, and for readers that nnU-Net does not have."""
+    from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+    if reader_writer_class is SimpleITKIO:
+        return _of_itk(str(file))
+    if reader_writer_class in (NibabelIO, NibabelIOWithReorient):
+        return _of_nibabel(str(file))
+    return None
 
 
 def geometry_hash(image_files: Sequence[str | Path], reader_writer_class: type) -> str:
-    """16 hexadecimal digits of spacing, origin and direction of all channels, as the reader takes them; no voxel is read.
+    """16 hexadecimal digits of the grids of all channels, as the reader takes them; no voxel is read.
 
     Args:
         reader_writer_class: nnU-Net's reader. "" for one whose files have no geometry, and for one that nnU-Net does not have.
     """
-    from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
-    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
     from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
-    readers = {SimpleITKIO: _of_itk, Tiff3DIO: _of_tiff, NibabelIO: _of_nibabel, NibabelIOWithReorient: _of_nibabel}
-    read = readers.get(reader_writer_class)
-    if read is None:
-        return ""
-    text = json.dumps([read(str(file)) for file in image_files])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    if reader_writer_class is Tiff3DIO:
+        found: list = [_of_tiff(Path(file)) for file in image_files]
+    else:
+        grids = [read_grid(file, reader_writer_class) for file in image_files]
+        found = [astuple(grid) for grid in grids if grid is not None]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16] if found else ""
 
 
-def _of_itk(file: str) -> list:
+def orientation(file: str | Path, reader_writer_class: type) -> str | None:
+    """Where the axes of a file point, such as LPS, in nibabel's letters; None where the reader knows no direction."""
+    import nibabel
+
+    grid = read_grid(file, reader_writer_class)
+    if grid is None:
+        return None
+    size = len(grid.spacing)
+    affine = np.eye(4)
+    affine[:size, :size] = np.reshape(grid.direction, (size, size))
+    return "".join(map(str, nibabel.aff2axcodes(affine)))
+
+
+def _of_itk(file: str) -> Grid:
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
     reader.SetFileName(file)
     reader.ReadImageInformation()
-    return [reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection()]
+    size = reader.GetDimension()
+    signs = np.array([-1.0, -1.0, 1.0, 1.0][:size])  # ITK's world is LPS, NIfTI's is RAS
+    direction = np.reshape(reader.GetDirection(), (size, size)) * signs[:, None]
+    return Grid(
+        reader.GetSize(), reader.GetSpacing(), tuple(signs * reader.GetOrigin()), tuple(direction.ravel().tolist())
+    )
 
 
-def _of_nibabel(file: str) -> list:
+def _of_nibabel(file: str) -> Grid:
     import nibabel
 
-    return nibabel.load(file).affine.tolist()  # type: ignore[attr-defined]
+    image = nibabel.load(file)
+    affine, size = image.affine, min(3, len(image.shape))  # type: ignore[attr-defined]
+    spacing = tuple(float(step) for step in image.header.get_zooms()[:size])  # type: ignore[attr-defined]
+    direction = affine[:size, :size] / np.linalg.norm(affine[:size, :size], axis=0)
+    return Grid(tuple(image.shape[:size]), spacing, tuple(affine[:size, 3].tolist()), tuple(direction.ravel().tolist()))  # type: ignore[attr-defined]
 
 
-def _of_tiff(file: str) -> list:
+def _of_tiff(file: Path) -> str:
     """nnU-Net reads the spacing from CASE.json beside CASE_0000.tif."""
-    path = Path(file)
-    sidecar = path.with_name(f"{path.stem[:-5]}.json")
-    return [sidecar.read_text(encoding="utf-8")] if sidecar.is_file() else []
+    sidecar = file.with_name(f"{file.stem[:-5]}.json")
+    return sidecar.read_text(encoding="utf-8") if sidecar.is_file() else ""

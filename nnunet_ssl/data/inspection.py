@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnunet_ssl.data.files import wrong_number_of_channels
+from nnunet_ssl.data.geometry import orientation
 from nnunet_ssl.data.inspection_report import Pair, Report
 from nnunet_ssl.data.leakage import find_overlaps
 from nnunet_ssl.data.pool import run_in_processes
@@ -44,6 +45,8 @@ class _Image:
     channels: int = 0
     sha256: str = ""
     label_hash: str = ""
+    orientation: str | None = None
+    constant: tuple[int, ...] = ()  # channels
     coarse: np.ndarray | None = None
 
     @property
@@ -86,7 +89,7 @@ def check_dataset(
     _find_equal_images(images, report)
     _find_alike(images, reader, cases, threshold, lines, num_processes, show_progress, report)
     _find_equal_labels(images, lines, report)
-    report.outliers = find_outliers(images)
+    report.outliers = [*find_outliers(images), *_find_turned(images), *_find_constant(images)]
     crossing = [p for p in report.near_duplicates if p.crosses]
     crossing_labels = [p for p in report.equal_labels if p["crosses"]]
     found = report.leaks if strict else report.warnings
@@ -139,6 +142,8 @@ def _describe(image: _Image, reader_writer_class: type, number_of_channels: int)
     image.shape = tuple(int(size) for size in values.shape[1:])
     image.spacing = tuple(float(size) for size in properties["spacing"])
     image.sha256 = content_hash(values)
+    image.orientation = orientation(image.files[0], reader_writer_class)
+    image.constant = tuple(i for i, channel in enumerate(values) if channel.min() == channel.max())
     image.coarse = coarse_vector(values)
     return image, ""
 
@@ -299,6 +304,20 @@ def _find_equal_labels(
     report.equal_labels = [
         {"case": one, "other": other, "crosses": _crosses(one, other, lines)} for one, other in pairs_of(members)
     ]
+
+
+def _find_turned(images: Sequence[_Image]) -> list[str]:
+    """Images whose axes point elsewhere than those of any labeled case: nnU-Net does not turn them."""
+    known = sorted({str(image.orientation) for image in images if image.section == "labeled"})
+    return [
+        f"{image.name}: its axes point to {image.orientation}, those of the labeled cases to {some(known, 5)}"
+        for image in images
+        if str(image.orientation) not in known
+    ]
+
+
+def _find_constant(images: Sequence[_Image]) -> list[str]:
+    return [f"{image.name}: channel {channel} is constant" for image in images for channel in image.constant]
 
 
 def find_outliers(images: Sequence) -> list[str]:

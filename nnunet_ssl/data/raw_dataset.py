@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
-from nnunet_ssl.data.files import damaged_file, explain_reading_error
-from nnunet_ssl.data.geometry import geometry_hash
+from nnunet_ssl.data.files import NOT_FINITE, damaged_file, explain_reading_error
+from nnunet_ssl.data.geometry import geometry_hash, read_grid
 from nnunet_ssl.data.json_files import expect, read_json
 from nnunet_ssl.data.label_values import label_values
 from nnunet_ssl.data.listing import channels_of_cases, files_with_ending, refuse_hidden_files
@@ -208,9 +208,10 @@ class RawDataset:
         try:
             return determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)
         except RuntimeError as error:
+            reason = (str(error).strip().splitlines() or ["no reason given"])[-1]
             raise UserError(
-                f"{example} cannot be read by any of nnU-Net's readers for '{self.file_ending}': the file is damaged or the "
-                f"file ending in {self.folder / 'dataset.json'} is wrong. Restore the file."
+                f"{example} cannot be read by any of nnU-Net's readers for '{self.file_ending}' ({reason}): the file is damaged, "
+                f"or 'file_ending' in {self.folder / 'dataset.json'} is wrong. Restore the file, or correct the key."
             ) from error
 
 
@@ -332,11 +333,24 @@ def read_case(case: str, image_files: Sequence[str], reader_writer_class: type) 
     problem = damaged_file(case, image_files)
     if problem is None:
         try:
-            return reader_writer_class().read_images([str(file) for file in image_files])
+            images, properties = reader_writer_class().read_images([str(file) for file in image_files])
         except Exception as error:  # readers of five libraries raise whatever they like on a damaged file
             problem = explain_reading_error(case, image_files, reader_writer_class)
             problem = problem or f"case {case} ({', '.join(image_files)}): {type(error).__name__}: {error}"
+        else:
+            if np.isfinite(images).all():
+                return images, properties
+            problem = f"case {case}: {', '.join(image_files)} {NOT_FINITE.what}. {NOT_FINITE.remedy}"
     raise UserError(problem)
+
+
+def check_same_grid(case: str, image: str, label: str, reader_writer_class: type) -> None:
+    """UserError where an image and its label map do not lie on each other, by their headers."""
+    one, other = (read_grid(file, reader_writer_class) for file in (label, image))
+    if one is not None and other is not None and (difference := one.difference(other)) is not None:
+        raise UserError(
+            f"case {case}: {label} has the {difference} ({image}). They must lie on each other: correct one."
+        )
 
 
 def read_label_map(case: str, file: str, reader_writer_class: type) -> tuple[np.ndarray, dict]:
@@ -345,6 +359,12 @@ def read_label_map(case: str, file: str, reader_writer_class: type) -> tuple[np.
     if problem is not None:
         raise UserError(problem)
     try:
-        return reader_writer_class().read_seg(str(file))
+        labels, properties = reader_writer_class().read_seg(str(file))
     except Exception as error:  # see read_case
-        raise UserError(f"case {case}: {file} cannot be read ({type(error).__name__}: {error}). Restore it.") from error
+        problem = explain_reading_error(case, [file], reader_writer_class)
+        raise UserError(problem or f"case {case}: {file} cannot be read ({error}). Restore it.") from error
+    if not (np.isfinite(labels) & (labels >= 0) & (labels == np.round(labels))).all():
+        raise UserError(
+            f"case {case}: {file} holds numbers that are no labels; allowed are whole numbers from 0. Correct it."
+        )
+    return labels, properties

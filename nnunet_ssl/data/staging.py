@@ -14,7 +14,7 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from nnunet_ssl.data.files import check_nifti
+from nnunet_ssl.data.files import check_file
 from nnunet_ssl.data.ownership import remove_folder, write_record
 from nnunet_ssl.errors import UserError, some
 
@@ -126,7 +126,7 @@ def write_image(image: sitk.Image, path: Path) -> None:
     except RuntimeError as error:
         raise _incomplete(path, image) from error
     try:
-        check_nifti(path)
+        check_file(path)
     except UserError as error:
         raise _incomplete(path, image) from error
 

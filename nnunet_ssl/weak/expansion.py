@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_ssl.data.derived import read_label
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.errors import UserError, some
 from nnunet_ssl.weak import contact_sheet
@@ -88,7 +87,7 @@ def expand_dataset(
 
 def expanded_label(case: Case, method: RandomWalker | Geodesic, per_slice: bool, codes: Codes) -> NewLabel:
     """The expanded label of one case."""
-    seeds, properties = read_label(case.name, case.label, case.reader, (*codes.names, codes.ignore))
+    seeds, properties = case.read_label((*codes.names, codes.ignore))
     image, image_properties = case.image(seeds.shape)
     spacing = [float(mm) for mm in image_properties["spacing"]]
     labels = expand_seeds(image, seeds, codes.ignore, spacing, method, per_slice)

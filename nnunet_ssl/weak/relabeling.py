@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 from nnunet_ssl.data.derived import (
     carried_lists,
     place_files,
+    read_label,
     refuse_faulty_cases,
     same_request,
     under_construction,
@@ -23,7 +24,7 @@ from nnunet_ssl.data.derived import (
 from nnunet_ssl.data.names import dataset_title
 from nnunet_ssl.data.ownership import refuse_to_replace
 from nnunet_ssl.data.pool import run_in_processes
-from nnunet_ssl.data.raw_dataset import RawDataset, read_case
+from nnunet_ssl.data.raw_dataset import RawDataset, check_same_grid, read_case
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import write_splits
 from nnunet_ssl.data.staging import recover, target_folder
@@ -47,6 +48,11 @@ class Case:
     reader: type
     target: Path  # of the new label
     shown: bool  # on the contact sheet
+
+    def read_label(self, codes: Collection[int]) -> tuple[np.ndarray, dict]:
+        """As `derived.read_label`. UserError: it does not lie on the image, too."""
+        check_same_grid(self.name, self.images[0], self.label, self.reader)
+        return read_label(self.name, self.label, self.reader, codes)
 
     def image(self, shape: Sequence[int]) -> tuple[np.ndarray, dict]:
         """The image `(C, *shape)` and nnU-Net's properties. UserError: it has not the shape of the label map."""

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 from nnunet_ssl.data.atomic import write_json_atomically
-from nnunet_ssl.data.derived import read_label
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.weak import boxes as boxes_of_cases
@@ -86,7 +85,7 @@ def _workers(raw: RawDataset, recipe: Recipe, codes: Codes, described: Mapping) 
 
 def weak_label(case: Case, recipe: Recipe, codes: Codes, classes: Mapping[str, Sequence[int]]) -> NewLabel:
     """The weak label of one case. `classes`: those that it keeps, all but for partial labels."""
-    labels, properties = read_label(case.name, case.label, case.reader, codes.names)
+    labels, properties = case.read_label(codes.names)
     if recipe.kind == "slices" and labels.shape[recipe.axis] == 1:
         raise UserError(
             f"case {case.name}: {case.label} has {labels.shape[recipe.axis]} slice along axis {recipe.axis}; the kind "

@@ -21,7 +21,9 @@ CONTENT = {
 
 
 def partial(content=CONTENT, labels=LABELS) -> PartialLabels:
-    return PartialLabels.of({"labels": labels, "partial_labels": content}, "here/dataset.json")
+    order = list(range(1, len(labels) + 1 - ("background" in labels) - ("ignore" in labels)))
+    described = {"labels": labels, "regions_class_order": order, "partial_labels": content}
+    return PartialLabels.of(described, "here/dataset.json")
 
 
 def test_a_case_has_the_classes_of_its_own_entry_else_of_its_source_else_the_default():

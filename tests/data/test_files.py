@@ -10,7 +10,7 @@ import pytest
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_ssl.data.files import (
-    check_nifti,
+    check_file,
     damaged_file,
     explain_reading_error,
     file_hash,
@@ -48,12 +48,12 @@ def test_a_damaged_stream_is_noticed_by_its_checksum(tmp_path, image, damage):
     file = tmp_path / "a_0000.nii.gz"
     write_image(image, file)
     assert stream_damage(file) is None and damaged_file("a", [str(file)]) is None
-    check_nifti(file)
+    check_file(file)
     damage(file)
     assert stream_damage(file)
     assert f"case a: {file} ({file.stat().st_size} bytes) cannot be read" in damaged_file("a", [str(file)])
     with pytest.raises(UserError, match="truncated or corrupt"):
-        check_nifti(file)
+        check_file(file)
 
 
 def test_only_compressed_files_have_a_stream(tmp_path, image):
@@ -62,7 +62,7 @@ def test_only_compressed_files_have_a_stream(tmp_path, image):
     cut(file)
     assert stream_damage(file) is None
     with pytest.raises(UserError, match=r"truncated: \d+ bytes found, \d+ announced by the header"):
-        check_nifti(file)
+        check_file(file)
 
 
 def test_a_sound_stream_with_too_few_voxels_is_noticed_by_the_header(tmp_path, image):
@@ -72,7 +72,7 @@ def test_a_sound_stream_with_too_few_voxels_is_noticed_by_the_header(tmp_path, i
     file.write_bytes(gzip.compress(whole[: len(whole) // 2]))
     assert stream_damage(file) is None
     with pytest.raises(UserError, match="announced by the header"):
-        check_nifti(file)
+        check_file(file)
 
 
 def test_a_file_that_is_no_image_is_explained_by_name(tmp_path, image):
@@ -82,7 +82,7 @@ def test_a_file_that_is_no_image_is_explained_by_name(tmp_path, image):
     problem = explain_reading_error("a", [str(sound), str(broken)], SimpleITKIO)
     assert str(broken) in problem and str(sound) not in problem
     with pytest.raises(UserError, match="truncated or corrupt"):
-        check_nifti(broken)
+        check_file(broken)
 
 
 def test_channels_that_do_not_fit_together_are_told_from_damaged_ones(tmp_path, image):

@@ -15,7 +15,8 @@ def test_size_bounds_are_by_channel_of_classes_and_of_regions():
     assert read_size_bounds({"labels": LABELS, "size_bounds": given}, 2, "f") == {2: (1.0, 10.5)}
     assert read_size_bounds({"labels": LABELS, "size_bounds": given}, 3, "f") == {2: (0.0, 50.0)}
     regions = {"background": 0, "whole": [1, 2], "lesion": [2], "ignore": 3}
-    assert read_size_bounds({"labels": regions, "size_bounds": given}, 2, "f") == {1: (1.0, 10.5)}
+    content = {"labels": regions, "regions_class_order": [1, 2], "size_bounds": given}
+    assert read_size_bounds(content, 2, "f") == {1: (1.0, 10.5)}
 
 
 @pytest.mark.parametrize(
