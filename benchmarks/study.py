@@ -36,6 +36,7 @@ from benchmarks.study_report import CELLS, KEY, RUNS, read_records, records_file
 from nnunet_ssl.commands.steps import Step, child_environment, run_command, run_steps
 from nnunet_ssl.data.atomic import write_atomically
 from nnunet_ssl.data.listing import files_with_ending
+from nnunet_ssl.data.splits import load_splits
 from nnunet_ssl.discovery.variants import find_trainer
 from nnunet_ssl.errors import UserError, some
 from nnunet_ssl.evaluation.metrics import evaluate_case
@@ -488,7 +489,7 @@ def evaluate(job: Job, folder: Path) -> pd.DataFrame:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     base = Path(os.environ["nnUNet_preprocessed"]) / job.row.pack.dataset
-    cases = load_json(base / "splits_final.json")[0]["val"]
+    cases = load_splits(base / "splits_final.json")[0]["val"]
     predictions = files_with_ending(folder, ENDING)
     references = files_with_ending(base / REFERENCES, ENDING) or files_with_ending(base / "gt_segmentations", ENDING)
     for what, files, place in (("predictions", predictions, folder), ("references", references, base)):

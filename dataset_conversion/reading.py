@@ -50,7 +50,7 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 
 
 def read_image(path: Path) -> sitk.Image:
-    """Read an image or a mask with SimpleITK. UserError for a missing, truncated or corrupt file."""
+    """Read an image or a mask with SimpleITK. UserError for a missing, truncated or damaged file."""
     if not path.is_file():
         raise UserError(f"{path} is missing. Complete the download, or remove the case from the input.")
     check_file(path)

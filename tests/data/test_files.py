@@ -52,7 +52,7 @@ def test_a_damaged_stream_is_noticed_by_its_checksum(tmp_path, image, damage):
     damage(file)
     assert stream_damage(file)
     assert f"case a: {file} ({file.stat().st_size} bytes) cannot be read" in damaged_file("a", [str(file)])
-    with pytest.raises(UserError, match="truncated or corrupt"):
+    with pytest.raises(UserError, match="truncated or damaged"):
         check_file(file)
 
 
@@ -81,7 +81,7 @@ def test_a_file_that_is_no_image_is_explained_by_name(tmp_path, image):
     broken.write_text("<html>404</html>")
     problem = explain_reading_error("a", [str(sound), str(broken)], SimpleITKIO)
     assert str(broken) in problem and str(sound) not in problem
-    with pytest.raises(UserError, match="truncated or corrupt"):
+    with pytest.raises(UserError, match="truncated or damaged"):
         check_file(broken)
 
 

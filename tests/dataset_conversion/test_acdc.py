@@ -219,7 +219,7 @@ def test_faults_of_single_files_are_named_together(raw, official, capsys):
     assert convert(official) == 1
     errors = capsys.readouterr().err
     assert "3 of 10 cases cannot be converted" in errors
-    assert f"{image} cannot be read, it is truncated or corrupt" in errors
+    assert f"{image} cannot be read, it is truncated or damaged" in errors
     assert f"{label} holds the codes (4); allowed is {{0, 1, 2, 3}}" in errors
     assert f"case {VALIDATION[0]}_frame01" in errors and "shape of the label is (8, 6, 10)" in errors
     assert not list(raw.iterdir())

@@ -228,7 +228,7 @@ def test_damaged_files_of_both_forms_are_named(raw, archive, tmp_path, capsys):
     image = archive / "Training Set" / TRAIN[4] / "lgemri.nrrd"
     image.write_bytes(image.read_bytes()[:-30])
     assert convert(archive, "--labeled", "2") == 1
-    assert f"{image} cannot be read, it is truncated or corrupt" in capsys.readouterr().err
+    assert f"{image} cannot be read, it is truncated or damaged" in capsys.readouterr().err
     for case_id in TRAIN[:3]:
         write_h5(tmp_path / "h5", case_id)
     with h5py.File(tmp_path / "h5" / TRAIN[0] / "mri_norm2.h5", "a") as file:

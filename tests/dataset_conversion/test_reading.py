@@ -44,7 +44,7 @@ def test_a_truncated_image_is_refused_by_name(tmp_path, ending):
     path = write(np.random.default_rng(0).integers(0, 9999, (9, 40, 40)).astype(np.int16), tmp_path / f"a.{ending}")
     assert sitk.GetArrayFromImage(read_image(path)).shape == (9, 40, 40)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(UserError, match="truncated or corrupt") as error:
+    with pytest.raises(UserError, match="truncated or damaged") as error:
         read_image(path)
     assert str(path) in str(error.value)
 
@@ -55,7 +55,7 @@ def test_a_damaged_compressed_image_is_refused(tmp_path, ending):
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 0xFF
     path.write_bytes(damaged)
-    with pytest.raises(UserError, match="truncated or corrupt"):
+    with pytest.raises(UserError, match="truncated or damaged"):
         read_image(path)
 
 
@@ -64,7 +64,7 @@ def test_a_missing_image_and_a_file_that_is_no_image_are_refused(tmp_path):
         read_image(tmp_path / "a.nii.gz")
     for name in ("a.nii.gz", "a.nii", "a.nrrd"):
         (tmp_path / name).write_text("<html>404</html>")
-        with pytest.raises(UserError, match="truncated or corrupt"):
+        with pytest.raises(UserError, match="truncated or damaged"):
             read_image(tmp_path / name)
 
 
@@ -85,7 +85,7 @@ def test_h5_faults_name_the_file_the_key_and_the_keys_found(tmp_path):
     with pytest.raises(UserError, match=r"a.h5: key 'image' cannot be read"):
         read_h5(path, ["image"])
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"a.h5 cannot be read, it is truncated or corrupt"):
+    with pytest.raises(UserError, match=r"a.h5 cannot be read, it is truncated or damaged"):
         read_h5(path, ["image"])
     with pytest.raises(UserError, match=r"b.h5 is missing"):
         read_h5(tmp_path / "b.h5", ["image"])
