@@ -299,8 +299,11 @@ def preparing_steps(root: Path, pack: Pack, args: argparse.Namespace) -> list[St
             add_raw(pack.source)
         lists = root / "lists" / pack.dataset
         if pack.validation_list:
+            listed = args.data / pack.validation_list
+            if not listed.is_file():
+                raise UserError(f"{listed} does not exist. Give the folder of the releases with --data (docs/data_format.md).")
             lists.mkdir(parents=True, exist_ok=True)
-            (lists / "val.list").write_text((args.data / pack.validation_list).read_text())
+            (lists / "val.list").write_text(listed.read_text())
         words = [word.format(data=args.data.absolute(), lists=lists) for word in pack.make.split()]
         ids = ["-d", str(pack.source.dataset_id), "-o"] if pack.source else ["-d"]
         action = ["nnunet_ssl", *words, *ids, str(pack.dataset_id), "-name", pack.name, *np]
