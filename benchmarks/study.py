@@ -301,7 +301,9 @@ def preparing_steps(root: Path, pack: Pack, args: argparse.Namespace) -> list[St
         if pack.validation_list:
             listed = args.data / pack.validation_list
             if not listed.is_file():
-                raise UserError(f"{listed} does not exist. Give the folder of the releases with --data (docs/data_format.md).")
+                raise UserError(
+                    f"{listed} does not exist. Give the folder of the releases with --data (docs/data_format.md)."
+                )
             lists.mkdir(parents=True, exist_ok=True)
             (lists / "val.list").write_text(listed.read_text())
         words = [word.format(data=args.data.absolute(), lists=lists) for word in pack.make.split()]

@@ -15,6 +15,7 @@ import numpy as np
 
 from nnunet_ssl.data.derived import refuse_faulty_cases, under_construction
 from nnunet_ssl.data.files import damaged_file, wrong_number_of_channels
+from nnunet_ssl.data.geometry import other_axes
 from nnunet_ssl.data.ownership import refuse_to_replace
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset, check_same_grid, read_case, read_label_map
@@ -98,6 +99,7 @@ def _copy_cases(
     ending = dataset_json["file_ending"]
     records = UnlabeledList()
     jobs, places = [], []
+    example = next(iter(sources[0].raw.labeled.values()))[0]
     for source in sources:
         for section, folder in SECTIONS.items():
             for case, images in source.raw.images(section).items():
@@ -106,9 +108,8 @@ def _copy_cases(
                 copies = [str(staging / folder / f"{name}_{i:04d}{ending}") for i in range(len(images))]
                 new_label = str(staging / LABELS[section] / f"{name}{ending}") if label else None
                 reader = source.raw.reader_writer_class
-                jobs.append(
-                    (case, images, copies, label, new_label, dict(source.codes), reader, source.raw.number_of_channels)
-                )
+                files = (case, images, copies, label, new_label, dict(source.codes))
+                jobs.append((*files, reader, source.raw.number_of_channels, example))
                 places.append((section, source, case))
                 for file in (copies[0], new_label):
                     if file is not None:
@@ -141,10 +142,13 @@ def _copy_case(
     codes: Mapping[int, int],
     reader_writer_class: type,
     number_of_channels: int,
+    example: str,
 ) -> tuple[str, str]:
     """`(content hash, "")` or `("", what is wrong)`."""
     try:
         voxels, _ = read_case(case, images, reader_writer_class)
+        if problem := other_axes(case, images, example, reader_writer_class):
+            return "", problem
         if len(voxels) != number_of_channels:
             return "", wrong_number_of_channels(case, images, len(voxels), number_of_channels)
         if label is not None:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_ssl.data.files import reading_fault
+from nnunet_ssl.errors import UserError
+
 # origin in mm and direction cosines as NIfTI (float32) and NRRD (text) preserve them; spacing is compared as nnU-Net does
 ORIGIN_TOLERANCE = 1e-3
 DIRECTION_TOLERANCE = 1e-4
@@ -40,15 +43,21 @@ class Grid:
 
 
 def read_grid(file: str | Path, reader_writer_class: type) -> Grid | None:
-    """The grid of a file by its header; None for readers whose files have none, and for readers that nnU-Net does not have."""
+    """The grid of a file by its header; None for readers whose files have none, and for readers that nnU-Net does not have.
+
+    Raises:
+        UserError: the header cannot be read.
+    """
     from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-    if reader_writer_class is SimpleITKIO:
-        return _of_itk(str(file))
-    if reader_writer_class in (NibabelIO, NibabelIOWithReorient):
-        return _of_nibabel(str(file))
-    return None
+    readers = {SimpleITKIO: _of_itk, NibabelIO: _of_nibabel, NibabelIOWithReorient: _of_nibabel}
+    read = readers.get(reader_writer_class)
+    try:
+        return None if read is None else read(str(file))
+    except Exception as error:  # of two libraries, see `read_case`
+        fault = reading_fault(error)
+        raise UserError(f"{file} {fault.what}. {fault.remedy or 'Restore the file.'}") from error
 
 
 def geometry_hash(image_files: Sequence[str | Path], reader_writer_class: type) -> str:
@@ -65,6 +74,20 @@ def geometry_hash(image_files: Sequence[str | Path], reader_writer_class: type) 
         grids = [read_grid(file, reader_writer_class) for file in image_files]
         found = [astuple(grid) for grid in grids if grid is not None]
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16] if found else ""
+
+
+def other_axes(case: str, image_files: Sequence[str], example: str, reader_writer_class: type) -> str | None:
+    """Names an image of another number of axes than `example`; None where there is none.
+
+    nnU-Net would take a 2D image among 3D ones for one slice that is 999 mm thick.
+    """
+    wanted = read_grid(example, reader_writer_class)
+    for file in image_files if wanted is not None else ():
+        grid = read_grid(file, reader_writer_class)
+        if grid is not None and wanted is not None and len(grid.spacing) != len(wanted.spacing):
+            axes = f"{len(grid.spacing)} axes, {example} has {len(wanted.spacing)}"
+            return f"case {case}: {file} has {axes}. Convert it, or remove the case."
+    return None
 
 
 def orientation(file: str | Path, reader_writer_class: type) -> str | None:

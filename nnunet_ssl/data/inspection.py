@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnunet_ssl.data.files import wrong_number_of_channels
-from nnunet_ssl.data.geometry import orientation
+from nnunet_ssl.data.geometry import orientation, other_axes
 from nnunet_ssl.data.inspection_report import Pair, Report
 from nnunet_ssl.data.leakage import find_overlaps
 from nnunet_ssl.data.pool import run_in_processes
-from nnunet_ssl.data.raw_dataset import FOLDERS, RawDataset, read_case
+from nnunet_ssl.data.raw_dataset import FOLDERS, RawDataset, read_case, read_label_map
 from nnunet_ssl.data.similarity import (
     best_correlations,
     candidate_pairs,
@@ -129,13 +129,15 @@ def _load_splits(raw: RawDataset, report: Report) -> list[dict[str, list[str]]]:
     return found[0]
 
 
-def _describe(image: _Image, reader_writer_class: type, number_of_channels: int) -> tuple[_Image, str]:
+def _describe(image: _Image, reader_writer_class: type, number_of_channels: int, example: str) -> tuple[_Image, str]:
     try:
         values, properties = read_case(image.case, image.files, reader_writer_class)
         if image.label is not None:
-            image.label_hash = _label_hash(read_case(image.case, [image.label], reader_writer_class)[0])
+            image.label_hash = _label_hash(read_label_map(image.case, image.label, reader_writer_class)[0])
     except UserError as error:
         return image, str(error)
+    if problem := other_axes(image.case, image.files, example, reader_writer_class):
+        return image, problem
     image.channels = len(values)
     if image.channels != number_of_channels:
         return image, wrong_number_of_channels(image.case, image.files, image.channels, number_of_channels)
@@ -162,7 +164,7 @@ def _read_images(raw: RawDataset, reader: type, num_processes: int, show_progres
     for section in FOLDERS:
         labels = raw.label_files(section)
         images += [_Image(section, case, files, labels.get(case)) for case, files in raw.images(section).items()]
-    jobs = [(image, reader, raw.number_of_channels) for image in images]
+    jobs = [(image, reader, raw.number_of_channels, raw.example(image.case)) for image in images]
     problems = []
     for index, (image, problem) in run_in_processes(_describe, jobs, num_processes, "Reading images", show_progress):
         images[index] = image

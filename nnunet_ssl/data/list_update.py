@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from nnunet_ssl.data.files import wrong_number_of_channels
-from nnunet_ssl.data.geometry import read_grid
+from nnunet_ssl.data.geometry import other_axes
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import FOLDERS, RawDataset, preprocessed_folder, raw_folder, read_case
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
@@ -84,8 +84,7 @@ def update_list(raw: RawDataset, num_processes: int, rehash: bool = False, show_
 
     if jobs:
         reader = raw.reader_writer_class
-        example = next(iter(raw.labeled.values()))[0]
-        jobs = [(case, image_files, reader, raw.number_of_channels, example) for case, image_files in jobs]
+        jobs = [(case, image_files, reader, raw.number_of_channels, raw.example(case)) for case, image_files in jobs]
         problems = []
         for index, (digest, problem) in run_in_processes(
             _hash_job, jobs, num_processes, "Hashing images", show_progress
@@ -117,14 +116,8 @@ def _hash_job(
         images, _ = read_case(case, image_files, reader_writer_class)
     except UserError as error:
         return "", str(error)
-    grids = [read_grid(file, reader_writer_class) for file in (example, *image_files)]
-    axes = [len(grid.spacing) for grid in grids if grid is not None]
-    for file, number in zip(image_files, axes[1:]):
-        if number != axes[0]:  # nnU-Net would take a 2D image for one slice, 999 mm thick
-            return (
-                "",
-                f"case {case}: {file} has {number} axes, {example} has {axes[0]}. Convert it, or remove the case.",
-            )
+    if problem := other_axes(case, image_files, example, reader_writer_class):
+        return "", problem
     if len(images) != number_of_channels:
         return "", wrong_number_of_channels(case, image_files, len(images), number_of_channels)
     return content_hash(images), ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -161,6 +163,12 @@ class RawDataset:
         """Case -> label file of `section`, for the cases that have one; those of `unlabeled` have none."""
         return {"unlabeled": {}, "labeled": self.labels, "test": self.test_labels}[section]
 
+    def example(self, case: str) -> str:
+        """An image of another labeled case, if there is one, to compare headers with."""
+        return next(
+            (files[0] for name, files in self.labeled.items() if name != case), next(iter(self.labeled.values()))[0]
+        )
+
     def geometry(self, case: str) -> str:
         """`geometry_hash` of a labeled or unlabeled case. Its images must be readable, as the hashes of all cases have shown."""
         files = self.labeled.get(case) or self.unlabeled[case]
@@ -204,11 +212,18 @@ class RawDataset:
         """nnU-Net's reader for these files, chosen as nnU-Net chooses it. UserError where none of them can read them."""
         from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
-        example = next(iter(self.labeled.values()))[0]
+        case, (example, *_) = next(iter(self.labeled.items()))
+        if problem := damaged_file(case, [example]):
+            raise UserError(problem)
+        tried = io.StringIO()  # nnU-Net prints a traceback for every reader that cannot read the file
         try:
-            return determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)
+            with contextlib.redirect_stderr(tried):
+                return determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)
         except RuntimeError as error:
-            reason = (str(error).strip().splitlines() or ["no reason given"])[-1]
+            reasons = [
+                line for line in tried.getvalue().splitlines() if line and not line.startswith((" ", "Traceback"))
+            ]
+            reason = reasons[0] if reasons else str(error)
             raise UserError(
                 f"{example} cannot be read by any of nnU-Net's readers for '{self.file_ending}' ({reason}): the file is damaged, "
                 f"or 'file_ending' in {self.folder / 'dataset.json'} is wrong. Restore the file, or correct the key."

@@ -1,0 +1,1 @@
+"""What users' folders hold that no manual foresees: each input is either done right, or refused with nothing written."""

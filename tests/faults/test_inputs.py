@@ -1,0 +1,76 @@
+"""Every spoiled input, given to every command that reads it: right, or refused with nothing written, and never a traceback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from nnunet_ssl import cli
+from tests.faults.inputs import COMMANDS, NAME, OTHER, TABLE, Spoiled, write_sound
+from tests.helpers.raw_data import use_folders
+
+SECONDS = 60
+PAIRS = [(row, command) for row in TABLE for command in (*row.refused, *row.right)]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> Path:
+    """Two sound data sets; the first is planned and preprocessed."""
+    root = tmp_path_factory.mktemp("sound")
+    with pytest.MonkeyPatch.context() as patch:
+        use_folders(patch, root)
+        for name in (NAME, OTHER):
+            write_sound(root / "nnUNet_raw" / name)
+        assert cli.main(["plan_and_preprocess", "-d", "41", "-c", "2d", "-np", "1", "-npfp", "1"]) == 0
+    return root
+
+
+@contextmanager
+def within(seconds: int) -> Iterator[None]:
+    def late(*_: object) -> None:
+        raise AssertionError(f"still running after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def snapshot(root: Path) -> dict[str, tuple]:
+    """Every path with what tells whether it was written to."""
+    found = {}
+    for folder, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            path = Path(folder, name)
+            state = path.lstat()
+            is_file = path.is_file() and not path.is_symlink()
+            found[str(path.relative_to(root))] = (state.st_mode, (state.st_size, state.st_mtime_ns) if is_file else ())
+    return found
+
+
+@pytest.mark.parametrize(("row", "command"), PAIRS, ids=[f"{row.name}-{command}" for row, command in PAIRS])
+def test_it_is_right_or_refused_with_nothing_written(row: Spoiled, command, sound, monkeypatch, tmp_path, capfd):
+    root = tmp_path / "root"
+    shutil.copytree(sound, root)
+    use_folders(monkeypatch, root)
+    row.spoil(root / "nnUNet_raw" / NAME)
+    before = snapshot(root)
+    capfd.readouterr()
+    with within(SECONDS):
+        code = cli.main(COMMANDS[command])
+    out, err = capfd.readouterr()
+    assert "Traceback" not in err + out
+    if command in row.right:
+        assert code == 0, err
+    else:
+        assert code == 1 and row.words in err, (code, err)
+        assert snapshot(root) == before
