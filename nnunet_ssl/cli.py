@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 from nnunet_ssl.commands import COMMANDS, load
 from nnunet_ssl.commands.arguments import make_parser
+from nnunet_ssl.commands.outputs import outputs
+from nnunet_ssl.data.locks import only_writer
 from nnunet_ssl.errors import UserError
 
 
@@ -88,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in rest
     args = make_parser(name, module).parse_args([word for word in rest if word != "--debug"])
     try:
-        with _terminated_like_interrupted():
+        with _terminated_like_interrupted(), only_writer(*outputs(name, args)):
             return module.run(args) or 0
     except KeyboardInterrupt as error:
         print(f"\nnnunet_ssl {name}: interrupted.", file=sys.stderr)

@@ -41,6 +41,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor, autocast, nn
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
+from nnunet_ssl.data.locks import OutputLock
 from nnunet_ssl.dataloading.cases import TrainingCases, check_fold, gather_cases
 from nnunet_ssl.dataloading.dataset import UnlabeledDataset
 from nnunet_ssl.dataloading.loader import TwoStreamLoader
@@ -105,6 +106,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         self.gradient_shares: dict[str, float] = {}  # of the epoch's last step, see engine/gradient_shares.py
         self.gate: CompetenceGate | None = None
         self._pool: list[str] | None = None
+        self._lock: OutputLock | None = None  # of output_folder, while this process trains
         self._weight_names: tuple[str, ...] | None = None
         self._loaded_checkpoint = False
         self._weights_at_start: list[float] = []
@@ -436,11 +438,19 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             self.members.spread_pretrained_weights(self.student.module.state_dict())
             self.print_to_log_file("Pretrained weights were given to all networks of the method.")
         self.find_cases()
+        if self.local_rank == 0:
+            self._lock = OutputLock(Path(self.output_folder))
+            self._lock.acquire(wait=False)
         super().on_train_start()
         if self.local_rank == 0:
             save_json(self.cases.record(), join(self.output_folder, "split.json"))
         lines = "\n".join(f"  {k}: {v}" for k, v in declared_hyperparameters(type(self)).items())
         self.print_to_log_file(f"Hyper-parameters of {type(self).__name__}:\n{lines}", add_timestamp=False)
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        if self._lock is not None:
+            self._lock.release()
 
     # ------------------------------------------------------------------------------------------------------- the cases
 

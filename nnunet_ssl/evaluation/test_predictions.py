@@ -10,6 +10,7 @@ from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.data.derived import under_construction
 from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.listing import channels_of_cases, files_with_ending
+from nnunet_ssl.data.locks import only_writer
 from nnunet_ssl.data.ownership import refuse_to_replace
 from nnunet_ssl.data.staging import recover
 from nnunet_ssl.errors import UserError, some
@@ -73,8 +74,6 @@ def predict_test(
     Raises:
         UserError: a checkpoint is missing or cannot be loaded, no CUDA device, or the folder was not written by this function.
     """
-    import torch
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     model_folder = experiment.model_folder(trainer)
@@ -102,6 +101,25 @@ def predict_test(
         "mirroring": settings.mirroring,
         "previous_stage": load_json(previous_folder / RECORD_FILE) if previous_folder else None,
     }
+    with only_writer(folder):
+        _make_predictions(folder, record, model_folder, trainer, folds, cases, settings, previous_folder)
+    return folder
+
+
+def _make_predictions(
+    folder: Path,
+    record: dict,
+    model_folder: Path,
+    trainer: str,
+    folds: Sequence[Fold],
+    cases: TestCases,
+    settings: PredictionSettings,
+    previous_folder: Path | None,
+) -> None:
+    """Predict into `folder`, unless it holds these predictions."""
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
     recover(folder)
     if folder.is_dir():
         if not (folder / RECORD_FILE).is_file():
@@ -110,7 +128,7 @@ def predict_test(
         changed = [key for key in record if present.get(key) != record[key]]
         if not changed:
             print(f"{trainer}: predictions of the test cases are there: {folder}")
-            return folder
+            return
         refuse_to_replace(folder, [], "the folder another name")
         print(f"{trainer}: predictions of the test cases are made again, changed since: {', '.join(changed)}")
     if settings.device == "cuda" and not torch.cuda.is_available():
@@ -131,4 +149,3 @@ def predict_test(
             folder_with_segs_from_prev_stage=None if previous_folder is None else str(previous_folder),
         )
         write_json_atomically(record, unfinished / RECORD_FILE)
-    return folder

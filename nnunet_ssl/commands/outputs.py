@@ -1,0 +1,31 @@
+"""Where each command writes: two processes that would write to one place take turns (`data/locks.py`)."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def outputs(command: str, args: argparse.Namespace) -> list[Path]:
+    """Folders that a command writes to; nothing where nnU-Net's variable is not set, which the command itself says.
+
+    `compare --test` locks the folder of each model's predictions when it comes to it.
+
+    Raises:
+        UserError: no such data set.
+    """
+    from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+
+    from nnunet_ssl.data.raw_dataset import dataset_name
+
+    if command in ("convert", "merge", "weaken", "expand"):
+        number = args.dataset_id if command == "convert" else int(args.o)
+        return [Path(str(nnUNet_raw)) / f"Dataset{number:03d}"] if nnUNet_raw.is_set() else []
+    if command in ("plan_and_preprocess", "preprocess_unlabeled", "pseudo_label", "split"):
+        names = args.d if isinstance(args.d, list) else [args.d]
+        if not (nnUNet_raw.is_set() and nnUNet_preprocessed.is_set()):
+            return []
+        return [Path(str(nnUNet_preprocessed)) / dataset_name(name) for name in dict.fromkeys(names)]
+    if command in ("export", "demo"):
+        return [Path(args.o if command == "export" else args.output)]
+    return []

@@ -1,0 +1,80 @@
+"""One process at a time writes to an output. The second one waits and says for whom, or refuses.
+
+The lock is the operating system's (`filelock`): it is gone with the process that has it, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from nnunet_ssl.data.json_files import read_json
+from nnunet_ssl.errors import UserError
+
+
+class OutputLock:
+    """The right to write to `output`, a file or folder that need not be there.
+
+    Two hidden files lie beside it while it is held: the lock, and who has it. Locks of one process do not exclude each other.
+    """
+
+    def __init__(self, output: Path):
+        self.output = output.absolute()
+        beside = self.output.parent
+        self._lock = FileLock(beside / f".{self.output.name}.lock", is_singleton=True)
+        self._holder = beside / f".{self.output.name}.lock.json"
+
+    def acquire(self, wait: bool) -> None:
+        """Take the lock.
+
+        Args:
+            wait: for another process that has it, which is said.
+
+        Raises:
+            UserError: another process has it, and `wait` is false.
+        """
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            if not wait:
+                raise UserError(
+                    f"{self.output} is in use by {self.holder()}. Wait for it, or stop it, and run this again."
+                ) from None
+            print(f"Waiting for {self.holder()}, which writes to {self.output}.", flush=True)
+            self._lock.acquire()
+        about = {"host": socket.gethostname(), "pid": os.getpid(), "since": datetime.now().isoformat(" ", "seconds")}
+        self._holder.write_text(json.dumps(about), encoding="utf-8")
+
+    def release(self) -> None:
+        if self._lock.lock_counter == 1:
+            # before the lock is given up: a process that waits notices that its file is gone, and makes another
+            self._holder.unlink(missing_ok=True)
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
+
+    def holder(self) -> str:
+        """Who has it, for people."""
+        try:
+            about = read_json(self._holder)
+            return f"process {about['pid']} on {about['host']}, since {about['since']}"
+        except (UserError, KeyError):  # it is just being taken or given up
+            return "another process"
+
+
+@contextlib.contextmanager
+def only_writer(*outputs: Path) -> Iterator[None]:
+    """Hold the locks of these outputs, waiting for each."""
+    with contextlib.ExitStack() as stack:
+        for output in sorted(outputs):  # the same order everywhere, so that two processes never wait for each other
+            lock = OutputLock(output)
+            lock.acquire(wait=True)
+            stack.callback(lock.release)
+        yield
