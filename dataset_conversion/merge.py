@@ -152,8 +152,8 @@ def _copy_case(
         if len(voxels) != number_of_channels:
             return "", wrong_number_of_channels(case, images, len(voxels), number_of_channels)
         if label is not None:
-            check_same_grid(case, images[0], label, reader_writer_class)
             segmentation, properties = read_label(case, label, voxels.shape[1:], codes, reader_writer_class)
+            check_same_grid(case, images[0], label, reader_writer_class)
     except UserError as error:
         return "", str(error)
     for image, copy in zip(images, copies, strict=True):

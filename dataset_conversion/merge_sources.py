@@ -79,18 +79,18 @@ def check_sources(raws: Sequence[RawDataset]) -> None:
         reader = raw.reader_writer_class.__name__
         if reader not in READERS:
             raise UserError(f"{raw.folder}: its files are read by {reader}; allowed are {', '.join(READERS)}.")
-        if reader != first.reader_writer_class.__name__:
-            raise UserError(
-                f"{raw.folder}: its files are read by {reader}, those of {first.name} by {first.reader_writer_class.__name__}: "
-                "nnU-Net would read all with one. Convert the files of one, or give both the same "
-                "'overwrite_image_reader_writer' in dataset.json."
-            )
         for key in ("file_ending", "overwrite_image_reader_writer"):
             if raw.dataset_json.get(key) != first.dataset_json.get(key):
                 raise UserError(
                     f"{file}: '{key}' is {raw.dataset_json.get(key)}, in {first.name} it is {first.dataset_json.get(key)}. They "
                     "must agree: convert the files of one."
                 )
+        if reader != first.reader_writer_class.__name__:
+            raise UserError(
+                f"{raw.folder}: its files are read by {reader}, those of {first.name} by {first.reader_writer_class.__name__}: "
+                "nnU-Net would read all with one. Convert the files of one, or give both the same "
+                "'overwrite_image_reader_writer' in dataset.json."
+            )
         if raw.channel_names != first.channel_names:
             raise UserError(
                 f"{file}: the channels are {', '.join(raw.channel_names)}, in {first.name} "

@@ -6,6 +6,8 @@ import argparse
 import importlib
 
 from nnunet_ssl.commands.arguments import make_parser
+from nnunet_ssl.commands.outputs import raw_dataset
+from nnunet_ssl.data.locks import only_writer
 
 # name on the command line -> module, what it is
 DATASETS: dict[str, tuple[str, str]] = {
@@ -34,4 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     module = importlib.import_module(DATASETS[args.dataset][0])
-    return module.run(make_parser(f"convert {args.dataset}", module).parse_args(args.arguments))
+    of_dataset = make_parser(f"convert {args.dataset}", module).parse_args(args.arguments)
+    with only_writer(*raw_dataset(of_dataset.dataset_id)):
+        return module.run(of_dataset)

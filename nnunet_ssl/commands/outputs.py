@@ -9,7 +9,8 @@ from pathlib import Path
 def outputs(command: str, args: argparse.Namespace) -> list[Path]:
     """Folders that a command writes to; nothing where nnU-Net's variable is not set, which the command itself says.
 
-    `compare --test` locks the folder of each model's predictions when it comes to it.
+    `convert` locks its data set when it has read its arguments, `compare --test` the predictions of each model when it comes to
+    them.
 
     Raises:
         UserError: no such data set.
@@ -18,9 +19,8 @@ def outputs(command: str, args: argparse.Namespace) -> list[Path]:
 
     from nnunet_ssl.data.raw_dataset import dataset_name
 
-    if command in ("convert", "merge", "weaken", "expand"):
-        number = args.dataset_id if command == "convert" else int(args.o)
-        return [Path(str(nnUNet_raw)) / f"Dataset{number:03d}"] if nnUNet_raw.is_set() else []
+    if command in ("merge", "weaken", "expand"):
+        return raw_dataset(int(args.o))
     if command in ("plan_and_preprocess", "preprocess_unlabeled", "pseudo_label", "split"):
         names = args.d if isinstance(args.d, list) else [args.d]
         if not (nnUNet_raw.is_set() and nnUNet_preprocessed.is_set()):
@@ -29,3 +29,10 @@ def outputs(command: str, args: argparse.Namespace) -> list[Path]:
     if command in ("export", "demo"):
         return [Path(args.o if command == "export" else args.output)]
     return []
+
+
+def raw_dataset(number: int) -> list[Path]:
+    """The raw data set of this number, whatever its name, where nnUNet_raw is set."""
+    from nnunetv2.paths import nnUNet_raw
+
+    return [Path(str(nnUNet_raw)) / f"Dataset{number:03d}"] if nnUNet_raw.is_set() else []

@@ -21,7 +21,7 @@ def label_values(dataset_json: Mapping, file: str | Path = "dataset.json") -> di
         file: what messages call the file.
 
     Raises:
-        UserError: what nnU-Net would stop at, in a later command or in the training: no background, numbers with a gap, an
+        UserError: what nnU-Net would stop at, in a later command or in the training: no background, an
             ignore label that is not the last, regions without `regions_class_order`; and one number for two classes.
     """
     labels = dataset_json.get("labels")
@@ -49,8 +49,6 @@ def label_values(dataset_json: Mapping, file: str | Path = "dataset.json") -> di
         for name, value in values.items():
             other = by_number.setdefault(value, name)
             expect(other == name, file, f"labels.{name}", value, f"a number that '{other}' does not have")
-        allowed = f"numbers without a gap, 0 to {len(numbers) - 1}: the network has a channel for each"
-        expect(numbers == list(range(len(numbers))), file, "labels", labels, allowed)
     return values if ignore is None else {**values, "ignore": ignore}
 
 

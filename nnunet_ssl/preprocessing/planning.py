@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.data.files import file_hash
-from nnunet_ssl.data.json_files import read_json
+from nnunet_ssl.data.json_files import expect, read_json
 from nnunet_ssl.data.list_update import prepare_lists
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset
@@ -87,6 +87,7 @@ def plan_and_preprocess(
     Raises:
         UserError: an image or label that cannot be used, unknown classes of nnU-Net, no configuration that the plans have.
     """
+    _refuse_gaps(raw)
     base = raw.preprocessed
     base.mkdir(parents=True, exist_ok=True)
     # reads every image that is new, so that a damaged one is named here and not in a worker of nnU-Net
@@ -114,6 +115,14 @@ def plan_and_preprocess(
     for configuration, number in zip(present, processes):
         _preprocess_labeled(raw, base, plans_name, configuration, cases, number, manner)
     preprocess_rest(raw, content, plans_name, present, processes, manner.verbose, manner.show_progress)
+
+
+def _refuse_gaps(raw: RawDataset) -> None:
+    values = [v for name, v in raw.dataset_json["labels"].items() if name != "ignore"]
+    numbers = {code for value in values for code in (value if isinstance(value, list) else [value])}
+    allowed = f"numbers without a gap, 0 to {len(numbers) - 1}, since the network has a channel for each"
+    file = raw.folder / "dataset.json"
+    expect(numbers == set(range(len(numbers))), file, "labels", raw.dataset_json["labels"], allowed)
 
 
 def _labeled_cases(raw: RawDataset, content: UnlabeledList, show_progress: bool) -> dict[str, dict[str, str]]:

@@ -51,8 +51,9 @@ class Case:
 
     def read_label(self, codes: Collection[int]) -> tuple[np.ndarray, dict]:
         """As `derived.read_label`. UserError: it does not lie on the image, too."""
+        found = read_label(self.name, self.label, self.reader, codes)
         check_same_grid(self.name, self.images[0], self.label, self.reader)
-        return read_label(self.name, self.label, self.reader, codes)
+        return found
 
     def image(self, shape: Sequence[int]) -> tuple[np.ndarray, dict]:
         """The image `(C, *shape)` and nnU-Net's properties. UserError: it has not the shape of the label map."""

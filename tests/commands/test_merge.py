@@ -187,7 +187,7 @@ def refused(capsys, root: Path, message: str, *options: str, **arguments) -> Non
         (MAP | {"9": {"1": None}}, ["--ignore"], "no class of Dataset009_Spleen is wanted"),
         (MAP, ["--ignore", "-f", "9"], "would have no validation case"),
         (MAP, ["--ignore", "-f", "1"], "2 folds or more"),
-        ([1], [], "must give each data set an object"),
+        ([1], [], "allowed is an object"),
     ],
 )
 def test_a_map_that_does_not_fit_is_refused(mapping, options, message, root, capsys):

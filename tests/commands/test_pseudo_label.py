@@ -500,7 +500,7 @@ def moved(image: sitk.Image) -> sitk.Image:
         (lambda image: image, ("--map", "5=organ"), ["holds 9", "--map other=background"]),
         (lambda image: image, ("--map", "5=liver", "9=1"), ["5=liver", "background, organ, lesion, ignore"]),
         (lambda image: image, ("--map", "five=organ"), ["five=organ", "whole numbers"]),
-        (lambda image: image, ("--map", "5:organ"), ["5:organ", "no such file"]),
+        (lambda image: image, ("--map", "5:organ"), ["5:organ does not exist", "pairs such as 5=liver"]),
         (lambda image: image, ("--map", "5=organ", "9"), ["--map 9", "NUMBER=CLASS"]),
         (lambda image: image[1:], ("--map", "other=1"), ["shape (20, 40, 35)", "(20, 40, 36)"]),
         (moved, ("--map", "other=1"), ["origin (0, 5, 0)", "(0, 0, 0)", "Resample"]),

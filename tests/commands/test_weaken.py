@@ -386,13 +386,14 @@ def test_a_case_in_which_nothing_would_be_annotated_is_refused(raw, capsys):
 
 def test_slices_of_images_with_one_slice_are_refused(raw, capsys):
     for case in CASES:
-        write(organ(0)[2:3], raw / "labelsTr" / f"{case}.nii.gz")
+        for file in (raw / "labelsTr" / f"{case}.nii.gz", *(raw / "imagesTr").glob(f"{case}_*.nii.gz")):
+            write(organ(0)[2:3], file)
     assert "has 1 slice along axis 0" in refusal(capsys, raw, kind="slices")
 
 
 def test_a_label_of_another_shape_than_its_image_is_refused(raw, capsys):
     write(organ(0)[:3], raw / "labelsTr" / "p1_a.nii.gz")
-    assert "They must agree" in refusal(capsys, raw)
+    assert "They must lie on each other" in refusal(capsys, raw)
 
 
 def test_an_id_that_another_data_set_has_is_refused(raw, capsys):

@@ -53,7 +53,6 @@ def test_numbers_are_those_of_nnunet(labels, wanted):
         ({"labels": {**BACKGROUND, "a": 10**400}}, "labels.a"),
         ({"labels": {**BACKGROUND, "a": float("nan")}}, "labels.a"),
         ({"labels": {**BACKGROUND, "a": 1, "b": 1}}, "labels.b"),
-        ({"labels": {**BACKGROUND, "a": 1, "b": 3}}, "labels"),
         ({"labels": {**BACKGROUND, "a": 1, "ignore": "2"}}, "labels.ignore"),
         ({"labels": {**BACKGROUND, "a": 2, "ignore": 1}}, "labels.ignore"),
         ({"labels": {**BACKGROUND, "a": 1, "ignore": [2, 3]}}, "labels.ignore"),

@@ -112,7 +112,6 @@ KEYS = [
     ("label true", _labels(background=0, ball=True), "labels.ball"),
     ("label huge", _labels(background=0, ball=10**30), "labels.ball"),
     ("label twice", _labels(background=0, ball=1, cube=1), "labels.cube"),
-    ("label with a gap", _labels(background=0, ball=2), "labels"),
     ("ignore first", _labels(background=0, ignore=1, ball=2), "labels.ignore"),
     ("ignore text", _labels(background=0, ball=1, ignore="2"), "labels.ignore"),
     ("region without order", _labels(background=0, both=[1, 2], ball=1), "regions_class_order"),
