@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from nnunet_ssl import cli
 from tests.faults.inputs import COMMANDS, NAME, OTHER, TABLE, Spoiled, write_sound
+from tests.helpers.paths import REPOSITORY
 from tests.helpers.raw_data import use_folders
 
 SECONDS = 60
@@ -74,3 +76,13 @@ def test_it_is_right_or_refused_with_nothing_written(row: Spoiled, command, soun
     else:
         assert code == 1 and row.words in err, (code, err)
         assert snapshot(root) == before
+
+
+def test_the_page_says_how_many_are_tried():
+    page = (REPOSITORY / "docs" / "reliability.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"<!-- inputs -->\n(.*?)\n<!-- end of inputs -->", page, re.DOTALL)
+    lines = ["| command | tried | right | refused | wrong |", "|---|---|---|---|---|"]
+    for command, words in COMMANDS.items():
+        right, refused = (sum(command in getattr(row, kind) for row in TABLE) for kind in ("right", "refused"))
+        lines.append(f"| `{words[0]}` | {right + refused} | {right} | {refused} | 0 |")
+    assert shown == "\n".join(lines) and f"{len(TABLE)} ways to spoil" in page
