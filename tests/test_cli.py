@@ -63,6 +63,7 @@ def test_a_fault_of_the_package_keeps_its_traceback(failing):
 
 
 def test_ctrl_c_and_sigterm_are_one_line_and_their_number(failing, capsys):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a process begun in the background of a script ignores it
     before = signal.getsignal(signal.SIGTERM)
     for number in (signal.SIGINT, signal.SIGTERM):
         cleaned = []

@@ -30,6 +30,7 @@ class OutputLock:
         beside = self.output.parent
         self._lock = FileLock(beside / f".{self.output.name}.lock", is_singleton=True)
         self._holder = beside / f".{self.output.name}.lock.json"
+        self._made: list[Path] = []
 
     def acquire(self, wait: bool) -> None:
         """Take the lock.
@@ -40,6 +41,7 @@ class OutputLock:
         Raises:
             UserError: another process has it, and `wait` is false.
         """
+        self._made = [folder for folder in self.output.parents if not folder.exists()]
         self.output.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
@@ -59,6 +61,9 @@ class OutputLock:
             self._holder.unlink(missing_ok=True)
             Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
+        with contextlib.suppress(OSError):  # folders made for the lock, in which nothing was written
+            for folder in self._made:
+                folder.rmdir()
 
     def holder(self) -> str:
         """Who has it, for people."""

@@ -222,7 +222,7 @@ def test_faults_of_single_files_are_named_together(raw, official, capsys):
     assert f"{image} cannot be read, it is truncated or damaged" in errors
     assert f"{label} holds the codes (4); allowed is {{0, 1, 2, 3}}" in errors
     assert f"case {VALIDATION[0]}_frame01" in errors and "shape of the label is (8, 6, 10)" in errors
-    assert not list(raw.iterdir())
+    assert not list(raw.glob("*"))
 
 
 def test_folders_without_frames_or_without_known_patients_are_refused(raw, tmp_path, capsys):
