@@ -49,9 +49,7 @@ def write_budget(
     name = dataset_name(name_or_id)
     content, channel_names = _load_list(name, num_processes)
     folders = [folder for folder in (preprocessed_folder(name), raw_folder(name)) if folder.is_dir()]
-    present = next(
-        (load_splits(f / SPLITS_FILE, content.labeled) for f in folders if (f / SPLITS_FILE).is_file()), None
-    )
+    present = _present_splits(folders, content, overwrite)
 
     splits, hidden, notes = make_budget(
         content, present, labeled, seed, val=val, val_fraction=val_fraction, folds=folds
@@ -114,6 +112,19 @@ def _load_list(name: str, num_processes: int) -> tuple[UnlabeledList, list[str]]
             f"Set nnUNet_raw to the folder of the raw data set {name}."
         )
     return UnlabeledList.load(file), []
+
+
+def _present_splits(folders: Sequence[Path], content: UnlabeledList, overwrite: bool) -> list[dict] | None:
+    """The splits that exist; None where there are none, or none that can be used and they may be replaced."""
+    for file in (folder / SPLITS_FILE for folder in folders):
+        if file.is_file():
+            try:
+                return load_splits(file, content.labeled)
+            except UserError:
+                if not overwrite:
+                    raise
+                return None
+    return None
 
 
 def make_budget(

@@ -184,9 +184,8 @@ def _fingerprint_and_plans(raw: RawDataset, base: Path, cases: dict, planning: P
 def _fingerprint(raw: RawDataset, base: Path, made_from: dict, extractor: str, manner: Manner) -> bool:
     """Whether the fingerprint was up to date; it is now."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints
-    from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 
-    dataset_id = convert_dataset_name_to_id(raw.name)
+    dataset_id = int(raw.id)
     file, record = base / "dataset_fingerprint.json", base / "dataset_fingerprint_made_from.json"
     recorded = _load_record(record)
     wanted = {**made_from, "extractor": extractor}
@@ -230,9 +229,8 @@ def _plans(
 ) -> None:
     """Plan, unless the plans are there and were made from the same."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments
-    from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 
-    dataset_id = convert_dataset_name_to_id(raw.name)
+    dataset_id = int(raw.id)
     file, record = base / f"{plans_name}.json", base / f"{plans_name}_made_from.json"
     options = {
         "planner": planning.planner,
@@ -277,7 +275,6 @@ def _preprocess_labeled(
 ) -> None:
     """nnU-Net's preprocessing of the labeled cases, unless the folder is complete and made from the same."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess
-    from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 
     plans_manager = load_plans(raw.preprocessed, plans_name)
     configuration_manager = plans_manager.get_configuration(configuration)
@@ -301,6 +298,6 @@ def _preprocess_labeled(
     for case in cases:
         # nnU-Net copies labels only where the file is newer, and a corrected label need not be
         (base / "gt_segmentations" / f"{case}{ending}").unlink(missing_ok=True)
-    dataset_id = convert_dataset_name_to_id(raw.name)
+    dataset_id = int(raw.id)
     preprocess([dataset_id], plans_name, [configuration], [num_processes], manner.verbose, manner.show_progress)
     write_json_atomically(wanted, record)

@@ -78,6 +78,26 @@ def test_it_is_right_or_refused_with_nothing_written(row: Spoiled, command, soun
         assert snapshot(root) == before
 
 
+def test_a_number_of_four_digits_beside_one_of_three(monkeypatch, tmp_path, capfd):
+    use_folders(monkeypatch, tmp_path)
+    for name in ("Dataset1234_Long", "Dataset123_Short"):
+        write_sound(tmp_path / "nnUNet_raw" / name)
+    assert cli.main(["plan_and_preprocess", "-d", "1234", "-c", "2d", "-np", "1", "-npfp", "1"]) == 0, (
+        capfd.readouterr()
+    )
+    assert (tmp_path / "nnUNet_preprocessed/Dataset1234_Long/nnUNetPlans_2d_unlabeled/u.b2nd").is_file()
+
+
+def test_splits_that_cannot_be_used_are_replaced_where_that_is_asked_for(sound, monkeypatch, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(sound, root)
+    use_folders(monkeypatch, root)
+    for folder in ("nnUNet_raw", "nnUNet_preprocessed"):
+        (root / folder / NAME / "splits_final.json").write_text('[{"train": ["a.nii.gz"], "val": ["b.nii.gz"]}]')
+    assert cli.main(COMMANDS["split"]) == 1 and cli.main([*COMMANDS["split"], "--overwrite"]) == 0
+    assert "nii" not in (root / "nnUNet_preprocessed" / NAME / "splits_final.json").read_text()
+
+
 def test_the_page_says_how_many_are_tried():
     page = (REPOSITORY / "docs" / "reliability.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"<!-- inputs -->\n(.*?)\n<!-- end of inputs -->", page, re.DOTALL)
