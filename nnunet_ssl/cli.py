@@ -38,14 +38,25 @@ def _raise_terminated(*_: object) -> None:
     raise Terminated
 
 
+def _mask_sigterm(how: int) -> None:
+    if signal.getsignal(signal.SIGTERM) is _raise_terminated:
+        signal.pthread_sigmask(how, {signal.SIGTERM})
+
+
 def _die_of_sigterm() -> None:
     """In a forked worker: its pool ends it with this signal, wherever it hangs."""
     if signal.getsignal(signal.SIGTERM) is _raise_terminated:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_die_of_sigterm)
+    # held back during the fork: a worker that is ended before it has got so far would lose the signal, and its pool wait for ever
+    os.register_at_fork(
+        before=lambda: _mask_sigterm(signal.SIG_BLOCK),
+        after_in_parent=lambda: _mask_sigterm(signal.SIG_UNBLOCK),
+        after_in_child=_die_of_sigterm,
+    )
 
 
 @contextlib.contextmanager

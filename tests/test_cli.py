@@ -80,6 +80,25 @@ def test_ctrl_c_and_sigterm_are_one_line_and_their_number(failing, capsys):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_worker_that_is_ended_at_once_does_not_lose_the_signal(failing):
+    ends = []
+
+    def work():
+        for _ in range(100):  # nnU-Net's pools do so little that they are terminated while their workers start
+            child = os.fork()
+            if child == 0:
+                try:
+                    time.sleep(3)
+                finally:
+                    os._exit(0)
+            os.kill(child, signal.SIGTERM)
+            ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    failing(work)
+    assert cli.main(["trainers"]) == 0
+    assert set(ends) == {-signal.SIGTERM}
+
+
 def test_a_worker_dies_of_sigterm_wherever_it_hangs(failing):
     def work():
         reading, writing = os.pipe()
