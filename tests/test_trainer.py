@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 import torch
 
+from nnunet_ssl.errors import UserError
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.trainers import needs
@@ -154,3 +155,17 @@ def test_annotated_voxels_are_those_without_the_ignore_label(datasets, tmp_path,
     out, dataset = datasets()
     trainer = started(make_trainer(MEAN_TEACHER, out, dataset, results=tmp_path))
     assert trainer.annotated(labels).all()
+
+
+def test_a_fold_that_another_process_trains_is_refused(datasets, tmp_path):
+    trainer = make_trainer(MEAN_TEACHER, *datasets(), results=tmp_path)
+    trainer.initialize()
+    hold = "import sys; from pathlib import Path; from nnunet_ssl.data.locks import only_writer\n"
+    hold += "with only_writer(Path(sys.argv[1])): print('has it', flush=True); sys.stdin.read()"
+    words = [sys.executable, "-c", hold, trainer.output_folder]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "has it\n"
+        with pytest.raises(UserError, match=f"is in use by process {other.pid}"):
+            trainer.on_train_start()
+        other.stdin.close()
+    trainer.on_train_start()

@@ -21,7 +21,7 @@ from nnunet_ssl.data.splits import load_splits
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError, listed, some
 from nnunet_ssl.preprocessing.foreign_labels import CodeMap, find_label_maps, settings_of, take_label_maps
-from nnunet_ssl.preprocessing.preprocessed import get_configuration, load_plans
+from nnunet_ssl.preprocessing.preprocessed import get_configuration, load_plans, made_from
 from nnunet_ssl.preprocessing.round_cases import (
     CaseScores,
     CaseWriter,
@@ -116,7 +116,7 @@ def make_round(
     made.ignore = uncertain_code(raw.dataset_json)
 
     records = {**content.labeled, **content.unlabeled}
-    hashes = {case: records[case].sha256 for case in cases}
+    hashes = {case: made_from(records[case].sha256, raw.geometry(case)) for case in cases}
     scores = {case: load_scores(made, case, hashes[case], raw.file_ending) for case in cases}
     scores = {case: s for case, s in scores.items() if s and (not files or s.source == file_hash(files[case]))}
     done = sorted(scores)

@@ -73,7 +73,7 @@ def files_of_round(folder: Path, cases: Iterable[str], file_ending: str) -> Know
 
 @dataclass(frozen=True)
 class RoundCase:
-    """What was decided of a case. `label`, `image`: hashes of the label file and of the image it belongs to."""
+    """What was decided of a case. `label`, `image`: hashes of the label file and of the image (with its geometry) it belongs to."""
 
     keep: bool
     reason: str
@@ -203,7 +203,7 @@ def verified_labels(
             f"{found.folder} holds pseudo labels of {some(elsewhere, 5)}, labeled or test case(s) of this fold. {again}"
         )
     cases = [case for case in found.kept if case in known]
-    if changed := [case for case in cases if known[case].sha256 != found.cases[case].image]:
+    if changed := [case for case in cases if not is_made_from(found.cases[case].image, known[case].sha256)]:
         raise UserError(f"{found.folder}: the images of {some(changed, 5)} have changed since it was made. {again}")
     if not cases:
         raise UserError(
@@ -245,7 +245,7 @@ def preprocess_round(
         configuration,
         num_processes,
         cases=cases,
-        hashes={case: made_from(_hash(made, case), raw.geometry(case)) for case in cases},
+        hashes={case: _hash(made, case) for case in cases},
         labels={case: str(made.label_file(case, raw.file_ending)) for case in cases},
         kind=KIND,
         into=made.folder,

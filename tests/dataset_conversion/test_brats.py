@@ -165,6 +165,16 @@ def test_a_four_in_the_2023_naming_is_refused_as_the_resection_cavity_of_2024(tm
         convert(tmp_path / "in", "--test_fraction", 0)
 
 
+def test_a_release_of_2024_is_one_whatever_is_drawn_from_it(tmp_path, convert):
+    for number in range(4):
+        write_case(tmp_path / "in", f"BraTS-GLI-0206{number}-100", label=_label(3))
+    drawn = convert(tmp_path / "in", "--test_fraction", 0, "--labeled", 1)
+    unlabeled = sorted(UnlabeledList.load(drawn / "unlabeled.json").unlabeled)
+    write_case(tmp_path / "in", unlabeled[0], label=_label(4))  # its label is not converted
+    with pytest.raises(UserError, match=rf"(?s){unlabeled[0]}.*resection cavity of BraTS 2024"):
+        convert(tmp_path / "in", "--test_fraction", 0, "--labeled", 1, "--overwrite")
+
+
 def test_a_case_without_enhancing_tumor_is_normal(tmp_path, convert):
     label = _label(4)
     label[label == 4] = 1

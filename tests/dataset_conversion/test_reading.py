@@ -89,3 +89,37 @@ def test_h5_faults_name_the_file_the_key_and_the_keys_found(tmp_path):
         read_h5(path, ["image"])
     with pytest.raises(UserError, match=r"b.h5 is missing"):
         read_h5(tmp_path / "b.h5", ["image"])
+
+
+@pytest.mark.parametrize("kind", ["<f2", ">f2", ">f4", ">i2", "<i8", "u1", "?"])
+def test_h5_arrays_of_every_number_are_read_as_what_they_are(tmp_path, kind):
+    values = (np.arange(24).reshape(2, 3, 4) % 2).astype(kind)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["image"] = values
+    found = read_h5(tmp_path / "a.h5", ["image"])["image"]
+    assert np.array_equal(found, values) and found.dtype.isnative
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.GetImageFromArray(found)), values)
+
+
+def test_h5_arrays_that_are_no_images_are_refused(tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = np.zeros((2, 2))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["text"] = "words"
+        file["compound"] = np.zeros((2, 2), [("r", "u1"), ("g", "u1")])
+        file["complex"] = np.zeros((2, 2), np.complex64)
+        file["empty"] = np.zeros((0, 4, 4))
+        file.create_dataset("huge", (10**5, 10**5, 10**5), "f4", chunks=(1, 1, 1))
+        file["elsewhere"] = h5py.ExternalLink("other.h5", "x")
+    wanted = {"text": "holds", "compound": "holds", "complex": "holds", "empty": "shape", "huge": "shape"}
+    for key, words in {**wanted, "elsewhere": "another file"}.items():
+        with pytest.raises(UserError, match=f"key '{key}' .*{words}"):
+            read_h5(tmp_path / "a.h5", [key])
+
+
+def test_links_that_lead_back_are_followed_once(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "x").touch()
+    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
+    (tmp_path / "self").symlink_to(tmp_path)
+    assert [root.relative_to(tmp_path).as_posix() for root, _, _ in walk(tmp_path)] == [".", "a", "a/b"]

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 
 from nnunet_ssl import cli
 from tests.faults.inputs import COMMANDS, NAME, OTHER, TABLE, Spoiled, write_sound
@@ -96,6 +97,41 @@ def test_splits_that_cannot_be_used_are_replaced_where_that_is_asked_for(sound, 
         (root / folder / NAME / "splits_final.json").write_text('[{"train": ["a.nii.gz"], "val": ["b.nii.gz"]}]')
     assert cli.main(COMMANDS["split"]) == 1 and cli.main([*COMMANDS["split"], "--overwrite"]) == 0
     assert "nii" not in (root / "nnUNet_preprocessed" / NAME / "splits_final.json").read_text()
+
+
+def test_a_corrected_spacing_is_preprocessed_again(sound, monkeypatch, tmp_path, capfd):
+    root = tmp_path / "root"
+    shutil.copytree(sound, root)
+    use_folders(monkeypatch, root)
+    plan = ["plan_and_preprocess", "-d", "41", "-c", "2d", "-np", "1", "-npfp", "1"]
+    assert cli.main(plan) == 0
+    out = capfd.readouterr().out
+    assert "0 done, 2 kept" in out and "3 labeled cases are up to date" in out
+    for name in ("imagesUn/u_0000", "imagesTr/a_0000", "labelsTr/a"):
+        file = str(root / "nnUNet_raw" / NAME / f"{name}.nii.gz")
+        image = sitk.ReadImage(file)
+        image.SetSpacing((1.0, 1.5, 1.0))
+        sitk.WriteImage(image, file)
+    assert cli.main(plan) == 0
+    out = capfd.readouterr().out
+    assert "fingerprint and plans are made anew" in out and "labeled cases are up to date" not in out
+    assert "1 done, 1 kept" in out or "2 done, 0 kept" in out  # the second where the plans have changed, too
+
+
+def test_check_names_what_is_turned_and_what_is_constant(sound, monkeypatch, tmp_path, capfd):
+    root = tmp_path / "root"
+    shutil.copytree(sound, root)
+    use_folders(monkeypatch, root)
+    for case, values, direction in (("u", 1.0, (-1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)), ("v", 0.0, None)):
+        file = str(root / "nnUNet_raw" / NAME / f"imagesUn/{case}_0000.nii.gz")
+        image = sitk.Cast(sitk.ReadImage(file), sitk.sitkFloat32) * values
+        if direction is not None:
+            image.SetDirection(direction)
+        sitk.WriteImage(image, file)
+    assert cli.main(COMMANDS["check"]) == 0
+    out = capfd.readouterr().out
+    assert "imagesUn/u: its axes point to R" in out and "those of the labeled cases to L" in out
+    assert "imagesUn/v: channel 0 is constant" in out and "imagesUn/v: its axes" not in out
 
 
 def test_the_page_says_how_many_are_tried():
