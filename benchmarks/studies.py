@@ -173,8 +173,12 @@ def controls(pack: Pack, full: Pack, epochs: int) -> list[Row]:
     ]
 
 
-def pseudo_labels(key: str, pack: Pack, epochs: int, teacher: str) -> Row:
-    """A round of offline self-training: labels by the run of the row `teacher`, then a training from scratch."""
+def pseudo_labels(key: str, pack: Pack, epochs: int, teacher: str, options: str = "") -> Row:
+    """A round of offline self-training: labels by the run of the row `teacher`, then a training from scratch.
+
+    Args:
+        options: of `pseudo_label`.
+    """
     name = f"{key.replace(' ', '_')}_seed{{seed}}"
     return Row(
         key,
@@ -183,7 +187,7 @@ def pseudo_labels(key: str, pack: Pack, epochs: int, teacher: str) -> Row:
         epochs,
         "new",
         after=(teacher,),
-        commands=(f"{LABEL} -o {name}",),
+        commands=(f"{LABEL} -o {name} {options}".rstrip(),),
         settings=(f'round_name="{name}"',),
         variant="" if key == "round 1" else key.replace(" ", "_"),
     )
@@ -214,6 +218,7 @@ def few_labels(name: str, title: str, pack: Pack, full: Pack, again: Pack, epoch
         semi_supervised,
         replace(semi_supervised, key="SemiSupervised, all labels", pack=again),
         pseudo_labels("round 1", pack, epochs, "nnU-Net"),
+        pseudo_labels("round 1 above 0.9", pack, epochs, "nnU-Net", "--min_confidence 0.9"),
         pseudo_labels("round 2", pack, epochs, "round 1"),
         pseudo_labels("round of SemiSupervised", pack, epochs, "SemiSupervised"),
         *(continued(semi_supervised, start) for start in ("round 1", "nnU-Net")),
