@@ -179,7 +179,8 @@ def pseudo_labels(key: str, pack: Pack, epochs: int, teacher: str, options: str 
     Args:
         options: of `pseudo_label`.
     """
-    name = f"{key.replace(' ', '_')}_seed{{seed}}"
+    variant = key.replace(" ", "_").replace(".", "_")  # a round's name has no dots
+    name = f"{variant}_seed{{seed}}"
     return Row(
         key,
         pack,
@@ -189,7 +190,7 @@ def pseudo_labels(key: str, pack: Pack, epochs: int, teacher: str, options: str 
         after=(teacher,),
         commands=(f"{LABEL} -o {name} {options}".rstrip(),),
         settings=(f'round_name="{name}"',),
-        variant="" if key == "round 1" else key.replace(" ", "_"),
+        variant="" if key == "round 1" else variant,
     )
 
 

@@ -48,7 +48,7 @@ from nnunet_ssl.dataloading.loader import TwoStreamLoader
 from nnunet_ssl.dataloading.streams import loader_of, two_streams, unlabeled_batch_size_here
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.checkpoints import random_states_of_all_ranks, restore, state_of, write_checkpoint
-from nnunet_ssl.engine.competence import CompetenceGate
+from nnunet_ssl.engine.competence import EARLIEST, F1, LATEST, CompetenceGate
 from nnunet_ssl.engine.configurable import ConfigurableTrainer, declared_hyperparameters
 from nnunet_ssl.engine.curves import Curves, epoch_values
 from nnunet_ssl.engine.features import refuse_unsupported
@@ -306,7 +306,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         """A head, discriminator or bank (buffers of a module); arguments as in `register_network`."""
         return self.members.add_module(name, module, optimizer, clip)
 
-    def register_gate(self, earliest: float = 0.05, latest: float = 0.4, f1: float = 0.7) -> CompetenceGate:
+    def register_gate(self, earliest: float = EARLIEST, latest: float = LATEST, f1: float = F1) -> CompetenceGate:
         """`self.gate`, which opens when the network knows every class; arguments as in `CompetenceGate`."""
         self.gate = CompetenceGate(self, earliest, latest, f1)
         return self.gate
