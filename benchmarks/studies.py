@@ -204,6 +204,12 @@ def continued(row: Row, start: str) -> Row:
     return replace(row, key=f"{row.key} from {start}", after=(start,), pretrained=start, variant=variant)
 
 
+def early(row: Row) -> Row:
+    """Its own labels as soon as every class is found on labeled patches, as it was before 0.3 of the run became the earliest."""
+    settings = ("earliest=0.05",)
+    return replace(row, key=f"{row.key}, start from 0.05", group="variants", settings=settings, variant="start_0_05")
+
+
 def weighted(row: Row, weight: float) -> Row:
     settings = (f"consistency_weight={weight}",)
     return replace(row, key=f"{row.key}, weight {weight:g}", settings=settings, variant=f"weight{weight:g}")
@@ -218,6 +224,7 @@ def few_labels(name: str, title: str, pack: Pack, full: Pack, again: Pack, epoch
         *(Row(peer, pack, "") for peer in PEERS),
         semi_supervised,
         replace(semi_supervised, key="SemiSupervised, all labels", pack=again),
+        early(semi_supervised),
         pseudo_labels("round 1", pack, epochs, "nnU-Net"),
         pseudo_labels("round 1 above 0.9", pack, epochs, "nnU-Net", "--min_confidence 0.9"),
         pseudo_labels("round 2", pack, epochs, "round 1"),
