@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunet_ssl.commands.arguments import add_trust_argument
+
 DESCRIPTION = """\
 Compare trainers on the validation cases of their folds or, with --test, on the test cases (imagesTs, labelsTs).
 Dice, Jaccard, 95HD, ASD and ASSD per class in voxels and mm, means with bootstrap intervals, and a paired
@@ -65,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="[OPTIONAL] predict the test cases without mirroring: faster, less accurate",
     )
     parser.add_argument("--overwrite", action="store_true", help="[OPTIONAL] replace a comparison in the output folder")
+    add_trust_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -78,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
         args.tr,
         plans=args.p,
         test=args.test,
-        settings=PredictionSettings(args.chk, args.device, not args.disable_tta, args.np),
+        settings=PredictionSettings(args.chk, args.device, not args.disable_tta, args.np, args.trust),
         output=args.o,
         num_processes=args.np,
         overwrite=args.overwrite,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from nnunet_ssl.commands.arguments import add_trust_argument
 from nnunet_ssl.evaluation.export import export_model, model_folder
 
 DESCRIPTION = (
@@ -34,8 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="[OPTIONAL] Name of the checkpoint. Default: checkpoint_final.pth",
     )
     parser.add_argument("--overwrite", action="store_true", help="[OPTIONAL] Replace an earlier export in that folder.")
+    add_trust_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     source = model_folder(args.d, args.tr, args.p, args.c)
-    export_model(source, args.o, args.c, folds=args.f, checkpoint=args.chk, overwrite=args.overwrite)
+    export_model(source, args.o, args.c, args.f, args.chk, overwrite=args.overwrite, trust=args.trust)

@@ -8,9 +8,36 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_ssl.data.geometry import read_grid
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset, read_label_map
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, listed
+
+
+def named_codes(dataset_json: Mapping, ignore: bool = False) -> set[int]:
+    """The numbers that label maps may hold, with or without the ignore label; `dataset_json` as `RawDataset` has it."""
+    values = [value for name, value in dataset_json["labels"].items() if ignore or name != "ignore"]
+    return {0, *(code for value in values for code in (value if isinstance(value, list) else [value]))}
+
+
+def misplaced_labels(raw: RawDataset, section: str = "labeled") -> list[str]:
+    """Names label maps whose headers have another spacing, origin or direction than their image's.
+
+    nnU-Net takes them all the same, voxel by voxel.
+
+    Raises:
+        UserError: a label map has another shape than its image, which nnU-Net cannot use; all are named.
+    """
+    shapes, places = [], []
+    for case, label in raw.label_files(section).items():
+        image = raw.images(section)[case][0]
+        one, other = (read_grid(file, raw.reader_writer_class) for file in (label, image))
+        if one is not None and other is not None and (difference := one.difference(other)):
+            of_shape = difference.startswith("shape")
+            (shapes if of_shape else places).append(f"case {case}: {label} has the {difference} ({image})")
+    if shapes:
+        raise UserError(f"{listed(shapes)}\nnnU-Net cannot use such labels. Correct them, or remove these cases.")
+    return places
 
 
 def checked_label_files(
@@ -32,10 +59,7 @@ def checked_label_files(
         UserError: files cannot be read, hold other values than dataset.json names (the ignore label is none of them), or have
             another shape; all of them are named.
     """
-    allowed = {0}
-    for name, value in raw.dataset_json["labels"].items():
-        if name != "ignore":
-            allowed |= set(value if isinstance(value, list) else [value])
+    allowed = named_codes(raw.dataset_json)
     reader, names = raw.reader_writer_class, list(files)
     jobs = [(name, files[name], None if like is None else like[name], reader, sorted(allowed), what) for name in names]
     hashes, problems = {}, []

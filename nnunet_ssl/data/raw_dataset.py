@@ -128,8 +128,7 @@ class RawDataset:
                 f"{folder}: {some(both, 5)} lie(s) in imagesUn and in imagesTr. A case id may occur once; delete or "
                 "rename the copy in imagesUn."
             )
-        test_labels = {case: str(folder / "labelsTs" / f"{case}{ending}") for case in test}
-        test_labels = {case: file for case, file in test_labels.items() if Path(file).is_file()}
+        test_labels = {c: str(f) for c, f in files_with_ending(folder / "labelsTs", ending).items() if c in test}
         return cls(name, folder, dataset_json, labeled, unlabeled, test, labels, test_labels)
 
     @cached_property

@@ -54,7 +54,7 @@ def compare(
         dataset: id or name.
         folds: as on the command line, e.g. `["0"]`.
         trainers: the first is the one that the others are tested against.
-        settings: how test cases are predicted; unused without `test`.
+        settings: how test cases are predicted; without `test` only which checkpoint is read, and whether it is trusted.
 
     Returns:
         The output folder.
@@ -78,7 +78,8 @@ def compare(
             f"{output} holds a comparison already. Add --overwrite to replace it or name another folder with -o."
         )
 
-    runs = [results.find_run(experiment, t, fold, settings.checkpoint_name) for t in trainers for fold in fold_numbers]
+    chosen = [(trainer, fold) for trainer in trainers for fold in fold_numbers]
+    runs = [results.find_run(experiment, *of, settings.checkpoint_name, settings.trust) for of in chosen]
     labels = results.label_definition(experiment, trainers)
     validations = {}
     if not test:  # before the splits are compared: an unfinished validation is not a different split

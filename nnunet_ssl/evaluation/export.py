@@ -6,8 +6,6 @@ way nnU-Net documents for sharing models of other trainers, and leaves out what 
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -15,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from nnunet_ssl.data.model_files import check_model, load_predictor, read_checkpoint
 from nnunet_ssl.data.ownership import refuse_to_replace, remove_folder, write_record
 from nnunet_ssl.errors import UserError, some
 
@@ -69,14 +68,16 @@ def stock_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint as stock nnU-Net would have written it.
 
     The trainer is renamed and `ssl_state` left out. Of the optimizer the first group of parameters stays, the one that stock
-    nnU-Net has; a method's heads that share the optimizer are further groups.
+    nnU-Net has; a method's heads that share the optimizer are further groups. A checkpoint that was made small has no optimizer.
     """
-    optimizer = checkpoint["optimizer_state"]
-    groups = optimizer["param_groups"][:1]
-    kept = {index for group in groups for index in group["params"]}
-    state = {index: value for index, value in optimizer["state"].items() if index in kept}
-    changed = {"trainer_name": STOCK_TRAINER, "optimizer_state": {**optimizer, "state": state, "param_groups": groups}}
-    return {key: value for key, value in {**checkpoint, **changed}.items() if key != "ssl_state"}
+    stock = {**checkpoint, "trainer_name": STOCK_TRAINER}
+    stock.pop("ssl_state", None)
+    if optimizer := checkpoint.get("optimizer_state"):
+        groups = optimizer["param_groups"][:1]
+        kept = {index for group in groups for index in group["params"]}
+        state = {index: value for index, value in optimizer["state"].items() if index in kept}
+        stock["optimizer_state"] = {**optimizer, "state": state, "param_groups": groups}
+    return stock
 
 
 def _refuse_networks_of_ours(plans_file: Path, configuration: str) -> None:
@@ -93,19 +94,15 @@ def _refuse_networks_of_ours(plans_file: Path, configuration: str) -> None:
 
 def _check_stock_loads(folder: Path, folds: list[str], checkpoint: str, source: Path) -> None:
     """Load every fold with nnU-Net's predictor, as `nnUNetv2_predict_from_modelfolder` does."""
-    import torch
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-    with contextlib.redirect_stdout(io.StringIO()):  # it says that CPUs are slow, which does not matter here
-        predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False)
     try:
-        predictor.initialize_from_trained_model_folder(str(folder), folds, checkpoint)
+        # the checkpoints were read from `source` under the user's conditions, and written by us
+        predictor = load_predictor(folder, folds, checkpoint, trust=True, perform_everything_on_device=False)
         for parameters in predictor.list_of_parameters:
             predictor.network.load_state_dict(parameters)
     except RuntimeError as error:
         raise UserError(
             f"stock nnU-Net cannot load the weights of {source}: its trainer builds another network than the plans name. "
-            f"Share the model folder as it is and install nnunet_ssl where you predict.\n{error}"
+            f"Share the model folder as it is and install nnunet_ssl where you predict.\n{error.__cause__ or error}"
         ) from error
 
 
@@ -147,13 +144,17 @@ def export_model(
     folds: list[str] | None = None,
     checkpoint: str = DEFAULT_CHECKPOINT,
     overwrite: bool = False,
+    trust: bool = False,
 ) -> list[str]:
     """Write the model of the folder `source` (see `model_folder`) to `out`, say how to predict with it; returns its folds.
 
     It is written to a temporary folder beside `out`, loaded once with nnU-Net's predictor and then renamed.
 
+    Args:
+        trust: also read what would be executed, see `read_checkpoint`.
+
     Raises:
-        UserError: a file is missing, `out` may not be replaced, or stock nnU-Net cannot load this model.
+        UserError: a file is missing or not trusted, `out` may not be replaced, or stock nnU-Net cannot load this model.
     """
     import torch
 
@@ -164,6 +165,8 @@ def export_model(
         raise UserError(f"{source} has no {' and no '.join(missing)}: nnU-Net writes these when a training starts.")
     files = checkpoint_files(source, folds, checkpoint)
     _refuse_networks_of_ours(source / "plans.json", configuration)
+    if not trust:
+        check_model(source, list(files), checkpoint)
 
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.new.", dir=out.parent))
@@ -175,7 +178,7 @@ def export_model(
                 shutil.copyfile(source / name, new / name)
         trainers = {}
         for fold, file in files.items():
-            loaded = torch.load(file, map_location="cpu", weights_only=False)
+            loaded = read_checkpoint(file, trust)
             trainers[fold] = loaded["trainer_name"]
             (new / f"fold_{fold}").mkdir()
             torch.save(stock_checkpoint(loaded), new / f"fold_{fold}" / checkpoint)

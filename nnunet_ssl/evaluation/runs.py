@@ -16,6 +16,7 @@ from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.annotated_classes import PartialLabels
 from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.listing import files_with_ending
+from nnunet_ssl.data.model_files import read_checkpoint
 from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
@@ -144,8 +145,12 @@ def parse_folds(texts: Sequence[str]) -> tuple[Fold, ...]:
     return folds
 
 
-def find_run(experiment: Experiment, trainer: str, fold: Fold, checkpoint_name: str) -> Run:
-    """Look up one run and read what it says about itself. UserError, with the command that trains it, if it is missing."""
+def find_run(experiment: Experiment, trainer: str, fold: Fold, checkpoint_name: str, trust: bool = False) -> Run:
+    """Look up one run and read what it says about itself.
+
+    Raises:
+        UserError: it is missing (with the command that trains it); its checkpoint cannot be read, or is not trusted.
+    """
     model_folder = experiment.model_folder(trainer)
     command = experiment.train_command(trainer, fold)
     if not model_folder.is_dir():
@@ -159,13 +164,14 @@ def find_run(experiment: Experiment, trainer: str, fold: Fold, checkpoint_name: 
     if not folder.is_dir():
         present = sorted(path.name for path in model_folder.glob("fold_*"))
         raise UserError(f"{folder} does not exist; found {', '.join(present) or 'no fold'}. Train it: {command}")
-    checkpoint = _load_checkpoint(folder / checkpoint_name) if (folder / checkpoint_name).is_file() else {}
+    checkpoint = read_checkpoint(folder / checkpoint_name, trust) if (folder / checkpoint_name).is_file() else {}
     ssl_state = checkpoint.get("ssl_state") or {}
+    logged = checkpoint.get("logging") or {}  # left out where somebody has made a checkpoint small
     return Run(
         trainer=trainer,
         fold=fold,
         folder=folder,
-        epochs=len(checkpoint["logging"]["train_losses"]) if checkpoint else None,
+        epochs=len(logged["train_losses"]) if "train_losses" in logged else None,
         iterations_per_epoch=_iterations_per_epoch(folder, trainer),
         seed=_number_in_name(trainer, r"_seed(\d+)") if "_seed" in trainer else ssl_state.get("seed"),
         splits=_recorded_splits(folder, ssl_state),
@@ -318,19 +324,6 @@ def validation_is_older(run: Run, checkpoint_name: str) -> bool:
 
 
 # --------------------------------------------------------------------------------------------------------------- reading
-
-
-def _load_checkpoint(file: Path) -> dict:
-    """What a checkpoint of nnU-Net holds, its tensors mapped and not read."""
-    import torch
-
-    try:
-        # nnU-Net's checkpoints hold numpy numbers, which weights_only refuses
-        return torch.load(file, map_location="cpu", weights_only=False, mmap=True)
-    except (RuntimeError, EOFError, OSError) as error:
-        raise UserError(
-            f"{file} cannot be read ({error}). Train again, or name another checkpoint with -chk."
-        ) from error
 
 
 def _iterations_per_epoch(folder: Path, trainer: str) -> int | None:

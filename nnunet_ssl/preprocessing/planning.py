@@ -8,6 +8,7 @@ labeled cases (plans and the same), the unlabeled cases (plans and their images)
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from pathlib import Path
 from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.json_files import expect, read_json
+from nnunet_ssl.data.label_files import misplaced_labels
 from nnunet_ssl.data.list_update import prepare_lists
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, listed
 from nnunet_ssl.preprocessing.preprocessed import complete_cases, load_plans, made_from, preprocessing_hash
 from nnunet_ssl.preprocessing.unlabeled import preprocess_rest
 
@@ -126,7 +128,11 @@ def _refuse_gaps(raw: RawDataset) -> None:
 
 
 def _labeled_cases(raw: RawDataset, content: UnlabeledList, show_progress: bool) -> dict[str, dict[str, str]]:
-    """Case -> hash of its image, geometry included, and hash of its label file."""
+    """Case -> hash of its image, geometry included, and hash of its label file. UserError for a label map of another shape."""
+    if places := misplaced_labels(raw):
+        print(
+            f"Warning: {len(places)} label map(s) lie elsewhere than their image, and are used all the same:\n{listed(places)}"
+        )
     names = list(raw.labels)
     cases = {case: {"image": made_from(content.labeled[case].sha256, raw.geometry(case))} for case in names}
     jobs = [(raw.labels[case],) for case in names]
@@ -157,15 +163,16 @@ def _planning_keys(dataset_json: dict) -> dict:
     return {key: dataset_json[key] for key in keys if key in dataset_json}
 
 
-def _find_class(kind: str, name: str) -> type:
+def _find_class(kind: str, name: str, package: str = "experiment_planning") -> type:
     import nnunetv2
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
-    folder = Path(nnunetv2.__path__[0]) / "experiment_planning"
-    found = recursive_find_python_class(str(folder), name, current_module="nnunetv2.experiment_planning")
-    if found is None:
+    folder = Path(nnunetv2.__path__[0]) / package
+    found = recursive_find_python_class(str(folder), name, current_module=f"nnunetv2.{package}")
+    if not isinstance(found, type):
         raise UserError(
-            f"nnU-Net has no {kind} '{name}'. Planners are ExperimentPlanner, nnUNetPlannerResEncM, -L and -XL."
+            f"nnU-Net has no {kind} '{name}'. Planners are ExperimentPlanner, nnUNetPlannerResEncM, -L and -XL; the fingerprint "
+            "extractor is DatasetFingerprintExtractor, the preprocessor DefaultPreprocessor."
         )
     return found
 
@@ -175,6 +182,7 @@ def _fingerprint_and_plans(raw: RawDataset, base: Path, cases: dict, planning: P
     made_from = {"format": FORMAT, "cases": cases, "dataset_json": _planning_keys(raw.dataset_json)}
     planner = _find_class("planner", planning.planner)
     _find_class("fingerprint extractor", planning.fingerprint_extractor)
+    _find_class("preprocessor", planning.preprocessor, "preprocessing")
     plans_name = planning.plans_name or inspect.signature(planner.__init__).parameters["plans_name"].default
     kept = _fingerprint(raw, base, made_from, planning.fingerprint_extractor, manner)
     _plans(raw, base, made_from, plans_name, planning, kept)
@@ -252,6 +260,11 @@ def _plans(
         # keys that planning does not read may have changed, and training reads the copy
         shutil.copy(raw.folder / "dataset.json", base / "dataset.json")
     else:
+        if os.environ.get("nnUNet_n_proc_DA", "").strip() == "0":
+            raise UserError(
+                "nnUNet_n_proc_DA is 0: nnU-Net's trainings take it, but its planner asks for so many threads. Unset it, or set it "
+                "to 1, to plan."
+            )
         record.unlink(missing_ok=True)
         plan_experiments(
             [dataset_id],

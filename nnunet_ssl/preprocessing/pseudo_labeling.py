@@ -13,7 +13,7 @@ from tqdm import tqdm
 from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.leakage import find_overlaps
 from nnunet_ssl.data.list_update import prepare_lists
-from nnunet_ssl.data.names import dataset_number
+from nnunet_ssl.data.model_files import read_properties
 from nnunet_ssl.data.ownership import foreign_files, remove_folder
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
@@ -61,6 +61,7 @@ class RoundOptions:
     num_processes: int = 8
     overwrite: bool = False
     show_progress: bool = True
+    trust: bool = False  # preprocessed cases that would be executed, see `data/model_files.py`
 
 
 def make_round(
@@ -97,7 +98,7 @@ def make_round(
         raw, options.num_processes, rehash=False, overwrite=False, show_progress=options.show_progress
     )
     cases, train = unlabeled_cases(raw, content, folds)
-    always_present = _foreground_everywhere(base / of_plans.data_identifier, train)
+    always_present = _foreground_everywhere(base / of_plans.data_identifier, train, options.trust)
     classes = Classes.of(raw.dataset_json)
 
     files: dict[str, str] = {}
@@ -123,6 +124,7 @@ def make_round(
     images = {**raw.labeled, **raw.unlabeled}
     todo = {case: images[case] for case in cases if case not in scores}
     if todo or made.finished is None or sorted(made.cases) != sorted(cases):
+        predictor = _load(source, raw) if todo and isinstance(source, Model) else None
         made.finished, made.cases = None, {}
         made.folder.mkdir(parents=True, exist_ok=True)
         made.save()
@@ -142,7 +144,7 @@ def make_round(
             maps = {case: files[case] for case in todo}
             found = take_label_maps(writer, maps, images, code_map, options.num_processes, options.show_progress)
         else:
-            found = _predict(source, raw, writer, todo, options)
+            found = _predict(predictor, writer, todo, options)
         scores |= dict(found)
         made.cases = decide(scores, selection, always_present)
         write_table(made, scores, classes)
@@ -212,18 +214,10 @@ def _split(raw: RawDataset, fold: int | str) -> tuple[Sequence[str], Sequence[st
     return splits[int(fold)]["train"], splits[int(fold)]["val"]
 
 
-def _foreground_everywhere(folder: Path, cases: Sequence[str]) -> bool:
+def _foreground_everywhere(folder: Path, cases: Sequence[str], trust: bool) -> bool:
     """Whether each of these labeled cases has foreground, by what nnU-Net's preprocessing noted down."""
-    from batchgenerators.utilities.file_and_folder_operations import load_pickle
-
     for case in cases:
-        file = folder / f"{case}.pkl"
-        if not file.is_file():
-            raise UserError(
-                f"{file} does not exist: the labeled cases are not preprocessed for this configuration. Run "
-                f"`nnunet_ssl plan_and_preprocess -d {dataset_number(folder.parent.name)}`."
-            )
-        found = load_pickle(str(file))["class_locations"]
+        found = read_properties(folder / f"{case}.pkl", trust)["class_locations"]
         # with an ignore label, nnU-Net also notes down all annotated voxels, under a key that begins with -1
         if not any(len(at) for key, at in found.items() if not (isinstance(key, tuple) and key[0] == -1)):
             return False
@@ -275,11 +269,8 @@ def _open(raw: RawDataset, settings: dict, options: RoundOptions) -> Round:
     return Round(folder, settings, ignore=0)
 
 
-def _predict(
-    model: Model, raw: RawDataset, writer: CaseWriter, todo: Mapping[str, list[str]], options: RoundOptions
-) -> Iterator[tuple[str, CaseScores]]:
-    if not todo:
-        return
+def _load(model: Model, raw: RawDataset):
+    """Its predictor. UserError where the model cannot be used for this data set."""
     predictor = model.load()
     for key in ("labels", "regions_class_order"):
         own, of_model = raw.dataset_json.get(key), predictor.dataset_json.get(key)
@@ -288,6 +279,14 @@ def _predict(
                 f"{model.folder / 'dataset.json'}: '{key}' is {of_model}, but {raw.folder / 'dataset.json'} has {own}. Train the "
                 "model on these labels, or correct the file."
             )
+    return predictor
+
+
+def _predict(
+    predictor, writer: CaseWriter, todo: Mapping[str, list[str]], options: RoundOptions
+) -> Iterator[tuple[str, CaseScores]]:
+    if not todo:
+        return
     with tqdm(total=len(todo), desc="Predicting", disable=not options.show_progress) as bar:
         for case, scores in predict_cases(predictor, todo, options.num_processes, writer.prediction):
             bar.update()

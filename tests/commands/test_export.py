@@ -16,6 +16,7 @@ from nnunet_ssl import cli
 from nnunet_ssl.data.ownership import RECORD
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.evaluation.export import PROVENANCE_FILE, export_model, stock_checkpoint
+from tests.helpers.hostile import spoil_checkpoint
 from tests.helpers.synthetic import LABELS, make_plans
 
 DATASET = "Dataset991_Synthetic"
@@ -36,13 +37,6 @@ for parameters in predictor.list_of_parameters:
     outputs.append(predictor.network.eval()(torch.load(sys.argv[2])).detach())
 torch.save([outputs, predictor.trainer_name, predictor.allowed_mirroring_axes], sys.argv[3])
 """
-
-
-class OfOurs:
-    """Something that only this package's checkpoints hold and that cannot be unpickled without it."""
-
-    def __reduce__(self):
-        return __import__, ("nnunet_ssl",)
 
 
 def network() -> torch.nn.Module:
@@ -82,7 +76,7 @@ def write_fold(model: Path, fold: str, seed: int, name: str = "checkpoint_final.
         },
         "trainer_name": TRAINER,
         "inference_allowed_mirroring_axes": (0, 1),
-        "ssl_state": {"object": OfOurs()},
+        "ssl_state": {"student": net.state_dict()},
     }
     folder = model / f"fold_{fold}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -194,6 +188,28 @@ def test_a_network_of_this_package_is_refused(results, tmp_path):
     with pytest.raises(UserError, match=r"nnunet_ssl\.networks\.vnet\.VNet.*cannot build it"):
         export_model(model, tmp_path / "exported", "2d")
     assert not (tmp_path / "exported").exists()
+
+
+def test_what_would_execute_code_is_not_read_without_trust(results, tmp_path, capsys):
+    model = write_model(results)
+    spoil_checkpoint(model / "fold_0" / "checkpoint_final.pth", tmp_path / "executed")
+    assert export("-o", tmp_path / "below" / "exported") == 1
+    said = capsys.readouterr().err
+    assert "checkpoint_final.pth names os.makedirs" in said and "--trust" in said
+    assert not (tmp_path / "executed").exists() and not (tmp_path / "below").exists()
+    assert export("-o", tmp_path / "below" / "exported", "--trust") == 0
+    assert (tmp_path / "executed").is_dir()
+
+
+def test_a_checkpoint_without_optimizer_is_exported(results, tmp_path):
+    model = write_model(results)
+    file = model / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(file, weights_only=False)
+    del content["optimizer_state"], content["logging"]
+    torch.save(content, file)
+    assert export("-o", tmp_path / "exported") == 0
+    exported = torch.load(tmp_path / "exported" / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    assert exported.keys() == content.keys() - {"ssl_state"}
 
 
 def test_weights_of_another_network_than_the_plans_name_are_refused_and_nothing_is_left(results, tmp_path):

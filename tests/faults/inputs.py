@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,6 +72,17 @@ def _bytes(content: bytes, name: str = "dataset.json") -> Callable[[Path], None]
 
 def _with(key: str, value: object) -> Callable[[Path], None]:
     return _dataset_json(lambda content: content.__setitem__(key, value))
+
+
+def _with_text(key: str, text: str) -> Callable[[Path], None]:
+    """As UTF-8, which `json` would write with escapes."""
+
+    def spoil(folder: Path) -> None:
+        file = folder / "dataset.json"
+        content = json.loads(file.read_text()) | {key: text}
+        file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+    return spoil
 
 
 def _labels(**labels: object) -> Callable[[Path], None]:
@@ -220,11 +232,17 @@ def images(name: str) -> list[tuple[str, Callable[[Path], object], str]]:
             ("sheared", _sheared(name), "right angles"),
             ("empty file", lambda f: (f / name).write_bytes(b""), "cannot be read"),
             ("a web page", lambda f: (f / name).write_text("<html>404</html>"), "cannot be read"),
+            (
+                "without underscore",
+                lambda f: (f / name).rename((f / name).with_name("x.0000.nii.gz")),
+                "number of its channel",
+            ),
             ("dangling link", _replaced(name, lambda p: p.symlink_to("/nowhere/x.nii.gz")), "is a link to"),
             ("link to itself", _replaced(name, lambda p: p.symlink_to(p)), name),
             ("a pipe", _replaced(name, os.mkfifo), "no regular file"),
             ("a folder", _replaced(name, os.mkdir), "is a folder"),
             ("upper case", lambda f: (f / name).rename((f / name).with_name("x_0000.NII.GZ")), "x_0000.NII.GZ"),
+            ("other ending", lambda f: (f / name).rename((f / name).with_name("x_0000.nii")), "Rename or convert it"),
             ("without channel", lambda f: (f / name).rename((f / name).with_name("x.nii.gz")), "number of its channel"),
             (
                 "second channel",
@@ -249,6 +267,8 @@ LABELS = [
         "no image",
     ),
     ("hidden label", lambda f: (f / "labelsTr/._a.nii.gz").write_bytes(b"x"), "hidden"),
+    ("label with channel", lambda f: (f / LABEL).rename(f / "labelsTr/a_0000.nii.gz"), "label"),
+    ("label HU", _nifti(LABEL, lambda a: a.astype(np.int16) - 1024), "no labels"),
 ]
 GRIDS = [
     ("label unknown code", _voxels(LABEL, lambda a: a * 3), "3"),
@@ -270,6 +290,8 @@ CASES = [
         lambda f: write_image(np.ones((16, 24, 20), np.float32), f / "imagesUn/A_0000.nii.gz"),
         "upper and lower case",
     ),
+    ("test label dangling", _replaced("labelsTs/t.nii.gz", lambda p: p.symlink_to("/nowhere/x")), "is a link to"),
+    ("test label a pipe", _replaced("labelsTs/t.nii.gz", os.mkfifo), "no regular file"),
     ("hidden image", lambda f: (f / "imagesTr/._a_0000.nii.gz").write_bytes(b"x"), "hidden"),
 ]
 RIGHT: list[tuple[str, Callable[[Path], object]]] = [
@@ -277,7 +299,11 @@ RIGHT: list[tuple[str, Callable[[Path], object]]] = [
     ("labels in lists", _labels(background=0, ball=[1])),
     ("hidden unlabeled", lambda f: (f / "imagesUn/._u_0000.nii.gz").write_bytes(b"x")),
     ("odd ids", lambda f: (f / UNLABELED).rename(f / "imagesUn/Fall [2] ü.1_0000.nii.gz")),
+    ("hidden test label", lambda f: (f / "labelsTs/._t.nii.gz").write_bytes(b"x")),
+    ("no test labels", lambda f: shutil.rmtree(f / "labelsTs")),
     ("other keys", _with("comment", {"x": [1]})),
+    ("ids of four digits", lambda f: (f / UNLABELED).rename(f / "imagesUn/0000_0000.nii.gz")),
+    ("other scripts", _with_text("description", "肝臓 Größe")),
     ("no count", _dataset_json(lambda c: c.pop("numTraining") and None)),
     ("constant image", _voxels(UNLABELED, lambda a: a * 0 + 7)),
     ("int64", _nifti(UNLABELED, lambda a: a.astype(np.int64))),
@@ -329,7 +355,9 @@ def _table() -> list[Spoiled]:
         "a pipe",
         "a folder",
         "upper case",
+        "other ending",
         "without channel",
+        "without underscore",
         "second channel",
     )
     for row in (*images(IMAGE), *images(UNLABELED)):
@@ -340,9 +368,12 @@ def _table() -> list[Spoiled]:
             continue
         reading = ("check", "preprocess", "merge", "split")
         rows.append(Spoiled(*row, refused=ALL if row[0].endswith(listing) else reading))
-    listed = ("label missing", "label dangling", "label without image", "hidden label")
+    listed = ("label with channel", "label missing", "label dangling", "label without image", "hidden label")
     rows += [Spoiled(*row, refused=ALL if row[0] in listed else READS_LABELS) for row in LABELS]
-    rows += [Spoiled(*row, refused=("weaken", "merge")) for row in GRIDS]
+    for row in GRIDS:  # nnU-Net takes labels that lie elsewhere, so that `check` only warns of them
+        unusable = row[0].endswith(("unknown code", "other shape"))
+        by_check = ((*READS_LABELS,), ()) if unusable else (("weaken", "merge"), ("check",))
+        rows.append(Spoiled(*row, *by_check))
     rows += [Spoiled(name, spoil, "", (), ALL) for name, spoil in RIGHT]
     for row in SPLITS:
         # `check` lists unknown cases among its warnings, and a training case among the unlabeled ones as a leak

@@ -17,6 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 import nnunet_ssl.engine.optimization
+from nnunet_ssl.data.model_files import read_checkpoint
 from nnunet_ssl.discovery.variants import trainer_classes
 from nnunet_ssl.engine.curves import Curves
 from nnunet_ssl.engine.members import Teacher
@@ -305,6 +306,7 @@ def test_stock_network_loads_network_weights_and_predicts_like_the_validated_net
     with inference_network_in_place(trainer), torch.no_grad():
         assert torch.equal(trainer.network(image)[0], expected)
     assert checkpoint["trainer_name"] == name
+    assert read_checkpoint(file)["ssl_state"].keys() == checkpoint["ssl_state"].keys()  # nothing in it needs --trust
 
 
 @each_semi_supervised_trainer
