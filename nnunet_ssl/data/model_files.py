@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_ssl.data.json_files import expect, read_json
+from nnunet_ssl.data.json_files import expect
 from nnunet_ssl.data.names import dataset_number
+from nnunet_ssl.data.plans_file import read_plans
 from nnunet_ssl.errors import UserError
 
 TRUST = "If you trust whoever made it, add --trust: what it names is then executed."
@@ -143,7 +144,7 @@ def check_model(folder: Path, folds: Sequence[int | str], checkpoint_name: str) 
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     plans_file = folder / "plans.json"
-    plans = PlansManager(read_json(plans_file, remedy="Train again: nnU-Net writes it when a training starts."))
+    plans = PlansManager(read_plans(plans_file, "Train again: nnU-Net writes it when a training starts."))
     for fold in folds:
         file = folder / f"fold_{fold}" / checkpoint_name
         configuration = read_checkpoint(file)["init_args"].get("configuration")

@@ -87,7 +87,7 @@ class RawDataset:
             raise UserError(
                 f"{folder} does not exist; this command reads the raw images. Set nnUNet_raw to their folder."
             )
-        dataset_json = _load_dataset_json(folder / "dataset.json")
+        dataset_json = load_dataset_json(folder / "dataset.json")
         ending = dataset_json["file_ending"]
         if "dataset" in dataset_json:
             entries = get_filenames_of_train_images_and_targets(str(folder), copy.deepcopy(dataset_json))
@@ -232,9 +232,16 @@ class RawDataset:
 # ------------------------------------------------------------------------------------------------------- what `open` lists
 
 
-def _load_dataset_json(file: Path) -> dict:
-    """The content, with the labels as numbers."""
-    content = read_json(file, missing="`nnunet_ssl convert` writes it; nnU-Net describes it.")
+def load_dataset_json(file: Path, missing: str = "`nnunet_ssl convert` writes it; nnU-Net describes it.") -> dict:
+    """The content of a dataset.json, of raw data or of a trained model, with the labels as numbers.
+
+    Args:
+        missing: what to say where there is none.
+
+    Raises:
+        UserError: as `read_json`; a key is missing or holds something else than nnU-Net takes.
+    """
+    content = read_json(file, missing=missing)
     for key, alternative in (("file_ending", None), ("labels", None), ("channel_names", "modality")):
         if key not in content and alternative not in content:
             raise UserError(f"{file} lacks the key '{key}'; nnU-Net needs it. Add it.")

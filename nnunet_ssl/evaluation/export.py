@@ -15,7 +15,9 @@ from typing import Any
 
 from nnunet_ssl.data.model_files import check_model, load_predictor, read_checkpoint
 from nnunet_ssl.data.ownership import refuse_to_replace, remove_folder, write_record
+from nnunet_ssl.data.plans_file import read_plans
 from nnunet_ssl.errors import UserError, some
+from nnunet_ssl.preprocessing.preprocessed import get_configuration
 
 STOCK_TRAINER = "nnUNetTrainer"
 DEFAULT_CHECKPOINT = "checkpoint_final.pth"
@@ -83,7 +85,8 @@ def stock_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
 def _refuse_networks_of_ours(plans_file: Path, configuration: str) -> None:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    name = PlansManager(str(plans_file)).get_configuration(configuration).network_arch_class_name
+    plans = PlansManager(read_plans(plans_file, "Train again: nnU-Net writes it when a training starts."))
+    name = get_configuration(plans, configuration).network_arch_class_name
     if name.split(".")[0] == "nnunet_ssl":
         raise UserError(
             f"{plans_file}: network_class_name of '{configuration}' is {name}. This network belongs to nnunet_ssl, so stock "

@@ -6,24 +6,30 @@ these folders as nnU-Net leaves them, so that stock trainers and trainers of oth
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.annotated_classes import PartialLabels
-from nnunet_ssl.data.json_files import read_json
+from nnunet_ssl.data.json_files import expect, read_json
 from nnunet_ssl.data.listing import files_with_ending
 from nnunet_ssl.data.model_files import read_checkpoint
 from nnunet_ssl.data.names import dataset_number
+from nnunet_ssl.data.plans_file import read_plans
+from nnunet_ssl.data.raw_dataset import load_dataset_json
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError, some
 from nnunet_ssl.preprocessing.dense_labels import REFERENCES as DENSE_REFERENCES
 
+if TYPE_CHECKING:
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
 SHOWN = 5  # cases that a message names
+RETRAIN = "Train again: nnU-Net writes it when a training starts."
 
 Fold = int | str  # a number or "all"
 Split = Mapping[str, Sequence[str]]
@@ -181,9 +187,9 @@ def find_run(experiment: Experiment, trainer: str, fold: Fold, checkpoint_name: 
 
 def label_definition(experiment: Experiment, trainers: Sequence[str]) -> LabelDefinition:
     """Labels or regions of the data set as the models know them. UserError if the models know different ones."""
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    described = {trainer: load_json(experiment.model_folder(trainer) / "dataset.json") for trainer in trainers}
+    described = {
+        trainer: load_dataset_json(experiment.model_folder(trainer) / "dataset.json", RETRAIN) for trainer in trainers
+    }
     first = trainers[0]
     for trainer in trainers[1:]:
         for key in ("labels", "regions_class_order", "file_ending", PARTIAL_LABELS):
@@ -196,8 +202,7 @@ def label_definition(experiment: Experiment, trainers: Sequence[str]) -> LabelDe
                     f"data set: {experiment.train_command(trainer, 0)}"
                 )
     dataset = described[first]
-    plans = PlansManager(load_json(experiment.model_folder(first) / "plans.json"))
-    manager = plans.get_label_manager(dataset)
+    manager = plans_of(experiment, first).get_label_manager(dataset)
     targets = manager.foreground_regions if manager.has_regions else manager.foreground_labels
     names = {_as_tuple(label): name for name, label in dataset["labels"].items()}
     classes = {
@@ -210,14 +215,24 @@ def label_definition(experiment: Experiment, trainers: Sequence[str]) -> LabelDe
 
 def reader_writer(experiment: Experiment, trainer: str):
     """An instance of the class with which nnU-Net reads the files of this data set."""
+    return plans_of(experiment, trainer).image_reader_writer_class()
+
+
+def plans_of(experiment: Experiment, trainer: str) -> PlansManager:
+    """The plans that a model was trained with. UserError where they are missing or damaged, or lack the configuration."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    return PlansManager(load_json(experiment.model_folder(trainer) / "plans.json")).image_reader_writer_class()
+    file = experiment.model_folder(trainer) / "plans.json"
+    content = read_plans(file, RETRAIN)
+    names = content["configurations"]
+    allowed = f"an object with '{experiment.configuration}'"
+    expect(experiment.configuration in names, file, "configurations", list(names), allowed, RETRAIN)
+    return PlansManager(content)
 
 
 def differing_plans(experiment: Experiment, trainers: Sequence[str]) -> list[str]:
     """Notes on models whose plans have the same name but other content than those of the first trainer."""
-    contents = {t: load_json(experiment.model_folder(t) / "plans.json")["configurations"] for t in trainers}
+    contents = {trainer: plans_of(experiment, trainer).plans["configurations"] for trainer in trainers}
     notes = []
     for trainer in trainers[1:]:
         one, other = (contents[name][experiment.configuration] for name in (trainers[0], trainer))
@@ -237,8 +252,9 @@ def _recorded_splits(folder: Path, ssl_state: Mapping) -> dict[str, Split]:
         records["cases in split.json"] = load_json(folder / "split.json")
     records = {source: split for source, split in records.items() if split is not None}
     for source, split in records.items():
-        if not {"train", "val"} <= set(split):
-            raise UserError(f"{folder}, {source}: found {', '.join(split)}; `train` and `val` are needed. Train again.")
+        fine = isinstance(split, dict) and all(isinstance(split.get(side), (list, tuple)) for side in ("train", "val"))
+        place = f"{folder}/split.json" if source.endswith(".json") else f"{folder}, the checkpoint"
+        expect(fine, place, "train, val", split, "two lists of cases", "Train again.")
     return records
 
 
@@ -310,7 +326,7 @@ def nnunet_dice(run: Run, labels: LabelDefinition, reference_folder: str) -> dic
             if Path(entry["reference_file"]).parent.name == reference_folder
             for name, label in labels.classes.items()
         }
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:  # whatever is in place of what nnU-Net writes
         raise UserError(
             f"{file} is not nnU-Net's summary of these classes ({error!r}). Delete it and validate again with "
             "`nnUNetv2_train ... --val`."
@@ -329,8 +345,8 @@ def validation_is_older(run: Run, checkpoint_name: str) -> bool:
 def _iterations_per_epoch(folder: Path, trainer: str) -> int | None:
     """nnU-Net keeps the attributes of the trainer in debug.json; else the suffix of the trainer's name tells."""
     if (folder / "debug.json").is_file():
-        value = load_json(folder / "debug.json").get("num_iterations_per_epoch", "")
-        if value.isdecimal():
+        value = load_json(folder / "debug.json").get("num_iterations_per_epoch")
+        if isinstance(value, str) and value.isdecimal():
             return int(value)
     return _number_in_name(trainer, r"_(\d+)iters")
 
@@ -342,7 +358,7 @@ def _number_in_name(trainer: str, pattern: str) -> int | None:
 
 def load_json(file: Path) -> dict:
     """A JSON file that nnU-Net writes when a training starts. UserError where it is missing or damaged."""
-    return read_json(file, remedy="Train again: nnU-Net writes it when a training starts.")
+    return read_json(file, remedy=RETRAIN)
 
 
 def _as_tuple(label: int | Sequence[int]) -> tuple[int, ...]:

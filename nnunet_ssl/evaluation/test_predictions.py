@@ -16,7 +16,7 @@ from nnunet_ssl.data.ownership import refuse_to_replace
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.staging import recover
 from nnunet_ssl.errors import UserError, some
-from nnunet_ssl.evaluation.runs import SHOWN, Experiment, Fold, load_json
+from nnunet_ssl.evaluation.runs import SHOWN, Experiment, Fold, load_json, plans_of
 
 RECORD_FILE = "compare_record.json"  # beside the predictions: what they were made with
 
@@ -88,8 +88,6 @@ def predict_test(
     Raises:
         UserError: a checkpoint is missing or cannot be loaded, no CUDA device, or the folder was not written by this function.
     """
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
     model_folder = experiment.model_folder(trainer)
     checkpoints = [model_folder / f"fold_{fold}" / settings.checkpoint_name for fold in folds]
     for fold, checkpoint in zip(folds, checkpoints):
@@ -98,8 +96,7 @@ def predict_test(
                 f"{checkpoint} does not exist: the training has not finished. Continue it: "
                 f"{experiment.train_command(trainer, fold, '--c')}, or name another checkpoint with -chk."
             )
-    plans = PlansManager(load_json(model_folder / "plans.json"))
-    previous_stage = plans.get_configuration(experiment.configuration).previous_stage_name
+    previous_stage = plans_of(experiment, trainer).get_configuration(experiment.configuration).previous_stage_name
     previous_folder = None
     if previous_stage is not None:
         previous = Experiment(experiment.dataset, previous_stage, experiment.plans)

@@ -16,9 +16,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_ssl.data.json_files import expect, read_json
+from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.listing import files_with_ending
 from nnunet_ssl.data.names import dataset_number, fault_of_name, plain_name
+from nnunet_ssl.data.plans_file import read_plans
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
@@ -143,13 +144,7 @@ def load_plans(folder: Path, plans_name: str) -> PlansManager:
         others = files_with_ending(folder, ".json").values()
         found = sorted(f.stem for f in others if b'"experiment_planner_used"' in f.read_bytes())
         raise UserError(f"{file} does not exist. Plans found: {', '.join(found) or 'none'}. {again}")
-    content = read_json(file, remedy=again)
-    configurations = content.get("configurations")
-    fine = isinstance(configurations, dict) and all(isinstance(found, dict) for found in configurations.values())
-    expect(fine, file, "configurations", configurations, "an object with an object for each configuration", again)
-    for key in ("plans_name", "dataset_name", "image_reader_writer"):
-        expect(isinstance(content.get(key), str), file, key, content.get(key), "a text", again)
-    return PlansManager(content)
+    return PlansManager(read_plans(file, again))
 
 
 def get_configuration(plans_manager: PlansManager, configuration: str) -> ConfigurationManager:
