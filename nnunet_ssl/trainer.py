@@ -28,10 +28,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.checkpoints import random_states_of_all_ranks, restore, state_of, write_checkpoint
 from nnunet_ssl.engine.competence import CompetenceGate
 from nnunet_ssl.engine.configurable import ConfigurableTrainer, declared_hyperparameters
-from nnunet_ssl.engine.curves import Curves, epoch_values
+from nnunet_ssl.engine.curves import LABELED, UNLABELED, Curves, epoch_values
 from nnunet_ssl.engine.features import refuse_unsupported
 from nnunet_ssl.engine.gradient_shares import described, keep_compiled_graphs
 from nnunet_ssl.engine.members import Member, Members, NetworkMember, Student, Teacher
@@ -77,6 +77,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         knows_partial_labels: the labeled loss takes a class that a case does not annotate for unknown, not for background.
         unsupported: feature -> reason, refused when the trainer starts. Features: "2d", "3d", "regions", "ignore_label",
             "deep_supervision", "no_deep_supervision", "ddp", "compile", "fold_all".
+        term_patches: term -> the patches it is computed on (`engine/curves.py`), for `progress_ssl.png`. Default: labeled ones of
+            names that begin with `labeled` and without unlabeled patches, else unlabeled ones.
     """
 
     unlabeled_batch_size: int | None = None
@@ -86,6 +88,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     replaces_labeled_loss: bool = False
     knows_partial_labels: bool = False
     unsupported: dict[str, str] = {}
+    term_patches: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
         self,
@@ -105,6 +108,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         self.iteration = 0
         self.gradient_shares: dict[str, float] = {}  # of the epoch's last step, see engine/gradient_shares.py
         self.gate: CompetenceGate | None = None
+        self._split: tuple[list[str], list[str]] | None = None
         self._pool: list[str] | None = None
         self._lock: OutputLock | None = None  # of output_folder, while this process trains
         self._weight_names: tuple[str, ...] | None = None
@@ -455,10 +459,15 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     # ------------------------------------------------------------------------------------------------------- the cases
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """nnU-Net's split; a fold that the file lacks and a split that cannot be made are refused."""
-        check_fold(self.preprocessed_dataset_folder_base, self.preprocessed_dataset_folder, self.fold)
-        train, validation = super().do_split()
-        return list(train), list(validation)
+        """nnU-Net's split; a fold that the file lacks and a split that cannot be made are refused.
+
+        It is made once, since nnU-Net writes five lines to the log each time.
+        """
+        if self._split is None:
+            check_fold(self.preprocessed_dataset_folder_base, self.preprocessed_dataset_folder, self.fold)
+            train, validation = super().do_split()
+            self._split = list(train), list(validation)
+        return list(self._split[0]), list(self._split[1])
 
     def find_cases(self) -> None:
         """Find labeled, unlabeled and validation cases, check them, and say what was found."""
@@ -596,7 +605,17 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
         if self.local_rank == 0:
-            self.curves.plot(join(self.output_folder, "progress_ssl.png"))
+            self.curves.plot(join(self.output_folder, "progress_ssl.png"), self._run_title, self._patches_of_terms())
+
+    @property
+    def _run_title(self) -> str:
+        return f"{type(self).__name__}, fold {self.fold}, {self.plans_manager.dataset_name}, {self.configuration_name}"
+
+    def _patches_of_terms(self) -> dict[str, str]:
+        """Term -> the patches it is computed on, of all terms that were logged."""
+        other = UNLABELED if self.needs_unlabeled else LABELED
+        terms = [name.split("/", 1)[1] for name in self.curves.values if name.startswith("term/")]
+        return {term: LABELED if term.startswith(LABELED) else other for term in terms} | dict(self.term_patches)
 
     # ------------------------------------------------------------------------------------- the network for inference
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
+from nnunet_ssl.data.progress import progress
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.evaluation import runs as results
 from nnunet_ssl.evaluation.figures import write_figure
@@ -160,11 +161,13 @@ def _evaluate(jobs: Sequence[_Job], labels: LabelDefinition, reader, num_process
     """The long table of all metrics, in a pool of processes."""
     work = partial(_evaluate_job, labels=labels, reader=reader)
     processes = min(num_processes, len(jobs))
-    if processes == 1:
-        evaluated = [work(job) for job in tqdm(jobs, desc="Evaluating")]
-    else:
-        with multiprocessing.get_context("spawn").Pool(processes) as pool:
-            evaluated = list(tqdm(pool.imap(work, jobs), total=len(jobs), desc="Evaluating"))
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(progress(len(jobs), "Evaluating"))
+        pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(processes)) if processes > 1 else None
+        evaluated = []
+        for result in pool.imap(work, jobs) if pool is not None else map(work, jobs):
+            evaluated.append(result)
+            bar.update()
     rows = []
     for job, result in zip(jobs, evaluated):
         for name, of_class in result.items():

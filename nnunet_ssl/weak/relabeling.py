@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import sys
 from collections import Counter
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_ssl import __version__
 from nnunet_ssl.data.derived import (
     carried_lists,
     place_files,
@@ -152,10 +152,9 @@ class Relabeling:
         content = {k: value for k, value in self.raw.dataset_json.items() if k not in ("dataset", *without)}
         content |= {"name": self.name, "numTraining": len(self.raw.labeled), **changes}
         own = content.get("nnunet_ssl")
-        version = importlib.metadata.version("nnunet-ssl")
         content["nnunet_ssl"] = {
             **(own if isinstance(own, dict) else {}),
-            command: {"from": self.raw.name, **request, "version": version},
+            command: {"from": self.raw.name, **request, "version": __version__},
         }
         return content
 
