@@ -42,6 +42,7 @@ from torch import Tensor, autocast, nn
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.locks import OutputLock
+from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.dataloading.cases import TrainingCases, check_fold, gather_cases
 from nnunet_ssl.dataloading.dataset import UnlabeledDataset
 from nnunet_ssl.dataloading.loader import TwoStreamLoader
@@ -55,13 +56,15 @@ from nnunet_ssl.engine.features import refuse_unsupported
 from nnunet_ssl.engine.gradient_shares import described, keep_compiled_graphs
 from nnunet_ssl.engine.members import Member, Members, NetworkMember, Student, Teacher
 from nnunet_ssl.engine.optimization import (
+    LARGEST_WAITING,
     NonFiniteWatch,
     finite_outputs,
     out_of_memory_message,
     training_step,
+    waiting_message,
 )
 from nnunet_ssl.engine.prediction import inference_network_in_place, predict_cases, score_cases
-from nnunet_ssl.preprocessing.dense_labels import DenseLabels
+from nnunet_ssl.preprocessing.dense_labels import DenseLabels, preprocessing_command, raw_dense_labels
 
 
 class nnUNetTrainerSSL(ConfigurableTrainer):
@@ -115,6 +118,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         self._loaded_checkpoint = False
         self._weights_at_start: list[float] = []
         self._waited = 0.0
+        self._waiting_said = False
         self._step_ended: float | None = None
         self._epoch_started = 0.0
 
@@ -448,8 +452,13 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         super().on_train_start()
         if self.local_rank == 0:
             save_json(self.cases.record(), join(self.output_folder, "split.json"))
-        lines = "\n".join(f"  {k}: {v}" for k, v in declared_hyperparameters(type(self)).items())
+        values = declared_hyperparameters(type(self))
+        lines = "\n".join(f"  {k}: {v}" for k, v in values.items())
         self.print_to_log_file(f"Hyper-parameters of {type(self).__name__}:\n{lines}", add_timestamp=False)
+        cases = self.cases.record()
+        counts = {side: len(cases[side]) for side in ("train", "val", "unlabeled")}
+        split = {"hash": cases["hash"], **counts}
+        self.logger.update_config({"nnunet_ssl": {"hyperparameters": values, "split": split, "fold": self.fold}})
 
     def on_train_end(self) -> None:
         super().on_train_end()
@@ -514,13 +523,24 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             validation,
             self.dataset_json["file_ending"],
         )
-        self.print_to_log_file(
-            f"Validation (pseudo Dice and final) is against the dense labels of {found.references}."
-            if found is not None
-            else f"Validation is against the {'sparse labels, on annotated voxels' if sparse else 'partial labels'} only, and says "
-            "little about the segmentation elsewhere. Dense labels in labelsTr_dense of the raw data set would be used."
-        )
-        return found
+        if found is not None:
+            self.print_to_log_file(
+                f"Validation (pseudo Dice and final) is against the dense labels of {found.references}."
+            )
+            return found
+        text = f"Validation is against the {'sparse labels, on annotated voxels' if sparse else 'partial labels'} only, and says "
+        text += "little about the segmentation elsewhere. "
+        raw = raw_dense_labels(self.plans_manager.dataset_name, validation, self.dataset_json["file_ending"])
+        if raw is None:
+            text += "Dense labels of all validation cases in labelsTr_dense of the raw data set would be used, once "
+            text += f"`{preprocessing_command(self.plans_manager)}` has preprocessed them."
+        else:
+            text += (
+                f"{raw} has dense labels of all validation cases, which are not preprocessed. To use them, stop, run "
+            )
+            text += f"`{preprocessing_command(self.plans_manager)}` and train again."
+        self.print_to_log_file(text)
+        return None
 
     # ----------------------------------------------------------------------------------------------------- the loaders
 
@@ -595,6 +615,9 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         shown = ", ".join(f"{k.split('/', 1)[1]} {v:.4g}" for k, v in values.items() if k.startswith("term/"))
         parts = (f"terms: {shown}", described(values), f"waiting for data {values['loader/waiting']:.0%}")
         self.print_to_log_file("; ".join(filter(None, parts)))
+        if values["loader/waiting"] > LARGEST_WAITING and not self._waiting_said:
+            self._waiting_said = True
+            self.print_to_log_file(waiting_message(values["loader/waiting"]))
         for logger in self.logger.loggers:
             for name, value in values.items():
                 logger.log(f"nnunet_ssl/{name}", value, self.current_epoch)
@@ -633,6 +656,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         dense = self.dense_labels()
         if dense is not None and self.local_rank == 0:
             self._evaluate_on_dense_labels(dense)
+        if self.label_manager.has_ignore_label or PARTIAL_LABELS in self.dataset_json:
+            self._warn_of_selection(dense is not None)
         # nnU-Net leaves deep supervision switched on, whatever the trainer uses
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
 
@@ -644,6 +669,20 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         self.print_to_log_file(
             f"Against dense labels, mean validation Dice: {metrics['foreground_mean']['Dice']:.4f} (summary.json; "
             "against the labels as they are trained on: summary_sparse.json)"
+        )
+
+    def _warn_of_selection(self, dense: bool) -> None:
+        """nnU-Net's commands that choose a model judge by labelsTr, and nothing that they print says so."""
+        kind = "sparse" if self.label_manager.has_ignore_label else "partial"
+        remedy = "on dense labels" if dense else "as well as these labels allow"
+        switch = " --write_crossval" if dense else ""
+        plans = self.plans_manager
+        named = "" if plans.plans_name == "nnUNetPlans" else f" -p {plans.plans_name}"
+        self.print_to_log_file(
+            f"nnUNetv2_find_best_configuration and nnUNetv2_accumulate_crossval_results judge by labelsTr, which is {kind} here: "
+            f"do not use their ranking and postprocessing. Compare {remedy}: `nnunet_ssl compare -d "
+            f"{int(dataset_number(plans.dataset_name))} -c {self.configuration_name}{named} -f 0 1 2 3 4 -tr nnUNetTrainer "
+            f"{type(self).__name__}{switch}`"
         )
 
     # ----------------------------------------------------------------------------------------------------- checkpoints

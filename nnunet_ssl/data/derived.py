@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -74,7 +75,8 @@ def place_files(raw: RawDataset, dense: Mapping[str, str], staging: Path, copy: 
     files += [(file, staging / "labelsTs" / f"{case}{ending}") for case, file in raw.test_labels.items()]
     for folder in {file.parent for _, file in files} | {staging / "labelsTr"}:
         folder.mkdir()
-    with progress(len(files), "Copying" if copy else "Linking") as bar:
+    # links take no time, and need no line in a log
+    with progress(len(files), "Copying" if copy else "Linking", copy or sys.stderr.isatty()) as bar:
         for source, target in files:
             copy = _place(source, target, copy)
             bar.update()

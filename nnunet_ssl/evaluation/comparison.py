@@ -15,6 +15,7 @@ import pandas as pd
 from nnunet_ssl.data.progress import progress
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.evaluation import runs as results
+from nnunet_ssl.evaluation.crossval import check_folds, select_on_dense_labels
 from nnunet_ssl.evaluation.figures import write_figure
 from nnunet_ssl.evaluation.metrics import NOT_ANNOTATED, ClassResult, evaluate_case, not_annotated
 from nnunet_ssl.evaluation.runs import Experiment, LabelDefinition, Run
@@ -48,6 +49,7 @@ def compare(
     output: Path | None = None,
     num_processes: int = 4,
     overwrite: bool = False,
+    write_crossval: bool = False,
 ) -> Path:
     """Compare, print the report and write it with tables and figure.
 
@@ -56,6 +58,7 @@ def compare(
         folds: as on the command line, e.g. `["0"]`.
         trainers: the first is the one that the others are tested against.
         settings: how test cases are predicted; unused without `test`.
+        write_crossval: also let nnU-Net choose among the trainers, on dense labels (`nnunet_ssl.evaluation.crossval`).
 
     Returns:
         The output folder.
@@ -69,6 +72,8 @@ def compare(
     trainers = list(trainers)
     if len(set(trainers)) < len(trainers):
         raise UserError(f"-tr names a trainer twice: {' '.join(trainers)}. Name every trainer once.")
+    if write_crossval and test:
+        raise UserError("--write_crossval chooses on the validation cases. Leave --test out.")
     if num_processes < 1:
         raise UserError(f"-np {num_processes}: allowed are numbers from 1.")
     if output is None:
@@ -81,6 +86,8 @@ def compare(
 
     runs = [results.find_run(experiment, t, fold, settings.checkpoint_name) for t in trainers for fold in fold_numbers]
     labels = results.label_definition(experiment, trainers)
+    if write_crossval:
+        check_folds(fold_numbers, labels.ignore_label is not None, labels.partial is not None)
     validations = {}
     if not test:  # before the splits are compared: an unfinished validation is not a different split
         validations = {(r.trainer, r.fold): results.validation_pairs(experiment, r, labels.file_ending) for r in runs}
@@ -127,6 +134,9 @@ def compare(
     write_figure(output / "compare.png", table, trainers, list(labels.classes), title)
     print(text)
     print(f"Written to {output}: compare.md, compare_cases.csv, compare_summary.csv, compare.png")
+    if write_crossval:
+        references = {case: pair[1] for validation in validations.values() for case, pair in validation.items()}
+        select_on_dense_labels(experiment, runs, references, num_processes)
     return output
 
 

@@ -32,8 +32,8 @@ Elsewhere the same names mean other numbers. 95HD: MONAI takes the larger of the
 (google-deepmind) and `pymia` do so too, between corners of voxels and weighted by the area of each surface element. Average
 distance: that of `surface-distance` is weighted by area and given per direction; `AVGDIST` of `pymia` is SimpleITK's average
 Hausdorff distance, over all voxels of the masks, with 0 where they overlap; `assd` of medpy 0.4 is the mean of two directed means.
-Volumes of one slice: medpy measures them in 3D, where every voxel of the mask is surface. Empty masks: `pymia` has Dice 1 where both
-are empty and an infinite 95HD where one is; some public evaluation code takes distance 0, which flatters a method that misses
+Volumes of one slice: medpy measures them in 3D, where every voxel of the mask is surface. Empty masks: `pymia` has Dice 1 where
+both are empty and an infinite 95HD where one is; some public evaluation code takes distance 0, which flatters a method that misses
 structures."""
 
 
@@ -118,10 +118,10 @@ def markdown(head: Head, runs: Sequence[Run], summary: pd.DataFrame, trainers: S
     parts += [
         "## Definitions",
         _DEFINITIONS,
-        f"Intervals: percentile bootstrap, {RESAMPLES} resamples, seed {SEED}. What is resampled are patients, each with all of its "
-        "cases (key groups of unlabeled.json; a case that it does not name is a patient of its own). Intervals describe the choice "
-        "of patients, not that of the split or of the seed of a training. A case that several folds validate enters once, with its "
-        "mean.",
+        f"Intervals: percentile bootstrap, {RESAMPLES} resamples, seed {SEED}. What is resampled are patients, each with all "
+        "of its cases (key groups of unlabeled.json; a case that it does not name is a patient of its own). Intervals describe "
+        "the choice of patients, not that of the split or of the seed of a training. A case that several folds validate enters "
+        "once, with its mean.",
     ]
     return "\n\n".join(parts) + "\n"
 

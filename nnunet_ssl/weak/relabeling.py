@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -228,7 +227,7 @@ class Relabeling:
             jobs.append((workers[name], Case(name, raw.labels[name], images, reader, target, name in shown)))
         made = {}
         for index, result in run_in_processes(
-            make_label, jobs, self.writing.num_processes, progress, sys.stderr.isatty(), "nothing was written"
+            make_label, jobs, self.writing.num_processes, progress, kept="nothing was written"
         ):
             made[names[index]] = result
         refuse_faulty_cases((result.fault for result in made.values()), len(names), "used")
