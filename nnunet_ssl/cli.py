@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from nnunet_ssl import __version__
 from nnunet_ssl.commands import COMMANDS, load
 from nnunet_ssl.commands.arguments import make_parser
 from nnunet_ssl.commands.outputs import outputs
@@ -25,7 +26,7 @@ def _overview() -> str:
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
     return (
-        "usage: nnunet_ssl <subcommand> [-h] ...\n\n"
+        "usage: nnunet_ssl <subcommand> [-h] ...\n       nnunet_ssl --version\n\n"
         "Semi- and weakly supervised learning for nnU-Net.\n\n"
         f"subcommands:\n{rows}\n\n"
         "--debug after a subcommand shows where in the program an error arose.\n\n"
@@ -122,6 +123,9 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())
         return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"nnunet_ssl {__version__}")
+        return 0
     name, *rest = argv
     if name not in COMMANDS:
         print(f"nnunet_ssl: unknown subcommand '{name}'. Allowed: {', '.join(COMMANDS)}", file=sys.stderr)

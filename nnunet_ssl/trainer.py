@@ -28,10 +28,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ from torch import Tensor, autocast, nn
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.locks import OutputLock
+from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.dataloading.cases import TrainingCases, check_fold, gather_cases
 from nnunet_ssl.dataloading.dataset import UnlabeledDataset
 from nnunet_ssl.dataloading.loader import TwoStreamLoader
@@ -50,18 +51,20 @@ from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.checkpoints import random_states_of_all_ranks, restore, state_of, write_checkpoint
 from nnunet_ssl.engine.competence import EARLIEST, F1, LATEST, CompetenceGate
 from nnunet_ssl.engine.configurable import ConfigurableTrainer, declared_hyperparameters
-from nnunet_ssl.engine.curves import Curves, epoch_values
+from nnunet_ssl.engine.curves import LABELED, UNLABELED, Curves, epoch_values
 from nnunet_ssl.engine.features import refuse_unsupported
 from nnunet_ssl.engine.gradient_shares import described, keep_compiled_graphs
 from nnunet_ssl.engine.members import Member, Members, NetworkMember, Student, Teacher
 from nnunet_ssl.engine.optimization import (
+    LARGEST_WAITING,
     NonFiniteWatch,
     finite_outputs,
     out_of_memory_message,
     training_step,
+    waiting_message,
 )
 from nnunet_ssl.engine.prediction import inference_network_in_place, predict_cases, score_cases
-from nnunet_ssl.preprocessing.dense_labels import DenseLabels
+from nnunet_ssl.preprocessing.dense_labels import DenseLabels, preprocessing_command, raw_dense_labels
 
 
 class nnUNetTrainerSSL(ConfigurableTrainer):
@@ -77,6 +80,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         knows_partial_labels: the labeled loss takes a class that a case does not annotate for unknown, not for background.
         unsupported: feature -> reason, refused when the trainer starts. Features: "2d", "3d", "regions", "ignore_label",
             "deep_supervision", "no_deep_supervision", "ddp", "compile", "fold_all".
+        term_patches: term -> the patches it is computed on (`engine/curves.py`), for `progress_ssl.png`. Default: labeled ones of
+            names that begin with `labeled` and without unlabeled patches, else unlabeled ones.
     """
 
     unlabeled_batch_size: int | None = None
@@ -86,6 +91,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     replaces_labeled_loss: bool = False
     knows_partial_labels: bool = False
     unsupported: dict[str, str] = {}
+    term_patches: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
         self,
@@ -105,12 +111,14 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         self.iteration = 0
         self.gradient_shares: dict[str, float] = {}  # of the epoch's last step, see engine/gradient_shares.py
         self.gate: CompetenceGate | None = None
+        self._split: tuple[list[str], list[str]] | None = None
         self._pool: list[str] | None = None
         self._lock: OutputLock | None = None  # of output_folder, while this process trains
         self._weight_names: tuple[str, ...] | None = None
         self._loaded_checkpoint = False
         self._weights_at_start: list[float] = []
         self._waited = 0.0
+        self._waiting_said = False
         self._step_ended: float | None = None
         self._epoch_started = 0.0
 
@@ -444,8 +452,13 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         super().on_train_start()
         if self.local_rank == 0:
             save_json(self.cases.record(), join(self.output_folder, "split.json"))
-        lines = "\n".join(f"  {k}: {v}" for k, v in declared_hyperparameters(type(self)).items())
+        values = declared_hyperparameters(type(self))
+        lines = "\n".join(f"  {k}: {v}" for k, v in values.items())
         self.print_to_log_file(f"Hyper-parameters of {type(self).__name__}:\n{lines}", add_timestamp=False)
+        cases = self.cases.record()
+        counts = {side: len(cases[side]) for side in ("train", "val", "unlabeled")}
+        split = {"hash": cases["hash"], **counts}
+        self.logger.update_config({"nnunet_ssl": {"hyperparameters": values, "split": split, "fold": self.fold}})
 
     def on_train_end(self) -> None:
         super().on_train_end()
@@ -455,10 +468,15 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     # ------------------------------------------------------------------------------------------------------- the cases
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """nnU-Net's split; a fold that the file lacks and a split that cannot be made are refused."""
-        check_fold(self.preprocessed_dataset_folder_base, self.preprocessed_dataset_folder, self.fold)
-        train, validation = super().do_split()
-        return list(train), list(validation)
+        """nnU-Net's split; a fold that the file lacks and a split that cannot be made are refused.
+
+        It is made once, since nnU-Net writes five lines to the log each time.
+        """
+        if self._split is None:
+            check_fold(self.preprocessed_dataset_folder_base, self.preprocessed_dataset_folder, self.fold)
+            train, validation = super().do_split()
+            self._split = list(train), list(validation)
+        return list(self._split[0]), list(self._split[1])
 
     def find_cases(self) -> None:
         """Find labeled, unlabeled and validation cases, check them, and say what was found."""
@@ -505,13 +523,24 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             validation,
             self.dataset_json["file_ending"],
         )
-        self.print_to_log_file(
-            f"Validation (pseudo Dice and final) is against the dense labels of {found.references}."
-            if found is not None
-            else f"Validation is against the {'sparse labels, on annotated voxels' if sparse else 'partial labels'} only, and says "
-            "little about the segmentation elsewhere. Dense labels in labelsTr_dense of the raw data set would be used."
-        )
-        return found
+        if found is not None:
+            self.print_to_log_file(
+                f"Validation (pseudo Dice and final) is against the dense labels of {found.references}."
+            )
+            return found
+        text = f"Validation is against the {'sparse labels, on annotated voxels' if sparse else 'partial labels'} only, and says "
+        text += "little about the segmentation elsewhere. "
+        raw = raw_dense_labels(self.plans_manager.dataset_name, validation, self.dataset_json["file_ending"])
+        if raw is None:
+            text += "Dense labels of all validation cases in labelsTr_dense of the raw data set would be used, once "
+            text += f"`{preprocessing_command(self.plans_manager)}` has preprocessed them."
+        else:
+            text += (
+                f"{raw} has dense labels of all validation cases, which are not preprocessed. To use them, stop, run "
+            )
+            text += f"`{preprocessing_command(self.plans_manager)}` and train again."
+        self.print_to_log_file(text)
+        return None
 
     # ----------------------------------------------------------------------------------------------------- the loaders
 
@@ -586,6 +615,9 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         shown = ", ".join(f"{k.split('/', 1)[1]} {v:.4g}" for k, v in values.items() if k.startswith("term/"))
         parts = (f"terms: {shown}", described(values), f"waiting for data {values['loader/waiting']:.0%}")
         self.print_to_log_file("; ".join(filter(None, parts)))
+        if values["loader/waiting"] > LARGEST_WAITING and not self._waiting_said:
+            self._waiting_said = True
+            self.print_to_log_file(waiting_message(values["loader/waiting"]))
         for logger in self.logger.loggers:
             for name, value in values.items():
                 logger.log(f"nnunet_ssl/{name}", value, self.current_epoch)
@@ -596,7 +628,17 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
         if self.local_rank == 0:
-            self.curves.plot(join(self.output_folder, "progress_ssl.png"))
+            self.curves.plot(join(self.output_folder, "progress_ssl.png"), self._run_title, self._patches_of_terms())
+
+    @property
+    def _run_title(self) -> str:
+        return f"{type(self).__name__}, fold {self.fold}, {self.plans_manager.dataset_name}, {self.configuration_name}"
+
+    def _patches_of_terms(self) -> dict[str, str]:
+        """Term -> the patches it is computed on, of all terms that were logged."""
+        other = UNLABELED if self.needs_unlabeled else LABELED
+        terms = [name.split("/", 1)[1] for name in self.curves.values if name.startswith("term/")]
+        return {term: LABELED if term.startswith(LABELED) else other for term in terms} | dict(self.term_patches)
 
     # ------------------------------------------------------------------------------------- the network for inference
 
@@ -614,6 +656,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         dense = self.dense_labels()
         if dense is not None and self.local_rank == 0:
             self._evaluate_on_dense_labels(dense)
+        if self.label_manager.has_ignore_label or PARTIAL_LABELS in self.dataset_json:
+            self._warn_of_selection(dense is not None)
         # nnU-Net leaves deep supervision switched on, whatever the trainer uses
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
 
@@ -625,6 +669,20 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         self.print_to_log_file(
             f"Against dense labels, mean validation Dice: {metrics['foreground_mean']['Dice']:.4f} (summary.json; "
             "against the labels as they are trained on: summary_sparse.json)"
+        )
+
+    def _warn_of_selection(self, dense: bool) -> None:
+        """nnU-Net's commands that choose a model judge by labelsTr, and nothing that they print says so."""
+        kind = "sparse" if self.label_manager.has_ignore_label else "partial"
+        remedy = "on dense labels" if dense else "as well as these labels allow"
+        switch = " --write_crossval" if dense else ""
+        plans = self.plans_manager
+        named = "" if plans.plans_name == "nnUNetPlans" else f" -p {plans.plans_name}"
+        self.print_to_log_file(
+            f"nnUNetv2_find_best_configuration and nnUNetv2_accumulate_crossval_results judge by labelsTr, which is {kind} here: "
+            f"do not use their ranking and postprocessing. Compare {remedy}: `nnunet_ssl compare -d "
+            f"{int(dataset_number(plans.dataset_name))} -c {self.configuration_name}{named} -f 0 1 2 3 4 -tr nnUNetTrainer "
+            f"{type(self).__name__}{switch}`"
         )
 
     # ----------------------------------------------------------------------------------------------------- checkpoints

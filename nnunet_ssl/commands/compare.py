@@ -14,7 +14,8 @@ Wilcoxon signed-rank test of every trainer against the first. Writes compare.md,
 compare_summary.csv and compare.png. Runs that do not share one split are refused."""
 EXAMPLE = """\
 example:
-  nnunet_ssl compare -d 101 -c 3d_fullres -f 0 -tr nnUNetTrainer nnUNetTrainerMeanTeacher --test"""
+  nnunet_ssl compare -d 101 -c 3d_fullres -f 0 -tr nnUNetTrainer nnUNetTrainerSemiSupervised --test
+  nnunet_ssl compare -d 127 -c 2d -f 0 1 2 3 4 -tr nnUNetTrainer nnUNetTrainerScribbleDMPLS --write_crossval"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="[OPTIONAL] predict the test cases without mirroring: faster, less accurate",
     )
+    parser.add_argument(
+        "--write_crossval",
+        action="store_true",
+        help="[OPTIONAL] for sparse and partial labels: then let nnU-Net choose among the trainers, their ensembles and "
+        "postprocessing by the dense labels of the validation cases (labelsTr_dense), where nnUNetv2_find_best_configuration "
+        "would take labelsTr. Ensembles need trainings with --npz",
+    )
     parser.add_argument("--overwrite", action="store_true", help="[OPTIONAL] replace a comparison in the output folder")
     add_trust_argument(parser)
 
@@ -85,4 +93,5 @@ def run(args: argparse.Namespace) -> None:
         output=args.o,
         num_processes=args.np,
         overwrite=args.overwrite,
+        write_crossval=args.write_crossval,
     )

@@ -135,6 +135,20 @@ def finite_outputs(outputs: Sequence[dict]) -> list[dict]:
     return [o if np.isfinite(o["loss"]) else mean for o in outputs]
 
 
+LARGEST_WAITING = 0.2  # share of an epoch
+
+
+def waiting_message(share: float) -> str:
+    """What to do where steps wait for patches for this share of an epoch."""
+    from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+
+    return (
+        f"Steps wait for patches for {share:.0%} of the epoch. nnUNet_n_proc_DA sets the number of worker processes, now "
+        f"{get_allowed_n_proc_DA()}: give it as many as you have processor cores for this run. If it has them, the disk is slow: "
+        "put nnUNet_preprocessed on a local one."
+    )
+
+
 def out_of_memory_message(method: str, labeled: int, unlabeled: int | None) -> str:
     """What a step holds and how to make it smaller; `unlabeled` None for a step without unlabeled patches."""
     and_unlabeled = "" if unlabeled is None else f" and {unlabeled} unlabeled"

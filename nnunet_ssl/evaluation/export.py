@@ -10,11 +10,15 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunet_ssl.data.atomic import write_atomically
+from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.model_files import check_model, load_predictor, read_checkpoint
-from nnunet_ssl.data.ownership import refuse_to_replace, remove_folder, write_record
+from nnunet_ssl.data.ownership import RECORD, refuse_to_replace, remove_folder, write_record
 from nnunet_ssl.data.plans_file import read_plans
 from nnunet_ssl.errors import UserError, some
 from nnunet_ssl.preprocessing.preprocessed import get_configuration
@@ -24,6 +28,12 @@ DEFAULT_CHECKPOINT = "checkpoint_final.pth"
 PROVENANCE_FILE = "exported_from.json"
 _REQUIRED_FILES = ("plans.json", "dataset.json")
 _OPTIONAL_FILES = ("dataset_fingerprint.json",)
+_FOLD_FILES = ("progress.png", "validation/summary.json")  # nnUNetv2_export_model_to_zip fails without them
+_CROSSVAL_FILES = (
+    "summary.json",
+    "postprocessing.json",
+    "postprocessing.pkl",
+)  # what it takes of the selection, if there was one
 
 
 def model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> Path:
@@ -126,6 +136,40 @@ def _refuse_to_replace(out: Path, source: Path, overwrite: bool) -> None:
     refuse_to_replace(out, [source], "another folder with -o")
 
 
+def _copy_present(source: Path, target: Path, names: Sequence[str]) -> None:
+    """Copy what nnU-Net keeps beside checkpoints when a model is shared, as far as it is there."""
+    for name in names:
+        if (source / name).is_file():
+            (target / name).parent.mkdir(exist_ok=True)
+            _copy(source / name, target / name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file; of the files that a summary names, the paths of this machine stay here."""
+    if source.name != "summary.json":
+        shutil.copyfile(source, target)
+        return
+    summary = read_json(source, remedy="Validate again: `nnUNetv2_train ... --val`.")
+    for entry in summary.get("metric_per_case", ()):
+        for key in ("prediction_file", "reference_file"):
+            if key in entry:
+                entry[key] = Path(entry[key]).name
+    target.write_text(json.dumps(summary, indent=4) + "\n", encoding="utf-8")
+
+
+def _refuse_existing_zip(file: Path, overwrite: bool) -> None:
+    if file.exists() and not (overwrite and zipfile.is_zipfile(file)):
+        other = "add --overwrite to replace it" if zipfile.is_zipfile(file) else "remove it, it is no zip file"
+        raise UserError(f"{file} exists. Name another file with --zip, or {other}.")
+
+
+def _zip(model: Path, file: Path, inside: Path) -> None:
+    """Zip an exported model. `inside`: its folder below nnUNet_results."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(path for path in model.rglob("*") if path.is_file() and path.name != RECORD):
+            archive.write(path, inside / path.relative_to(model))
+
+
 def _replace_folder(new: Path, out: Path) -> None:
     """Put `new` in the place of `out`; what was there is removed after the new folder is in place."""
     if not out.exists():
@@ -142,27 +186,34 @@ def _replace_folder(new: Path, out: Path) -> None:
 
 def export_model(
     source: Path,
-    out: Path,
+    out: Path | None,
     configuration: str,
     folds: list[str] | None = None,
     checkpoint: str = DEFAULT_CHECKPOINT,
     overwrite: bool = False,
     trust: bool = False,
+    zip_file: Path | None = None,
 ) -> list[str]:
-    """Write the model of the folder `source` (see `model_folder`) to `out`, say how to predict with it; returns its folds.
+    """Write the model of the folder `source` (see `model_folder`), say how to predict with it; returns its folds.
 
-    It is written to a temporary folder beside `out`, loaded once with nnU-Net's predictor and then renamed.
+    It is written to a temporary folder, loaded once with nnU-Net's predictor and then renamed.
 
     Args:
+        out: a folder of its own for the model; None: only the zip file.
+        zip_file: for nnUNetv2_install_pretrained_model_from_zip, in which the model keeps its data set and name.
         trust: also read what would be executed, see `read_checkpoint`.
 
     Raises:
-        UserError: a file is missing or not trusted, `out` may not be replaced, or stock nnU-Net cannot load this model.
+        UserError: neither `out` nor `zip_file`, a file is missing or not trusted, one of both may not be replaced, or stock
+            nnU-Net cannot load this model.
     """
-    import torch
-
-    given, source, out = out, Path(source).resolve(), Path(out).resolve()
-    _refuse_to_replace(out, source, overwrite)
+    source = Path(source).resolve()
+    if out is None and zip_file is None:
+        raise UserError("Name a folder with -o, or a file with --zip.")
+    if out is not None:
+        _refuse_to_replace(Path(out).resolve(), source, overwrite)
+    if zip_file is not None:
+        _refuse_existing_zip(Path(zip_file), overwrite)
     missing = [name for name in _REQUIRED_FILES if not (source / name).is_file()]
     if missing:
         raise UserError(f"{source} has no {' and no '.join(missing)}: nnU-Net writes these when a training starts.")
@@ -171,30 +222,54 @@ def export_model(
     if not trust:
         check_model(source, list(files), checkpoint)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.new.", dir=out.parent))
+    place = Path(zip_file if out is None else out).resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.new.", dir=place.parent))
+    exported, named = " ".join(files), "" if checkpoint == DEFAULT_CHECKPOINT else f" -chk {checkpoint}"
+    print(f"Exported {source.name}, fold {exported}.")
     try:
-        new = temporary / out.name
+        new = temporary / place.name
         new.mkdir()
-        for name in (*_REQUIRED_FILES, *_OPTIONAL_FILES):
-            if (source / name).is_file():
-                shutil.copyfile(source / name, new / name)
-        trainers = {}
-        for fold, file in files.items():
-            loaded = read_checkpoint(file, trust)
-            trainers[fold] = loaded["trainer_name"]
-            (new / f"fold_{fold}").mkdir()
-            torch.save(stock_checkpoint(loaded), new / f"fold_{fold}" / checkpoint)
-        _check_stock_loads(new, list(files), checkpoint, source)
-        provenance = {"trainer_name": trainers, "checkpoint": checkpoint, "model": source.name}
-        (new / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n")
-        write_record(new)
-        _replace_folder(new, out)
+        _assemble(source, new, files, checkpoint, trust)
+        if zip_file is not None:
+            dataset, (trainer, plans, _) = source.parent.name, source.name.split("__")
+            Path(zip_file).parent.mkdir(parents=True, exist_ok=True)
+            inside = Path(dataset, source.name)
+            write_atomically(zip_file, lambda file: _zip(new, file, inside))
+            model = f"-d {dataset} -c {configuration} -tr {trainer} -p {plans} -f {exported}{named}"
+            print(
+                f"To {zip_file}. Install it, and predict with stock nnU-Net:\n"
+                f"  nnUNetv2_install_pretrained_model_from_zip {zip_file}\n"
+                f"  nnUNetv2_predict -i INPUT -o OUTPUT {model}"
+            )
+        if out is not None:
+            _replace_folder(new, place)
+            print(
+                f"To {out}. Predict with stock nnU-Net:\n"
+                f"  nnUNetv2_predict_from_modelfolder -i INPUT -o OUTPUT -m {out} -f {exported}{named}"
+            )
     finally:
         shutil.rmtree(temporary)
-    exported, named = " ".join(files), "" if checkpoint == DEFAULT_CHECKPOINT else f" -chk {checkpoint}"
-    print(
-        f"Exported {source.name}, fold {exported}, to {given}. Predict with stock nnU-Net:\n"
-        f"  nnUNetv2_predict_from_modelfolder -i INPUT -o OUTPUT -m {given} -f {exported}{named}"
-    )
     return list(files)
+
+
+def _assemble(source: Path, new: Path, files: Mapping[str, Path], checkpoint: str, trust: bool) -> None:
+    """Put the model into the folder `new`. `files`: fold -> its checkpoint."""
+    import torch
+
+    for name in (*_REQUIRED_FILES, *_OPTIONAL_FILES):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, new / name)
+    trainers = {}
+    for fold, file in files.items():
+        loaded = read_checkpoint(file, trust)
+        trainers[fold] = loaded["trainer_name"]
+        (new / f"fold_{fold}").mkdir()
+        torch.save(stock_checkpoint(loaded), new / f"fold_{fold}" / checkpoint)
+        _copy_present(file.parent, new / f"fold_{fold}", _FOLD_FILES)
+    selection = f"crossval_results_folds_{'_'.join(files)}"
+    _copy_present(source / selection, new / selection, _CROSSVAL_FILES)
+    _check_stock_loads(new, list(files), checkpoint, source)
+    provenance = {"trainer_name": trainers, "checkpoint": checkpoint, "model": source.name}
+    (new / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n")
+    write_record(new)

@@ -184,9 +184,19 @@ def _fingerprint_and_plans(raw: RawDataset, base: Path, cases: dict, planning: P
     _find_class("fingerprint extractor", planning.fingerprint_extractor)
     _find_class("preprocessor", planning.preprocessor, "preprocessing")
     plans_name = planning.plans_name or inspect.signature(planner.__init__).parameters["plans_name"].default
+    moved = _are_moved(base, plans_name)
     kept = _fingerprint(raw, base, made_from, planning.fingerprint_extractor, manner)
-    _plans(raw, base, made_from, plans_name, planning, kept)
+    _plans(raw, base, made_from, plans_name, planning, kept or moved)
     return plans_name
+
+
+def _are_moved(base: Path, plans_name: str) -> bool:
+    """Whether the plans are from another data set (nnUNetv2_move_plans_between_datasets): planning makes a fingerprint first."""
+    files = (base / f"{plans_name}.json", base / "dataset_fingerprint.json", base / f"{plans_name}_made_from.json")
+    moved = [file.is_file() for file in files] == [True, False, False]
+    if moved:
+        print(f"{files[0]} is there without a fingerprint: moved from another data set, and used as it is.")
+    return moved
 
 
 def _fingerprint(raw: RawDataset, base: Path, made_from: dict, extractor: str, manner: Manner) -> bool:
@@ -232,10 +242,8 @@ def _fingerprint(raw: RawDataset, base: Path, made_from: dict, extractor: str, m
     return keep
 
 
-def _plans(
-    raw: RawDataset, base: Path, made_from: dict, plans_name: str, planning: Planning, same_fingerprint: bool
-) -> None:
-    """Plan, unless the plans are there and were made from the same."""
+def _plans(raw: RawDataset, base: Path, made_from: dict, plans_name: str, planning: Planning, may_stay: bool) -> None:
+    """Plan, unless the plans are there and were made from the same (`may_stay`: of the same fingerprint, or moved here)."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments
 
     dataset_id = int(raw.id)
@@ -248,7 +256,7 @@ def _plans(
     }
     recorded = _load_record(record)
     wanted = {**made_from, **options}
-    keep = file.is_file() and same_fingerprint
+    keep = file.is_file() and may_stay
     if keep and recorded is None:
         used = read_json(file, remedy="Delete it, and plan again.").get("experiment_planner_used")
         default = (None, "DefaultPreprocessor", None)

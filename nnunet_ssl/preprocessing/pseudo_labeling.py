@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from tqdm import tqdm
-
 from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.leakage import find_overlaps
 from nnunet_ssl.data.list_update import prepare_lists
 from nnunet_ssl.data.model_files import read_properties
 from nnunet_ssl.data.ownership import foreign_files, remove_folder
+from nnunet_ssl.data.progress import progress
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import load_splits
@@ -287,7 +286,7 @@ def _predict(
 ) -> Iterator[tuple[str, CaseScores]]:
     if not todo:
         return
-    with tqdm(total=len(todo), desc="Predicting", disable=not options.show_progress) as bar:
+    with progress(len(todo), "Predicting", options.show_progress) as bar:
         for case, scores in predict_cases(predictor, todo, options.num_processes, writer.prediction):
             bar.update()
             yield case, scores

@@ -307,6 +307,20 @@ def test_plans_edited_by_hand_are_kept(own):
     assert _Folders(own).configuration.batch_size == 17
 
 
+def test_plans_of_another_data_set_are_kept(own, capsys):
+    folders = _Folders(own)
+    folders.edit_plans(batch_size=17)  # those that nnUNetv2_move_plans_between_datasets has put into an empty folder
+    for file in folders.base.iterdir():
+        if file.name != "nnUNetPlans.json":
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+    assert plan_and_preprocess() == 0
+    assert "moved from another data set" in capsys.readouterr().out
+    assert _Folders(own).configuration.batch_size == 17
+    assert (folders.base / "dataset_fingerprint.json").is_file() and len(times(folders.unlabeled)) > 1
+    assert plan_and_preprocess() == 0
+    assert _Folders(own).configuration.batch_size == 17
+
+
 # ------------------------------------------------------------------------------------------------ other plans
 
 

@@ -92,7 +92,7 @@ def test_a_step_trains(name, configuration, deep_supervision, datasets, tmp_path
     before = weights_of(trainer.network)
     past_every_switch(trainer)
     outputs = run_steps(trainer, next_batches(trainer, 2))
-    assert outputs[0].keys() == outputs[1].keys() >= {"loss", "labeled", *trainer.weights()}
+    assert outputs[0].keys() == outputs[1].keys() >= {"loss", "labeled", *trainer.weights(), *trainer.term_patches}
     assert all(isinstance(v, np.ndarray) and v.shape == () and np.isfinite(v) for o in outputs for v in o.values())
     assert largest_difference(before, weights_of(trainer.network)) > 0
     trainer.on_train_epoch_end(outputs)

@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.curves import BOTH
 from nnunet_ssl.engine.features import warn_of_small_patches
 from nnunet_ssl.losses.discrepancy import mutual_discrepancy
 from nnunet_ssl.networks.features import FeatureTap, last_encoder_stage
@@ -61,15 +62,14 @@ class nnUNetTrainerCML(nnUNetTrainerSSL):
     largest_component: bool = True  # of each class, as in the official code; False where a class has several parts
 
     replaces_labeled_loss = True
+    term_patches = {"discrepancy": BOTH}
 
     def build_method(self) -> None:
         warn_of_small_patches(self)
         self.register_gate(self.pretrain_fraction, f1=self.competence)
         network = with_interpolation(self.build_network())
         self.second = self.register_network("second", network, supervised=True, follows_pretrained=False)
-        self.bottlenecks = [
-            FeatureTap(last_encoder_stage(member.module), "output") for member in (self.student, self.second)
-        ]
+        self.bottlenecks = [FeatureTap(last_encoder_stage(m.module), "output") for m in (self.student, self.second)]
 
     @property
     def pretraining(self) -> bool:

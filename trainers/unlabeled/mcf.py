@@ -30,6 +30,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor, nn
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.curves import LABELED
 from nnunet_ssl.engine.members import as_scales
 from nnunet_ssl.losses.mutual_correction import disagreement, mutual_loss, rectification_loss
 from nnunet_ssl.losses.region import masked_dice_loss, split_ignored
@@ -48,6 +49,7 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
     rampup_fraction: float = 1.0  # of the run; official: 40 * 150 of 6000 iterations; 0: no ramp
     rectification_weight: float = 0.5  # as in the official code
     temperature: float = 0.1  # of the sharpening; as in the official code
+    term_patches = dict.fromkeys(("rectification", "rectification_second"), LABELED)
 
     def build_method(self) -> None:
         self.second = self.register_network(
