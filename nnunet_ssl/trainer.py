@@ -8,10 +8,14 @@ is a subclass that overrides the seams, from most to least common:
     unlabeled_terms(logits, batch)    named loss terms from the student's logits on the unlabeled patches
     weights()                         name -> weight now, a function of `self.progress`
     terms(batch)                      the whole step, for methods of another shape
+    term_groups(batch)                the step in parts, each with a backward pass of its own: independent networks
     supervised_loss(logits, target, batch)
     after_step(), after_epoch()       queues, pools
     inference_network()               which network is validated and stored for prediction
     unlabeled_views(intensity)        weak and strong views of one patch
+    labeled_views(intensity)          the same of the labeled patches
+    further_unlabeled(intensity)      further unlabeled patches, of other images
+    unlabeled_probabilities(cases)    how often unlabeled patches come from each case
     labeled_extras()                  maps made of the labeled target by the workers (distances)
     labeled_transforms(transforms)    nnU-Net's transforms of the labeled patches
     labeled_dataset(dataset)          nnU-Net's data set of the training cases
@@ -46,6 +50,7 @@ from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.dataloading.cases import TrainingCases, check_fold, gather_cases
 from nnunet_ssl.dataloading.dataset import UnlabeledDataset
 from nnunet_ssl.dataloading.loader import TwoStreamLoader
+from nnunet_ssl.dataloading.pool import UnlabeledPool
 from nnunet_ssl.dataloading.streams import loader_of, two_streams, unlabeled_batch_size_here
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.checkpoints import random_states_of_all_ranks, restore, state_of, write_checkpoint
@@ -64,6 +69,7 @@ from nnunet_ssl.engine.optimization import (
     waiting_message,
 )
 from nnunet_ssl.engine.prediction import inference_network_in_place, predict_cases, score_cases
+from nnunet_ssl.networks.second_decoding import SecondDecoding
 from nnunet_ssl.preprocessing.dense_labels import DenseLabels, preprocessing_command, raw_dense_labels
 
 
@@ -74,6 +80,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         unlabeled_batch_size: unlabeled patches per step (over all GPUs); None: as many as labeled ones.
         allow_transductive: accept unlabeled images that are also validation or test images.
         needs_unlabeled: False: the method has labeled patches only (weak or partial labels), `terms` gets no unlabeled ones.
+        one_graph_at_a_time: a method of independent networks (see its passes per step) goes backward after each of them: about
+            half of the memory, one more forward pass of the unlabeled patches. False: all networks at once.
         max_nonfinite_steps: stop after this many steps in a row with a loss that is not finite.
         replaces_labeled_loss: the method's `terms` replaces nnU-Net's loss on the labeled patches, so it runs even when all
             weights are zero.
@@ -87,6 +95,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     unlabeled_batch_size: int | None = None
     allow_transductive: bool = False
     needs_unlabeled: bool = True
+    one_graph_at_a_time: bool = True
     max_nonfinite_steps: int = 20
     replaces_labeled_loss: bool = False
     knows_partial_labels: bool = False
@@ -106,6 +115,9 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         self.members = Members(self)
         self.cases: TrainingCases | None = None
         self.view_names: tuple[str, ...] = ("unlabeled",)
+        self.labeled_view_names: tuple[str, ...] = ()
+        self.further_view_names: dict[str, tuple[str, ...]] = {}
+        self.second_decoding: SecondDecoding | None = None
         self.curves = Curves()
         self.nonfinite = NonFiniteWatch()
         self.iteration = 0
@@ -113,6 +125,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         self.gate: CompetenceGate | None = None
         self._split: tuple[list[str], list[str]] | None = None
         self._pool: list[str] | None = None
+        self._shared_pool: UnlabeledPool | None = None  # the same, where workers read it; made with the loaders
         self._lock: OutputLock | None = None  # of output_folder, while this process trains
         self._weight_names: tuple[str, ...] | None = None
         self._loaded_checkpoint = False
@@ -145,13 +158,24 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         """All named terms of a step. Default: one forward of labeled and unlabeled patches together, per network."""
         terms = {}
         for member in self.supervised_networks():
-            scales = member(batch.images)
-            batch.labeled_logits[member.name] = batch.labeled_part(scales)
-            batch.logits[member.name] = batch.unlabeled_part(scales)
+            if self.second_decoding is not None and member is self.second_decoding.member:
+                scales, batch.perturbed = self.second_decoding(batch.images, first=batch.num_labeled)
+            else:
+                scales = member(batch.images)
+            batch.keep_logits(member.name, scales)
             terms[self.labeled_name(member)] = self.supervised_loss(
                 batch.labeled_logits[member.name], batch.target, batch
             )
         return terms | self.unlabeled_terms(batch.logits["student"], batch)
+
+    def term_groups(self, batch: SSLBatch) -> Iterator[dict[str, Tensor]]:
+        """The step in parts: the engine goes backward after each group of terms, and only then asks for the next one.
+
+        Default: one group, `terms`. For methods whose networks learn from one another without a gradient between them
+        (`networks_in_turn`), so that memory holds the activations of one network at a time. A term of one group must not need
+        the graph of another.
+        """
+        yield self.terms(batch)
 
     def supervised_loss(self, logits: list[Tensor], target: Tensor | list[Tensor], batch: SSLBatch) -> Tensor:
         """nnU-Net's loss on labeled patches: `logits` one `(L, C, *spatial)` per scale, `target` as nnU-Net's loader gives it."""
@@ -170,12 +194,37 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         return self.student
 
     def unlabeled_views(self, intensity: list[BasicTransform]) -> dict[str, list[BasicTransform]]:
-        """View name -> intensity transforms; all views share their geometry and the first is `batch.unlabeled`.
+        """View name -> intensity transforms; all views share their geometry. Called when the training starts.
+
+        The first view is `batch.unlabeled`: the default `terms` gives it to the networks together with the labeled patches, with a
+        graph. So the view that is learned from (the strong one) comes first; the others are for teachers and `without_gradient`.
 
         Args:
             intensity: nnU-Net's own intensity transforms, in its order.
         """
         return {"unlabeled": intensity}
+
+    def labeled_views(self, intensity: list[BasicTransform]) -> dict[str, list[BasicTransform]] | None:
+        """The same of the labeled patches: the first is `batch.labeled`, all are `batch.labeled_views`. None: nnU-Net's one view.
+
+        Validation patches have one view. Called when the training starts.
+        """
+        return None
+
+    def further_unlabeled(self, intensity: list[BasicTransform]) -> dict[str, dict[str, list[BasicTransform]]]:
+        """Further unlabeled patches of each step, of images drawn for themselves: stream name -> views as in `unlabeled_views`.
+
+        For mixing with other images than those of `batch.unlabeled`; `batch.further[name]` has them, as many as these. Called when
+        the training starts.
+        """
+        return {}
+
+    def unlabeled_probabilities(self, cases: Sequence[str]) -> np.ndarray | None:
+        """With which probability an unlabeled patch is drawn from each of `cases`, the pool; sum 1. None: equally often.
+
+        Called when the training starts and by every `set_unlabeled_cases`.
+        """
+        return None
 
     def labeled_extras(self) -> Callable[[Tensor], dict[str, Tensor]] | None:
         """A function that the loader's workers apply to the labeled target; what it returns becomes `batch.extras`.
@@ -196,8 +245,9 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     def unlabeled_loader(self, labeled: nnUNetDataLoader) -> nnUNetDataLoader | None:
         """The loader of the unlabeled patches, where they have labels that were made before: `batch.unlabeled_target` has these.
 
-        It draws `unlabeled_batch_size` patches (`unlabeled_batch_size_here`) of the cases of `unlabeled_pool`, and replaces
-        `unlabeled_views`. Called when training starts and when the pool changes. None: the engine's, without labels.
+        It draws `unlabeled_batch_size` patches (`unlabeled_batch_size_here`) and replaces `unlabeled_views`. Called when training
+        starts; the engine sets its `indices` and `sampling_probabilities` to those of the pool before every batch. None: the
+        engine's, without labels.
 
         Args:
             labeled: the labeled loader, with the method's training transforms.
@@ -300,7 +350,9 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         Args:
             network: default: the architecture of the plans with weights of its own.
             optimizer: "own": one as nnU-Net makes for the student, with the same schedule; "shared": the student's; a
-                function from parameters to an optimizer; None: not trained.
+                function from parameters to an optimizer, whose learning rates then follow nnU-Net's schedule, or to an optimizer
+                and its schedule: None for constant rates, or a scheduler of PyTorch, which steps after every epoch and is kept in
+                checkpoints; None: not trained.
             clip: largest gradient norm, None for no clipping. nnU-Net's is 12.
             supervised: the default `terms` adds `labeled_<name>`, its loss on the labeled patches.
             follows_pretrained: `-pretrained_weights` goes into this network as well, except its heads.
@@ -313,6 +365,25 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     ) -> Member:
         """A head, discriminator or bank (buffers of a module); arguments as in `register_network`."""
         return self.members.add_module(name, module, optimizer, clip)
+
+    def register_second_decoding(
+        self, perturb: Callable[[list[Tensor]], list[Tensor]], member: NetworkMember | None = None
+    ) -> SecondDecoding:
+        """The unlabeled patches are decoded twice: from the encoder's features, and from these features after `perturb`.
+
+        The default `terms` keeps the logits of the second decoding in `batch.perturbed`. It costs a pass of the decoder; the
+        encoder runs once. A `terms` of one's own calls what is returned: see `SecondDecoding`. Call it in `build_method()`, after
+        `register_teacher` (a teacher is a copy of the network).
+
+        Args:
+            perturb: from the features of all encoder stages, each `(U, F, *spatial)`, bottleneck last, to such a list.
+            member: default: the student.
+
+        Raises:
+            NotImplementedError: the network is not built like nnU-Net's.
+        """
+        self.second_decoding = SecondDecoding(member or self.student, perturb)
+        return self.second_decoding
 
     def register_gate(self, earliest: float = EARLIEST, latest: float = LATEST, f1: float = F1) -> CompetenceGate:
         """`self.gate`, which opens when the network knows every class; arguments as in `CompetenceGate`."""
@@ -341,6 +412,43 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     @staticmethod
     def labeled_name(member: NetworkMember) -> str:
         return "labeled" if member.name == "student" else f"labeled_{member.name}"
+
+    def networks_in_turn(self, batch: SSLBatch, of_others: str = "unlabeled") -> Iterator[NetworkMember]:
+        """For a `term_groups` of one's own: each supervised network after its forward pass of `batch.images`, one after the other.
+
+        At each turn `batch.logits` and `batch.labeled_logits` have the logits of this network with their graph, and those of the
+        others without: from their own turn, or from a forward pass without gradient before the first one. Yield the group of
+        terms of this network before the next turn:
+
+            for member in self.networks_in_turn(batch):
+                yield {self.labeled_name(member): ..., "my_term_" + member.name: ...}
+
+        This costs a forward pass without gradient for each network but the first. With `one_graph_at_a_time = False` it is saved,
+        and the graphs of all networks are in memory at once.
+
+        Args:
+            of_others: which logits of networks whose turn is to come are needed: of "unlabeled" patches, of "all", or "none".
+
+        Raises:
+            ValueError: another `of_others`.
+        """
+        if of_others not in ("unlabeled", "all", "none"):
+            raise ValueError(f"of_others must be 'unlabeled', 'all' or 'none', got {of_others!r}")
+        networks = self.supervised_networks()
+        scales: dict[str, list[Tensor]] = {}
+        for member in networks[self.one_graph_at_a_time :]:
+            if not self.one_graph_at_a_time:
+                scales[member.name] = member(batch.images)
+                batch.keep_logits(member.name, [z.detach() for z in scales[member.name]])
+            elif of_others == "all":
+                batch.keep_logits(member.name, self.without_gradient(member, batch.images))
+            elif of_others == "unlabeled":
+                batch.logits[member.name] = self.without_gradient(member, batch.unlabeled)
+        for member in networks:
+            own = scales.pop(member.name) if member.name in scales else member(batch.images)
+            batch.keep_logits(member.name, own)
+            yield member
+            batch.keep_logits(member.name, [z.detach() for z in own])
 
     def labeled_terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         """nnU-Net's loss of every supervised network, on labeled patches alone: the step without unlabeled data."""
@@ -373,7 +481,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     def set_unlabeled_cases(self, cases: Sequence[str]) -> None:
         """Draw unlabeled patches from these cases only, from the next step on. An empty list: labeled steps only.
 
-        Restarts the worker processes (they hold copies of the loader), so call it between epochs. Kept in checkpoints.
+        The workers go on and read the pool from shared memory; patches that they have drawn already are dropped, which takes them a
+        moment, so call it between epochs. Kept in checkpoints.
 
         Raises:
             ValueError: when a case is not an unlabeled case of this fold.
@@ -382,8 +491,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         if unknown:
             raise ValueError(f"not unlabeled cases of fold {self.fold}: {', '.join(unknown)}")
         self._pool = sorted(cases)
-        if self.dataloader_train is not None:
-            self.restart_workers(self.dataloader_train, two_streams(self, self.dataloader_train), role="train")
+        if self._shared_pool is not None:
+            self._shared_pool.set(self._pool, self.unlabeled_probabilities(self._pool) if self._pool else None)
 
     @property
     def unlabeled_pool(self) -> list[str]:
@@ -432,7 +541,6 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         super().initialize()
         self.build_method()
         self.inference_network()  # a wrong choice is refused now and not at the first validation
-        self.view_names = tuple(self.unlabeled_views([]))
         self._weights_at_start = self._fingerprint()
 
     def _fingerprint(self) -> list[float]:
@@ -547,7 +655,9 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     def get_dataloaders(self):
         """nnU-Net's loaders; the unlabeled stream is added to what its training workers do."""
         train, validation = super().get_dataloaders()
-        self.restart_workers(train, two_streams(self, train), role="train")
+        self._shared_pool = UnlabeledPool(list(self.cases.folders))
+        self.set_unlabeled_cases(self.unlabeled_pool)
+        self.restart_workers(train, two_streams(self, train, self._shared_pool), role="train")
         self.restart_workers(validation, TwoStreamLoader(loader_of(validation)), role="validation")
         next(train), next(validation)  # as nnU-Net: fail here rather than in the first epoch
         return train, validation
@@ -579,8 +689,11 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         if self._step_ended is not None:
             self._waited += perf_counter() - self._step_ended
         weights = self._current_weights()
+        moved = SSLBatch.from_loader(
+            self._of_this_pool(batch), self.view_names, self.device, self.labeled_view_names, self.further_view_names
+        )
         try:
-            values = training_step(self, SSLBatch.from_loader(batch, self.view_names, self.device), weights)
+            values = training_step(self, moved, weights)
         except torch.cuda.OutOfMemoryError as error:
             unlabeled = unlabeled_batch_size_here(self) if self._pool else None
             raise RuntimeError(out_of_memory_message(type(self).__name__, self.batch_size, unlabeled)) from error
@@ -590,6 +703,15 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             self.print_to_log_file(f"Skipped step {self.iteration}: {problem}")
         self._step_ended = perf_counter()
         return values
+
+    def _of_this_pool(self, batch: dict) -> dict:
+        """The batch, or, if the pool has changed since it was drawn, the next one that was drawn after the change."""
+        while (
+            self._shared_pool is not None
+            and batch.get("pool_version", self._shared_pool.version) != self._shared_pool.version
+        ):
+            batch = next(self.dataloader_train)
+        return batch
 
     def _current_weights(self) -> dict[str, float]:
         labeled = {self.labeled_name(m): 1.0 for m in self.supervised_networks()}
@@ -623,6 +745,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
                 logger.log(f"nnunet_ssl/{name}", value, self.current_epoch)
         if self.gate is not None:
             self.gate.look()
+        self.members.end_epoch()
         self.after_epoch()
 
     def on_epoch_end(self) -> None:

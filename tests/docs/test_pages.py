@@ -130,15 +130,32 @@ def test_python_on_the_pages_runs():
 
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
-def test_the_example_for_authors_trains(configuration, datasets, tmp_path):
-    (source,) = blocks(REPOSITORY / "docs" / "add_a_method.md", "python")
+@pytest.mark.parametrize("source", blocks(REPOSITORY / "docs" / "add_a_method.md", "python"), ids=("views", "networks"))
+def test_the_examples_for_authors_train(source, configuration, datasets, tmp_path):
     namespace = {"__name__": "page"}
     exec(compile(source, "page", "exec"), namespace)
     (cls,) = (v for k, v in namespace.items() if k.startswith("nnUNetTrainer") and v.__module__ == "page")
     trainer = started(make_trainer(cls, *datasets(), configuration, results=tmp_path))
     trainer.iteration = trainer.num_epochs * trainer.num_iterations_per_epoch // 2
     values = [trainer.train_step(copy_batch(next(trainer.dataloader_train))) for _ in range(2)]
-    assert all(v["consistency"] > 0 and torch.isfinite(torch.tensor(float(v["loss"]))) for v in values)
+    assert all(v[term] > 0 for v in values for term in (*trainer.weights(), "loss"))
+    assert all(torch.isfinite(torch.tensor(float(v["loss"]))) for v in values)
+
+
+def test_the_first_example_costs_what_the_page_says(datasets, tmp_path):
+    """7/3 of nnU-Net's step: patches that go forward and backward count 3, those that go forward only count 1."""
+    source, _ = blocks(REPOSITORY / "docs" / "add_a_method.md", "python")
+    namespace = {"__name__": "page"}
+    exec(compile(source, "page", "exec"), namespace)
+    trainer = started(make_trainer(namespace["nnUNetTrainerWeakStrong"], *datasets(), results=tmp_path))
+    trainer.iteration = trainer.num_epochs * trainer.num_iterations_per_epoch // 2
+    passes = []
+    trainer.network.register_forward_hook(
+        lambda _, inputs, output: passes.append(len(inputs[0]) * (3 if output[0].requires_grad else 1))
+    )
+    batch = next(trainer.dataloader_train)
+    trainer.train_step(batch)
+    assert sum(passes) / (3 * len(batch["data"])) == pytest.approx(7 / 3)
 
 
 def anchors(page: Path) -> set[str]:
