@@ -44,13 +44,10 @@ def write_dataset(
     root: Path, name: str, labels: list[str], labeled: int, unlabeled: int = 0, test: int = 2, channel: str = "MR"
 ) -> Path:
     folder = root / "nnUNet_raw" / name
-    for place, prefix, number in (
-        ("imagesTr", "case", labeled),
-        ("imagesUn", "free", unlabeled),
-        ("imagesTs", "test", test),
-    ):
+    places = (("imagesTr", "case", labeled), ("imagesUn", "free", unlabeled), ("imagesTs", "test", test))
+    for offset, (place, prefix, number) in enumerate(places):
         for i in range(number):
-            image, mask = case(100 * len(place) + 10 * len(prefix) + i, len(labels))
+            image, mask = case(100 * offset + i, len(labels))  # no image occurs twice
             write_image(image, folder / place / f"{prefix}_{i:03d}_0000.nii.gz")
             if place != "imagesUn":
                 write_image(mask, folder / place.replace("images", "labels") / f"{prefix}_{i:03d}.nii.gz")

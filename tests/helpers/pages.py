@@ -138,7 +138,9 @@ def _inside(folder: Path) -> Iterator[None]:
 def execute(words: Sequence[str], folder: Path) -> None:
     """Run a command in this process, as its console script does; it must succeed."""
     name, *rest = words
-    with _inside(folder), mock.patch.object(sys, "argv", [name, *rest]):
+    # without workers a training is as fast, and ends at once; planning wants at least one
+    workers = {"nnUNet_n_proc_DA": "0" if name == "nnUNetv2_train" else "1"}
+    with _inside(folder), mock.patch.object(sys, "argv", [name, *rest]), mock.patch.dict(os.environ, workers):
         if name == "nnunet_ssl":
             assert main(rest) == 0, words
         elif name == "python":
