@@ -31,7 +31,8 @@ NEEDED = {"network_weights": (dict, "an object"), "trainer_name": (str, "a text"
 NETWORKS = ("dynamic_network_architectures.", "torch.nn.", "nnunetv2.", "nnunet_ssl.")
 
 _ZIP = b"PK\x03\x04"  # begins every file of torch.save since PyTorch 1.6
-NUMBERS = np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"
+# texts: the names of cases in splits that nnU-Net makes
+NUMBERS_AND_TEXTS = np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?US"
 
 
 @functools.cache
@@ -67,7 +68,7 @@ def _ours_allowed() -> Iterator[None]:
 
     before = list(get_safe_globals())
     # numpy's own types are given as they are: what is made of them is then filled with its content
-    types = [np.ndarray, np.dtype, *{type(np.dtype(code)) for code in NUMBERS}]
+    types = [np.ndarray, np.dtype, *{type(np.dtype(code)) for code in NUMBERS_AND_TEXTS}]
     add_safe_globals([*types, *(named(n, f) for n, f in _allowed().items() if f not in types)])
     try:
         yield

@@ -259,7 +259,7 @@ def test_dense_labels_are_kept_for_validation_beside_partial_ones(raw, monkeypat
             label_manager=SimpleNamespace(has_ignore_label=False),
             dataset_json=content,
             preprocessed_dataset_folder_base=raw,
-            plans_manager=SimpleNamespace(dataset_name="Dataset001_None"),
+            plans_manager=SimpleNamespace(dataset_name="Dataset127_Organ_partial", plans_name="nnUNetPlans"),
             configuration_manager=None,
             cases=SimpleNamespace(validation=["p3_a"]),
             print_to_log_file=print,

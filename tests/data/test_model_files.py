@@ -46,7 +46,13 @@ def test_checkpoints_of_whole_trainings_need_no_trust(name, datasets, tmp_path):
 
 @pytest.mark.parametrize("names", [("numpy._core", "numpy.core"), ("numpy.core", "numpy._core")])
 def test_numbers_of_every_numpy_are_read(names, tmp_path):
-    numbers = {"a": np.float32(1.5), "b": np.arange(6).reshape(2, 3), "c": np.bool_(True), "d": np.zeros((0, 2))}
+    numbers = {
+        "text": np.str_("case"),
+        "a": np.float32(1.5),
+        "b": np.arange(6).reshape(2, 3),
+        "c": np.bool_(True),
+        "d": np.zeros((0, 2)),
+    }
     file = tmp_path / "c.pth"
     torch.save({**SOUND, **numbers, "generator": np.random.default_rng(0).bit_generator.state, "set": {1, 2}}, file)
     old, new = (name.encode() for name in names)

@@ -108,16 +108,18 @@ def test_a_kind_of_training_ends_with_its_validation(kind, folders, pools_of_thr
     folder = train(name, configuration, "all" if kind == "fold all" else 0)
     summary = json.loads((folder / "validation" / "summary.json").read_text())
     assert len(summary["metric_per_case"]) == (4 if kind == "fold all" else 1)
-    assert set(summary["mean"]) == ({"(1, 2)", "(2,)"} if kind == "regions" else {"1", "2"}), summary["mean"].keys()
+    assert set(summary["mean"]) == ({"(1, 2)", "2"} if kind == "regions" else {"1", "2"}), summary["mean"].keys()
 
 
 @pytest.mark.slow
-def test_residual_encoder_plans(folders, pools_of_threads):
+def test_residual_encoder_plans(folders, pools_of_threads, monkeypatch):
     raw = folders / "nnUNet_raw" / "Dataset993_Balls"
     write_raw_dataset(raw, {"a": 1, "b": 2}, {"c": 3}, {})
     write_split(raw, (["a"], ["b"]))
     words = ["plan_and_preprocess", "-d", "993", "-c", "2d", "-pl", "nnUNetPlannerResEncM", "-np", "1", "-npfp", "1"]
-    assert main(words) == 0
+    with monkeypatch.context() as planning:
+        planning.setenv("nnUNet_n_proc_DA", "1")
+        assert main(words) == 0
     folder = train(raw.name, plans_identifier="nnUNetResEncUNetMPlans")
     weights = torch.load(folder / "checkpoint_final.pth", weights_only=False)
     architecture = weights["init_args"]["plans"]["configurations"]["2d"]["architecture"]
@@ -144,8 +146,8 @@ def test_the_best_checkpoint_is_validated(folders, pools_of_threads):
     folder = train(name)
     best = torch.load(folder / "checkpoint_best.pth", weights_only=False)
     final = (folder / "checkpoint_final.pth").read_bytes()
-    for key in best["network_weights"]:
-        best["network_weights"][key] = torch.zeros_like(best["network_weights"][key])  # predicts background alone
+    for value in best["network_weights"].values():
+        value.zero_()  # in place, since the teacher in `ssl_state` is the same tensor; predicts background alone
     torch.save(best, folder / "checkpoint_best.pth")
     train(name, only_run_validation=True, val_with_best=True)
     summary = json.loads((folder / "validation" / "summary.json").read_text())
