@@ -94,7 +94,7 @@ def scribbles(root: Path) -> None:
 
 
 def few_scribbles(root: Path) -> None:
-    acdc_release.write_patients(root, *range(1, 24), 71, 81)
+    acdc_release.write_patients(root, *range(1, 36), 71, 81)
 
 
 def ventricles_and_myocardium(root: Path) -> None:
@@ -119,8 +119,8 @@ def trained_on_scribbles(root: Path) -> None:
 
 
 def two_sources(root: Path) -> None:
-    write_dataset(root, "Dataset009_Spleen", ["spleen"], 3)
-    write_dataset(root, "Dataset017_Organs", ["left_kidney", "right_kidney", "aorta", "spleen"], 3)
+    write_dataset(root, "Dataset009_Spleen", ["spleen"], 5)
+    write_dataset(root, "Dataset017_Organs", ["left_kidney", "right_kidney", "aorta", "spleen"], 5)
 
 
 def before(root: Path, commands: list[str]) -> None:
