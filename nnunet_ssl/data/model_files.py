@@ -68,7 +68,7 @@ def _ours_allowed() -> Iterator[None]:
 
     before = list(get_safe_globals())
     # numpy's own types are given as they are: what is made of them is then filled with its content
-    types = [np.ndarray, np.dtype, *{type(np.dtype(code)) for code in NUMBERS_AND_TEXTS}]
+    types: list[Any] = [np.ndarray, np.dtype, *{type(np.dtype(code)) for code in NUMBERS_AND_TEXTS}]
     add_safe_globals([*types, *(named(n, f) for n, f in _allowed().items() if f not in types)])
     try:
         yield
