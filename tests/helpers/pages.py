@@ -103,6 +103,10 @@ def shortened(words: Sequence[str]) -> list[str]:
         rest = [*_without(rest, "-np"), "-np", "1"]
     if command in ("plan_and_preprocess", "nnUNetv2_plan_and_preprocess"):
         rest += ["-npfp", "1"]
+    if command == "pseudo_label":  # a network of one step is sure of nothing
+        for option in ("--gate", "--min_confidence"):
+            if option in rest:
+                rest[rest.index(option) + 1] = "0.05"
     if command == "demo":
         rest += ["--epochs", "1", "--iters", "1"]
     if rest[:2] == ["-m", "nnunet_ssl.plans.vnet"]:
@@ -177,11 +181,11 @@ def small_and_here(folder: Path) -> Iterator[None]:
 
 
 def run_block(block: str, folder: Path) -> list[list[str]]:
-    """Run the commands of a block in `folder`, without those of pip; what ran."""
+    """Run the commands of a block in `folder`, without those of pip and pytest; what ran."""
     done = []
     with small_and_here(folder):
         for words in map(shortened, commands_in(block, folder)):
-            if words[0] != "pip":
+            if words[0] != "pip" and words[:3] != ["python", "-m", "pytest"]:
                 execute(words, folder)
                 done.append(words)
     return done
