@@ -102,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-device", default="cpu", choices=["cpu", "cuda", "mps"], help="[OPTIONAL] where to train. Default: cpu"
     )
     parser.add_argument(
-        "--labeled", default=None, metavar="N", help="[OPTIONAL] labeled cases. Default: 4, with --data 8"
+        "--labeled", default=None, metavar="N", help="[OPTIONAL] labeled cases. Default: 3, with --data 8"
     )
     parser.add_argument("--config", default="2d", choices=list(SIZES), help="[OPTIONAL] configuration. Default: 2d")
     parser.add_argument(
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> None:
     size = SIZES[args.config]
     settings = Settings(
         data=None if args.data is None else str(Path(args.data).absolute()),
-        labeled=args.labeled or ("4" if args.data is None else "8"),
+        labeled=args.labeled or ("3" if args.data is None else "8"),
         config=args.config,
         epochs=size.epochs if args.epochs is None else args.epochs,
         iterations=size.iterations if args.iters is None else args.iters,
