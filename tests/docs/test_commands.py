@@ -217,4 +217,4 @@ def test_what_is_shortened():
     assert shortened(["nnunet_ssl", "compare", "-d", "1", "-np", "8", "-tr", "nnUNetTrainer"]) == (
         f"nnunet_ssl compare -d 1 -tr nnUNetTrainer{short} -device cpu -np 1".split()
     )
-    assert shortened(["nnunet_ssl", "pseudo_label", "-d", "1", "--gate", "0.8"])[4:6] == ["--gate", "0.05"]
+    assert shortened(["nnunet_ssl", "pseudo_label", "-d", "1", "--gate", "0.8"])[4:6] == ["--gate", "0"]

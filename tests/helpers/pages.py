@@ -106,7 +106,7 @@ def shortened(words: Sequence[str]) -> list[str]:
     if command == "pseudo_label":  # a network of one step is sure of nothing
         for option in ("--gate", "--min_confidence"):
             if option in rest:
-                rest[rest.index(option) + 1] = "0.05"
+                rest[rest.index(option) + 1] = "0"
     if command == "demo":
         rest += ["--epochs", "1", "--iters", "1"]
     if rest[:2] == ["-m", "nnunet_ssl.plans.vnet"]:
