@@ -28,6 +28,7 @@ DEFAULT_CHECKPOINT = "checkpoint_final.pth"
 PROVENANCE_FILE = "exported_from.json"
 _REQUIRED_FILES = ("plans.json", "dataset.json")
 _OPTIONAL_FILES = ("dataset_fingerprint.json",)
+_ZIP_MARK = b"written by nnunet_ssl export"  # only such files are replaced
 _FOLD_FILES = ("progress.png", "validation/summary.json")  # nnUNetv2_export_model_to_zip fails without them
 _CROSSVAL_FILES = (
     "summary.json",
@@ -158,14 +159,18 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _refuse_existing_zip(file: Path, overwrite: bool) -> None:
-    if file.exists() and not (overwrite and zipfile.is_zipfile(file)):
-        other = "add --overwrite to replace it" if zipfile.is_zipfile(file) else "remove it, it is no zip file"
+    if not os.path.lexists(file):
+        return
+    ours = zipfile.is_zipfile(file) and zipfile.ZipFile(file).comment == _ZIP_MARK
+    if not (overwrite and ours):
+        other = "add --overwrite to replace it" if ours else "remove it yourself: nnunet_ssl export did not write it"
         raise UserError(f"{file} exists. Name another file with --zip, or {other}.")
 
 
 def _zip(model: Path, file: Path, inside: Path) -> None:
     """Zip an exported model. `inside`: its folder below nnUNet_results."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.comment = _ZIP_MARK
         for path in sorted(path for path in model.rglob("*") if path.is_file() and path.name != RECORD):
             archive.write(path, inside / path.relative_to(model))
 

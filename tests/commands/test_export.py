@@ -202,7 +202,13 @@ def test_the_zip_holds_the_exported_folder_where_nnunet_looks_for_it(results, tm
     assert sorted(f.name for f in (tmp_path / "below").iterdir()) == ["model.zip"]
     (tmp_path / "notes.txt").write_text("mine")
     assert export("--zip", tmp_path / "notes.txt", "--overwrite") == 1
-    assert "no zip file" in capsys.readouterr().err and (tmp_path / "notes.txt").read_text() == "mine"
+    assert "did not write it" in capsys.readouterr().err and (tmp_path / "notes.txt").read_text() == "mine"
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("photo.txt", "mine")
+    assert export("--zip", tmp_path / "photos.zip", "--overwrite") == 1
+    assert "did not write it" in capsys.readouterr().err
+    with zipfile.ZipFile(tmp_path / "photos.zip") as archive:
+        assert archive.namelist() == ["photo.txt"]
     assert export() == 1
     assert "-o" in capsys.readouterr().err
 
