@@ -218,3 +218,4 @@ def test_what_is_shortened():
         f"nnunet_ssl compare -d 1 -tr nnUNetTrainer{short} -device cpu -np 1".split()
     )
     assert shortened(["nnunet_ssl", "pseudo_label", "-d", "1", "--gate", "0.8"])[4:6] == ["--gate", "0"]
+    assert "-device" not in shortened(["nnunet_ssl", "pseudo_label", "-d", "1", "--from", "folder"])

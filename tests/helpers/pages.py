@@ -95,7 +95,7 @@ def shortened(words: Sequence[str]) -> list[str]:
     if command in _OF_A_TRAINER and "-tr" not in rest and "--from" not in rest:
         rest += ["-tr", f"nnUNetTrainer{SHORT}"]
     rest = _without(rest, "-num_gpus")
-    if command in ("nnUNetv2_train", "nnUNetv2_predict", "compare", "pseudo_label"):
+    if command in ("nnUNetv2_train", "nnUNetv2_predict", "compare", "pseudo_label") and "--from" not in rest:
         rest += ["-device", "cpu"]
     if command == "nnUNetv2_predict":
         rest += ["-npp", "0", "-nps", "0"]
