@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_ssl.dataloading.streams import refuse_single_patches
+from nnunet_ssl.errors import UserError
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 from tests.helpers.training import make_trainer, started
 
@@ -87,3 +89,12 @@ def test_labeled_extras_come_from_the_target_at_full_resolution(datasets, tmp_pa
     assert torch.equal(extras["voxels"], (target > 0).flatten(1).sum(1))
     assert extras["shape"].tolist() == list(target.shape)
     assert "extra/voxels" not in next(trainer.dataloader_val)
+
+
+def test_methods_that_mix_patches_refuse_a_single_one(datasets, tmp_path):
+    trainer = make_trainer(MEAN_TEACHER, *datasets(), results=tmp_path, unlabeled_batch_size=1)
+    trainer.initialize()
+    with pytest.raises(UserError, match=r"each process has 1 of them in a step. Set unlabeled_batch_size = 2 or more"):
+        refuse_single_patches(trainer)
+    trainer.unlabeled_batch_size = 2
+    refuse_single_patches(trainer)
