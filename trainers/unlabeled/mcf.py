@@ -11,6 +11,11 @@ Two networks of different architecture see the same patches, n in {A, B}:
     q = sharpened prediction of the better network, p^(1/T) / sum_c p^(1/T); better: lower Dice loss on this step's labeled patches
     w(t) = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
 
+`fusion = True` is the part of MEDL (arXiv:2505.12418, no code) that brought 4 of its 4.9 Dice: U_n = omega (CE + Dice) / 2 with
+the label of both networks' fused beliefs, omega: voxels weigh more that are certain first, uncertain later
+(`losses/fused_labels.py`). Its evidential losses are left out, and what it does not say is decided here: evidence is softplus
+of the logits, labels have MCF's loss.
+
 Differs from the official code:
 * A is the planned network (stored, validated and predicted with alone, so that stock nnU-Net can load it), B the U-Net with a
   residual encoder made from the same plans (a plain one where the plans are residual). Official: V-Net and a 3D ResNet-34 with a
@@ -26,14 +31,14 @@ Differs from the official code:
 from __future__ import annotations
 
 import torch
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor, nn
 
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.members import as_scales
+from nnunet_ssl.losses.fused_labels import fused_label_losses
 from nnunet_ssl.losses.mutual_correction import disagreement, mutual_loss, rectification_loss
 from nnunet_ssl.losses.region import masked_dice_loss, split_ignored
-from nnunet_ssl.networks.counterpart import counterpart_architecture
+from nnunet_ssl.networks.counterpart import build_counterpart
 from nnunet_ssl.ramps import ramped_weight
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
@@ -48,6 +53,9 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
     rampup_fraction: float = 1.0  # of the run; official: 40 * 150 of 6000 iterations; 0: no ramp
     rectification_weight: float = 0.5  # as in the official code
     temperature: float = 0.1  # of the sharpening; as in the official code
+    fusion: bool = False  # MEDL's in place of U, see above
+    fusion_weight: float = 1.0  # of its loss; MEDL: 1
+    omega: float = 0.5  # strength of MEDL's weight of voxels, 0: none; not published
 
     def build_method(self) -> None:
         self.second = self.register_network(
@@ -55,16 +63,8 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
         )
 
     def build_counterpart(self) -> nn.Module:
-        plans = self.configuration_manager
-        name, kwargs = counterpart_architecture(plans.network_arch_class_name, plans.network_arch_init_kwargs)
-        return get_network_from_plans(
-            name,
-            kwargs,
-            plans.network_arch_init_kwargs_req_import,
-            self.num_input_channels,
-            self.label_manager.num_segmentation_heads,
-            deep_supervision=self.enable_deep_supervision,
-        )
+        form = self.num_input_channels, self.label_manager.num_segmentation_heads, self.enable_deep_supervision
+        return build_counterpart(self.configuration_manager, *form)
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         n, activation = batch.num_labeled, self.activation
@@ -76,9 +76,7 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
         )
         differ = disagreement(first[:n], second[:n], activation, annotated)
         first_is_better = self.score(first[:n], target, annotated) < self.score(second[:n], target, annotated)
-        mutual, mutual_second = mutual_loss(
-            first[n:], second[n:], first_is_better, self.temperature, activation, batch.inside
-        )
+        mutual, mutual_second = self.mutual_losses(first[n:], second[n:], first_is_better, batch.inside)
         return {
             "labeled": self.supervised_loss(batch.labeled_part(scales), batch.target, batch),
             "labeled_second": self.supervised_loss(batch.labeled_part(second_scales), batch.target, batch),
@@ -87,6 +85,13 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
             "mutual": mutual,
             "mutual_second": mutual_second,
         }
+
+    def mutual_losses(self, first: Tensor, second: Tensor, first_is_better: Tensor, inside: Tensor):
+        """U of both networks on the unlabeled patches."""
+        if self.fusion:
+            form = {"batch": self.configuration_manager.batch_dice, "background": False}
+            return fused_label_losses(first, second, self.progress, self.omega, self.activation, inside, **form)
+        return mutual_loss(first, second, first_is_better, self.temperature, self.activation, inside)
 
     @torch.no_grad()
     def score(self, logits: Tensor, target: Tensor, annotated: Tensor | None) -> Tensor:
@@ -103,7 +108,8 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
         )
 
     def weights(self) -> dict[str, float]:
-        mutual = ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction)
+        final = self.fusion_weight if self.fusion else self.consistency_weight
+        mutual = ramped_weight(final, self.progress, self.rampup_fraction)
         return {
             "rectification": self.rectification_weight,
             "rectification_second": self.rectification_weight,
