@@ -27,6 +27,7 @@ from .unlabeled.cps import nnUNetTrainerCPS as nnUNetTrainerCPS
 from .unlabeled.dtc import nnUNetTrainerDTC as nnUNetTrainerDTC
 from .unlabeled.dycon import nnUNetTrainerDyCON as nnUNetTrainerDyCON
 from .unlabeled.ema import nnUNetTrainerEMA as nnUNetTrainerEMA
+from .unlabeled.entropy_minimization import nnUNetTrainerEntropyMinimization as nnUNetTrainerEntropyMinimization
 from .unlabeled.filter_match import nnUNetTrainerFilterMatch as nnUNetTrainerFilterMatch
 from .unlabeled.mcf import nnUNetTrainerMCF as nnUNetTrainerMCF
 from .unlabeled.mean_teacher import nnUNetTrainerMeanTeacher as nnUNetTrainerMeanTeacher

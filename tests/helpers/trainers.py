@@ -35,6 +35,7 @@ UNLABELED, SPARSE, PARTIAL = map(trainers_of, ("unlabeled", "sparse", "partial")
 UNLABELED_TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetTrainerTestShrinkingPool"]
 SPARSE_TEST_ONLY = ["nnUNetTrainerTestWeak"]
 
+
 # What the synthetic data set must have besides for one trainer, as options of `make_dataset`.
 NEEDS = {
     "nnUNetTrainerBoxTightness": {"boxes": True},  # ignored boxes in the label maps
@@ -65,6 +66,7 @@ WEIGHTED: dict[str, Callable[[float], dict] | None] = {
     "nnUNetTrainerDTC": lambda w: {"consistency_weight": w, "sdf_weight": w},
     "nnUNetTrainerDyCON": lambda w: {"consistency_weight": w, "uncertainty_weight": w, "contrast_weight": w},
     "nnUNetTrainerEMA": None,
+    "nnUNetTrainerEntropyMinimization": lambda w: {"entropy_weight": w},
     "nnUNetTrainerFilterMatch": None,
     "nnUNetTrainerMAAG": lambda w: {"adversarial_weight": w, "discriminator_weight": w},
     "nnUNetTrainerMCF": lambda w: {"consistency_weight": w, "rectification_weight": w},
