@@ -68,6 +68,7 @@ WEIGHTED: dict[str, Callable[[float], dict] | None] = {
     "nnUNetTrainerEMA": None,
     "nnUNetTrainerEntropyMinimization": lambda w: {"entropy_weight": w},
     "nnUNetTrainerFilterMatch": None,
+    "nnUNetTrainerICT": lambda w: {"consistency_weight": w},
     "nnUNetTrainerMAAG": lambda w: {"adversarial_weight": w, "discriminator_weight": w},
     "nnUNetTrainerMCF": lambda w: {"consistency_weight": w, "rectification_weight": w},
     "nnUNetTrainerMeanTeacher": lambda w: {"consistency_weight": w},
