@@ -33,6 +33,7 @@ from .unlabeled.ict import nnUNetTrainerICT as nnUNetTrainerICT
 from .unlabeled.mcf import nnUNetTrainerMCF as nnUNetTrainerMCF
 from .unlabeled.mean_teacher import nnUNetTrainerMeanTeacher as nnUNetTrainerMeanTeacher
 from .unlabeled.pseudo_labels import nnUNetTrainerPseudoLabels as nnUNetTrainerPseudoLabels
+from .unlabeled.r_drop import nnUNetTrainerRDrop as nnUNetTrainerRDrop
 from .unlabeled.semi_supervised import nnUNetTrainerSemiSupervised as nnUNetTrainerSemiSupervised
 from .unlabeled.ua_mt import nnUNetTrainerUAMT as nnUNetTrainerUAMT
 from .unlabeled.upc import nnUNetTrainerUPC as nnUNetTrainerUPC

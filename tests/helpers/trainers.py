@@ -75,6 +75,7 @@ WEIGHTED: dict[str, Callable[[float], dict] | None] = {
     "nnUNetTrainerPointsConsistency": lambda w: {"mirrored_weight": w, "consistency_weight": w},
     "nnUNetTrainerPointsPASeg": lambda w: {"crf_weight": w, "variance_weight": w},
     "nnUNetTrainerPseudoLabels": lambda w: {"pseudo_weight": w},
+    "nnUNetTrainerRDrop": lambda w: {"agreement_weight": w},
     "nnUNetTrainerScribble2Label": lambda w: {"pseudo_weight": w},
     "nnUNetTrainerScribbleDMPLS": lambda w: {"pseudo_weight": w, "auxiliary_weight": w},
     "nnUNetTrainerScribbleDMSPS": lambda w: {"pseudo_weight": w, "auxiliary_weight": w},
