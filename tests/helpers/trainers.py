@@ -64,6 +64,7 @@ WEIGHTED: dict[str, Callable[[float], dict] | None] = {
     "nnUNetTrainerCPS": lambda w: {"consistency_weight": w},
     "nnUNetTrainerCycleMix": lambda w: {"mix_weight": w, "consistency_weight": w, "integrity_weight": w},
     "nnUNetTrainerDTC": lambda w: {"consistency_weight": w, "sdf_weight": w},
+    "nnUNetTrainerDeepCoTraining": lambda w: {"agreement_weight": w, "difference_weight": w},
     "nnUNetTrainerDyCON": lambda w: {"consistency_weight": w, "uncertainty_weight": w, "contrast_weight": w},
     "nnUNetTrainerEMA": None,
     "nnUNetTrainerEntropyMinimization": lambda w: {"entropy_weight": w},
