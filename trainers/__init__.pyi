@@ -24,6 +24,7 @@ from .unlabeled.ac_mt import nnUNetTrainerACMT as nnUNetTrainerACMT
 from .unlabeled.bcp import nnUNetTrainerBCP as nnUNetTrainerBCP
 from .unlabeled.cml import nnUNetTrainerCML as nnUNetTrainerCML
 from .unlabeled.cps import nnUNetTrainerCPS as nnUNetTrainerCPS
+from .unlabeled.cross_teaching import nnUNetTrainerCrossTeaching as nnUNetTrainerCrossTeaching
 from .unlabeled.deep_co_training import nnUNetTrainerDeepCoTraining as nnUNetTrainerDeepCoTraining
 from .unlabeled.dtc import nnUNetTrainerDTC as nnUNetTrainerDTC
 from .unlabeled.dycon import nnUNetTrainerDyCON as nnUNetTrainerDyCON

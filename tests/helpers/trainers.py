@@ -62,6 +62,7 @@ WEIGHTED: dict[str, Callable[[float], dict] | None] = {
     "nnUNetTrainerBoxTightness": lambda w: {"tightness_weight": w, "size_weight": w},
     "nnUNetTrainerCML": None,
     "nnUNetTrainerCPS": lambda w: {"consistency_weight": w},
+    "nnUNetTrainerCrossTeaching": lambda w: {"consistency_weight": w},
     "nnUNetTrainerCycleMix": lambda w: {"mix_weight": w, "consistency_weight": w, "integrity_weight": w},
     "nnUNetTrainerDTC": lambda w: {"consistency_weight": w, "sdf_weight": w},
     "nnUNetTrainerDeepCoTraining": lambda w: {"agreement_weight": w, "difference_weight": w},
