@@ -268,7 +268,7 @@ def with_vnet(plans: dict) -> None:
         architecture["arch_kwargs"] |= {"n_conv_per_stage": [1, 2, 2], "n_conv_per_stage_decoder": [2, 1]}
 
 
-ON_UNETS_ONLY = {"nnUNetTrainerMCF"}  # makes its second network from nnU-Net's own
+ON_UNETS_ONLY = {"nnUNetTrainerMCF", "nnUNetTrainerSDCL"}  # make their second network from nnU-Net's own
 
 
 @pytest.mark.parametrize(
