@@ -21,6 +21,7 @@ from .sparse.shape_pu import nnUNetTrainerShapePU as nnUNetTrainerShapePU
 from .sparse.size_constraint import nnUNetTrainerSizeConstraint as nnUNetTrainerSizeConstraint
 from .sparse.ustm import nnUNetTrainerScribbleUSTM as nnUNetTrainerScribbleUSTM
 from .unlabeled.ac_mt import nnUNetTrainerACMT as nnUNetTrainerACMT
+from .unlabeled.ad_mt import nnUNetTrainerADMT as nnUNetTrainerADMT
 from .unlabeled.bcp import nnUNetTrainerBCP as nnUNetTrainerBCP
 from .unlabeled.cml import nnUNetTrainerCML as nnUNetTrainerCML
 from .unlabeled.cps import nnUNetTrainerCPS as nnUNetTrainerCPS

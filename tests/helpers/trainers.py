@@ -58,6 +58,7 @@ def needs(name: str, **options) -> dict:
 # this loss, or are nnU-Net's own in the beginning (tested for the trainer alone).
 WEIGHTED: dict[str, Callable[[float], dict] | None] = {
     "nnUNetTrainerACMT": lambda w: {"consistency_weight": w},
+    "nnUNetTrainerADMT": lambda w: {"unlabeled_weight": w},
     "nnUNetTrainerBCP": None,
     "nnUNetTrainerBoxTightness": lambda w: {"tightness_weight": w, "size_weight": w},
     "nnUNetTrainerCML": None,
