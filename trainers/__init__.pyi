@@ -41,3 +41,4 @@ from .unlabeled.sdcl import nnUNetTrainerSDCL as nnUNetTrainerSDCL
 from .unlabeled.semi_supervised import nnUNetTrainerSemiSupervised as nnUNetTrainerSemiSupervised
 from .unlabeled.ua_mt import nnUNetTrainerUAMT as nnUNetTrainerUAMT
 from .unlabeled.upc import nnUNetTrainerUPC as nnUNetTrainerUPC
+from .unlabeled.urpc import nnUNetTrainerURPC as nnUNetTrainerURPC

@@ -36,12 +36,25 @@ UNLABELED_TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing"
 SPARSE_TEST_ONLY = ["nnUNetTrainerTestWeak"]
 
 
+def with_a_stage_more(plans: dict) -> None:
+    """A stage below the synthetic data set's others, so that two scales of deep supervision have a loss in nnU-Net."""
+    for configuration in ("2d", "3d_fullres"):
+        kwargs = plans["configurations"][configuration]["architecture"]["arch_kwargs"]
+        for name in ("features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage", "n_blocks_per_stage"):
+            if name in kwargs:
+                kwargs[name] = [*kwargs[name], kwargs[name][-1]]
+        kwargs["strides"][-1] = [1] * (len(kwargs["strides"][-1]) - 2) + [2, 2]  # of the 12 slices 3 are left
+        kwargs["n_conv_per_stage_decoder"] = [1, *kwargs["n_conv_per_stage_decoder"]]
+        kwargs["n_stages"] += 1
+
+
 # What the synthetic data set must have besides for one trainer, as options of `make_dataset`.
 NEEDS = {
     "nnUNetTrainerBoxTightness": {"boxes": True},  # ignored boxes in the label maps
     "nnUNetTrainerMAAG": {"masks": 2},  # masks of other patients in masksUn
     "nnUNetTrainerPseudoLabels": {"pseudo_labels": True},  # a round of pseudo labels
     "nnUNetTrainerSizeConstraint": {"size_bounds": True},  # the key size_bounds of dataset.json
+    "nnUNetTrainerURPC": {"change_plans": with_a_stage_more},  # two scales with a labeled loss
 }
 
 
@@ -94,6 +107,7 @@ WEIGHTED: dict[str, Callable[[float], dict] | None] = {
     "nnUNetTrainerSemiSupervised": lambda w: {"unlabeled_weight": w},
     "nnUNetTrainerShapePU": lambda w: {"cut_weight": w, "consistency_weight": w, "marginal_weight": w},
     "nnUNetTrainerSizeConstraint": lambda w: {"size_weight": w},
+    "nnUNetTrainerURPC": lambda w: {"consistency_weight": w},
     "nnUNetTrainerTestTwoNetworks": lambda w: {"consistency_weight": w},
     "nnUNetTrainerTestWeak": lambda w: {"entropy_weight": w},
     "nnUNetTrainerUAMT": lambda w: {"consistency_weight": w},
