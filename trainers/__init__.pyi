@@ -23,6 +23,7 @@ from .sparse.ustm import nnUNetTrainerScribbleUSTM as nnUNetTrainerScribbleUSTM
 from .unlabeled.ac_mt import nnUNetTrainerACMT as nnUNetTrainerACMT
 from .unlabeled.ad_mt import nnUNetTrainerADMT as nnUNetTrainerADMT
 from .unlabeled.bcp import nnUNetTrainerBCP as nnUNetTrainerBCP
+from .unlabeled.cct import nnUNetTrainerCCT as nnUNetTrainerCCT
 from .unlabeled.cml import nnUNetTrainerCML as nnUNetTrainerCML
 from .unlabeled.cps import nnUNetTrainerCPS as nnUNetTrainerCPS
 from .unlabeled.cross_teaching import nnUNetTrainerCrossTeaching as nnUNetTrainerCrossTeaching

@@ -74,6 +74,7 @@ WEIGHTED: dict[str, Callable[[float], dict] | None] = {
     "nnUNetTrainerADMT": lambda w: {"unlabeled_weight": w},
     "nnUNetTrainerBCP": None,
     "nnUNetTrainerBoxTightness": lambda w: {"tightness_weight": w, "size_weight": w},
+    "nnUNetTrainerCCT": lambda w: {"consistency_weight": w},
     "nnUNetTrainerCML": None,
     "nnUNetTrainerCPS": lambda w: {"consistency_weight": w},
     "nnUNetTrainerCrossTeaching": lambda w: {"consistency_weight": w},
