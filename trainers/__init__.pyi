@@ -34,6 +34,7 @@ from .unlabeled.ema import nnUNetTrainerEMA as nnUNetTrainerEMA
 from .unlabeled.entropy_minimization import nnUNetTrainerEntropyMinimization as nnUNetTrainerEntropyMinimization
 from .unlabeled.filter_match import nnUNetTrainerFilterMatch as nnUNetTrainerFilterMatch
 from .unlabeled.ict import nnUNetTrainerICT as nnUNetTrainerICT
+from .unlabeled.mc_net import nnUNetTrainerMCNet as nnUNetTrainerMCNet
 from .unlabeled.mcf import nnUNetTrainerMCF as nnUNetTrainerMCF
 from .unlabeled.mean_teacher import nnUNetTrainerMeanTeacher as nnUNetTrainerMeanTeacher
 from .unlabeled.pseudo_labels import nnUNetTrainerPseudoLabels as nnUNetTrainerPseudoLabels

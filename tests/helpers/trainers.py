@@ -88,6 +88,7 @@ WEIGHTED: dict[str, Callable[[float], dict] | None] = {
     "nnUNetTrainerICT": lambda w: {"consistency_weight": w},
     "nnUNetTrainerMAAG": lambda w: {"adversarial_weight": w, "discriminator_weight": w},
     "nnUNetTrainerMCF": lambda w: {"consistency_weight": w, "rectification_weight": w},
+    "nnUNetTrainerMCNet": lambda w: {"consistency_weight": w, "auxiliary_weight": w},
     "nnUNetTrainerMeanTeacher": lambda w: {"consistency_weight": w},
     "nnUNetTrainerPointsConsistency": lambda w: {"mirrored_weight": w, "consistency_weight": w},
     "nnUNetTrainerPointsPASeg": lambda w: {"crf_weight": w, "variance_weight": w},
