@@ -136,6 +136,40 @@ def cutout_masks(count: int, shape: Sequence[int], length: Sequence[int] | int, 
     return torch.cat(masks)
 
 
+def cutmix_sides(shape: Sequence[int], share: float) -> list[int]:
+    """`int(N_i sqrt(1 - share))` voxels along each axis: a box that leaves `share` of a 2D image, more of a 3D one.
+
+    Yun et al., "CutMix", ICCV 2019; 3D: ZhenZHAO/AD-MT (`rand_bbox_3d`).
+    """
+    return [int(extent * np.sqrt(1.0 - share)) for extent in shape]
+
+
+def centered_box(shape: Sequence[int], sides: Sequence[int], center: Sequence[int]) -> Box:
+    """The box from `center - side // 2` to `center + side // 2`, cut off at the image: an odd side loses a voxel, as in CutMix."""
+    return [
+        (min(max(c - side // 2, 0), extent), min(max(c + side // 2, 0), extent))
+        for extent, side, c in zip(shape, sides, center, strict=True)
+    ]
+
+
+def draw_centered_masks(count: int, shape: Sequence[int], alpha: float = 4.0, random=np.random) -> Tensor:
+    """CutMix masks of AD-MT: one share ~ Beta(alpha, alpha) for all, and for each a box around a random voxel.
+
+    Official code: ZhenZHAO/AD-MT (`mixaugs.py`); centers are uniform in `N_i // 8 ... N_i - 1`.
+
+    Args:
+        count: number of masks B.
+        shape: spatial extent of the images, voxels.
+        random: `numpy.random` or a `numpy.random.RandomState`.
+
+    Returns:
+        `(B, 1, *shape)` bool, False inside the box.
+    """
+    sides = cutmix_sides(shape, float(random.beta(alpha, alpha)))
+    boxes = [centered_box(shape, sides, [int(random.randint(n // 8, n)) for n in shape]) for _ in range(count)]
+    return torch.cat([outside_boxes(shape, [box]) for box in boxes])
+
+
 def draw_block_masks(count: int, blocks: Sequence[int], alpha: float = 0.5, random=np.random) -> Tensor:
     """Masks of a grid of blocks: each block comes from the first image with probability lambda ~ Beta(alpha, alpha).
 
@@ -153,6 +187,18 @@ def draw_block_masks(count: int, blocks: Sequence[int], alpha: float = 0.5, rand
     """
     share = random.beta(alpha, alpha)
     return torch.from_numpy(random.uniform(size=(count, 1, *blocks)) < share)
+
+
+def draw_mix_factors(count: int, axes: int, alpha: float, random=np.random) -> Tensor:
+    """Shares lambda ~ Beta(alpha, alpha) of mixup, one per mix, `(count, 1, *[1] * axes)` float32: a mask for `blend`.
+
+    Zhang et al., "mixup", ICLR 2018; Verma et al., ICT, IJCAI 2019: alpha 0.2, with which most shares are near 0 or 1.
+
+    Args:
+        axes: number of spatial axes.
+        random: `numpy.random` or a `numpy.random.RandomState`.
+    """
+    return torch.from_numpy(random.beta(alpha, alpha, (count, 1, *[1] * axes))).float()
 
 
 def blend(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:

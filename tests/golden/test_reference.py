@@ -11,7 +11,7 @@ from nnunet_ssl.predictions.probabilities import probabilities
 from tests.golden.reference.adversarial_masks import balanced_cross_entropy, rescaled
 from tests.golden.reference.binary import binary_cross_entropy, foreground_dice_loss
 from tests.golden.reference.boxes import rows_from_corners
-from tests.golden.reference.consistency import softmax_dice, symmetric_mse
+from tests.golden.reference.consistency import softmax_dice
 from tests.golden.reference.multiple_instance import bag_loss, bag_scores, pairwise_smoothness
 from tests.golden.reference.stsr import (
     confident_labels,
@@ -42,11 +42,6 @@ def test_dice_sums_over_the_whole_batch():
     student, teacher = draw(3, 2, 4, 4), draw(3, 2, 4, 4, seed=1)
     as_one_image = [x.transpose(0, 1).reshape(1, 2, 12, 4) for x in (student, teacher)]
     torch.testing.assert_close(softmax_dice(student, teacher), softmax_dice(*as_one_image))
-
-
-def test_symmetric_mse_is_that_of_the_values_themselves():
-    a, b = draw(2, 3, 4, 5), draw(2, 3, 4, 5, seed=1)
-    torch.testing.assert_close(symmetric_mse(a, b), torch.nn.functional.mse_loss(a, b))
 
 
 def test_squared_dice_by_hand():

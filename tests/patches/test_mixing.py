@@ -11,11 +11,15 @@ from nnunet_ssl.patches.mixing import (
     both_directions,
     box_masks,
     box_size,
+    centered_box,
     copy_paste,
     cross_view_labels,
+    cutmix_sides,
     cutout_masks,
     draw_block_masks,
     draw_box,
+    draw_centered_masks,
+    draw_mix_factors,
     halves,
     mix_halves,
     outside_boxes,
@@ -190,3 +194,21 @@ def test_pseudo_labels_shrink_like_nnunets_targets():
         (expected,) = DownsampleSegForDSTransform([scale])(segmentation=labels[0])["segmentation"]
         found = resize_nearest(labels, expected.shape[1:])
         assert torch.equal(found[0], expected) and found.dtype == labels.dtype
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_mix_factors_are_one_per_mix_and_mostly_near_the_ends(axes):
+    factors = draw_mix_factors(4000, axes, 0.2, np.random.RandomState(0))
+    assert factors.shape == (4000, 1, *[1] * axes) and factors.dtype == torch.float32
+    assert factors.min() >= 0 and factors.max() <= 1
+    assert factors.mean().item() == pytest.approx(0.5, abs=0.03)
+    near = ((factors < 0.05) | (factors > 0.95)).float().mean().item()
+    assert near == pytest.approx(0.58, abs=0.03)
+
+
+def test_centered_boxes_are_cut_off_at_the_image():
+    assert cutmix_sides((20, 9), 0.75) == [10, 4]
+    assert centered_box((20, 9), (10, 5), (2, 8)) == [(0, 7), (6, 9)]
+    masks = draw_centered_masks(50, (16, 12, 8), random=np.random.RandomState(0))
+    assert masks.shape == (50, 1, 16, 12, 8) and masks.dtype == torch.bool
+    assert 0 < (~masks).float().mean() < 0.5

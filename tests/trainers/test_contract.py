@@ -88,6 +88,10 @@ def test_a_step_trains(name, configuration, deep_supervision, datasets, tmp_path
         files.remove("progress_ssl.png")
         monkeypatch.setattr(Curves, "plot", lambda *_: None)
         monkeypatch.setattr(type(trainer.logger), "plot_progress_png", lambda *_: None)
+    if not deep_supervision and "no_deep_supervision" in trainer.unsupported:
+        with pytest.raises(NotImplementedError, match="'no_deep_supervision'"):
+            trainer.initialize()
+        return
     started(trainer)
     before = weights_of(trainer.network)
     past_every_switch(trainer)

@@ -8,10 +8,26 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ssl.engine.ema import ema_decay_at, ema_update
+from nnunet_ssl.ramps import sigmoid_rampup, stepwise_progress
 from tests.golden.framework import GoldenFile
 
 # number of the first update; stands in the sidecars' `meaning` only
 FIRST_EMA_STEP = {"from0": 0, "cross": 97}
+# iterations that the scripts of SSL4MIS call an epoch, which their ramps count; stands in the specification only
+RAMP_INTERVAL = 150
+
+
+def ssl4mis_weight(file: GoldenFile, key: str, **constants: float) -> float:
+    """The weight at `iter_num` of an array, ramped up to `consistency` over `rampup` blocks of 150 iterations.
+
+    Args:
+        key: of the array whose constants these are.
+        constants: those that the sidecar has not.
+    """
+    of_file = {"iter_num", "consistency", "rampup"} - set(constants)
+    constants |= {name: file.constant(name, key) for name in of_file}
+    progress = stepwise_progress(constants["iter_num"], RAMP_INTERVAL, constants["rampup"])
+    return sigmoid_rampup(progress, constants["consistency"])
 
 
 def _network(parameters: dict[str, Tensor]) -> nn.ParameterDict:
