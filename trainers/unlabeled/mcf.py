@@ -83,9 +83,8 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
         )
         differ = disagreement(on_labeled[0], on_labeled[1], activation, annotated)
         score, other_score = (self.score(logits, target, annotated) for logits in on_labeled)
-        mutual = self.mutual_losses(
-            *(batch.logits[n][0] for n in ("student", "second")), score < other_score, batch.inside
-        )
+        first, second = batch.logits["student"][0], batch.logits["second"][0]
+        mutual = self.mutual_losses(first, second, score < other_score, batch.inside)
         i, suffix = (0, "") if member is self.student else (1, "_second")
         return {
             f"rectification{suffix}": rectification_loss(on_labeled[i], target, differ, activation),
