@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,6 +168,7 @@ def test_every_block_is_in_a_journey():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("NNUNET_SSL_PAGES" not in os.environ, reason="minutes for each page: set NNUNET_SSL_PAGES=1")
 @pytest.mark.parametrize("journey", JOURNEYS)
 def test_the_blocks_of_a_page_run_as_they_stand(journey, tmp_path, monkeypatch):
     monkeypatch.setattr(acdc_release, "SHAPE", (11, 32, 32))  # large enough for nnU-Net's planning
