@@ -20,7 +20,7 @@ import nnunet_ssl.engine.optimization
 from nnunet_ssl.data.model_files import read_checkpoint
 from nnunet_ssl.discovery.variants import trainer_classes
 from nnunet_ssl.engine.curves import Curves
-from nnunet_ssl.engine.members import Teacher
+from nnunet_ssl.engine.members import NetworkMember, Teacher
 from nnunet_ssl.engine.prediction import inference_network_in_place
 from nnunet_ssl.errors import UserError
 from tests.golden.framework import adapter_names, load_adapter, record_calls
@@ -74,6 +74,11 @@ def test_found_by_nnunet_with_its_constructor(name):
     assert "plans_manager" in inspect.signature(cls.build_network_architecture).parameters
 
 
+def is_network(member) -> bool:
+    """Whether a member segments: the average of a head is called like a network, but does not."""
+    return is_network(member.source) if isinstance(member, Teacher) else isinstance(member, NetworkMember)
+
+
 @each_trainer
 @each_dimension
 @pytest.mark.parametrize("deep_supervision", [True, False])
@@ -93,6 +98,7 @@ def test_a_step_trains(name, configuration, deep_supervision, datasets, tmp_path
             trainer.initialize()
         return
     started(trainer)
+    assert list(trainer.networks) == ["student", *(m.name for m in trainer.members if is_network(m))]
     before = weights_of(trainer.network)
     past_every_switch(trainer)
     outputs = run_steps(trainer, next_batches(trainer, 2))

@@ -6,11 +6,12 @@ arXiv:2311.17325. Official code: ZhenZHAO/AD-MT.
 A student and two teachers, of which one follows the student while the other one rests; they take turns of random length. In the
 first one's turns the student sees strong intensity changes, in the second one's CutMix, which keeps the teachers different:
 
-    p  = a f'_1(u) + (1 - a) f'_2(u),    a = e^{-H_1} / (e^{-H_1} + e^{-H_2}),    H_k: entropy of teacher k in bits, u: weak
-    view y  = argmax p, c = max p; where argmax f'_1 and f'_2 differ and the student is surer of another class: the student's y
-    and c L  = L_sup(x, y_x) + w(t) sum_h a_h [ sum_v [c >= confidence] ce(f_h(u'), y) / V + 1 - Dice(f_h(u'), y; c >=
-    confidence) ] u' = strong view of u, or CutMix(u) with y and c mixed alike;    theta'_k <- ema_decay theta'_k + (1 -
-    ema_decay) theta in its turn
+    p = a f'_1(u) + (1 - a) f'_2(u),    a = e^{-H_1} / (e^{-H_1} + e^{-H_2})
+    y = argmax p,  c = max p;  where argmax f'_1 and f'_2 differ and the student is surer of another class: its y and c
+    L = L_sup(x, y_x) + w(t) sum_h a_h [ sum_v M ce(f_h(u'), y) / V + 1 - Dice(f_h(u'), y; M) ],    M = [c >= confidence]
+    theta'_k <- ema_decay theta'_k + (1 - ema_decay) theta in its turn
+
+u: weak view, H_k: entropy of teacher k in bits, u': strong view of u, or CutMix(u) with y and c mixed alike.
 
 Differs from the official code: the unsupervised loss is that of `nnUNetTrainerSemiSupervised`, at all scales: cross entropy
 over all V voxels and Dice of the classes that occur (official 3D: a mean over the confident voxels alone, which is background
@@ -30,7 +31,7 @@ from torch import Tensor
 from nnunet_ssl.dataloading.streams import refuse_single_patches
 from nnunet_ssl.dataloading.views import without_intensity
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.features import patch_share
+from nnunet_ssl.engine.features import large_enough_to_mix
 from nnunet_ssl.engine.members import NetworkMember
 from nnunet_ssl.losses.combine import over_scales
 from nnunet_ssl.losses.self_training import self_training_loss
@@ -48,6 +49,7 @@ class nnUNetTrainerADMT(nnUNetTrainerSSL):
     one of each teacher and one of the student.
     """
 
+    networks = ("student", "first_teacher", "second_teacher")
     unlabeled_weight: float = 1.0  # official code: 2.0, see above
     rampup_fraction: float = 0.4  # of the run; official: 6000 of 15000 (3D), 7500 of 30000 iterations (2D)
     confidence: float = 0.8  # of a voxel's label, which does not count below; official: 0.8 (3D), 0.95 (2D)
@@ -60,15 +62,11 @@ class nnUNetTrainerADMT(nnUNetTrainerSSL):
 
     def build_method(self) -> None:
         refuse_single_patches(self)
-        self.first = self.register_teacher(self.ema_decay, "first", warmup=False)
-        self.second = self.register_teacher(self.ema_decay, "second", warmup=False)
+        self.first = self.register_teacher(self.ema_decay, "first_teacher", warmup=False)
+        self.second = self.register_teacher(self.ema_decay, "second_teacher", warmup=False)
         longest = max(1, round(self.longest_turn * self.num_iterations_per_epoch))
         self.turns = self.register_state("turns", Alternation(lambda: int(np.random.randint(1, longest + 1))))
-        self.cutmix = patch_share(self) >= self.smallest_share
-        if not self.cutmix:
-            self.print_to_log_file(
-                f"A patch shows {patch_share(self):.0%} of the median image: no CutMix, see smallest_share."
-            )
+        self.cutmix = large_enough_to_mix(self, self.smallest_share)
 
     def unlabeled_views(self, intensity):
         return {"strong": intensity, "weak": without_intensity(intensity)}

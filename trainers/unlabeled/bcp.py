@@ -18,8 +18,7 @@ Differs from the official code:
   nnU-Net's own loss on the mixed labels.
 * One run and schedule: the last student of the pre-training goes on (official: the best, for LA on test cases; a new optimizer).
 * Every patch is used once (again where there are fewer of one kind; at least two mixes), half of the mixes in each direction, as
-  official. Pre-training has as many mixes as labeled patches (official: half as many). Boxes may touch the far end of an axis.
-* Padding gets no pseudo label. Ignored voxels stay ignored. No dropout.
+  official. Pre-training has as many mixes as labeled patches (official: half as many). No pseudo label in padding. No dropout.
 """
 
 from __future__ import annotations
@@ -46,6 +45,7 @@ class nnUNetTrainerBCP(nnUNetTrainerSSL):
     pass of the teacher on the unlabeled patches. None of the teacher in pre-training.
     """
 
+    networks = ("student", "teacher")
     pseudo_weight: float = 0.5  # of pseudo-labeled against labeled voxels; as in the official code
     box_ratio: float = 2 / 3  # of the patch per axis; as in the official code
     ema_decay: float = 0.99  # as in the official code, no warm-up

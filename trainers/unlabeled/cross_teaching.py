@@ -40,6 +40,7 @@ class nnUNetTrainerCrossTeaching(nnUNetTrainerSSL):
     Passes per step: forward and backward on labeled and unlabeled patches in one batch, for each of the two networks.
     """
 
+    networks = ("student", "transformer")
     consistency_weight: float = 1.0  # official code: 0.1, see above
     rampup_fraction: float = 1.0  # of the run; official: 30000 of 30000 iterations
     transformer_delay: float = 0.2  # of the run, before the transformer teaches; official: 0

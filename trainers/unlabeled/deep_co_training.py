@@ -48,6 +48,7 @@ class nnUNetTrainerDeepCoTraining(nnUNetTrainerSSL):
     + 2 U.
     """
 
+    networks = ("student", "second")
     views: str = "adversarial"  # the paper; or "rotation", SSL4MIS
     agreement_weight: float = 10.0  # as in the paper
     difference_weight: float = 0.5  # as in the paper

@@ -42,6 +42,7 @@ class nnUNetTrainerICT(nnUNetTrainerSSL):
     forward pass of the teacher on the unlabeled ones.
     """
 
+    networks = ("student", "teacher")
     consistency_weight: float = 5.0  # official code: 0.1, see above
     rampup_fraction: float = 1.0  # of the run; official: 30000 of 30000 iterations
     alpha: float = 0.2  # of the Beta distribution of the shares; as in the official code

@@ -7,8 +7,8 @@ Image Segmentation", Medical Image Analysis 2022, arXiv:2109.09960 (MC-Net+, thr
 Decoders on one encoder differ in how they upsample: transposed convolutions (nnU-Net's own), linear interpolation, nearest
 neighbor. Each is asked to predict, on all patches, what the others would if they were sure:
 
-    L = sum_i L_sup(f_i(x), y) + w(t) sum_{i != j} mean_{n,c,v} (p_i - sharp(p_j))^2,    sharp(p) = p^(1/T) / (p^(1/T) +
-    (1-p)^(1/T)) w(t) = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
+    L = sum_i L_sup(f_i(x), y) + w(t) sum_{i != j} mean_{n,c,v} (p_i - sharp(p_j))^2
+    sharp(p) = p^(1/T) / (p^(1/T) + (1-p)^(1/T)),    w(t) = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
 
 Only the encoder and nnU-Net's own decoder are validated, stored and predicted with, as in the official code.
 

@@ -53,6 +53,7 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
     other, and a forward pass of them without gradient for the second.
     """
 
+    networks = ("student", "second")
     consistency_weight: float = 2.5  # official code: 0.1, a gradient of 0.4 % of the labeled loss's (docs/studies)
     rampup_fraction: float = 1.0  # of the run; official: 40 * 150 of 6000 iterations; 0: no ramp
     rectification_weight: float = 0.5  # as in the official code

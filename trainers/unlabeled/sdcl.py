@@ -39,6 +39,7 @@ class nnUNetTrainerSDCL(nnUNetTrainerBCP):
     more); one forward pass of the teacher on the unlabeled patches. None of the teacher in pre-training.
     """
 
+    networks = ("student", "teacher", "second")
     correction_weight: float = 1.0  # official code: 0.5, see above
     doubt_weight: float = 0.1  # official code: 0.05, see above
 

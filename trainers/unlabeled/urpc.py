@@ -6,8 +6,8 @@ Carcinoma Segmentation via Uncertainty Rectified Pyramid Consistency", MICCAI 20
 
 What the decoder predicts at several resolutions p_s is asked to agree with the mean q of these, less where it diverges from it:
 
-    L = L_sup(x, y) + w(t) mean_s [ mean_{n,c,v} e^{-D_s} (q - p_s)^2 / mean_{n,v} e^{-D_s} + mean_{n,v} D_s ],    D_s = KL(q ||
-    p_s) w(t) = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
+    L = L_sup(x, y) + w(t) mean_s [ mean_{n,c,v} e^{-D_s} (q - p_s)^2 / mean_{n,v} e^{-D_s} + mean_{n,v} D_s ]
+    D_s = KL(q || p_s),    w(t) = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
 
 The pyramid is nnU-Net's own: its deep supervision. Logits of lower resolutions are interpolated to the highest one. Gradients go
 through q, the weights and the divergences, as in the official code.
