@@ -33,6 +33,7 @@ from .unlabeled.dycon import nnUNetTrainerDyCON as nnUNetTrainerDyCON
 from .unlabeled.ema import nnUNetTrainerEMA as nnUNetTrainerEMA
 from .unlabeled.entropy_minimization import nnUNetTrainerEntropyMinimization as nnUNetTrainerEntropyMinimization
 from .unlabeled.filter_match import nnUNetTrainerFilterMatch as nnUNetTrainerFilterMatch
+from .unlabeled.fixmatch import nnUNetTrainerFixMatch as nnUNetTrainerFixMatch
 from .unlabeled.ict import nnUNetTrainerICT as nnUNetTrainerICT
 from .unlabeled.mc_net import nnUNetTrainerMCNet as nnUNetTrainerMCNet
 from .unlabeled.mcf import nnUNetTrainerMCF as nnUNetTrainerMCF
@@ -42,5 +43,6 @@ from .unlabeled.r_drop import nnUNetTrainerRDrop as nnUNetTrainerRDrop
 from .unlabeled.sdcl import nnUNetTrainerSDCL as nnUNetTrainerSDCL
 from .unlabeled.semi_supervised import nnUNetTrainerSemiSupervised as nnUNetTrainerSemiSupervised
 from .unlabeled.ua_mt import nnUNetTrainerUAMT as nnUNetTrainerUAMT
+from .unlabeled.unimatch import nnUNetTrainerUniMatch as nnUNetTrainerUniMatch
 from .unlabeled.upc import nnUNetTrainerUPC as nnUNetTrainerUPC
 from .unlabeled.urpc import nnUNetTrainerURPC as nnUNetTrainerURPC

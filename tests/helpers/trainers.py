@@ -67,6 +67,8 @@ def needs(name: str, **options) -> dict:
     return NEEDS.get(name, {}) | options
 
 
+_AT_ONCE = {"earliest": 0.0, "competence": 0.0, "ramp": 0.0}  # no start that is waited for
+
 # Attributes with which a step has the terms of a method with this weight only, beside nnU-Net's loss; None: its terms replace
 # this loss, or are nnU-Net's own in the beginning (tested for the trainer alone).
 WEIGHTED: dict[str, Callable[[float], dict] | None] = {
@@ -85,6 +87,7 @@ WEIGHTED: dict[str, Callable[[float], dict] | None] = {
     "nnUNetTrainerEMA": None,
     "nnUNetTrainerEntropyMinimization": lambda w: {"entropy_weight": w},
     "nnUNetTrainerFilterMatch": None,
+    "nnUNetTrainerFixMatch": lambda w: _AT_ONCE | {"strong_weight": w},
     "nnUNetTrainerICT": lambda w: {"consistency_weight": w},
     "nnUNetTrainerMAAG": lambda w: {"adversarial_weight": w, "discriminator_weight": w},
     "nnUNetTrainerMCF": lambda w: {"consistency_weight": w, "rectification_weight": w},
@@ -110,6 +113,7 @@ WEIGHTED: dict[str, Callable[[float], dict] | None] = {
     "nnUNetTrainerShapePU": lambda w: {"cut_weight": w, "consistency_weight": w, "marginal_weight": w},
     "nnUNetTrainerSizeConstraint": lambda w: {"size_weight": w},
     "nnUNetTrainerURPC": lambda w: {"consistency_weight": w},
+    "nnUNetTrainerUniMatch": lambda w: _AT_ONCE | {"strong_weight": w, "feature_weight": w},
     "nnUNetTrainerTestTwoNetworks": lambda w: {"consistency_weight": w},
     "nnUNetTrainerTestWeak": lambda w: {"entropy_weight": w},
     "nnUNetTrainerUAMT": lambda w: {"consistency_weight": w},
