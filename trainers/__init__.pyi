@@ -27,6 +27,7 @@ from .unlabeled.cct import nnUNetTrainerCCT as nnUNetTrainerCCT
 from .unlabeled.cml import nnUNetTrainerCML as nnUNetTrainerCML
 from .unlabeled.cps import nnUNetTrainerCPS as nnUNetTrainerCPS
 from .unlabeled.cross_teaching import nnUNetTrainerCrossTeaching as nnUNetTrainerCrossTeaching
+from .unlabeled.dan import nnUNetTrainerDAN as nnUNetTrainerDAN
 from .unlabeled.deep_co_training import nnUNetTrainerDeepCoTraining as nnUNetTrainerDeepCoTraining
 from .unlabeled.dtc import nnUNetTrainerDTC as nnUNetTrainerDTC
 from .unlabeled.dycon import nnUNetTrainerDyCON as nnUNetTrainerDyCON

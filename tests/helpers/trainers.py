@@ -81,6 +81,7 @@ WEIGHTED: dict[str, Callable[[float], dict] | None] = {
     "nnUNetTrainerCPS": lambda w: {"consistency_weight": w},
     "nnUNetTrainerCrossTeaching": lambda w: {"consistency_weight": w},
     "nnUNetTrainerCycleMix": lambda w: {"mix_weight": w, "consistency_weight": w, "integrity_weight": w},
+    "nnUNetTrainerDAN": lambda w: {"adversarial_weight": w, "discriminator_weight": w},
     "nnUNetTrainerDTC": lambda w: {"consistency_weight": w, "sdf_weight": w},
     "nnUNetTrainerDeepCoTraining": lambda w: {"agreement_weight": w, "difference_weight": w},
     "nnUNetTrainerDyCON": lambda w: {"consistency_weight": w, "uncertainty_weight": w, "contrast_weight": w},

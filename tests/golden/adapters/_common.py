@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ssl.engine.ema import ema_decay_at, ema_update
+from nnunet_ssl.networks.map_discriminator import MapDiscriminator
 from nnunet_ssl.ramps import sigmoid_rampup, stepwise_progress
 from tests.golden.framework import GoldenFile
 
@@ -73,3 +74,41 @@ def stored_ema_sequences(file: GoldenFile) -> dict[str, Tensor]:
         )
         produced |= {f"ema_{sequence}_teacher_{name}": values for name, values in teacher.items()}
     return produced
+
+
+# of the official discriminators' inputs, which are stored on a coarse grid; stands in the sidecars' `meaning` only
+ENLARGED = 16
+
+
+def _enlarged(file: GoldenFile, key: str) -> Tensor:
+    values = file.tensor(key)
+    for axis in range(2, values.ndim):
+        values = values.repeat_interleave(ENLARGED, axis)
+    return values
+
+
+def discriminator_output(
+    file: GoldenFile, weights: str, inputs: str, window: Sequence[int], activate_sum: bool
+) -> Tensor:
+    """The logits of our discriminator with the official one's weights, in evaluation mode.
+
+    Args:
+        weights: prefix of the arrays `<prefix>conv0.weight` and so on.
+        inputs: prefix of the arrays `<prefix>map_low` and `<prefix>image_low`.
+        window: of the official average pooling, voxels along each axis.
+        activate_sum: as in `MapDiscriminator`.
+    """
+    maps, images = (_enlarged(file, f"{inputs}{name}_low") for name in ("map", "image"))
+    names = {"conv0": "of_map", "conv1": "of_image", "conv2": "layers.0", "conv3": "layers.1", "conv4": "layers.2"}
+    names |= {"classifier": "classifier"}
+    state = {
+        f"{ours}.{kind}": file.tensor(f"{weights}{theirs}.{kind}")
+        for theirs, ours in names.items()
+        for kind in ("weight", "bias")
+    }
+    features = len(state["of_map.bias"])
+    module = MapDiscriminator(
+        maps.shape[1], images.shape[1], maps.shape[2:], features, activate_sum=activate_sum, window=window
+    )
+    module.load_state_dict(state)
+    return module.eval()(maps, images).detach()
