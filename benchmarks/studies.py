@@ -171,6 +171,7 @@ UNLABELED += (
     "UniMatch",
     "FixMatch",
     "DAN",
+    "SASSNet",
 )
 ACDC_EPOCHS, LA_EPOCHS = 16, 12
 GPU_ACDC_EPOCHS, GPU_LA_EPOCHS = 40, 8  # for half an hour; docs/gpu.md says how they were chosen

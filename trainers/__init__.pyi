@@ -41,6 +41,7 @@ from .unlabeled.mcf import nnUNetTrainerMCF as nnUNetTrainerMCF
 from .unlabeled.mean_teacher import nnUNetTrainerMeanTeacher as nnUNetTrainerMeanTeacher
 from .unlabeled.pseudo_labels import nnUNetTrainerPseudoLabels as nnUNetTrainerPseudoLabels
 from .unlabeled.r_drop import nnUNetTrainerRDrop as nnUNetTrainerRDrop
+from .unlabeled.sassnet import nnUNetTrainerSASSNet as nnUNetTrainerSASSNet
 from .unlabeled.sdcl import nnUNetTrainerSDCL as nnUNetTrainerSDCL
 from .unlabeled.semi_supervised import nnUNetTrainerSemiSupervised as nnUNetTrainerSemiSupervised
 from .unlabeled.ua_mt import nnUNetTrainerUAMT as nnUNetTrainerUAMT

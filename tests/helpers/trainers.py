@@ -98,6 +98,7 @@ WEIGHTED: dict[str, Callable[[float], dict] | None] = {
     "nnUNetTrainerPointsPASeg": lambda w: {"crf_weight": w, "variance_weight": w},
     "nnUNetTrainerPseudoLabels": lambda w: {"pseudo_weight": w},
     "nnUNetTrainerRDrop": lambda w: {"agreement_weight": w},
+    "nnUNetTrainerSASSNet": lambda w: {"sdf_weight": w, "adversarial_weight": w, "discriminator_weight": w},
     "nnUNetTrainerSDCL": None,
     "nnUNetTrainerScribble2Label": lambda w: {"pseudo_weight": w},
     "nnUNetTrainerScribbleDMPLS": lambda w: {"pseudo_weight": w, "auxiliary_weight": w},

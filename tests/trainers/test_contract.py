@@ -404,6 +404,8 @@ WITHOUT_EFFECT = {
     "nnUNetTrainerScribbleIntensityVariance": "published weight of WSL4MIS; no study has decided on another",
     "nnUNetTrainerScribbleTV": "published weight of PyMIC; no study has decided on another",
 }
+# terms that reach the network through its features and never its segmentation layers, where shares are measured
+BESIDE_THE_LAYERS = {"nnUNetTrainerSASSNet"}
 # nnU-Net's own loss, in this or another form: nothing beside it
 NO_TERM = {"nnUNetTrainerEMA", "nnUNetTrainerScribblePCE", *PARTIAL}
 
@@ -426,7 +428,9 @@ def largest_shares(name: str, datasets, tmp_path) -> dict[str, list[float]]:
 @pytest.mark.parametrize("name", [name for name in UNLABELED + SPARSE if name not in NO_TERM])
 def test_a_default_term_pulls_at_the_segmentation_layers(name, datasets, tmp_path):
     found = largest_shares(name, datasets, tmp_path)
-    assert found
+    assert bool(found) != (name in BESIDE_THE_LAYERS)
+    if name in BESIDE_THE_LAYERS:
+        return
     if name in WITHOUT_EFFECT:
         medians = {term: statistics.median(shares) for term, shares in found.items()}
         assert max(medians.values()) < SMALLEST_SHARE, f"{name} no longer belongs into WITHOUT_EFFECT: {medians}"
