@@ -157,6 +157,22 @@ GPU_LA_ALL = replace(LA_ALL, name="LAallgpu", dataset_id=380, **_GPU_LA)
 
 PEERS = ("SSL4MIS supervised", "SSL4MIS Mean Teacher")
 UNLABELED = ("MeanTeacher", "FilterMatch", "CPS", "BCP", "UAMT", "ACMT", "DTC", "UPC", "MCF", "CML", "DyCON")
+UNLABELED += (
+    "EntropyMinimization",
+    "ICT",
+    "RDrop",
+    "URPC",
+    "CCT",
+    "MCNet",
+    "DeepCoTraining",
+    "CrossTeaching",
+    "SDCL",
+    "ADMT",
+    "UniMatch",
+    "FixMatch",
+    "DAN",
+    "SASSNet",
+)
 ACDC_EPOCHS, LA_EPOCHS = 16, 12
 GPU_ACDC_EPOCHS, GPU_LA_EPOCHS = 40, 8  # for half an hour; docs/gpu.md says how they were chosen
 LABEL = "pseudo_label -d {dataset} -c {configuration} -f 0 -tr {after[0]} -device {device} -np 1"

@@ -90,6 +90,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             "deep_supervision", "no_deep_supervision", "ddp", "compile", "fold_all".
         term_patches: term -> the patches it is computed on (`engine/curves.py`), for `progress_ssl.png`. Default: labeled ones of
             names that begin with `labeled` and without unlabeled patches, else unlabeled ones.
+        networks: names of the segmentation networks that a step holds with the default attributes: the student, then those that
+            `build_method` registers (`nnunet_ssl trainers` lists them).
     """
 
     unlabeled_batch_size: int | None = None
@@ -101,6 +103,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     knows_partial_labels: bool = False
     unsupported: dict[str, str] = {}
     term_patches: ClassVar[Mapping[str, str]] = {}
+    networks: ClassVar[tuple[str, ...]] = ("student",)
 
     def __init__(
         self,

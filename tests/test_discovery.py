@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import pickle
 import subprocess
@@ -15,6 +14,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_ssl import cli
 from nnunet_ssl.discovery import SCANNED_FOLDER
+from nnunet_ssl.discovery.listing import trainer_facts
 from nnunet_ssl.discovery.variants import find_trainer, trainer_classes
 from nnunet_ssl.engine.configurable import ConfigurableTrainer
 from nnunet_ssl.trainers import nnUNetTrainerMeanTeacher
@@ -172,7 +172,8 @@ def test_the_command_lists_each_trainer_under_its_kind_of_label_with_its_first_l
     assert [kind.splitlines()[0].split()[0] for kind in kinds] == ["Dense", "Scribbles,", "Classes"]
     listed = {}
     for kind, folder in zip(kinds, ("unlabeled", "sparse", "partial"), strict=True):
-        listed |= {line.split()[0]: (folder, line) for line in kind.splitlines()[1:]}
+        lines = [line for line in kind.splitlines()[1:] if line.startswith("  nnUNetTrainer")]
+        listed |= {line.split()[0]: (folder, line) for line in lines}
         recommended = kind.splitlines()[0].split()[-1].rstrip(".")
         assert listed[recommended][0] == folder
     assert sorted(listed) == list(trainer_classes())
@@ -180,9 +181,29 @@ def test_the_command_lists_each_trainer_under_its_kind_of_label_with_its_first_l
     assert listed["nnUNetTrainerMeanTeacher"][1].endswith(nnUNetTrainerMeanTeacher.__doc__.splitlines()[0])
 
 
-def test_every_trainer_has_a_line_of_description():
-    first_lines = {name: (inspect.getdoc(cls) or "").split("\n")[0] for name, cls in trainer_classes().items()}
-    assert [name for name, line in first_lines.items() if not line.endswith(".")] == []  # a sentence, not cut off
+def test_the_command_says_networks_passes_support_and_source(capsys):
+    assert cli.main(["trainers"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert (
+        "networks: student, teacher passes per step: forward and backward on labeled and unlabeled patches in one batch, one "
+        "forward pass of the teacher on the unlabeled ones supports: 2D, 3D, regions, ignore label source: Tarvainen & Valpola"
+    ) in text
+    assert text.count(" source: ") == len(trainer_classes())
+
+
+def test_every_trainer_has_a_sentence_passes_and_a_source():
+    for facts in trainer_facts():
+        assert facts.idea.endswith("."), facts.name  # a sentence, not cut off
+        assert facts.passes and facts.citation and facts.networks[0] == "student", facts
+
+
+def test_what_is_supported_comes_from_the_class(monkeypatch):
+    supports = {facts.name: facts.supports for facts in trainer_facts()}
+    assert supports["nnUNetTrainerPartialLabel"] == ("2D", "3D", "regions", "ignore label", "partial labels")
+    assert supports["nnUNetTrainerCycleMix"] == ("2D", "3D", "ignore label")
+    monkeypatch.setattr(nnUNetTrainerMeanTeacher, "unsupported", {"3d": "a reason"})
+    changed = {facts.name: facts.supports for facts in trainer_facts()}
+    assert changed["nnUNetTrainerMeanTeacher"] == ("2D", "regions", "ignore label")
 
 
 def test_the_command_prints_hyperparameters_with_values(capsys):

@@ -38,6 +38,21 @@ def unlabeled_batch_size_here(trainer) -> int:
     return size // ranks + (trainer.local_rank < size % ranks)
 
 
+def refuse_single_patches(trainer) -> None:
+    """For methods that mix unlabeled patches with one another: refuse steps with a single one in this process.
+
+    Raises:
+        UserError: with the attribute to set.
+    """
+    here = unlabeled_batch_size_here(trainer)
+    if here < 2:
+        ranks = dist.get_world_size() if trainer.is_ddp else 1
+        raise UserError(
+            f"{type(trainer).__name__} mixes unlabeled patches with one another, and each process has {here} of them in a step. "
+            f"Set unlabeled_batch_size = {2 * ranks} or more in a subclass, or plan with a larger -gpu_memory_target."
+        )
+
+
 def two_streams(trainer, augmenter, pool: UnlabeledPool) -> TwoStreamLoader:
     """What the training workers shall run: the labeled loader, changed by the method's seams, and unlabeled and further ones.
 

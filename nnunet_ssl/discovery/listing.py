@@ -1,8 +1,11 @@
-"""What `nnunet_ssl trainers` lists: the trainers, and the hyper-parameters of one."""
+"""What `nnunet_ssl trainers` lists: the trainers with what their classes say about them, and the hyper-parameters of one."""
 
 from __future__ import annotations
 
 import inspect
+import re
+import sys
+from dataclasses import dataclass
 
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
@@ -17,14 +20,63 @@ KINDS = {
 }
 """Folder of `trainers/` -> the labels that its trainers are for."""
 
+FEATURES = {"2D": "2d", "3D": "3d", "regions": "regions", "ignore label": "ignore_label"}
+"""What is printed -> its name in `nnUNetTrainerSSL.unsupported`."""
 
-def trainer_rows() -> dict[str, list[tuple[str, str]]]:
-    """For what labels -> (name, first line of the docstring) of every trainer."""
-    rows: dict[str, list[tuple[str, str]]] = {text: [] for text in KINDS.values()}
-    for name, cls in trainer_classes().items():
-        kind = cls.__module__.removeprefix("nnunet_ssl.trainers.").split(".")[0]
-        rows[KINDS[kind]].append((name, (inspect.getdoc(cls) or "").split("\n")[0]))
-    return rows
+
+@dataclass(frozen=True)
+class TrainerFacts:
+    """What a trainer's class, its docstring and that of its module say.
+
+    Attributes:
+        kind: folder of `trainers/`, a key of `KINDS`.
+        idea: first line of the docstring.
+        networks: names of the segmentation networks in a step, the student first.
+        passes: passes per step, in words.
+        supports: of 2D, 3D, regions, ignore label, partial labels.
+        citation: authors, title or venue, and year.
+    """
+
+    name: str
+    kind: str
+    idea: str
+    networks: tuple[str, ...]
+    passes: str
+    supports: tuple[str, ...]
+    citation: str
+
+
+def trainer_facts() -> list[TrainerFacts]:
+    """The facts of every trainer of this package, in the order of their names."""
+    return [_facts(name, cls) for name, cls in trainer_classes().items()]
+
+
+def _facts(name: str, cls) -> TrainerFacts:
+    supports = [shown for shown, feature in FEATURES.items() if feature not in cls.unsupported]
+    return TrainerFacts(
+        name,
+        cls.__module__.removeprefix("nnunet_ssl.trainers.").split(".")[0],
+        (inspect.getdoc(cls) or "").split("\n")[0],
+        cls.networks,
+        next(filter(None, map(_passes, cls.__mro__)), ""),
+        tuple(supports + ["partial labels"] * cls.knows_partial_labels),
+        _citation(cls),
+    )
+
+
+def _passes(cls: type) -> str:
+    """What follows "Passes per step" in the docstring of the class itself; empty without one."""
+    found = re.search(r"Passes per step(?:: |, )(.*?)(?:\n\n|\Z)", inspect.cleandoc(cls.__doc__ or ""), re.DOTALL)
+    return " ".join(found[1].split()) if found else ""
+
+
+def _citation(cls: type) -> str:
+    """The first paragraph with a year in it: of the class's docstring, else of its module's."""
+    for text in (cls.__doc__, sys.modules[cls.__module__].__doc__):
+        for paragraph in inspect.cleandoc(text or "").split("\n\n"):
+            if re.search(r"\b(19|20)\d\d\b|arXiv:\d", paragraph):
+                return " ".join(paragraph.split())
+    return ""
 
 
 def attribute_rows(name: str) -> list[tuple[str, str]]:

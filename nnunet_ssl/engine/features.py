@@ -55,6 +55,17 @@ def patch_share(trainer) -> float:
     return min(1.0, *(p / i for p, i in zip(patch, image, strict=True)))
 
 
+def large_enough_to_mix(trainer, smallest_share: float) -> bool:
+    """Whether a patch shows at least this share of the median image along every axis; else the log says that nothing is mixed.
+
+    For methods that can do without CutMix; `smallest_share` is their attribute of this name.
+    """
+    share = patch_share(trainer)
+    if share < smallest_share:
+        trainer.print_to_log_file(f"A patch shows {share:.0%} of the median image: no CutMix, see smallest_share.")
+    return share >= smallest_share
+
+
 def warn_of_small_patches(trainer) -> None:
     """For methods that paste patches into each other, in the log: patches that show less than half of an image.
 

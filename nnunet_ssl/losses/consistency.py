@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_ssl.predictions.probabilities import _ACTIVATIONS, in_float32, probabilities
+from nnunet_ssl.predictions.uncertainty import predictive_entropy
 
 
 def _check(activation: str, first: Tensor, second: Tensor, mask: Tensor | None) -> None:
@@ -102,3 +103,62 @@ def softmax_kl(
         divergence = F.kl_div(F.logsigmoid(student), torch.sigmoid(teacher), reduction="none")
         divergence = divergence + F.kl_div(F.logsigmoid(-student), torch.sigmoid(-teacher), reduction="none")
     return reduce_voxels(divergence, mask, reduction)
+
+
+def symmetric_kl(
+    first_logits: Tensor,
+    second_logits: Tensor,
+    activation: str = "softmax",
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """`(KL(p || q) + KL(q || p)) / 2`, mean over samples, classes and voxels; gradients go through both directions.
+
+        softmax: L = mean_{n,c,v} (p - q) (ln p - ln q) / 2
+        sigmoid: L = mean_{n,c,v} (p - q) (z_p - z_q) / 2,    z: logits
+
+    Liang et al., "R-Drop", NeurIPS 2021, eq. 2; dropreg/R-Drop and HiLab-git/SSL4MIS (`compute_kl_loss`). The sum over all
+    elements, as in the first of them, is that of reduction "none". From log-probabilities, so that a p of 0 has a gradient.
+
+    Arguments and errors are those of `softmax_mse`.
+    """
+    _check(activation, first_logits, second_logits, mask)
+    first, second = in_float32(first_logits), in_float32(second_logits)
+    difference = probabilities(first, activation) - probabilities(second, activation)
+    if activation == "softmax":
+        first, second = F.log_softmax(first, 1), F.log_softmax(second, 1)
+    return reduce_voxels(difference * (first - second) / 2, mask, reduction)
+
+
+def jensen_shannon(
+    first_logits: Tensor, second_logits: Tensor, activation: str = "softmax", mask: Tensor | None = None
+) -> Tensor:
+    """`H((p + q) / 2) - (H(p) + H(q)) / 2` of each voxel in nats, mean over the voxels; in [0, ln 2].
+
+    Regions: of two Bernoulli distributions each, mean over the regions too. Qiao et al., "Deep Co-Training", ECCV 2018, eq. 2.
+
+    Arguments and errors are those of `softmax_mse`.
+    """
+    _check(activation, first_logits, second_logits, mask)
+    p, q = probabilities(first_logits, activation), probabilities(second_logits, activation)
+    tiny = torch.finfo(p.dtype).tiny  # keeps the logarithm of 0 finite; smaller than any rounding
+    mean, first, second = (predictive_entropy(x, activation, tiny) for x in ((p + q) / 2, p, q))
+    return reduce_voxels(mean - (first + second) / 2, mask, "mean")
+
+
+def symmetric_mse(first: Tensor, second: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`mean_{n,c,v} (first - second)^2` of two `(B, C, *spatial)` tensors as they are: no activation is applied.
+
+    For probabilities that are no softmax (mixtures), or for logits as in the official `symmetric_mse_loss`. Mask and errors are
+    those of `softmax_mse`.
+    """
+    _check("softmax", first, second, mask)
+    return reduce_voxels((in_float32(first) - in_float32(second)) ** 2, mask, "mean")
+
+
+def mutual_mse(first: Tensor, second: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`(mse(first, stop(second)) + mse(stop(first), second)) / 2`: the value of `symmetric_mse` with half of its gradient.
+
+    Each of two predictions is the target of the other. HiLab-git/SSL4MIS (`train_deep_co_training_2D.py`). Arguments as there.
+    """
+    return (symmetric_mse(first, second.detach(), mask) + symmetric_mse(first.detach(), second, mask)) / 2

@@ -1,7 +1,7 @@
 """Entropy minimization: predictions are asked to be certain.
 
-Grandvalet & Bengio, "Semi-supervised Learning by Entropy Minimization", NeurIPS 2004; for scribbles HiLab-git/WSL4MIS and
-HiLab-git/PyMIC.
+Grandvalet & Bengio, "Semi-supervised Learning by Entropy Minimization", NeurIPS 2004; for segmentation Vu et al. (ADVENT), CVPR
+2019, and HiLab-git/SSL4MIS; for scribbles HiLab-git/WSL4MIS and HiLab-git/PyMIC.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ def entropy_loss(
     relative: bool = True,
     eps: float = 1e-6,
     squeeze: float = 0.0,
+    channels: int | None = None,
 ) -> Tensor:
     """Mean entropy of the voxels.
 
@@ -34,9 +35,12 @@ def entropy_loss(
         relative: in units of the largest entropy, so that a weight means the same for any number of classes.
         eps: added to p inside the logarithm; official code: 1e-6 (WSL4MIS), 0 (PyMIC).
         squeeze: s of `p <- (1 - 2 s) p + s` before all else; official code: 0 (WSL4MIS), 5e-4 (PyMIC).
+        channels: whose largest entropy is the unit of the relative form; None: those of p.
     """
     p = (1 - 2 * squeeze) * in_float32(p) + squeeze
-    return mean_where((relative_entropy if relative else predictive_entropy)(p, activation, eps), mask)
+    if relative:
+        return mean_where(relative_entropy(p, activation, eps, channels), mask)
+    return mean_where(predictive_entropy(p, activation, eps), mask)
 
 
 def clean_entropy(

@@ -73,10 +73,45 @@ def present_dice_loss(
     return torch.where(present, losses, 0).sum() / present.sum().clamp(min=1)
 
 
-def self_training_loss(
+def confident_dice_loss(
     logits: Tensor, labels: Tensor, sure: Tensor, inside: Tensor, activation: str = "softmax"
 ) -> Tensor:
-    """`confident_cross_entropy + present_dice_loss`; maps of other spatial sizes are resized to the logits, nearest neighbor."""
+    """`mean_c 1 - (2 sum_v M p y + s) / (sum_v M (p^2 + y^2) + s)` over all classes, background included, s = 1e-5.
+
+    Sums go over voxels and batch. A class that M y does not have is pushed down by it. Yang et al., "UniMatch", CVPR 2023, its code
+    for medical images. Arguments as in `confident_cross_entropy`.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    _check(logits, labels, sure, activation)
+    p, y = probabilities(logits, activation), one_hot(labels, logits.shape[1], activation)
+    counted = sure & inside
+    axes = (0, *range(2, p.ndim))
+    overlap, sizes = (torch.where(counted, z, 0).sum(axes) for z in (p * y, p * p + y * y))
+    return (1 - (2 * overlap + 1e-5) / (sizes + 1e-5)).mean()
+
+
+FORMS = ("both", "cross_entropy", "dice")
+
+
+def self_training_loss(
+    logits: Tensor, labels: Tensor, sure: Tensor, inside: Tensor, activation: str = "softmax", form: str = "both"
+) -> Tensor:
+    """`confident_cross_entropy + present_dice_loss`; maps of other spatial sizes are resized to the logits, nearest neighbor.
+
+    Args:
+        form: "both"; or "cross_entropy" alone; or "dice", `confident_dice_loss` alone.
+
+    Raises:
+        ValueError: shapes do not fit, or another form.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {FORMS}, got {form!r}")
     labels, sure, inside = (resize_nearest(m, logits.shape[2:]) for m in (labels, sure, inside))
+    if form == "dice":
+        return confident_dice_loss(logits, labels, sure, inside, activation)
     cross_entropy = confident_cross_entropy(logits, labels, sure, inside, activation)
+    if form == "cross_entropy":
+        return cross_entropy
     return cross_entropy + present_dice_loss(logits, labels, sure, inside, activation)

@@ -6,6 +6,8 @@ module of its own, so that state dict, validation and prediction stay nnU-Net's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from nnunet_ssl.networks.dropout import drop_channels
@@ -13,26 +15,33 @@ from nnunet_ssl.networks.features import part_of
 
 
 class AuxiliaryDecoder(nn.Module):
-    """The decoder of a U-Net with channels dropped from everything that it gets from the encoder, in every call.
+    """The decoder of a U-Net, with everything that it gets from the encoder perturbed in every call.
 
     Luo et al., MICCAI 2022 (DMPLS): dropout on all skip connections and the bottleneck keeps its predictions different from those
-    of the main decoder.
+    of the main decoder. Ouali et al., CVPR 2020 (CCT): other perturbations do so in other ways.
 
     Args:
         network: a network of the plans with weights of its own. Its decoder is taken, its encoder is not kept.
         dropout: probability that a channel is dropped; 0: none.
+        perturb: from the features of all stages, the bottleneck last, to such a list, before the dropout; None: nothing.
 
     Raises:
         ValueError: `dropout` is outside [0, 1).
         NotImplementedError: the network is not built like nnU-Net's.
     """
 
-    def __init__(self, network: nn.Module, dropout: float):
+    def __init__(
+        self,
+        network: nn.Module,
+        dropout: float = 0.0,
+        perturb: Callable[[list[Tensor]], list[Tensor]] | None = None,
+    ):
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(f"the dropout probability must be in [0, 1), got {dropout}")
         part_of(network, "decoder", "seg_layers")
         self.dropout = dropout
+        self._perturb = perturb
         self.decoder = network.decoder
         if hasattr(self.decoder, "encoder"):
             # nnU-Net's decoder holds the encoder that it was made for: parameters that would never get a gradient
@@ -44,6 +53,8 @@ class AuxiliaryDecoder(nn.Module):
         Args:
             features: what the encoder gives, `(B, F, *spatial)` of each stage, the bottleneck last.
         """
+        if self._perturb is not None:
+            features = self._perturb(features)
         if self.dropout:
             features = [drop_channels(f, self.dropout) for f in features]
         return self.decoder(features)

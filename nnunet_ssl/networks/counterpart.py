@@ -6,6 +6,8 @@ import inspect
 from typing import Any
 
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import nn
 
 _OTHER = {"PlainConvUNet": ResidualEncoderUNet, "ResidualEncoderUNet": PlainConvUNet}
 CONVOLUTIONS_PER_STAGE = 2  # nnU-Net's plain encoder
@@ -40,3 +42,20 @@ def counterpart_architecture(class_name: str, kwargs: dict[str, Any]) -> tuple[s
     else:
         result["n_conv_per_stage"] = [CONVOLUTIONS_PER_STAGE] * kwargs["n_stages"]
     return f"{other.__module__}.{other.__name__}", result
+
+
+def build_counterpart(configuration, input_channels: int, channels: int, deep_supervision: bool) -> nn.Module:
+    """The network of `counterpart_architecture`, with new random weights.
+
+    Args:
+        configuration: nnU-Net's `ConfigurationManager`.
+        input_channels, channels: of images and logits.
+
+    Raises:
+        NotImplementedError: the plans have neither of the two architectures.
+    """
+    name, kwargs = counterpart_architecture(
+        configuration.network_arch_class_name, configuration.network_arch_init_kwargs
+    )
+    required = configuration.network_arch_init_kwargs_req_import
+    return get_network_from_plans(name, kwargs, required, input_channels, channels, deep_supervision=deep_supervision)

@@ -11,17 +11,24 @@ _CONVOLUTIONS = {nn.ConvTranspose2d: (nn.Conv2d, "bilinear"), nn.ConvTranspose3d
 
 
 class InterpolatingUpsampling(nn.Module):
-    """1x1 convolution, then linear interpolation by the stride of the transposed convolution that it stands for.
+    """1x1 convolution, then interpolation by the stride of the transposed convolution that it stands for.
 
     In this order it gives the same as the other way round, from fewer voxels.
 
     Args:
         transposed: gives channels, stride and bias.
+        mode: of the interpolation, "linear" or "nearest".
+
+    Raises:
+        ValueError: another mode.
     """
 
-    def __init__(self, transposed: nn.ConvTranspose2d | nn.ConvTranspose3d):
+    def __init__(self, transposed: nn.ConvTranspose2d | nn.ConvTranspose3d, mode: str = "linear"):
         super().__init__()
-        convolution, self.mode = _CONVOLUTIONS[type(transposed)]
+        if mode not in ("linear", "nearest"):
+            raise ValueError(f"mode must be 'linear' or 'nearest', got {mode!r}")
+        convolution, linear = _CONVOLUTIONS[type(transposed)]
+        self.mode = linear if mode == "linear" else mode
         self.stride = transposed.stride
         has_bias = transposed.bias is not None
         self.conv = convolution(transposed.in_channels, transposed.out_channels, kernel_size=1, bias=has_bias)
@@ -31,8 +38,11 @@ class InterpolatingUpsampling(nn.Module):
         return F.interpolate(self.conv(features), size, mode=self.mode)
 
 
-def with_interpolation(network: nn.Module) -> nn.Module:
+def with_interpolation(network: nn.Module, mode: str = "linear") -> nn.Module:
     """Replace the transposed convolutions of a network's decoder, with nnU-Net's initialization; returns the network itself.
+
+    Args:
+        mode: of the interpolation, "linear" or "nearest".
 
     Raises:
         NotImplementedError: the network is not built like nnU-Net's.
@@ -42,6 +52,6 @@ def with_interpolation(network: nn.Module) -> nn.Module:
     for parent in list(upsampling.modules()):
         for name, layer in list(parent.named_children()):
             if type(layer) in _CONVOLUTIONS:
-                setattr(parent, name, InterpolatingUpsampling(layer))
+                setattr(parent, name, InterpolatingUpsampling(layer, mode))
     upsampling.apply(network.initialize)
     return network

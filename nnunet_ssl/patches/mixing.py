@@ -9,7 +9,7 @@ DeepMed-Lab-ECNU/BCP (`generate_mask`, `random_mask` and `contact_mask` of ACDC_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -136,6 +136,104 @@ def cutout_masks(count: int, shape: Sequence[int], length: Sequence[int] | int, 
     return torch.cat(masks)
 
 
+def cutmix_sides(shape: Sequence[int], share: float) -> list[int]:
+    """`int(N_i sqrt(1 - share))` voxels along each axis: a box that leaves `share` of a 2D image, more of a 3D one.
+
+    Yun et al., "CutMix", ICCV 2019; 3D: ZhenZHAO/AD-MT (`rand_bbox_3d`).
+    """
+    return [int(extent * np.sqrt(1.0 - share)) for extent in shape]
+
+
+def centered_box(shape: Sequence[int], sides: Sequence[int], center: Sequence[int]) -> Box:
+    """The box from `center - side // 2` to `center + side // 2`, cut off at the image: an odd side loses a voxel, as in CutMix."""
+    return [
+        (min(max(c - side // 2, 0), extent), min(max(c + side // 2, 0), extent))
+        for extent, side, c in zip(shape, sides, center, strict=True)
+    ]
+
+
+def draw_centered_masks(count: int, shape: Sequence[int], alpha: float = 4.0, random=np.random) -> Tensor:
+    """CutMix masks of AD-MT: one share ~ Beta(alpha, alpha) for all, and for each a box around a random voxel.
+
+    Official code: ZhenZHAO/AD-MT (`mixaugs.py`); centers are uniform in `N_i // 8 ... N_i - 1`.
+
+    Args:
+        count: number of masks B.
+        shape: spatial extent of the images, voxels.
+        random: `numpy.random` or a `numpy.random.RandomState`.
+
+    Returns:
+        `(B, 1, *shape)` bool, False inside the box.
+    """
+    sides = cutmix_sides(shape, float(random.beta(alpha, alpha)))
+    boxes = [centered_box(shape, sides, [int(random.randint(n // 8, n)) for n in shape]) for _ in range(count)]
+    return torch.cat([outside_boxes(shape, [box]) for box in boxes])
+
+
+def draw_fitting_box(
+    shape: Sequence[int],
+    share: tuple[float, float] = (0.02, 0.4),
+    aspect: tuple[float, float] = (0.3, 1 / 0.3),
+    random=np.random,
+) -> Box:
+    """A box of a random share of the image, of random shape, that lies inside it: CutMix of UniMatch.
+
+    Yang et al., CVPR 2023; official code: LiheYoung/UniMatch (`obtain_cutmix_box`). With d axes of N_i voxels the side along axis
+    i is `int(N_i s^(1/d) e^(l_i))` voxels, sum_i l_i = 0, where each relative side is r times that of the next axis, r drawn for
+    each pair. Shape and place are drawn again until the box fits. Differs from the official code: 3D, and images of any shape.
+
+    Args:
+        share: smallest and largest s, 0 < s < 1.
+        aspect: smallest and largest r.
+        random: `numpy.random` or a `numpy.random.RandomState`.
+
+    Returns:
+        (start, stop) per axis, in voxels.
+
+    Raises:
+        ValueError: shares or aspects out of range.
+    """
+    if not 0 < share[0] <= share[1] < 1 or not 0 < aspect[0] <= aspect[1]:
+        raise ValueError(f"share must be within (0, 1) and aspect positive, got {share} and {aspect}")
+    axes, volume = len(shape), float(np.prod(shape))
+    mean_side = volume ** (1 / axes)
+    size = random.uniform(*share) * volume
+    while True:
+        ratios = [random.uniform(*aspect) for _ in range(axes - 1)]
+        # l_i - l_(i+1) = ln r_i, with a mean of 0
+        exponents = np.cumsum([0.0, *(-np.log(ratios))])
+        factors = np.exp(axes * (exponents - exponents.mean()))
+        sides = [int((size * f) ** (1 / axes) * (n / mean_side)) for f, n in zip(factors, shape, strict=True)]
+        starts = [int(random.randint(0, n)) for n in reversed(shape)][::-1]
+        if all(start + side <= n for start, side, n in zip(starts, sides, shape, strict=True)):
+            return [(start, start + side) for start, side in zip(starts, sides)]
+
+
+def draw_occasional_masks(
+    count: int,
+    shape: Sequence[int],
+    probability: float = 0.5,
+    share: tuple[float, float] = (0.02, 0.4),
+    aspect: tuple[float, float] = (0.3, 1 / 0.3),
+    random=np.random,
+    coin: Callable[[], float] | None = None,
+) -> Tensor:
+    """CutMix masks of UniMatch: each has a `draw_fitting_box` with this probability.
+
+    Args:
+        count: number of masks B.
+        shape: spatial extent of the images, voxels.
+        share, aspect, random: as in `draw_fitting_box`.
+        coin: uniform numbers in [0, 1) that decide whether there is a box; None: of `random`.
+
+    Returns:
+        `(B, 1, *shape)` bool, False inside the box.
+    """
+    coin = random.uniform if coin is None else coin
+    boxes = [[draw_fitting_box(shape, share, aspect, random)] if coin() <= probability else [] for _ in range(count)]
+    return torch.cat([outside_boxes(shape, own) for own in boxes])
+
+
 def draw_block_masks(count: int, blocks: Sequence[int], alpha: float = 0.5, random=np.random) -> Tensor:
     """Masks of a grid of blocks: each block comes from the first image with probability lambda ~ Beta(alpha, alpha).
 
@@ -153,6 +251,18 @@ def draw_block_masks(count: int, blocks: Sequence[int], alpha: float = 0.5, rand
     """
     share = random.beta(alpha, alpha)
     return torch.from_numpy(random.uniform(size=(count, 1, *blocks)) < share)
+
+
+def draw_mix_factors(count: int, axes: int, alpha: float, random=np.random) -> Tensor:
+    """Shares lambda ~ Beta(alpha, alpha) of mixup, one per mix, `(count, 1, *[1] * axes)` float32: a mask for `blend`.
+
+    Zhang et al., "mixup", ICLR 2018; Verma et al., ICT, IJCAI 2019: alpha 0.2, with which most shares are near 0 or 1.
+
+    Args:
+        axes: number of spatial axes.
+        random: `numpy.random` or a `numpy.random.RandomState`.
+    """
+    return torch.from_numpy(random.beta(alpha, alpha, (count, 1, *[1] * axes))).float()
 
 
 def blend(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:

@@ -70,9 +70,14 @@ def max_entropy(channels: int, activation: str = "softmax") -> float:
     return math.log(channels if activation == "softmax" else 2)
 
 
-def relative_entropy(p: Tensor, activation: str = "softmax", eps: float = 1e-6) -> Tensor:
-    """`predictive_entropy / max_entropy`: entropy in units of the largest, in [0, 1]. Arguments as there."""
-    return predictive_entropy(p, activation, eps) / max_entropy(p.shape[1], activation)
+def relative_entropy(p: Tensor, activation: str = "softmax", eps: float = 1e-6, channels: int | None = None) -> Tensor:
+    """`predictive_entropy / max_entropy`: entropy in units of the largest, in [0, 1].
+
+    Args:
+        p, activation, eps: as in `predictive_entropy`.
+        channels: whose largest entropy is the unit; None: those of p. Some released scripts have a number of their own.
+    """
+    return predictive_entropy(p, activation, eps) / max_entropy(channels or p.shape[1], activation)
 
 
 def ramped_threshold(progress: float, start: float, end: float, maximum: float = 1.0) -> float:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_ssl.dataloading.streams import refuse_single_patches
 from nnunet_ssl.dataloading.views import StackedViews, without_intensity
+from nnunet_ssl.errors import UserError
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 from tests.helpers.training import make_trainer, started
 
@@ -179,3 +181,12 @@ def test_unlabeled_patches_are_decoded_twice_in_the_default_terms(options, datas
     assert [z.shape for z in seen.perturbed] == [z.shape for z in logits] and len(logits[0]) == 3
     assert torch.equal(seen.perturbed[0][0], seen.perturbed[0][1])  # nothing of the image is left in them
     assert len(seen.labeled_logits["student"][0]) == 2
+
+
+def test_methods_that_mix_patches_refuse_a_single_one(datasets, tmp_path):
+    trainer = make_trainer(MEAN_TEACHER, *datasets(), results=tmp_path, unlabeled_batch_size=1)
+    trainer.initialize()
+    with pytest.raises(UserError, match=r"each process has 1 of them in a step. Set unlabeled_batch_size = 2 or more"):
+        refuse_single_patches(trainer)
+    trainer.unlabeled_batch_size = 2
+    refuse_single_patches(trainer)

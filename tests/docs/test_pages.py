@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from nnunet_ssl.commands import COMMANDS, load
 from nnunet_ssl.commands.arguments import make_parser
 from nnunet_ssl.commands.convert import DATASETS
+from nnunet_ssl.discovery.listing import trainer_facts
 from nnunet_ssl.discovery.variants import find_trainer, trainer_classes
 from tests.helpers.pages import NNUNET, PAGES, blocks
 from tests.helpers.paths import REPOSITORY
@@ -24,6 +26,7 @@ from tests.helpers.training import copy_batch, make_trainer, started
 FOR_DEVELOPERS = ("CONTRIBUTING.md", "tests/golden/README.md")
 METHODS = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
 
+YEARS_AND_NUMBERS = re.compile(r"arXiv:\d+\.\d+|\b(?:19|20)\d\d\b")
 KNOWN = re.compile(r"(nnunet_ssl|nnUNetv2_\w+|python|pip|export|make|pre-commit)\b")
 
 
@@ -189,6 +192,27 @@ def test_every_trainer_has_a_row_and_a_section_with_its_facts():
     for name, text in sections:
         for fact in ("Source", "In nnU-Net", "Passes per step", "Differs from the official code", "When to use"):
             assert text.count(f"* **{fact}**: ") == 1, (name, fact)
+
+
+def test_the_methods_page_says_what_the_classes_say():
+    titles = {"unlabeled": "Unlabeled images", "sparse": "Sparse labels", "partial": "Partial labels"}
+    tables = {kind: METHODS.split(f"\n## {title}\n")[1].split("\n## ")[0] for kind, title in titles.items()}
+    for facts in trainer_facts():
+        name = facts.name.removeprefix("nnUNetTrainer")
+        _, _, _, passes, *_ = re.search(rf"^\| \[{name}\].*$", tables[facts.kind], re.MULTILINE)[0].split("|")
+        trained = [n for n in facts.networks if not n.endswith("teacher")]
+        assert ("two networks" in passes or "transformer" in passes) == (len(trained) == 2), facts.name
+        section = re.search(rf"^### {facts.name}\n(.*?)(?=^##|\Z)", METHODS, re.MULTILINE | re.DOTALL)[1]
+        source = re.search(r"\* \*\*Source\*\*: (.*?)(?=^\* \*\*)", section, re.MULTILINE | re.DOTALL)[1]
+        assert set(YEARS_AND_NUMBERS.findall(source)) & set(YEARS_AND_NUMBERS.findall(facts.citation)), facts.name
+        if "regions" not in facts.supports:
+            assert re.search(r"\* \*\*Restrictions\*\*: .*regions", section, re.DOTALL), facts.name
+
+
+def test_the_overview_counts_the_trainers():
+    counts = Counter(facts.kind for facts in trainer_facts())
+    expected = "{unlabeled} for unlabeled images, {sparse} for sparse labels, {partial} for partial labels"
+    assert expected.format_map(counts) in (REPOSITORY / "docs" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_page_of_each_folder_names_its_trainers():

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nnunet_ssl.engine.features import patch_share, warn_of_small_patches
+from nnunet_ssl.engine.features import large_enough_to_mix, patch_share, warn_of_small_patches
 
 
 def trainer(patch, image):
@@ -27,3 +27,9 @@ def test_only_small_patches_are_warned_of():
     small, large = trainer([96, 96], [237, 208]), trainer([96, 96], [140, 126])
     warn_of_small_patches(small), warn_of_small_patches(large)
     assert len(small.log) == 1 and "41%" in small.log[0] and large.log == []
+
+
+def test_small_patches_are_not_mixed_and_the_log_says_so():
+    small, large = trainer([96, 96], [140, 126]), trainer([128, 128], [140, 126])
+    assert not large_enough_to_mix(small, 0.8) and "69%" in small.log[0] and "smallest_share" in small.log[0]
+    assert large_enough_to_mix(large, 0.8) and large.log == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,15 @@ from nnunet_ssl.predictions.probabilities import probabilities
 from tests.golden.reference.adversarial_masks import balanced_cross_entropy, rescaled
 from tests.golden.reference.binary import binary_cross_entropy, foreground_dice_loss
 from tests.golden.reference.boxes import rows_from_corners
-from tests.golden.reference.consistency import softmax_dice, symmetric_mse
+from tests.golden.reference.consistency import softmax_dice
+from tests.golden.reference.ctaugment import sampling_weights, transformed, updated_rates
+from tests.golden.reference.fixmatch import (
+    above,
+    complementary_loss,
+    label_of_masked,
+    relative_range,
+    spatial_certainty,
+)
 from tests.golden.reference.multiple_instance import bag_loss, bag_scores, pairwise_smoothness
 from tests.golden.reference.stsr import (
     confident_labels,
@@ -21,6 +30,7 @@ from tests.golden.reference.stsr import (
 )
 from tests.golden.reference.supervised import ce_dice_loss, cross_entropy, squared_dice_loss
 from tests.golden.reference.tightness import projected_tightness
+from tests.golden.reference.unimatch import adaptive_threshold, drawn_channels
 
 
 def draw(*shape: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
@@ -42,11 +52,6 @@ def test_dice_sums_over_the_whole_batch():
     student, teacher = draw(3, 2, 4, 4), draw(3, 2, 4, 4, seed=1)
     as_one_image = [x.transpose(0, 1).reshape(1, 2, 12, 4) for x in (student, teacher)]
     torch.testing.assert_close(softmax_dice(student, teacher), softmax_dice(*as_one_image))
-
-
-def test_symmetric_mse_is_that_of_the_values_themselves():
-    a, b = draw(2, 3, 4, 5), draw(2, 3, 4, 5, seed=1)
-    torch.testing.assert_close(symmetric_mse(a, b), torch.nn.functional.mse_loss(a, b))
 
 
 def test_squared_dice_by_hand():
@@ -206,3 +211,53 @@ def test_features_of_the_stsr_winner_lose_channels_and_the_voxels_with_most_atte
 def test_labels_of_the_stsr_winner_are_background_where_unsure():
     logits = torch.cat((logits_of(0.1, 0.9), logits_of(0.4, 0.6)))
     assert confident_labels(logits, 0.75).flatten().tolist() == [1, 0]
+
+
+def test_the_least_probable_class_takes_the_complement_for_logits():
+    p = torch.tensor([0.7, 0.2, 0.1]).view(1, 3, 1, 1)
+    expected = math.log(math.exp(0.3) + math.exp(0.8) + math.exp(0.9)) - 0.9
+    assert complementary_loss(p, p, torch.tensor(2.0)).item() == pytest.approx(2 * expected, rel=1e-5)
+
+
+def test_the_range_of_probabilities_passes_nearly_everywhere():
+    p = torch.tensor([0.4, 0.35, 0.25]).view(1, 3, 1, 1)
+    found = relative_range(p)
+    assert found.flatten().tolist() == pytest.approx([0.375, 0.25, 0], abs=1e-6)
+    assert label_of_masked(p, above(found, 0.8)).item() == 0  # nothing above: background
+
+
+def test_spatial_certainty_of_even_and_of_single_voxels():
+    even = torch.full((1, 2, 2, 2), 0.5)
+    assert spatial_certainty(even).item() == pytest.approx(0, abs=1e-6)
+    single = torch.full((1, 1, 2, 2), 1e-12)
+    single[..., 0, 0] = 1
+    assert spatial_certainty(single).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_rates_of_ctaugment_by_hand():
+    rates = updated_rates(4, [0.3, 0.3, 0.99], [0.5, 1.0, 0.0], decay=0.9)
+    assert rates.tolist() == pytest.approx([1, 0.9 * 0.95 + 0.1, 1, 0.9])
+    weights = sampling_weights(np.array([[1.0, 0.5, 0.9]]), 0.85)
+    assert weights[0].tolist() == pytest.approx([1, 0, 0.91 / 1.01])
+
+
+def test_operations_of_ctaugment_at_their_neutral_levels():
+    image = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    for name in ("rotate", "shear_x", "shear_y", "translate_x", "translate_y"):
+        assert np.array_equal(transformed(image, name, 0.5), image)
+    assert np.array_equal(transformed(image, "invert", 1.0), 255 - image)
+    assert np.array_equal(transformed(image, "solarize", 0.1), np.where(image < 25, image, 255 - image))
+
+
+def test_the_adaptive_threshold_by_hand():
+    p = torch.tensor([[0.9, 0.6, 0.3], [0.1, 0.4, 0.7]]).view(1, 2, 3, 1)
+    image = torch.ones(1, 3, 1, dtype=torch.bool)
+    assert adaptive_threshold(0.5, [p, p], image, 0.75) == pytest.approx([0.375 + 0.2, 0.75 * 0.575 + 0.2])
+    image[0, 0] = False
+    assert adaptive_threshold(0.5, [p], image, 0.75) == pytest.approx([0.375 + 0.25 * (0.6 + 0.7) / 2])
+
+
+def test_what_was_drawn_is_read_from_complementary_masks():
+    masks = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 2.0], [1.0, 1.0]])
+    chosen, kept = drawn_channels(masks)
+    assert chosen.tolist() == [[True, False], [False, False]] and kept.tolist() == [False, True]

@@ -14,6 +14,7 @@ from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 class nnUNetTrainerTestTwoNetworks(nnUNetTrainerSSL):
     """Two networks, each with its optimizer and its own supervised loss; each follows the other on unlabeled patches."""
 
+    networks = ("student", "second")
     consistency_weight: float = 0.1
 
     def build_method(self):
@@ -45,6 +46,7 @@ class _Scale(nn.Module):
 class nnUNetTrainerTestMixing(nnUNetTrainerSSL):
     """Labeled and unlabeled images are mixed before the forward; in the first half of training only labeled ones are."""
 
+    networks = ("student", "teacher")
     mix_weight: float = 0.5
 
     def build_method(self):

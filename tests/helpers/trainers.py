@@ -35,12 +35,26 @@ UNLABELED, SPARSE, PARTIAL = map(trainers_of, ("unlabeled", "sparse", "partial")
 UNLABELED_TEST_ONLY = ["nnUNetTrainerTestTwoNetworks", "nnUNetTrainerTestMixing", "nnUNetTrainerTestShrinkingPool"]
 SPARSE_TEST_ONLY = ["nnUNetTrainerTestWeak"]
 
+
+def with_a_stage_more(plans: dict) -> None:
+    """A stage below the synthetic data set's others, so that two scales of deep supervision have a loss in nnU-Net."""
+    for configuration in ("2d", "3d_fullres"):
+        kwargs = plans["configurations"][configuration]["architecture"]["arch_kwargs"]
+        for name in ("features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage", "n_blocks_per_stage"):
+            if name in kwargs:
+                kwargs[name] = [*kwargs[name], kwargs[name][-1]]
+        kwargs["strides"][-1] = [1] * (len(kwargs["strides"][-1]) - 2) + [2, 2]  # of the 12 slices 3 are left
+        kwargs["n_conv_per_stage_decoder"] = [1, *kwargs["n_conv_per_stage_decoder"]]
+        kwargs["n_stages"] += 1
+
+
 # What the synthetic data set must have besides for one trainer, as options of `make_dataset`.
 NEEDS = {
     "nnUNetTrainerBoxTightness": {"boxes": True},  # ignored boxes in the label maps
     "nnUNetTrainerMAAG": {"masks": 2},  # masks of other patients in masksUn
     "nnUNetTrainerPseudoLabels": {"pseudo_labels": True},  # a round of pseudo labels
     "nnUNetTrainerSizeConstraint": {"size_bounds": True},  # the key size_bounds of dataset.json
+    "nnUNetTrainerURPC": {"change_plans": with_a_stage_more},  # two scales with a labeled loss
 }
 
 
@@ -53,25 +67,39 @@ def needs(name: str, **options) -> dict:
     return NEEDS.get(name, {}) | options
 
 
+_AT_ONCE = {"earliest": 0.0, "competence": 0.0, "ramp": 0.0}  # no start that is waited for
+
 # Attributes with which a step has the terms of a method with this weight only, beside nnU-Net's loss; None: its terms replace
 # this loss, or are nnU-Net's own in the beginning (tested for the trainer alone).
 WEIGHTED: dict[str, Callable[[float], dict] | None] = {
     "nnUNetTrainerACMT": lambda w: {"consistency_weight": w},
+    "nnUNetTrainerADMT": lambda w: {"unlabeled_weight": w},
     "nnUNetTrainerBCP": None,
     "nnUNetTrainerBoxTightness": lambda w: {"tightness_weight": w, "size_weight": w},
+    "nnUNetTrainerCCT": lambda w: {"consistency_weight": w},
     "nnUNetTrainerCML": None,
     "nnUNetTrainerCPS": lambda w: {"consistency_weight": w},
+    "nnUNetTrainerCrossTeaching": lambda w: {"consistency_weight": w},
     "nnUNetTrainerCycleMix": lambda w: {"mix_weight": w, "consistency_weight": w, "integrity_weight": w},
+    "nnUNetTrainerDAN": lambda w: {"adversarial_weight": w, "discriminator_weight": w},
     "nnUNetTrainerDTC": lambda w: {"consistency_weight": w, "sdf_weight": w},
+    "nnUNetTrainerDeepCoTraining": lambda w: {"agreement_weight": w, "difference_weight": w},
     "nnUNetTrainerDyCON": lambda w: {"consistency_weight": w, "uncertainty_weight": w, "contrast_weight": w},
     "nnUNetTrainerEMA": None,
+    "nnUNetTrainerEntropyMinimization": lambda w: {"entropy_weight": w},
     "nnUNetTrainerFilterMatch": None,
+    "nnUNetTrainerFixMatch": lambda w: _AT_ONCE | {"strong_weight": w},
+    "nnUNetTrainerICT": lambda w: {"consistency_weight": w},
     "nnUNetTrainerMAAG": lambda w: {"adversarial_weight": w, "discriminator_weight": w},
     "nnUNetTrainerMCF": lambda w: {"consistency_weight": w, "rectification_weight": w},
+    "nnUNetTrainerMCNet": lambda w: {"consistency_weight": w, "auxiliary_weight": w},
     "nnUNetTrainerMeanTeacher": lambda w: {"consistency_weight": w},
     "nnUNetTrainerPointsConsistency": lambda w: {"mirrored_weight": w, "consistency_weight": w},
     "nnUNetTrainerPointsPASeg": lambda w: {"crf_weight": w, "variance_weight": w},
     "nnUNetTrainerPseudoLabels": lambda w: {"pseudo_weight": w},
+    "nnUNetTrainerRDrop": lambda w: {"agreement_weight": w},
+    "nnUNetTrainerSASSNet": lambda w: {"sdf_weight": w, "adversarial_weight": w, "discriminator_weight": w},
+    "nnUNetTrainerSDCL": None,
     "nnUNetTrainerScribble2Label": lambda w: {"pseudo_weight": w},
     "nnUNetTrainerScribbleDMPLS": lambda w: {"pseudo_weight": w, "auxiliary_weight": w},
     "nnUNetTrainerScribbleDMSPS": lambda w: {"pseudo_weight": w, "auxiliary_weight": w},
@@ -86,6 +114,8 @@ WEIGHTED: dict[str, Callable[[float], dict] | None] = {
     "nnUNetTrainerSemiSupervised": lambda w: {"unlabeled_weight": w},
     "nnUNetTrainerShapePU": lambda w: {"cut_weight": w, "consistency_weight": w, "marginal_weight": w},
     "nnUNetTrainerSizeConstraint": lambda w: {"size_weight": w},
+    "nnUNetTrainerURPC": lambda w: {"consistency_weight": w},
+    "nnUNetTrainerUniMatch": lambda w: _AT_ONCE | {"strong_weight": w, "feature_weight": w},
     "nnUNetTrainerTestTwoNetworks": lambda w: {"consistency_weight": w},
     "nnUNetTrainerTestWeak": lambda w: {"entropy_weight": w},
     "nnUNetTrainerUAMT": lambda w: {"consistency_weight": w},

@@ -8,10 +8,17 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from nnunet_ssl.losses.consistency import softmax_kl, softmax_mse
-from tests.golden.reference.consistency import softmax_dice, symmetric_mse
+from nnunet_ssl.losses.consistency import (
+    jensen_shannon,
+    mutual_mse,
+    softmax_kl,
+    softmax_mse,
+    symmetric_kl,
+    symmetric_mse,
+)
+from tests.golden.reference.consistency import softmax_dice
 
-ACTIVATED = [softmax_mse, softmax_kl, softmax_dice]
+ACTIVATED = [softmax_mse, softmax_kl, symmetric_kl, jensen_shannon, softmax_dice]
 
 
 def draw(*shape: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
@@ -141,3 +148,47 @@ def test_an_unknown_activation_or_reduction_is_refused():
             loss(student, student, "identity")
     with pytest.raises(ValueError, match="'mean' or 'none', got 'sum'"):
         softmax_mse(student, student, reduction="sum")
+
+
+def test_symmetric_mse_is_that_of_the_values_themselves():
+    a, b = draw(2, 3, 4, 5), draw(2, 3, 4, 5, seed=1)
+    torch.testing.assert_close(symmetric_mse(a, b), torch.nn.functional.mse_loss(a, b))
+
+
+def test_the_mutual_squared_difference_has_the_value_of_the_plain_one_and_half_its_gradient():
+    p, q = draw(2, 3, 4, 5).requires_grad_(), draw(2, 3, 4, 5, seed=1).requires_grad_()
+    plain, mutual = symmetric_mse(p, q), mutual_mse(p, q)
+    torch.testing.assert_close(mutual, plain)
+    for x in (p, q):
+        whole, half = (torch.autograd.grad(loss, x, retain_graph=True)[0] for loss in (plain, mutual))
+        torch.testing.assert_close(half, whole / 2)
+
+
+def test_symmetric_kl_is_the_mean_of_both_directions():
+    a, b = logits_of(0.5, 0.5), logits_of(0.9, 0.1)
+    there = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
+    back = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
+    assert symmetric_kl(a, b).item() == pytest.approx((there + back) / 4, rel=1e-5)
+    assert symmetric_kl(b, a).item() == pytest.approx((there + back) / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [symmetric_kl, jensen_shannon])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_probabilities_of_exactly_0_have_a_finite_gradient(loss, activation):
+    a = torch.tensor([300.0, -300.0]).view(1, 2, 1, 1).requires_grad_()
+    b = torch.tensor([-300.0, 300.0]).view(1, 2, 1, 1).requires_grad_()
+    gradients = torch.autograd.grad(loss(a, b, activation), (a, b))
+    assert all(g.isfinite().all() for g in gradients)
+
+
+def test_jensen_shannon_by_hand_and_at_its_largest():
+    def entropy(*p):
+        return -sum(x * math.log(x) for x in p)
+
+    loss = jensen_shannon(logits_of(0.5, 0.5), logits_of(0.9, 0.1))
+    expected = entropy(0.7, 0.3) - (entropy(0.5, 0.5) + entropy(0.9, 0.1)) / 2
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    sure = torch.tensor([200.0, -200.0]).view(1, 2, 1, 1)
+    assert jensen_shannon(sure, -sure).item() == pytest.approx(math.log(2), rel=1e-5)
+    region = torch.tensor(math.log(9.0)).view(1, 1, 1, 1)  # 0.9, and the same with its complement as a class
+    assert jensen_shannon(torch.zeros(1, 1, 1, 1), region, "sigmoid").item() == pytest.approx(expected, rel=1e-5)

@@ -32,3 +32,4 @@ def test_entropy_by_hand():
     s = 5e-4
     squeezed = -((1 - s) * math.log(1 - s) + s * math.log(s)) / math.log(2)
     assert float(entropy_loss(sure, eps=0.0, squeeze=s)) == pytest.approx(squeezed, rel=1e-4)
+    assert float(entropy_loss(p, channels=4)) == pytest.approx(float(entropy_loss(p)) / 2, rel=1e-6)

@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from nnunet_ssl.losses.region import masked_cross_entropy, masked_dice_loss
-from nnunet_ssl.losses.self_training import confident_cross_entropy, present_dice_loss, self_training_loss
+from nnunet_ssl.losses.self_training import (
+    confident_cross_entropy,
+    confident_dice_loss,
+    present_dice_loss,
+    self_training_loss,
+)
 
 LN3 = math.log(3)
 
@@ -84,3 +89,28 @@ def test_maps_are_resized_to_the_scale_and_wrong_shapes_refused():
     assert torch.equal(self_training_loss(logits, labels, sure, inside), self_training_loss(logits, *small))
     with pytest.raises(ValueError, match="shape"):
         present_dice_loss(logits, labels, sure, inside)
+
+
+def test_dice_of_all_classes_by_hand():
+    logits = torch.zeros(1, 2, 1, 4)
+    logits[:, 1, :, :3] = 60  # class 1, and half and half in the last voxel
+    labels = torch.tensor([[[[1, 1, 0, 1]]]])
+    sure = torch.tensor([[[[True, True, True, False]]]])
+    inside = torch.tensor([[[[True, False, True, True]]]])
+    # voxels 0 and 2 count: class 0 is at 2 and not found, class 1 is at 0 and predicted in both
+    expected = ((1 - 1e-5 / (1 + 1e-5)) + (1 - (2 + 1e-5) / (2 + 1 + 1e-5))) / 2
+    assert confident_dice_loss(logits, labels, sure, inside).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_forms_of_the_loss_are_its_parts():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 3, 6, 5), torch.randint(0, 3, (2, 1, 6, 5))
+    sure, inside = torch.rand(2, 1, 6, 5) > 0.3, torch.rand(2, 1, 6, 5) > 0.2
+    maps = labels, sure, inside
+    parts = {"cross_entropy": confident_cross_entropy, "dice": confident_dice_loss}
+    for form, function in parts.items():
+        assert torch.equal(self_training_loss(logits, *maps, form=form), function(logits, *maps))
+    both = confident_cross_entropy(logits, *maps) + present_dice_loss(logits, *maps)
+    assert torch.equal(self_training_loss(logits, *maps, form="both"), both)
+    with pytest.raises(ValueError, match="form must be"):
+        self_training_loss(logits, *maps, form="focal")

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_ssl.networks.dropout import HookedDropout, drop_channels
+from nnunet_ssl.networks.dropout import (
+    ComplementaryDropout,
+    HookedDropout,
+    complementary_masks,
+    drop_channels,
+    scale_channels,
+)
 from tests.helpers.training import make_trainer, started
 
 
@@ -103,3 +109,42 @@ def test_nnunets_networks_have_the_places(options, configuration, datasets, tmp_
         first, second = network(image), network(image)
     assert all(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert list(network.state_dict()) == keys
+
+
+def test_complementary_masks_by_hand():
+    chosen = torch.tensor([[True, False, False], [True, True, False]])
+    first, second = complementary_masks(chosen, torch.tensor([False, True]))
+    assert first.tolist() == [[2, 0, 0], [1, 1, 1]]
+    assert second.tolist() == [[0, 2, 2], [1, 1, 1]]
+    features = torch.ones(4, 3, 2, 2)
+    assert scale_channels(features, first, second)[:, :, 0, 1].tolist() == [*first.tolist(), *second.tolist()]
+
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.Sequential(nn.Conv2d(1, 8, 1), nn.Conv2d(8, 40, 1))
+
+    def forward(self, x):
+        first = self.stages[0](x)
+        return [first, self.stages[1](first)]
+
+
+def test_two_views_have_complementary_channels_within_the_context():
+    torch.manual_seed(0)
+    network = nn.Module()
+    network.encoder = Encoder()
+    dropout = ComplementaryDropout(network)
+    image = torch.randn(4, 1, 3, 3)
+    plain = network.encoder(image)
+    with dropout.on():
+        changed = network.encoder(image)
+    for before, after in zip(plain, changed):
+        factors = (after / before).mean((2, 3))
+        first, second = factors.chunk(2)
+        assert torch.allclose(first + second, torch.full_like(first, 2))
+        whole = (first - 1).abs().amax(1) < 1e-4
+        assert whole.sum() == 1 and (first[~whole].round() != 1).all()
+    assert all(torch.equal(a, b) for a, b in zip(plain, network.encoder(image)))
+    with dropout.on(False):
+        assert all(torch.equal(a, b) for a, b in zip(plain, network.encoder(image)))

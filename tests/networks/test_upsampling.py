@@ -27,3 +27,12 @@ def test_interpolation_stands_for_the_transposed_convolution(transposed, stride,
 def test_a_network_without_nnunets_decoder_is_refused():
     with pytest.raises(NotImplementedError, match=r"Conv2d has no `decoder\.transpconvs`"):
         with_interpolation(nn.Conv2d(1, 1, 1))
+
+
+def test_nearest_neighbors_repeat_voxels_and_other_modes_are_refused():
+    upsampling = InterpolatingUpsampling(nn.ConvTranspose2d(3, 2, 2, 2), "nearest")
+    features = torch.randn(1, 3, 3, 4, generator=torch.Generator().manual_seed(0))
+    expected = upsampling.conv(features).repeat_interleave(2, -1).repeat_interleave(2, -2)
+    assert torch.equal(upsampling(features), expected)
+    with pytest.raises(ValueError, match="'linear' or 'nearest', got 'cubic'"):
+        InterpolatingUpsampling(nn.ConvTranspose2d(3, 2, 2, 2), "cubic")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -11,11 +13,17 @@ from nnunet_ssl.patches.mixing import (
     both_directions,
     box_masks,
     box_size,
+    centered_box,
     copy_paste,
     cross_view_labels,
+    cutmix_sides,
     cutout_masks,
     draw_block_masks,
     draw_box,
+    draw_centered_masks,
+    draw_fitting_box,
+    draw_mix_factors,
+    draw_occasional_masks,
     halves,
     mix_halves,
     outside_boxes,
@@ -190,3 +198,47 @@ def test_pseudo_labels_shrink_like_nnunets_targets():
         (expected,) = DownsampleSegForDSTransform([scale])(segmentation=labels[0])["segmentation"]
         found = resize_nearest(labels, expected.shape[1:])
         assert torch.equal(found[0], expected) and found.dtype == labels.dtype
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_mix_factors_are_one_per_mix_and_mostly_near_the_ends(axes):
+    factors = draw_mix_factors(4000, axes, 0.2, np.random.RandomState(0))
+    assert factors.shape == (4000, 1, *[1] * axes) and factors.dtype == torch.float32
+    assert factors.min() >= 0 and factors.max() <= 1
+    assert factors.mean().item() == pytest.approx(0.5, abs=0.03)
+    near = ((factors < 0.05) | (factors > 0.95)).float().mean().item()
+    assert near == pytest.approx(0.58, abs=0.03)
+
+
+def test_centered_boxes_are_cut_off_at_the_image():
+    assert cutmix_sides((20, 9), 0.75) == [10, 4]
+    assert centered_box((20, 9), (10, 5), (2, 8)) == [(0, 7), (6, 9)]
+    masks = draw_centered_masks(50, (16, 12, 8), random=np.random.RandomState(0))
+    assert masks.shape == (50, 1, 16, 12, 8) and masks.dtype == torch.bool
+    assert 0 < (~masks).float().mean() < 0.5
+
+
+@pytest.mark.parametrize("shape", [(40, 64), (32, 48, 40)])
+def test_fitting_boxes_lie_inside_and_have_a_share_of_the_image(shape):
+    random = np.random.RandomState(0)
+    shares, ratios = [], []
+    for _ in range(50):
+        box = draw_fitting_box(shape, (0.1, 0.3), (0.5, 2.0), random)
+        assert all(0 <= start < stop <= n for (start, stop), n in zip(box, shape, strict=True))
+        relative = [(stop - start) / n for (start, stop), n in zip(box, shape)]
+        shares.append(np.prod(relative))
+        ratios += [a / b for a, b in itertools.pairwise(relative)]
+    assert 0.07 < min(shares) < 0.15 and 0.22 < max(shares) <= 0.3  # sides are rounded down
+    assert 0.45 < min(ratios) < 0.7 and 1.4 < max(ratios) < 2.2
+    with pytest.raises(ValueError, match="share must be"):
+        draw_fitting_box(shape, (0.0, 0.3))
+
+
+def test_occasional_masks_have_a_box_as_often_as_they_should():
+    random = np.random.RandomState(0)
+    assert draw_occasional_masks(5, (16, 16), 0.0, random=random).all()
+    masks = draw_occasional_masks(200, (16, 16), 0.5, random=random)
+    assert masks.shape == (200, 1, 16, 16) and 80 < (~masks).flatten(1).any(1).sum() < 120
+    coin = iter((0.9, 0.1))
+    masks = draw_occasional_masks(2, (16, 16), 0.5, random=random, coin=lambda: next(coin))
+    assert masks[0].all() and not masks[1].all()

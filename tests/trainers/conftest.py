@@ -6,6 +6,7 @@ import types
 
 import pytest
 
+from nnunet_ssl.networks import transformer
 from tests.helpers.training import make_trainer
 
 
@@ -25,3 +26,9 @@ def built(datasets, tmp_path):
         return trainer, "\n".join(said)
 
     return build
+
+
+@pytest.fixture(autouse=True)
+def small_transformers(monkeypatch):
+    """nnU-Net's smallest Primus has 24 million parameters, which is most of the time of a step on a CPU."""
+    monkeypatch.setitem(transformer.SIZES, "S", (36, 2, 6))

@@ -20,7 +20,7 @@ import nnunet_ssl.engine.optimization
 from nnunet_ssl.data.model_files import read_checkpoint
 from nnunet_ssl.discovery.variants import trainer_classes
 from nnunet_ssl.engine.curves import Curves
-from nnunet_ssl.engine.members import Teacher
+from nnunet_ssl.engine.members import NetworkMember, Teacher
 from nnunet_ssl.engine.prediction import inference_network_in_place
 from nnunet_ssl.errors import UserError
 from tests.golden.framework import adapter_names, load_adapter, record_calls
@@ -74,6 +74,11 @@ def test_found_by_nnunet_with_its_constructor(name):
     assert "plans_manager" in inspect.signature(cls.build_network_architecture).parameters
 
 
+def is_network(member) -> bool:
+    """Whether a member segments: the average of a head is called like a network, but does not."""
+    return is_network(member.source) if isinstance(member, Teacher) else isinstance(member, NetworkMember)
+
+
 @each_trainer
 @each_dimension
 @pytest.mark.parametrize("deep_supervision", [True, False])
@@ -88,7 +93,12 @@ def test_a_step_trains(name, configuration, deep_supervision, datasets, tmp_path
         files.remove("progress_ssl.png")
         monkeypatch.setattr(Curves, "plot", lambda *_: None)
         monkeypatch.setattr(type(trainer.logger), "plot_progress_png", lambda *_: None)
+    if not deep_supervision and "no_deep_supervision" in trainer.unsupported:
+        with pytest.raises(NotImplementedError, match="'no_deep_supervision'"):
+            trainer.initialize()
+        return
     started(trainer)
+    assert list(trainer.networks) == ["student", *(m.name for m in trainer.members if is_network(m))]
     before = weights_of(trainer.network)
     past_every_switch(trainer)
     outputs = run_steps(trainer, next_batches(trainer, 2))
@@ -390,9 +400,12 @@ MEASURED_STEPS = 8
 # trainers of which no default term reaches it, and why the default stays
 WITHOUT_EFFECT = {
     "nnUNetTrainerACMT": "no voxel passes its threshold, or few with a mean that explodes: no weight repairs that",
+    "nnUNetTrainerDAN": "its discriminator has seen eight batches here; after 200 steps on phantoms it pulled with up to 7 %",
     "nnUNetTrainerScribbleIntensityVariance": "published weight of WSL4MIS; no study has decided on another",
     "nnUNetTrainerScribbleTV": "published weight of PyMIC; no study has decided on another",
 }
+# terms that reach the network through its features and never its segmentation layers, where shares are measured
+BESIDE_THE_LAYERS = {"nnUNetTrainerSASSNet"}
 # nnU-Net's own loss, in this or another form: nothing beside it
 NO_TERM = {"nnUNetTrainerEMA", "nnUNetTrainerScribblePCE", *PARTIAL}
 
@@ -415,7 +428,9 @@ def largest_shares(name: str, datasets, tmp_path) -> dict[str, list[float]]:
 @pytest.mark.parametrize("name", [name for name in UNLABELED + SPARSE if name not in NO_TERM])
 def test_a_default_term_pulls_at_the_segmentation_layers(name, datasets, tmp_path):
     found = largest_shares(name, datasets, tmp_path)
-    assert found
+    assert bool(found) != (name in BESIDE_THE_LAYERS)
+    if name in BESIDE_THE_LAYERS:
+        return
     if name in WITHOUT_EFFECT:
         medians = {term: statistics.median(shares) for term, shares in found.items()}
         assert max(medians.values()) < SMALLEST_SHARE, f"{name} no longer belongs into WITHOUT_EFFECT: {medians}"

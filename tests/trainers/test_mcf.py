@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nnunet_ssl.losses.fused_labels import fused_label_losses
+from tests.golden.framework import record_calls
 from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
 
 
@@ -52,3 +54,24 @@ def test_a_step_by_hand(regions, datasets, tmp_path):
         optimizer.step()
     assert largest_difference(weights_of(other.network), weights_of(trainer.network)) < 1e-6
     assert largest_difference(weights_of(other.second.module), weights_of(trainer.second.module)) < 1e-6
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_fusion_teaches_both_networks_the_label_of_their_fused_beliefs(regions, datasets, tmp_path, monkeypatch):
+    out, dataset = datasets(regions=regions)
+    settings = {"fusion": True, "omega": 0.9, "rampup_fraction": 0.0}
+    trainer = started(make_trainer("nnUNetTrainerMCF", out, dataset, results=tmp_path, **settings))
+    names = ("asymptotic_weights", "beliefs", "believed_labels", "fused_beliefs", "uncertainty_ranks")
+    calls = {name: record_calls(monkeypatch, f"nnunet_ssl.predictions.evidence.{name}") for name in names}
+    assert trainer.weights()["mutual"] == trainer.weights()["mutual_second"] == 1.0
+    batch = next(trainer.dataloader_train)
+    images = torch.cat((batch["data"], batch["unlabeled"]))
+    n = len(batch["data"])
+    with torch.no_grad():
+        logits = [network(images)[0][n:] for network in (trainer.network, trainer.second.module)]
+    form = {"batch": trainer.configuration_manager.batch_dice, "background": False}
+    expected = fused_label_losses(*logits, 0.0, 0.9, trainer.activation, batch["inside"], **form)
+    values = trainer.train_step(copy_batch(batch))
+    assert all(calls.values())
+    found = values["mutual"], values["mutual_second"]
+    assert found == pytest.approx([loss.item() for loss in expected], rel=1e-4)

@@ -1,8 +1,10 @@
 """Partial labels: training on cases of which each has only some classes annotated.
 
-Candidate sets, the marginal loss of Shi et al., Medical Image Analysis 2021 (MIRACLE-Center/Partially-supervised-multi-organ-
-segmentation), and the target adaptive loss of Fang & Yan, IEEE TMI 2020 (DIAL-RPI/PIPO-FAN), in nnU-Net's terms. With S_b the
-background and the classes that case b does not annotate, which is what a stored 0 can mean there:
+Candidate sets, the marginal loss of Shi et al., Medical Image Analysis 2021
+(MIRACLE-Center/Partially-supervised-multi-organ-segmentation), and the target adaptive loss of Fang & Yan, IEEE TMI 2020
+(DIAL-RPI/PIPO-FAN), in nnU-Net's terms.
+
+S_b: the background and the classes that case b does not annotate, which is what a stored 0 can mean there.
 
     L = -mean_v log sum_{c in K_v} p_c - mean_{k annotated} Dice_k,    K_v = {y_v} where y_v > 0, else S_b
 
@@ -37,7 +39,10 @@ from nnunet_ssl.predictions.candidates import candidate_pseudo_labels
 
 
 class nnUNetTrainerPartialLabel(nnUNetTrainerPartial):
-    """Partial labels: a 0 means background or a class not annotated in this case. One forward and backward per step, as nnU-Net."""
+    """Partial labels: a 0 means background or a class not annotated in this case.
+
+    Passes per step: those of nnU-Net.
+    """
 
     exclusion_weight: float = 0.0  # official code of the marginal loss: 2
     sum_logits: bool = False  # True: the marginal loss as in the official code, which is no marginal probability
@@ -61,8 +66,12 @@ class nnUNetTrainerPartialLabel(nnUNetTrainerPartial):
 
 
 class nnUNetTrainerPartialLabelMT(nnUNetTrainerPartialLabel):
-    """Partial labels, and a teacher that labels the classes a case does not annotate. One forward pass of the teacher more."""
+    """Partial labels, and a teacher that labels the classes a case does not annotate.
 
+    Passes per step: those of nnU-Net, and one forward pass of the teacher.
+    """
+
+    networks = ("student", "teacher")
     unsupported = {"regions": "pseudo labels choose one of the classes that a voxel may have, and regions overlap"}
 
     ema_decay: float = 0.99  # Mean Teacher's in medical segmentation

@@ -16,11 +16,10 @@ Mean Teacher that learns only where a prediction is ambiguous, the opposite of U
                                   a second term is the student's entropy where it is (features at half resolution, as official)
 
 The stochastic passes of MU and P-Err have dropout by forward hooks, as in `ua_mt.py`; training only with `train_with_dropout`.
-Differs from the official code: C classes instead of two (ln C, one prototype each); regions are selected one by one; MU is a mean
-over channels like the others (official: their sum, for MU twice the weight); the entropy term of P-Err belongs to the voxel it is
-computed for (official: batch and channel axes are mixed up); classes that the teacher does not see in a patch have no prototype
-(official: one at 0); no loss in S-Err without a suspect. L_sup is nnU-Net's, about twice the official 0.5 (CE + Dice), hence twice
-the official weight; highest resolution only; padding does not count; the teacher, in evaluation mode, is stored.
+Differs from the official code: C classes instead of two (ln C, one prototype each); regions one by one; MU is a mean over
+channels like the others (official: their sum, for MU twice the weight); the entropy term of P-Err belongs to its voxel (official:
+batch and channel axes are mixed up); classes that the teacher does not see in a patch have no prototype (official: one at 0). L_sup
+is nnU-Net's, about twice 0.5 (CE + Dice), hence twice the official weight; highest resolution; no padding; the teacher is stored.
 """
 
 from __future__ import annotations
@@ -51,6 +50,7 @@ class nnUNetTrainerACMT(nnUNetTrainerSSL):
     unlabeled ones; further ones there: `passes` (model_uncertainty), 1 (confident_learning), 1 + `prototype_passes`.
     """
 
+    networks = ("student", "teacher")
     selection: str = "entropy"  # see above
     consistency_weight: float = 0.2  # official code: 0.1, see above
     rampup_fraction: float = 0.75  # of the run; official: 6000 of 8000 iterations

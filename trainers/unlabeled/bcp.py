@@ -16,14 +16,14 @@ Differs from the official code:
 * Loss scale: l with nnU-Net's forms of Dice (foreground or regions, batch Dice as planned) on every scale with nnU-Net's scale
   weights. The sum over two directions of 0.5 (CE + Dice) is as large as nnU-Net's loss, so nothing is rescaled. Pre-training has
   nnU-Net's own loss on the mixed labels.
-* One run with one learning rate schedule: the last student of the pre-training goes on with its optimizer (official: the best
-  one, for LA selected on test cases and with a new optimizer).
-* Every patch is used once (again where there are fewer of one kind; at least two mixes), one half of the mixes in each direction,
-  as in the official code. Pre-training has as many mixes as labeled patches (official: half as many).
-* Boxes may touch the far end of an axis. Padding gets no pseudo label. Ignored voxels stay ignored. No dropout.
+* One run and schedule: the last student of the pre-training goes on (official: the best, for LA on test cases; a new optimizer).
+* Every patch is used once (again where there are fewer of one kind; at least two mixes), half of the mixes in each direction, as
+  official. Pre-training has as many mixes as labeled patches (official: half as many). No pseudo label in padding. No dropout.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -31,7 +31,8 @@ from torch import Tensor
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.features import warn_of_small_patches
 from nnunet_ssl.engine.members import as_scales
-from nnunet_ssl.losses.region import region_loss, split_ignored
+from nnunet_ssl.losses.bidirectional import MixedLabels, mixed_labels
+from nnunet_ssl.losses.region import region_loss
 from nnunet_ssl.patches.mixing import both_directions, box_size, copy_paste, draw_box, outside_boxes, resize_nearest
 from nnunet_ssl.predictions.hard_labels import hard_labels, start_largest_components
 from nnunet_ssl.trainer import nnUNetTrainerSSL
@@ -44,6 +45,7 @@ class nnUNetTrainerBCP(nnUNetTrainerSSL):
     pass of the teacher on the unlabeled patches. None of the teacher in pre-training.
     """
 
+    networks = ("student", "teacher")
     pseudo_weight: float = 0.5  # of pseudo-labeled against labeled voxels; as in the official code
     box_ratio: float = 2 / 3  # of the patch per axis; as in the official code
     ema_decay: float = 0.99  # as in the official code, no warm-up
@@ -65,56 +67,54 @@ class nnUNetTrainerBCP(nnUNetTrainerSSL):
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         self.teacher.decay = 0.0 if self.pretraining else self.ema_decay  # 0: the teacher is a copy of the student
         shape = batch.labeled.shape[2:]
-        box = draw_box(shape, box_size(shape, self.box_ratio))
-        outside = outside_boxes(shape, [box], batch.labeled.device)
-        return self.pretraining_terms(batch, outside) if self.pretraining else self.mixing_terms(batch, outside)
+        outside = outside_boxes(shape, [draw_box(shape, box_size(shape, self.box_ratio))], batch.labeled.device)
+        return (self.pretraining_terms if self.pretraining else self.mixing_terms)(batch, outside)
 
     def pretraining_terms(self, batch: SSLBatch, outside: Tensor) -> dict[str, Tensor]:
         """nnU-Net's loss on labeled patches with the next labeled patch pasted into them."""
+        images, target = self.mix_labeled(batch, outside)
+        return {"labeled": self.supervised_loss(self.student(images), target, batch)}
 
+    def mix_labeled(self, batch: SSLBatch, outside: Tensor) -> tuple[Tensor, Tensor | list[Tensor]]:
         def mix(x: Tensor) -> Tensor:
             return copy_paste(x, x.roll(-1, 0), resize_nearest(outside, x.shape[2:]))
 
         targets = [mix(target) for target in as_scales(batch.target)]
-        target = targets if self.enable_deep_supervision else targets[0]
-        return {"labeled": self.supervised_loss(self.student(mix(batch.labeled)), target, batch)}
+        return mix(batch.labeled), targets if self.enable_deep_supervision else targets[0]
 
     def mixing_terms(self, batch: SSLBatch, outside: Tensor) -> dict[str, Tensor]:
         """Losses on the labeled and on the pseudo-labeled part of both mixes."""
-        count = max(2, batch.num_labeled, batch.num_unlabeled)
-        numbers = torch.arange(count, device=outside.device)
+        images, labels = self.mix(batch, outside)
+        return self.mix_losses(self.student(images), labels())
+
+    def mix(self, batch: SSLBatch, outside: Tensor) -> tuple[Tensor, Callable[[], list[MixedLabels]]]:
+        """The mixes, labeled patches with a box of unlabeled ones first, and what gives their labels at every scale."""
+        numbers = torch.arange(count := max(2, batch.num_labeled, batch.num_unlabeled), device=outside.device)
         first, second = numbers % batch.num_labeled, numbers % batch.num_unlabeled
         from_labeled = both_directions(outside, count)
         pseudo = hard_labels(self.teacher(batch.unlabeled)[0], self.activation)
+        form = from_labeled, batch.inside[second], self.label_manager.ignore_label, self.label_manager.has_regions
         filtered = start_largest_components(pseudo) if self.largest_component else lambda: pseudo
-        scales = self.student(copy_paste(batch.labeled[first], batch.unlabeled[second], from_labeled))
-        pseudo = filtered()[second]
+
+        def labels() -> list[MixedLabels]:
+            kept = filtered()[second]
+            return [mixed_labels(target[first], kept, *form) for target in as_scales(batch.target)]
+
+        return copy_paste(batch.labeled[first], batch.unlabeled[second], from_labeled), labels
+
+    def mix_losses(self, scales: list[Tensor], labels: list[MixedLabels]) -> dict[str, Tensor]:
         sums = {"labeled": 0.0, "pseudo": 0.0}
-        for logits, target, weight in zip(scales, as_scales(batch.target), self.scale_weights):
-            if weight == 0:
-                continue
-            size = logits.shape[2:]
-            labels, annotated = split_ignored(
-                target[first], self.label_manager.ignore_label, self.label_manager.has_regions
-            )
-            part = resize_nearest(from_labeled, size)
-            labels = copy_paste(labels, resize_nearest(pseudo, size), part)
-            counted = {
-                "labeled": part if annotated is None else part & annotated,
-                "pseudo": ~part & resize_nearest(batch.inside[second], size),
-            }
-            for direction in (slice(None, (count + 1) // 2), slice((count + 1) // 2, None)):
-                for name, mask in counted.items():
-                    sums[name] = sums[name] + weight * self.part_loss(
-                        logits[direction], labels[direction], mask[direction]
-                    )
+        for logits, mixed, weight in zip(scales, labels, self.scale_weights):
+            half = (len(logits) + 1) // 2
+            for way in (slice(None, half), slice(half, None)) if weight else ():
+                for name, mask in (("labeled", mixed.labeled), ("pseudo", mixed.pseudo)):
+                    sums[name] += weight * self.part_loss(logits[way], mixed.labels[way], mask[way])
         return sums
 
     def part_loss(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """`0.5 (CE + Dice)` on the voxels in the mask, with the Dice of nnU-Net's loss."""
-        batch = self.configuration_manager.batch_dice
-        form = {"batch": batch, "background": False, "all_ranks": batch and self.is_ddp}
-        return region_loss(logits, labels, mask, self.activation, **form)
+        dice = {"batch": self.configuration_manager.batch_dice, "background": False}
+        return region_loss(logits, labels, mask, self.activation, **dice, all_ranks=dice["batch"] and self.is_ddp)
 
     def weights(self) -> dict[str, float]:
         return {"pseudo": 0.0 if self.pretraining else self.pseudo_weight}

@@ -25,8 +25,7 @@ Differs from the official code:
   nnU-Net's LeakyReLU alone features can have opposite signs: on phantoms the cosine came to -0.96, which says nothing.
 * The stages follow one another in one run and schedule, with the last weights, not those that are best on the test cases. Two
   optimizers of equal settings and a gradient clip for each network.
-* An odd patch is mixed with one that was used already, a single one with itself. Boxes may touch the far end of an axis.
-  Padding is background in pseudo labels. Ignored voxels stay ignored. Regions: p > 0.5.
+* An odd patch is mixed with one that was used already, a single one with itself. Padding is background in pseudo labels.
 """
 
 from __future__ import annotations
@@ -53,6 +52,7 @@ class nnUNetTrainerCML(nnUNetTrainerSSL):
     labeled ones only), one forward pass of the unlabeled patches.
     """
 
+    networks = ("student", "second")
     pseudo_weight: float = 1.0  # as in the official code for LA; 0.5 for ACDC
     discrepancy_weight: float = 0.4  # official code: 0.2 for LA, see above; 0.1 for ACDC
     box_ratio: float = 2 / 3  # of the patch per axis; as in the official code for LA; 1/2 for ACDC

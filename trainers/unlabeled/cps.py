@@ -51,6 +51,7 @@ class nnUNetTrainerCPS(nnUNetTrainerSSL):
     forward pass of the unlabeled patches without gradient for the second; with `mix` for each.
     """
 
+    networks = ("student", "second")
     consistency_weight: float = 0.2  # official code: 0.1, see above
     rampup_fraction: float = 1.0  # of the run; SSL4MIS: 30000 of 30000 iterations; 0: no ramp
     on_labeled: bool = False  # one mean over labeled and unlabeled patches; SSL4MIS no, TorchSemiSeg yes

@@ -16,11 +16,10 @@ published numbers are not semi-supervised. Here unlabeled patches have the teach
 The embedding: the encoder's first stage with stride `cell_stride` (official: the bottleneck, doubled in size), then a projection
 head of two 1x1 convolutions, with a moving average for the teacher. Heads are in checkpoints, not in the network that predicts.
 
-Differs from the official code: any number of classes (b in units of ln C / ln 2 nats); binary entropies of regions, cells of the
-same regions are alike; at most `max_cells` cells, drawn anew in each step; instance norm in the head (official: batch norm), no
-dropout; padding and ignored voxels do not count; consistency of probabilities, and the row's maximum subtracted in the contrast
-(official, `as_released = True`: softmax twice, and the column's maximum, which changes the loss); nnU-Net's gradient clip and
-learning rate (official: 1.0, constant); 25 times the weight of the consistency. The teacher is stored (official: the student).
+Differs from the official code: any number of classes (b in units of ln C / ln 2 nats); binary entropies of regions; at most
+`max_cells` cells, drawn in each step; instance norm in the head (official: batch norm), no dropout; padding and ignored voxels do
+not count; softmax once, and the row's maximum in the contrast (official, `as_released = True`: twice, and the column's, which
+changes the loss); nnU-Net's clip and rates; 25 times the consistency's weight. The teacher is stored (official: the student).
 """
 
 from __future__ import annotations
@@ -50,6 +49,7 @@ class nnUNetTrainerDyCON(nnUNetTrainerSSL):
     Passes per step: forward and backward of labeled and unlabeled patches in one batch, a forward pass of the teacher on them.
     """
 
+    networks = ("student", "teacher")
     consistency_weight: float = 2.5  # official code: 0.1, a gradient of 0.5 % of the labeled loss's (docs/studies)
     rampup_fraction: float = 1.5  # of the run, so w ends at 0.57 of its limit; official: 30000 of 20000 iterations
     uncertainty_weight: float = 0.5  # as in the official code

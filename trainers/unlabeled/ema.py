@@ -1,10 +1,12 @@
 """nnU-Net, and the moving average of its weights as the network that is stored.
 
+Polyak & Juditsky, SIAM J. Control Optim. 1992; as a teacher: Tarvainen & Valpola, NeurIPS 2017.
+
     theta'_t = a_t theta'_{t-1} + (1 - a_t) theta_t,    a_t = min(1 - 1/(t+1), 1 - 1/H),    H = clip(T / horizons, 20, 1000)
 
-theta: weights after step t of T. Polyak & Juditsky, SIAM J. Control Optim. 1992; as a teacher: Tarvainen & Valpola, NeurIPS 2017.
-Training is nnU-Net's, bit for bit; only what is validated, stored and predicted with is another network. No unlabeled images are
-used. It is the control of all methods that store a moving average: what it gains is not due to unlabeled images.
+theta: weights after step t of T. Training is nnU-Net's, bit for bit; only what is validated, stored and predicted with is another
+network. No unlabeled images are used. It is the control of all methods that store a moving average: what it gains is not due to
+unlabeled images.
 """
 
 from __future__ import annotations
@@ -15,8 +17,12 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 
 class nnUNetTrainerEMA(nnUNetTrainerSSL):
-    """nnU-Net that stores the moving average of its weights. Passes per step: as nnU-Net."""
+    """nnU-Net that stores the moving average of its weights.
 
+    Passes per step: those of nnU-Net.
+    """
+
+    networks = ("student", "teacher")
     needs_unlabeled = False
 
     horizons: int = 100  # horizons H of the average that fit into the run

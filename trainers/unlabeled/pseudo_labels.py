@@ -2,6 +2,7 @@
 
 The recipe of the FLARE22 winner (Huang et al., "Revisiting nnU-Net for iterative pseudo labeling and efficient sliding window
 inference", FLARE22 at MICCAI 2022; Ziyan-Huang/FLARE22) and of the noisy student (Xie et al., CVPR 2020, arXiv:1911.04252).
+
 `nnunet_ssl pseudo_label` makes a round of labels of whole images, at test quality; this trainer starts from scratch on both:
 
     L = L_nnunet(f(x), y_x) + w L_nnunet(f(u), y_u),    w = N_U / (N_U + N_L)

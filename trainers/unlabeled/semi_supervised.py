@@ -16,7 +16,9 @@ No CutMix of unlabeled patches, which FixMatch's successors have: organs cut out
 organs anywhere. With 7 labeled patients of ACDC it labeled kidneys and spleen as heart and lost 3 Dice (docs/studies).
 
 No official code. The parts: teacher of Tarvainen & Valpola, NeurIPS 2017; weak and strong view and confidence of Sohn et al.
-(FixMatch), NeurIPS 2020; hidden parts of Hoyer et al. (MIC), CVPR 2023. The start by competence, not by a share of the run, the
+(FixMatch), NeurIPS 2020; hidden parts of Hoyer et al. (MIC), CVPR 2023.
+
+The start by competence, not by a share of the run, the
 share of the images as weight and the labeled loss at full weight are this package's; docs/studies has figures.
 """
 
@@ -43,6 +45,7 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
     forward pass of the moving average on the unlabeled ones.
     """
 
+    networks = ("student", "teacher")
     needs_unlabeled = True
     needs_partial_labels = False
 

@@ -51,6 +51,7 @@ class nnUNetTrainerUAMT(nnUNetTrainerSSL):
     teacher on the unlabeled ones.
     """
 
+    networks = ("student", "teacher")
     consistency_weight: float = (
         5.0  # official code: 0.1, which is 0.2 beside nnU-Net's loss and has no effect, see above
     )

@@ -45,6 +45,7 @@ class nnUNetTrainerUPC(nnUNetTrainerSSL):
     teacher on all of them.
     """
 
+    networks = ("student", "teacher")
     consistency_weight: float = 2.0  # official code: 1.0, see above
     rampup_fraction: float = 1.0  # of the run; official: all 6000 iterations
     ema_decay: float | None = None  # None: by the length of the run, see above; official: 0.9999

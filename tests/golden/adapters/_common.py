@@ -8,10 +8,27 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ssl.engine.ema import ema_decay_at, ema_update
+from nnunet_ssl.networks.map_discriminator import MapDiscriminator
+from nnunet_ssl.ramps import sigmoid_rampup, stepwise_progress
 from tests.golden.framework import GoldenFile
 
 # number of the first update; stands in the sidecars' `meaning` only
 FIRST_EMA_STEP = {"from0": 0, "cross": 97}
+# iterations that the scripts of SSL4MIS call an epoch, which their ramps count; stands in the specification only
+RAMP_INTERVAL = 150
+
+
+def ssl4mis_weight(file: GoldenFile, key: str, **constants: float) -> float:
+    """The weight at `iter_num` of an array, ramped up to `consistency` over `rampup` blocks of 150 iterations.
+
+    Args:
+        key: of the array whose constants these are.
+        constants: those that the sidecar has not.
+    """
+    of_file = {"iter_num", "consistency", "rampup"} - set(constants)
+    constants |= {name: file.constant(name, key) for name in of_file}
+    progress = stepwise_progress(constants["iter_num"], RAMP_INTERVAL, constants["rampup"])
+    return sigmoid_rampup(progress, constants["consistency"])
 
 
 def _network(parameters: dict[str, Tensor]) -> nn.ParameterDict:
@@ -57,3 +74,41 @@ def stored_ema_sequences(file: GoldenFile) -> dict[str, Tensor]:
         )
         produced |= {f"ema_{sequence}_teacher_{name}": values for name, values in teacher.items()}
     return produced
+
+
+# of the official discriminators' inputs, which are stored on a coarse grid; stands in the sidecars' `meaning` only
+ENLARGED = 16
+
+
+def _enlarged(file: GoldenFile, key: str) -> Tensor:
+    values = file.tensor(key)
+    for axis in range(2, values.ndim):
+        values = values.repeat_interleave(ENLARGED, axis)
+    return values
+
+
+def discriminator_output(
+    file: GoldenFile, weights: str, inputs: str, window: Sequence[int], activate_sum: bool
+) -> Tensor:
+    """The logits of our discriminator with the official one's weights, in evaluation mode.
+
+    Args:
+        weights: prefix of the arrays `<prefix>conv0.weight` and so on.
+        inputs: prefix of the arrays `<prefix>map_low` and `<prefix>image_low`.
+        window: of the official average pooling, voxels along each axis.
+        activate_sum: as in `MapDiscriminator`.
+    """
+    maps, images = (_enlarged(file, f"{inputs}{name}_low") for name in ("map", "image"))
+    names = {"conv0": "of_map", "conv1": "of_image", "conv2": "layers.0", "conv3": "layers.1", "conv4": "layers.2"}
+    names |= {"classifier": "classifier"}
+    state = {
+        f"{ours}.{kind}": file.tensor(f"{weights}{theirs}.{kind}")
+        for theirs, ours in names.items()
+        for kind in ("weight", "bias")
+    }
+    features = len(state["of_map.bias"])
+    module = MapDiscriminator(
+        maps.shape[1], images.shape[1], maps.shape[2:], features, activate_sum=activate_sum, window=window
+    )
+    module.load_state_dict(state)
+    return module.eval()(maps, images).detach()

@@ -36,6 +36,7 @@ REFERENCE_ONLY = {
     "nnunet_ssl.predictions.selection.instability": _COMMAND,
     "nnunet_ssl.predictions.selection.passes_gate": _COMMAND,
     "nnunet_ssl.losses.consistency.softmax_mse": _ONLINE,
+    "nnunet_ssl.ramps.sigmoid_rampup": _ONLINE,
     "tests.golden.reference.stsr.confident_labels": _ONLINE,
     "tests.golden.reference.stsr.consistency_weight": _ONLINE,
     "tests.golden.reference.stsr.perturbed_features": _ONLINE,

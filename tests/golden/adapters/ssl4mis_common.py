@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from nnunet_ssl.losses.consistency import softmax_kl, softmax_mse
+from nnunet_ssl.losses.consistency import softmax_kl, softmax_mse, symmetric_mse
 from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.ramps import cosine_rampdown, linear_rampup, poly_lr, ramp_progress, sigmoid_rampup, stepwise_progress
 from tests.golden.adapters._common import ema_sequence
 from tests.golden.framework import GoldenFile, grad
-from tests.golden.reference.consistency import softmax_dice, symmetric_mse
+from tests.golden.reference.consistency import softmax_dice
 from tests.golden.reference.supervised import cross_entropy, squared_dice_loss
 
 TRAINER = "nnUNetTrainerMeanTeacher"
@@ -25,7 +25,7 @@ USES = (
 REFERENCE_ONLY = {
     "tests.golden.reference.consistency.softmax_dice": "an alternative to the squared difference; Mean Teacher has the latter",
     "nnunet_ssl.losses.consistency.softmax_kl": "an alternative to the squared difference; Mean Teacher has the latter",
-    "tests.golden.reference.consistency.symmetric_mse": "an alternative to the squared difference of probabilities",
+    "nnunet_ssl.losses.consistency.symmetric_mse": "an alternative to the squared difference of probabilities",
     "tests.golden.reference.supervised.cross_entropy": "part of the literature's supervised loss",
     "tests.golden.reference.supervised.squared_dice_loss": "part of the literature's supervised loss",
     "nnunet_ssl.ramps.cosine_rampdown": "a ramp of the shared library that Mean Teacher does not have",

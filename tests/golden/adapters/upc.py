@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from nnunet_ssl.losses.combine import weighted_sum
+from nnunet_ssl.losses.consistency import symmetric_mse
 from nnunet_ssl.losses.rectified import (
     confident_pseudo_label_loss,
     divergence_map,
@@ -19,7 +20,6 @@ from nnunet_ssl.ramps import sigmoid_rampup, stepwise_progress
 from tests.golden.adapters._common import stored_ema_sequences
 from tests.golden.framework import GoldenFile, grad
 from tests.golden.reference.binary import foreground_dice_loss
-from tests.golden.reference.consistency import symmetric_mse
 from tests.golden.reference.supervised import cross_entropy
 
 TRAINER = "nnUNetTrainerUPC"
@@ -36,7 +36,7 @@ USES = (
 REFERENCE_ONLY = {
     "tests.golden.reference.binary.foreground_dice_loss": "part of the official supervised loss; our trainers have nnU-Net's",
     "nnunet_ssl.predictions.probabilities.probabilities": "for the official supervised loss",
-    "tests.golden.reference.consistency.symmetric_mse": "an ablation of the paper, on raw logits",
+    "nnunet_ssl.losses.consistency.symmetric_mse": "an ablation of the paper, on raw logits",
     "nnunet_ssl.losses.rectified.confident_pseudo_label_loss": "an ablation of the paper; `selection = 'threshold'` uses it",
     "tests.golden.reference.supervised.cross_entropy": "part of the official supervised loss; our trainers have nnU-Net's",
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from nnunet_ssl.losses.consistency import _check, reduce_voxels
-from nnunet_ssl.predictions.probabilities import in_float32, probabilities
+from nnunet_ssl.losses.consistency import _check
+from nnunet_ssl.predictions.probabilities import probabilities
 
 
 def softmax_dice(
@@ -32,12 +32,3 @@ def softmax_dice(
     axes = [axis for axis in range(p.ndim) if axis != 1]
     dice = (2 * (p * q).sum(axes) + smooth) / (p.sum(axes) + q.sum(axes) + smooth)
     return (1 - dice).mean()
-
-
-def symmetric_mse(first: Tensor, second: Tensor, mask: Tensor | None = None) -> Tensor:
-    """`mean_{n,c,v} (first - second)^2` of two `(B, C, *spatial)` tensors as they are: no activation is applied.
-
-    The official `symmetric_mse_loss`, used on logits. Mask and errors are those of `softmax_mse`.
-    """
-    _check("softmax", first, second, mask)
-    return reduce_voxels((in_float32(first) - in_float32(second)) ** 2, mask, "mean")

@@ -8,6 +8,8 @@ denominator.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -71,3 +73,8 @@ def ce_dice_loss(logits: Tensor, target: Tensor, smooth: float = 1e-5) -> Tensor
     """
     dice = squared_dice_loss(torch.softmax(logits.float(), dim=1), target, smooth)
     return 0.5 * (cross_entropy(logits, target) + dice)
+
+
+def mean_loss(losses: Sequence[Tensor]) -> Tensor:
+    """The mean of scalar losses, of scales or decoders that count alike."""
+    return torch.stack(list(losses)).mean()

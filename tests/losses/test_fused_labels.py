@@ -1,0 +1,33 @@
+"""Two networks and the label of their fused beliefs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nnunet_ssl.losses.fused_labels import fused_label_losses
+from nnunet_ssl.losses.region import region_loss
+from nnunet_ssl.predictions.evidence import asymptotic_weights, beliefs, fused_beliefs
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 2
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_both_learn_one_label(activation):
+    first, second = draw(2, 3, 4, 5).requires_grad_(), draw(2, 3, 4, 5, seed=1).requires_grad_()
+    inside = torch.ones(2, 1, 4, 5, dtype=torch.bool)
+    inside[0, ..., :2] = False
+    losses = fused_label_losses(first, second, 0.2, 0.7, activation, inside)
+    axis = 1 if activation == "softmax" else 2
+    belief, uncertainty = fused_beliefs(beliefs(first, activation), beliefs(second, activation), axis)
+    if activation == "softmax":
+        label = belief.argmax(1, keepdim=True)
+    else:
+        label, uncertainty = (belief[:, :, 0] > belief[:, :, 1]), uncertainty[:, :, 0]
+    weights = asymptotic_weights(uncertainty, 0.2, 0.7).mean(1, keepdim=True).detach() * inside
+    for loss, z, other in zip(losses, (first, second), (second, first)):
+        torch.testing.assert_close(loss, region_loss(z, label, weights, activation))
+        own, others = torch.autograd.grad(loss, (z, other), allow_unused=True)
+        assert own[0, ..., :2].abs().max() == 0 < own.abs().max() and others is None

@@ -1,0 +1,99 @@
+"""nnUNetTrainerADMT: turns of the teachers, both perturbations, and what the student learns in them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nnunet_ssl.losses.self_training import self_training_loss
+from tests.golden.framework import record_calls
+from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
+
+NAME = "nnUNetTrainerADMT"
+
+
+def admt(datasets, tmp_path, configuration="2d", options=None, **attributes):
+    out, dataset = datasets(**(options or {}))
+    return started(make_trainer(NAME, out, dataset, configuration, results=tmp_path, **attributes))
+
+
+def halfway(trainer):
+    trainer.iteration = trainer.total_steps // 2
+    return trainer
+
+
+def test_the_teacher_whose_turn_it_is_follows_the_student_and_the_other_one_rests(datasets, tmp_path):
+    trainer = admt(datasets, tmp_path)
+    trainer.train_step(next(trainer.dataloader_train))  # both are copies
+    for teacher in (trainer.first, trainer.second):
+        assert largest_difference(weights_of(teacher.module), weights_of(trainer.network)) == 0
+    halfway(trainer)
+    for first_is_active in (True, False):
+        trainer.turns.first = first_is_active
+        trainer.turns._done = 0
+        active, resting = (trainer.first, trainer.second)[:: 1 if first_is_active else -1]
+        before = weights_of(active.module), weights_of(resting.module)
+        trainer.train_step(next(trainer.dataloader_train))
+        student = weights_of(trainer.network)
+        expected = {k: 0.99 * before[0][k] + 0.01 * student[k] for k in student}
+        assert largest_difference(expected, weights_of(active.module)) < 1e-6
+        assert largest_difference(before[1], weights_of(resting.module)) == 0
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+@pytest.mark.parametrize("regions", [False, True])
+def test_in_the_second_ones_turns_patches_and_labels_are_mixed_alike(
+    regions, configuration, datasets, tmp_path, monkeypatch
+):
+    trainer = halfway(admt(datasets, tmp_path, configuration, {"regions": regions}, smallest_share=0.0))
+    weak, strong = ([*trainer.view_names].index(name) for name in ("weak", "strong"))
+    functions = ("centered_box", "copy_paste", "cutmix_sides", "outside_boxes")
+    calls = {f: record_calls(monkeypatch, f"nnunet_ssl.patches.mixing.{f}") for f in functions}
+    batch = next(trainer.dataloader_train)
+    views = batch["unlabeled"].chunk(2, 1)
+    seen = []
+    handle = trainer.network.register_forward_pre_hook(lambda _, images: seen.append(images[0]))
+    trainer.turns.first, trainer.turns._done = True, 0
+    trainer.train_step(copy_batch(batch))
+    assert not any(calls.values())
+    assert torch.equal(seen[-1][len(batch["data"]) :], views[strong])
+    trainer.turns.first, trainer.turns._done = False, 0
+    trainer.train_step(copy_batch(batch))
+    handle.remove()
+    assert all(calls.values())
+    mixed = seen[-1][len(batch["data"]) :]
+    own, partner = mixed == views[weak], mixed == views[weak].roll(1, 0)
+    assert (own | partner).all()
+
+
+def test_the_term_is_the_loss_of_the_kept_labels_at_all_scales(datasets, tmp_path):
+    trainer = halfway(admt(datasets, tmp_path, confidence=0.34))
+    batch = next(trainer.dataloader_train)
+    outputs = []
+    handle = trainer.network.register_forward_hook(lambda *a: outputs.append([z.detach().clone() for z in a[2]]))
+    values = trainer.train_step(copy_batch(batch))
+    handle.remove()
+    scales = [z[len(batch["data"]) :] for z in outputs[-1]]
+    expected = sum(
+        w * self_training_loss(z, trainer.labels, trainer.sure, batch["inside"]).item()
+        for w, z in zip(trainer.scale_weights, scales)
+        if w
+    )
+    assert values["pseudo"] == pytest.approx(expected, rel=1e-4) and trainer.sure.any()
+
+
+def test_small_patches_are_not_mixed(datasets, tmp_path):
+    trainer = admt(datasets, tmp_path, smallest_share=1.1)
+    assert not trainer.cutmix
+    (log,) = tmp_path.rglob("training_log*.txt")
+    assert "no CutMix, see smallest_share" in log.read_text()
+
+
+def test_turns_are_kept_in_checkpoints(datasets, tmp_path):
+    trainer = admt(datasets, tmp_path)
+    trainer.turns.first, trainer.turns._done, trainer.turns._length = False, 3, 77
+    trainer.save_checkpoint(str(tmp_path / "c.pth"))
+    other = make_trainer(NAME, *datasets(), results=tmp_path)
+    other.initialize()
+    other.load_checkpoint(str(tmp_path / "c.pth"))
+    assert other.turns.state_dict() == {"first": False, "done": 3, "length": 77}

@@ -1,0 +1,43 @@
+"""nnUNetTrainerCrossTeaching: who teaches whom, and how the transformer is trained."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nnunet_ssl.losses.mixed_pseudo_labels import pseudo_dice
+from tests.helpers.training import copy_batch, make_trainer, started
+
+NAME = "nnUNetTrainerCrossTeaching"
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_a_step_by_hand(configuration, datasets, tmp_path):
+    trainer = started(make_trainer(NAME, *datasets(), configuration, results=tmp_path, drop_path=0.0))
+    batch = next(trainer.dataloader_train)
+    with torch.no_grad():
+        first, second = trainer.network(batch["unlabeled"])[0], trainer.transformer(batch["unlabeled"])[0]
+        of_labels = trainer.loss.loss(trainer.transformer(batch["data"])[0], batch["target"][0])
+        expected = [
+            pseudo_dice(z, other.argmax(1, keepdim=True), mask=batch["inside"]).item()
+            for z, other in ((first, second), (second, first))
+        ]
+    values = trainer.train_step(copy_batch(batch))
+    found = [values["cross_teaching"], values["cross_teaching_transformer"]]
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert values["labeled_transformer"] == pytest.approx(of_labels.item(), rel=1e-4)
+
+
+def test_the_transformer_teaches_later_than_it_learns(datasets, tmp_path):
+    trainer = started(make_trainer(NAME, *datasets(), results=tmp_path, rampup_fraction=0.0))
+    trainer.iteration = trainer.total_steps // 10
+    assert trainer.weights() == {"cross_teaching": 0.0, "cross_teaching_transformer": 1.0}
+    trainer.iteration = trainer.total_steps // 2
+    assert trainer.weights() == {"cross_teaching": 1.0, "cross_teaching_transformer": 1.0}
+
+
+def test_the_transformer_has_its_own_optimizer(datasets, tmp_path):
+    trainer = started(make_trainer(NAME, *datasets(), results=tmp_path))
+    optimizer = trainer.transformer.optimizer
+    assert isinstance(optimizer, torch.optim.AdamW) and optimizer.param_groups[0]["lr"] == pytest.approx(3e-4)
+    assert trainer.transformer.clip == 1.0

@@ -1,0 +1,40 @@
+"""nnUNetTrainerMCNet: its decoders and its consistency."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nnunet_ssl.losses.mutual_consistency import mutual_consistency
+from nnunet_ssl.networks.upsampling import InterpolatingUpsampling
+from tests.helpers.training import copy_batch, make_trainer, started
+
+NAME = "nnUNetTrainerMCNet"
+
+
+@pytest.mark.parametrize("decoders", [2, 3])
+def test_decoders_on_one_encoder_by_hand(decoders, datasets, tmp_path):
+    trainer = started(make_trainer(NAME, *datasets(), results=tmp_path, decoders=decoders))
+    modes = [
+        {layer.mode for layer in d.module.modules() if isinstance(layer, InterpolatingUpsampling)}
+        for d in trainer.auxiliaries.values()
+    ]
+    assert modes == [{"bilinear"}, {"nearest"}][: decoders - 1]
+    batch = next(trainer.dataloader_train)
+    batch["inside"][0, ..., :5] = False
+    images = torch.cat((batch["data"], batch["unlabeled"]))
+    with torch.no_grad():
+        features = trainer.network.encoder(images)
+        scales = [trainer.network(images), *(d.module.decoder(features) for d in trainer.auxiliaries.values())]
+    counted = torch.cat((torch.ones_like(batch["data"][:, :1], dtype=torch.bool), batch["inside"]))
+    expected = mutual_consistency([z[0] for z in scales], 0.1, mask=counted).item()
+    values = trainer.train_step(copy_batch(batch))
+    assert values["consistency"] == pytest.approx(expected, rel=1e-4)
+    for name, of_decoder in zip(trainer.auxiliaries, scales[1:]):
+        labeled = trainer.loss([z[: len(batch["data"])] for z in of_decoder], batch["target"]).item()
+        assert values[f"labeled_{name}"] == pytest.approx(labeled, rel=1e-4)
+
+
+def test_another_number_of_decoders_is_refused(datasets, tmp_path):
+    with pytest.raises(ValueError, match=r"must be 2 \(MC-Net\) or 3 \(MC-Net\+\), got 4"):
+        make_trainer(NAME, *datasets(), results=tmp_path, decoders=4).initialize()

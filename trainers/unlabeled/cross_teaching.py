@@ -1,0 +1,89 @@
+"""Cross teaching between a convolutional network and a transformer.
+
+Luo, Hu, Song, Wang, Zhang, "Semi-Supervised Medical Image Segmentation via Cross Teaching between CNN and Transformer", MIDL 2022,
+arXiv:2112.04894. Official code: HiLab-git/SSL4MIS (train_cross_teaching_between_cnn_transformer_2D.py).
+
+Cross pseudo supervision between two unlike architectures: each learns the other's hard decision on unlabeled patches, through a
+Dice loss, without a threshold:
+
+    L = sum_i L_sup(f_i(x), y) + w_i(t) Dice(p_i(u), argmax f_j(u)),    j the other one
+    w(t) = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
+
+Network 1 is nnU-Net's; it alone is validated, stored and predicted with. Network 2 is Primus, the vision transformer of
+nnU-Net's own package of architectures, in 3D and (in tokens of one slice) in 2D, trained as nnU-Net trains it: AdamW, clipped
+at a gradient norm of 1.
+
+Differs from the official code: Primus in place of Swin-UNet with weights of ImageNet. Without these a transformer learns
+slowly, and what it teaches is poor for long, so it teaches (w_1) only from `transformer_delay` of the run on; the convolutional
+network teaches from the start. L_sup is nnU-Net's loss (deep supervision for network 1; Primus has one scale), about twice the
+official 0.5 (CE + Dice), so that the official weight is 0.2, at which the gradient of network 1's term was 0.6 % of the labeled
+loss's (ACDC in 2D, 3 labeled patients, a trained nnU-Net); Dice of all classes over the batch with squares, as official,
+on the highest resolution; padding does not count; the ramp moves every iteration; 3D too. Regions: label [p > 0.5].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.losses.mixed_pseudo_labels import pseudo_dice
+from nnunet_ssl.networks.transformer import Transformer
+from nnunet_ssl.predictions.hard_labels import hard_labels
+from nnunet_ssl.ramps import delayed, ramped_weight
+from nnunet_ssl.trainer import nnUNetTrainerSSL
+
+
+class nnUNetTrainerCrossTeaching(nnUNetTrainerSSL):
+    """Cross teaching: nnU-Net's network and a transformer learn each other's hard decisions on unlabeled patches.
+
+    Passes per step: forward and backward on labeled and unlabeled patches in one batch, for each of the two networks.
+    """
+
+    networks = ("student", "transformer")
+    consistency_weight: float = 1.0  # official code: 0.1, see above
+    rampup_fraction: float = 1.0  # of the run; official: 30000 of 30000 iterations
+    transformer_delay: float = 0.2  # of the run, before the transformer teaches; official: 0
+    transformer_size: str = "S"  # of Primus, or "B", "M"; nnU-Net's sizes, 24, 93 and 146 million parameters
+    transformer_lr: float = (
+        3e-4  # AdamW with betas 0.9, 0.98 and weight decay 0.05; nnU-Net's for Primus; official (Swin): SGD, 0.01
+    )
+    drop_path: float = 0.2  # stochastic depth of the transformer; nnU-Net's for Primus
+
+    def build_method(self) -> None:
+        network = Transformer(
+            self.num_input_channels,
+            self.label_manager.num_segmentation_heads,
+            self.configuration_manager.patch_size,
+            self.transformer_size,
+            self.drop_path,
+        )
+        self.transformer = self.register_network(
+            "transformer",
+            network,
+            optimizer=lambda parameters: torch.optim.AdamW(
+                parameters, self.transformer_lr, betas=(0.9, 0.98), weight_decay=0.05
+            ),
+            clip=1.0,
+            supervised=True,
+            follows_pretrained=False,
+        )
+
+    def supervised_loss(self, logits: list[Tensor], target: Tensor | list[Tensor], batch: SSLBatch) -> Tensor:
+        if len(logits) == 1 and isinstance(target, list):  # the transformer has no deep supervision
+            return self.loss.loss(logits[0], target[0])
+        return super().supervised_loss(logits, target, batch)
+
+    def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
+        first, second = logits[0], batch.logits["transformer"][0]
+        labels = hard_labels(first, self.activation), hard_labels(second, self.activation)
+        options = {"activation": self.activation, "mask": batch.inside, "all_ranks": self.is_ddp}
+        return {
+            "cross_teaching": pseudo_dice(first, labels[1], **options),
+            "cross_teaching_transformer": pseudo_dice(second, labels[0], **options),
+        }
+
+    def weights(self) -> dict[str, float]:
+        weight = ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction)
+        delay = delayed(weight, self.progress, self.transformer_delay)
+        return {"cross_teaching": delay, "cross_teaching_transformer": weight}

@@ -1,0 +1,94 @@
+"""Deep co-training.
+
+Qiao, Shen, Zhang, Wang, Yuille, "Deep Co-Training for Semi-Supervised Image Recognition", ECCV 2018, arXiv:1803.05984;
+segmentation: Peng, Estrada, Pedersoli, Desrosiers, Pattern Recognition 2020, arXiv:1903.11233. A method of this name in
+HiLab-git/SSL4MIS (train_deep_co_training_2D.py) is another one: `views = "rotation"`.
+
+Two networks agree on unlabeled patches u, and are kept different: each resists the adversarial examples g of the other.
+
+    L = sum_i L_sup(f_i(x), y) + agreement_weight r JS(p_1(u), p_2(u))
+        + difference_weight r mean over x and u of H(p_1, f_2(g_1)) + H(p_2, f_1(g_2))
+    g_i(x) = x + step sign(d CE(f_i(x), argmax f_i(x)) / dx),    r = exp(-5 (1 - progress / rampup_fraction)^2)
+
+H: cross entropy with a soft target, which gets no gradient. "rotation" (SSL4MIS): one network, u rotated by k quarter turns R_k:
+
+    L = L_sup(f(x), y) + rotation_weight r mean (p(R_k u) - R_k p(u))^2,    each side the other's target
+
+The first network is validated and stored.
+
+Differs from the published method: L is summed over voxels' means, with deep supervision in L_sup only; nnU-Net's loss in place
+of the cross entropy, about twice as large in value but not in its cross entropy, so that both weights are those of the paper;
+examples of labeled patches are made against the network's own decision too, which needs no label of ignored voxels; `step` in
+units of z-scored intensities (published: 0.02 of images in [0, 1]). Padding does not count. Regions: Bernoulli distributions.
+Differs from SSL4MIS ("rotation"): 2D and 3D; k = 0, the same image again, is not drawn; in the plane of the last two axes, k =
+2 only where patch or spacing differ along them; the weight is Mean Teacher's, for its reason (official: 0.1).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.losses.adversarial_examples import against_own_decision
+from nnunet_ssl.losses.consistency import jensen_shannon, mutual_mse
+from nnunet_ssl.losses.mixed_pseudo_labels import soft_cross_entropy
+from nnunet_ssl.patches.turns import quarter_turns_fit, turn_and_flip
+from nnunet_ssl.predictions.probabilities import probabilities
+from nnunet_ssl.ramps import ramped_weight
+from nnunet_ssl.trainer import nnUNetTrainerSSL
+
+
+class nnUNetTrainerDeepCoTraining(nnUNetTrainerSSL):
+    """Deep co-training: two networks agree on unlabeled patches, and each resists the other's adversarial examples.
+
+    Passes per step, for each of two networks: forward and backward on labeled and unlabeled patches, on the adversarial
+    examples of the other one, and once more to make its own. With views = "rotation": forward and backward of one network on L
+    + 2 U.
+    """
+
+    networks = ("student", "second")
+    views: str = "adversarial"  # the paper; or "rotation", SSL4MIS
+    agreement_weight: float = 10.0  # as in the paper
+    difference_weight: float = 0.5  # as in the paper
+    rotation_weight: float = 5.0  # SSL4MIS: 0.1, which is 0.2 beside nnU-Net's loss and has no effect, see above
+    step: float = 0.02  # of the adversarial examples, in standard deviations of intensities; the paper: of the range of intensities
+    rampup_fraction: float = 1.0  # of the run; SSL4MIS: 30000 of 30000 iterations; the paper: 80 of 600 epochs
+
+    def build_method(self) -> None:
+        if self.views not in ("adversarial", "rotation"):
+            raise ValueError(f"views must be 'adversarial' or 'rotation', got {self.views!r}")
+        if self.views == "adversarial":
+            self.second = self.register_network("second", supervised=True)
+
+    def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
+        if self.views == "rotation":
+            return {"rotation": self.rotation(logits[0], batch)}
+        return {
+            "agreement": jensen_shannon(logits[0], batch.logits["second"][0], self.activation, batch.inside),
+            "difference": self.difference(batch),
+        }
+
+    def difference(self, batch: SSLBatch) -> Tensor:
+        """What each network makes of the other's adversarial examples, against what the other makes of the images."""
+        pairs, images, losses = (self.student, self.second), batch.images, []
+        for network, other in (pairs, pairs[::-1]):
+            scales = batch.labeled_logits[network.name][0], batch.logits[network.name][0]
+            target = probabilities(torch.cat(scales).detach(), self.activation)
+            examples = against_own_decision(network.module, images, self.step, self.activation)
+            losses.append(soft_cross_entropy(other(examples)[0], target, self.activation, batch.counted()))
+        return torch.stack(losses).sum()
+
+    def rotation(self, logits: Tensor, batch: SSLBatch) -> Tensor:
+        square = quarter_turns_fit(self.configuration_manager.spacing, logits.shape[2:])
+        turns = int(np.random.randint(1, 4)) if square else 2
+        rotated = self.student(turn_and_flip(batch.unlabeled, turns))[0]
+        turned = turn_and_flip(probabilities(logits, self.activation), turns)
+        return mutual_mse(turned, probabilities(rotated, self.activation), turn_and_flip(batch.inside, turns))
+
+    def weights(self) -> dict[str, float]:
+        rotation = {"rotation": self.rotation_weight}
+        final = {"agreement": self.agreement_weight, "difference": self.difference_weight}
+        final = rotation if self.views == "rotation" else final
+        return {name: ramped_weight(weight, self.progress, self.rampup_fraction) for name, weight in final.items()}
