@@ -43,6 +43,16 @@ WITHOUT_CHANCE = {
     "nnUNetTrainerTestTwoNetworks": {},
     "nnUNetTrainerPseudoLabels": {"pseudo_weight": 0.5},
     "nnUNetTrainerCPS": {"rampup_fraction": 0.0},  # networks in turn, a backward pass each
+    # one network in two passes with a backward pass each; Dice sums go over the patches of one process
+    "nnUNetTrainerUniMatch": {
+        "earliest": 0.0,
+        "competence": 0.0,
+        "ramp": 0.0,
+        "confidence": 0.34,
+        "feature_dropout": 0.0,
+        "cutmix": 0.0,
+        "form": "cross_entropy",
+    },
     # without what is drawn at random: the mixture and the dropped channels
     "nnUNetTrainerScribbleDMPLS": {"dropout": 0.0, "pseudo_weight": 0.0},
 }
@@ -69,6 +79,7 @@ def both_ways(datasets, tmp_path_factory):
                 "start": weights_of(trainer.network),
                 "members": {m.name: weights_of(m.module) for m in trainer.members},
                 "batches": [copy_batch(b) for b in batches],
+                "views": trainer.view_names,  # known with the loaders, which the processes do not make
             }
             job = {"name": name, "attributes": attributes, "out": out, "dataset": dataset, "work": work / name}
             jobs.append(job | {"reference": reference})
