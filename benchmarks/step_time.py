@@ -1,52 +1,177 @@
-"""Time of a training step against vanilla nnU-Net's, measured in one process.
+"""Time and memory of a training step of every trainer, against nnU-Net's and against its floor.
 
-    python benchmarks/step_time.py                                  a small 2D network on CPU
-    python benchmarks/step_time.py --dimension 3 --device cuda --patch 64 128 128 --features 32 64 128 256 320
+    python -m benchmarks.step_time                                          all trainers, 2D and 3D, on CPU
+    python -m benchmarks.step_time -tr nnUNetTrainerMCF --dimension 3       one row anew
+    python -m benchmarks.step_time --report                                 the page again, from what is recorded
 
-Steps of the two trainers alternate on the same patches, so that whatever else the machine does meets both. A step of Mean
-Teacher on as many unlabeled as labeled patches cannot be cheaper than 7/3 of vanilla's: forward and backward (twice a
-forward) of twice the patches, plus one forward of the teacher. A ratio below that floor is a broken measurement. On CPU the
-process's CPU time is given beside the wall time: where the two ratios differ, something else was running.
+writes docs/performance.csv and the tables of docs/performance.md. Steps of the trainer and of nnU-Net's alternate in one process,
+so that whatever else the machine does meets both; on CPU the time is the processor time of this process, with one thread, on a GPU
+the wall time. Steps are in the last quarter of a run, where no stage and no warm-up is left.
+
+The floor is arithmetic that is counted and not assumed: the convolutions and matrix products of a step, forward and backward, over
+those of nnU-Net's step. It is 7/3 for Mean Teacher: forward and backward (twice a forward) of twice the patches, and one forward
+pass of the teacher. Memory is the largest sum of tensors that a step has made and still holds (activations, gradients), over
+nnU-Net's; weights and optimizers are not in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
+from unittest import mock
 
+import pandas as pd
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tests.helpers.synthetic import make_dataset
-from tests.helpers.training import copy_batch, make_trainer, started
+import nnunet_ssl
+from nnunet_ssl.data.atomic import write_atomically
+from nnunet_ssl.discovery.variants import trainer_classes
+from nnunet_ssl.evaluation.tables import markdown_table
+from tests.helpers import synthetic
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.trainers import needs, to_the_last_quarter
+from tests.helpers.training import copy_batch, make_trainer, peak_memory, started
 
-FLOOR = 7 / 3
+VANILLA = "nnUNetTrainer"
+TABLE = REPOSITORY / "docs" / "performance.csv"
+PAGE = REPOSITORY / "docs" / "performance.md"
+PATCH = {2: [96, 96], 3: [24, 24, 24]}
+BATCH = {2: 4, 3: 2}
+KEY = ["trainer", "configuration", "device"]
+MEASURED = ["step_ms", "nnunet_step_ms", "gflop", "nnunet_gflop", "memory_MiB", "nnunet_memory_MiB"]
+COLUMNS = [*KEY, "patch", "batch", "features", "threads", "steps", *MEASURED, "torch", "version", "date"]
+LARGEST = 1.1  # time over the floor that the page does not have to explain
+_BLOCK = re.compile(r"(<!-- performance:(\w+) -->\n).*?(<!-- /performance -->)", re.DOTALL)
 
 
-def parse_arguments() -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-tr", default="nnUNetTrainerMeanTeacher")
-    parser.add_argument("--dimension", type=int, choices=(2, 3), default=2)
+    parser.add_argument("-tr", nargs="+", metavar="TRAINER", help="default: all of nnunet_ssl")
+    parser.add_argument("--dimension", type=int, choices=(2, 3), help="default: both")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--patch", type=int, nargs="+", help="voxels; default 96 96, or 48 64 64 in 3D")
-    parser.add_argument("--batch", type=int, help="labeled patches; default 8, or 2 in 3D")
+    parser.add_argument("--patch", type=int, nargs="+", help="voxels; default 96 96, or 24 24 24 in 3D")
+    parser.add_argument("--batch", type=int, help="labeled patches, and as many unlabeled ones; default 4, or 2 in 3D")
     parser.add_argument("--features", type=int, nargs="+", default=[16, 32, 64, 128])
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    return parser.parse_args()
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--table", type=Path, default=TABLE, metavar="FILE", help="where rows go, those of equal name anew"
+    )
+    parser.add_argument("--report", action="store_true", help="measure nothing, write the page")
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    args = make_parser().parse_args(words)
+    if not args.report:
+        torch.set_num_threads(args.threads)
+        for dimension in (args.dimension,) if args.dimension else (2, 3):
+            measure_all(args, dimension)
+    if args.table == TABLE:
+        write_atomically(PAGE, lambda temporary: temporary.write_text(page_text(), encoding="utf-8"))
+    return 0
+
+
+# ----------------------------------------------------------------------------------------------------------- measuring
+
+
+def measure_all(args: argparse.Namespace, dimension: int) -> None:
+    """A row per trainer; each is in the table as soon as it is measured."""
+    os.environ["nnUNet_compile"] = "f"  # compiled code cannot be counted, and on CPU nnU-Net does not compile
+    args = argparse.Namespace(**vars(args) | {"dimension": dimension})
+    args.patch, args.batch = args.patch or PATCH[dimension], args.batch or BATCH[dimension]
+    same: dict[str, list[str]] = {}  # trainers by what their data set must have
+    for name in args.tr or trainer_classes():
+        same.setdefault(json.dumps(needs(name)), []).append(name)
+    for options, names in same.items():
+        with fitting_dataset(args, **json.loads(options)) as (out, dataset):
+            vanilla = Measured(VANILLA, args, out, dataset)
+            for name in names:
+                row = described(name, args) | compared(Measured(name, args, out, dataset), vanilla, args.steps)
+                add_row(args.table, row, COLUMNS, KEY)
+                seen = with_ratios(pd.DataFrame([row])).iloc[0]
+                print(
+                    f"{name} {row['configuration']}: {seen['time']:.2f} of nnU-Net's {row['nnunet_step_ms']:.0f} ms, floor "
+                    f"{seen['floor']:.2f}, {seen['over']:.2f} over it; memory {seen['memory']:.2f}",
+                    flush=True,
+                )
+
+
+def described(name: str, args: argparse.Namespace) -> dict:
+    """What a row says beside numbers."""
+    return {
+        "trainer": name,
+        "configuration": configuration_of(args),
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
+        "patch": " x ".join(map(str, args.patch)),
+        "batch": args.batch,
+        "features": " ".join(map(str, args.features)),
+        "threads": args.threads,
+        "steps": args.steps,
+        "torch": torch.__version__,
+        "version": nnunet_ssl.__version__,
+        "date": date.today().isoformat(),
+    }
+
+
+class Measured:
+    """A trainer with patches for its steps, and the arithmetic and the memory of one step."""
+
+    def __init__(self, name: str, args: argparse.Namespace, out: Path, dataset: str):
+        self.trainer = ready(name, args, out, dataset)
+        self.batch = next(self.trainer.dataloader_train)
+        self.gflop = counted(self.trainer, self.batch) / 1e9
+        self.memory = peak_memory(self.trainer, copy_batch(self.batch)) / 2**20
+
+    def seconds(self) -> float:
+        """Of a step: processor time on a CPU, wall time on a GPU."""
+        return timed_step(self.trainer, self.batch)[self.trainer.device.type == "cpu"]
+
+
+def compared(own: Measured, vanilla: Measured, steps: int) -> dict[str, float]:
+    """The measured columns of a row."""
+    times = [(own.seconds(), vanilla.seconds()) for _ in range(steps)]
+    step, nnunet_step = (1000 * statistics.median(series) for series in zip(*times))
+    numbers = (step, nnunet_step, own.gflop, vanilla.gflop, own.memory, vanilla.memory)
+    return {column: round(number, 4) for column, number in zip(MEASURED, numbers, strict=True)}
+
+
+def configuration_of(args: argparse.Namespace) -> str:
+    return "2d" if args.dimension == 2 else "3d_fullres"
+
+
+@contextmanager
+def fitting_dataset(args: argparse.Namespace, **options) -> Iterator[tuple[Path, str]]:
+    """A data set with these options of `make_dataset`, of phantoms larger than a patch: its root and its name."""
+    larger = (24, 1.1 * args.patch[0], 1.1 * args.patch[1]) if args.dimension == 2 else [1.1 * n for n in args.patch]
+    with tempfile.TemporaryDirectory() as folder:
+        with mock.patch.object(synthetic, "SHAPE", tuple(map(int, larger))):
+            dataset = synthetic.make_dataset(
+                Path(folder),
+                configurations=(configuration_of(args),),
+                change_plans=lambda plans: enlarge(plans, args),
+                **options,
+            )
+        yield Path(folder), dataset
 
 
 def enlarge(plans: dict, args: argparse.Namespace) -> None:
     """The synthetic data set's plans with the patch, batch and network that were asked for."""
-    configuration = plans["configurations"]["2d" if args.dimension == 2 else "3d_fullres"]
+    configuration = plans["configurations"][configuration_of(args)]
     stages = len(args.features)
-    configuration["patch_size"] = args.patch or ([96, 96] if args.dimension == 2 else [48, 64, 64])
-    configuration["batch_size"] = args.batch or (8 if args.dimension == 2 else 2)
+    configuration["patch_size"] = args.patch
+    configuration["batch_size"] = args.batch
     configuration["architecture"]["arch_kwargs"] |= {
         "n_stages": stages,
         "features_per_stage": args.features,
@@ -55,6 +180,21 @@ def enlarge(plans: dict, args: argparse.Namespace) -> None:
         "n_conv_per_stage": [2] * stages,
         "n_conv_per_stage_decoder": [2] * (stages - 1),
     }
+
+
+def ready(name: str, args: argparse.Namespace, out: Path, dataset: str):
+    """A trainer near the end of its run."""
+    trainer = started(make_trainer(name, out, dataset, configuration_of(args), device=args.device))
+    if name != VANILLA:
+        to_the_last_quarter(trainer)
+    return trainer
+
+
+def counted(trainer, batch: dict) -> int:
+    """Floating-point operations of the convolutions and matrix products of a step, which must not be compiled."""
+    with FlopCounterMode(display=False) as counter:
+        trainer.train_step(copy_batch(batch))
+    return counter.get_total_flops()
 
 
 def timed_step(trainer, batch: dict) -> tuple[float, float]:
@@ -69,41 +209,58 @@ def timed_step(trainer, batch: dict) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def main() -> None:
-    args = parse_arguments()
-    torch.set_num_threads(args.threads)
-    configuration = "2d" if args.dimension == 2 else "3d_fullres"
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder)
-        dataset = make_dataset(out, change_plans=lambda plans: enlarge(plans, args))
-        os.environ["nnUNet_compile"] = "f" if args.device == "cpu" else "t"
-        trainers = [
-            started(make_trainer(name, out, dataset, configuration, device=args.device))
-            for name in ("nnUNetTrainer", args.tr)
-        ]
-        for trainer in trainers[1:]:  # past any stage of a method that does less work
-            trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
-        batch = next(trainers[1].dataloader_train)
-        labeled = {k: batch[k] for k in ("data", "target", "keys")}
-        times: list[list[tuple[float, float]]] = [[], []]
-        for step in range(-5, args.steps):
-            for i, (trainer, patches) in enumerate(zip(trainers, (labeled, batch), strict=True)):
-                measured = timed_step(trainer, patches)
-                if step >= 0:
-                    times[i].append(measured)
-    wall = [statistics.median(t[0] for t in series) for series in times]
-    cpu = [statistics.median(t[1] for t in series) for series in times]
-    ratio, cpu_ratio = wall[1] / wall[0], cpu[1] / cpu[0]
-    print(
-        f"{args.device}, {args.threads} threads, patch {args.patch or 'default'}, median of {args.steps} alternating steps"
+def add_row(file: Path, row: dict, columns: list[str], key: list[str]) -> None:
+    """Adds a row to a CSV file, in the place of those that are equal in `key`."""
+    table = pd.DataFrame([row]).reindex(columns=columns)
+    if file.is_file():
+        old = pd.read_csv(file)
+        old = old[(old[key] != [row[k] for k in key]).any(axis=1)]
+        table = pd.concat([old, table]) if len(old) else table
+    table.to_csv(file, index=False)
+
+
+# ------------------------------------------------------------------------------------------------------------ the page
+
+
+def with_ratios(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows with `time`, `floor` and `memory` relative to nnU-Net's, and `over`: time over the floor."""
+    table = table.assign(
+        time=table["step_ms"] / table["nnunet_step_ms"],
+        floor=table["gflop"] / table["nnunet_gflop"],
+        memory=table["memory_MiB"] / table["nnunet_memory_MiB"],
     )
-    print(f"nnUNetTrainer             {1000 * wall[0]:8.1f} ms wall  {1000 * cpu[0]:8.1f} ms process")
-    print(f"{args.tr:<25} {1000 * wall[1]:8.1f} ms wall  {1000 * cpu[1]:8.1f} ms process")
-    print(f"ratio                     {ratio:8.3f} wall     {cpu_ratio:8.3f} process; floor {FLOOR:.3f}")
-    print(f"over the floor            {ratio / FLOOR:8.3f} wall     {cpu_ratio / FLOOR:8.3f} process")
-    if min(ratio, cpu_ratio if args.device == "cpu" else ratio) < FLOOR:
-        sys.exit("Below the floor: the measurement is broken (too few steps, or a machine that was busy).")
+    return table.assign(over=table["time"] / table["floor"])
+
+
+def performance_table(table: pd.DataFrame, configuration: str) -> str:
+    """One line per trainer."""
+    rows = with_ratios(table[table["configuration"] == configuration]).sort_values("trainer")
+    lines = []
+    for row in rows.itertuples():
+        over = f"**{row.over:.2f}**" if round(row.over, 2) > LARGEST else f"{row.over:.2f}"
+        lines.append(
+            [
+                row.trainer.removeprefix("nnUNetTrainer"),
+                f"{row.time:.2f}",
+                f"{row.floor:.2f}",
+                over,
+                f"{row.memory:.2f}",
+            ]
+        )
+    header = ["trainer", "time of a step", "floor", "time over the floor", "memory"]
+    return markdown_table(header, lines)
+
+
+def page_text() -> str:
+    """docs/performance.md as it must be, with tables between `<!-- performance:CONFIGURATION -->` and `<!-- /performance -->`."""
+    table = pd.read_csv(TABLE)
+
+    def block(match: re.Match) -> str:
+        start, configuration, end = match.groups()
+        return f"{start}\n{performance_table(table, configuration)}\n\n{end}"
+
+    return _BLOCK.sub(block, PAGE.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -41,6 +41,7 @@ def test_the_logits_of_labeled_patches_are_kept_for_the_method(datasets, tmp_pat
 WITHOUT_CHANCE = {
     MEAN_TEACHER: {"noise_std": 0.0, "consistency_weight": 0.5},
     "nnUNetTrainerTestTwoNetworks": {},
+    "nnUNetTrainerTestSecondDecoding": {},
     "nnUNetTrainerPseudoLabels": {"pseudo_weight": 0.5},
     "nnUNetTrainerCPS": {"rampup_fraction": 0.0},  # networks in turn, a backward pass each
     # one network in two passes with a backward pass each; Dice sums go over the patches of one process

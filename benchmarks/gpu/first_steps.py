@@ -16,23 +16,16 @@ import gc
 import os
 import statistics
 import sys
-import tempfile
 import traceback
 from contextlib import contextmanager
 from pathlib import Path
-from unittest import mock
 
-import pandas as pd
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measured_training import peak_memory
-from benchmarks.step_time import enlarge, timed_step
-from tests.helpers import synthetic
-from tests.helpers.trainers import needs, to_the_last_quarter
-from tests.helpers.training import copy_batch, make_trainer, started
+from benchmarks.step_time import add_row, configuration_of, counted, fitting_dataset, ready, timed_step
+from tests.helpers.trainers import needs
 
-VANILLA = "nnUNetTrainer"
 FEATURES = {2: [32, 64, 128, 256, 512, 512, 512], 3: [32, 64, 128, 256, 320, 320]}
 PATCH = {2: [256, 256], 3: [128, 128, 128]}
 BATCH = {2: 12, 3: 2}
@@ -85,29 +78,17 @@ def main() -> int:
         traceback.print_exc()
         row["error"] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     with locked(args.table):
-        add_row(args.table, row)
+        add_row(args.table, row, COLUMNS, ["trainer", "configuration"])
     return 1 if "error" in row else 0
-
-
-def configuration_of(args: argparse.Namespace) -> str:
-    return "2d" if args.dimension == 2 else "3d_fullres"
 
 
 def measure(args: argparse.Namespace, row: dict) -> None:
     """Fill `row`; what is measured before an error stays in it."""
-    larger = (24, 1.1 * args.patch[0], 1.1 * args.patch[1]) if args.dimension == 2 else [1.1 * n for n in args.patch]
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder)
-        with mock.patch.object(synthetic, "SHAPE", tuple(map(int, larger))):
-            dataset = synthetic.make_dataset(
-                out,
-                configurations=(configuration_of(args),),
-                change_plans=lambda plans: enlarge(plans, args),
-                **needs(args.trainer),
-            )
+    with fitting_dataset(args, **needs(args.trainer)) as (out, dataset):
         row["gflop"] = round(arithmetic(args, out, dataset) / 1e9, 6)
         os.environ["nnUNet_compile"] = "t"
-        trainer, batch = ready(args, out, dataset)
+        trainer = ready(args.trainer, args, out, dataset)
+        batch = next(trainer.dataloader_train)
         row["compiled"] = trainer._do_i_compile()
         row["first_step_s"] = round(timed_step(trainer, batch)[0], 1)
         for _ in range(3):
@@ -120,21 +101,12 @@ def measure(args: argparse.Namespace, row: dict) -> None:
         row["peak_memory_MiB"] = round(peak_memory(trainer.device)[0] / 2**20)
 
 
-def ready(args: argparse.Namespace, out: Path, dataset: str) -> tuple[object, dict]:
-    """A trainer near the end of its run, and patches for a step."""
-    trainer = started(make_trainer(args.trainer, out, dataset, configuration_of(args), device=args.device))
-    if args.trainer != VANILLA:
-        to_the_last_quarter(trainer)
-    return trainer, next(trainer.dataloader_train)
-
-
 def arithmetic(args: argparse.Namespace, out: Path, dataset: str) -> int:
     """Floating-point operations of one step, not compiled: compiled code cannot be counted."""
     os.environ["nnUNet_compile"] = "f"
-    trainer, batch = ready(args, out, dataset)
-    with FlopCounterMode(display=False) as counter:
-        trainer.train_step(copy_batch(batch))
-    total = counter.get_total_flops()
+    trainer = ready(args.trainer, args, out, dataset)
+    batch = next(trainer.dataloader_train)
+    total = counted(trainer, batch)
     del trainer
     gc.collect()
     if args.device == "cuda":
@@ -148,16 +120,6 @@ def locked(file: Path):
     with open(f"{file}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def add_row(file: Path, row: dict) -> None:
-    """Replaces the row of the same trainer and configuration."""
-    table = pd.DataFrame([row]).reindex(columns=COLUMNS)
-    if file.is_file():
-        old = pd.read_csv(file)
-        old = old[(old["trainer"] != row["trainer"]) | (old["configuration"] != row["configuration"])]
-        table = pd.concat([old, table]) if len(old) else table
-    table.to_csv(file, index=False)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch import Tensor
 from nnunet_ssl.losses.masked import mean_where
 from nnunet_ssl.losses.region import masked_dice_loss
 from nnunet_ssl.patches.mixing import resize_nearest
-from nnunet_ssl.predictions.probabilities import in_float32, probabilities
+from nnunet_ssl.predictions.probabilities import in_float32, most_probable, probabilities
 
 
 @torch.no_grad()
@@ -46,7 +46,7 @@ def hard_mixture(mixed: Tensor, activation: str = "softmax") -> Tensor:
 
     "softmax": the most probable class, int64 `(B, 1, *spatial)`. "sigmoid": regions above 0.5, bool `(B, C, *spatial)`.
     """
-    return mixed.argmax(1, keepdim=True) if activation == "softmax" else mixed > 0.5
+    return most_probable(mixed) if activation == "softmax" else mixed > 0.5
 
 
 def pseudo_dice(

@@ -82,20 +82,27 @@ def estimate_mixture(
     Returns:
         alpha, `(C,)` float64.
     """
-    p, counted, prior = _exact(_rows(probabilities)), _rows(mask), _exact(prior)
+    p, counted, prior = _exact(_rows(probabilities).T), _rows(mask).T, _exact(prior)
     count = counted.sum()
+    ratio = torch.where(counted & (prior > 0)[:, None], p / prior[:, None], 0)  # p / g, (C, voxels)
     mixture, ended = prior, count == 0
     for _ in range(max_iterations):
-        share = p * torch.where(prior > 0, mixture / prior, 0)
-        total = share.sum(1, keepdim=True)
-        posterior = torch.where(counted & (total > 0), share / total, 0)
-        updated = torch.where(ended, mixture, posterior.sum(0) / count.clamp(min=1))
+        total = mixture @ ratio
+        updated = mixture * (ratio @ torch.where(total > 0, 1 / total, 0)) / count.clamp(min=1)
+        updated = torch.where(ended, mixture, updated)
         ended = ended | ((updated - mixture).abs().sum() <= tolerance)
         mixture = updated
         # on a GPU a step costs less than asking whether it was the last one
         if ended.device.type == "cpu" and bool(ended):
             break
     return mixture
+
+
+def _ranked(values: Tensor, rank: Tensor) -> Tensor:
+    """The value of this rank (0: the smallest) in each row of `(C, n)`: `(C,)`."""
+    if values.device.type == "cpu":  # without the order of all the others, for which the rank must be known on the host
+        return torch.stack([row.kthvalue(int(k) + 1).values for row, k in zip(values, rank)])
+    return values.sort(dim=1).values.gather(1, rank[:, None])[:, 0]
 
 
 def class_thresholds(probabilities: Tensor, mixture: Tensor, mask: Tensor) -> Tensor:
@@ -109,10 +116,9 @@ def class_thresholds(probabilities: Tensor, mixture: Tensor, mask: Tensor) -> Te
         mixture: alpha, `(C,)`.
         mask: `(B, 1, *spatial)` bool, the voxels without an annotation.
     """
-    rows, counted = _rows(in_float32(probabilities.detach())), _rows(mask)
-    ordered = torch.where(counted, rows, torch.inf).sort(dim=0).values
+    columns, counted = _rows(in_float32(probabilities.detach())).T, _rows(mask).T
     position = (counted.sum() * (1 - _exact(mixture))).long() - 1
-    thresholds = ordered.gather(0, position.clamp(min=0, max=len(ordered) - 1)[None])[0]
+    thresholds = _ranked(torch.where(counted, columns, torch.inf), position.clamp(min=0, max=columns.shape[1] - 1))
     background = torch.arange(len(thresholds), device=thresholds.device) == 0
     return torch.where(background, -torch.inf, thresholds)
 

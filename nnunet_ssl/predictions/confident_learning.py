@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nnunet_ssl.predictions.probabilities import most_probable
 from nnunet_ssl.predictions.prototype_labels import as_two_classes
 
 RULES = ("both", "prune_by_class", "prune_by_noise_rate")
@@ -124,7 +125,7 @@ def voxel_label_issues(
     if activation == "sigmoid":
         regions = zip(student_p.split(1, 1), teacher_p.split(1, 1), strict=True)
         return torch.cat([voxel_label_issues(as_two_classes(s), as_two_classes(t), rule, mask) for s, t in regions], 1)
-    labels = student_p.detach().argmax(1)
+    labels = most_probable(student_p)[:, 0]
     if mask is not None:
         labels = labels.masked_fill(~mask.squeeze(1), -1)
     flat = teacher_p.movedim(1, -1).flatten(0, -2)

@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from nnunet_ssl.predictions.probabilities import probabilities
+from nnunet_ssl.predictions.probabilities import most_probable, probabilities
 
 
 def hard_labels(logits: Tensor, activation: str = "softmax") -> Tensor:
@@ -23,7 +23,7 @@ def hard_labels(logits: Tensor, activation: str = "softmax") -> Tensor:
         ValueError: an unknown activation.
     """
     if activation == "softmax":
-        return logits.argmax(1, keepdim=True)
+        return most_probable(logits)
     if activation == "sigmoid":
         return logits > 0
     raise ValueError(f"activation must be 'softmax' or 'sigmoid', got {activation!r}")

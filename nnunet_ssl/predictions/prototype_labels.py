@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_ssl.predictions.probabilities import in_float32
+from nnunet_ssl.predictions.probabilities import in_float32, most_probable
 
 
 def as_two_classes(p: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def rectified_labels(p: Tensor, deviation: Tensor, limit: float = 0.1) -> Tensor
         deviation: sigma, of p's shape.
         limit: largest deviation that counts as certain.
     """
-    return (p * (deviation < limit)).argmax(1)
+    return most_probable(p * (deviation < limit))[:, 0]
 
 
 def class_prototypes(
@@ -116,7 +116,7 @@ def disagreement(student_p: Tensor, nearest: Tensor) -> Tensor:
     A voxel with another class is selected in two channels, that of the student and that of the prototype.
     """
     classes = torch.arange(student_p.shape[1], device=student_p.device).view(-1, *(1,) * (student_p.ndim - 2))
-    return (student_p.argmax(1, keepdim=True) == classes) != nearest
+    return (most_probable(student_p) == classes) != nearest
 
 
 def prototype_disagreement(

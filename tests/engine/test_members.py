@@ -91,7 +91,14 @@ def test_without_pretrained_weights_networks_stay_different(datasets, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", [MEAN_TEACHER, "nnUNetTrainerDyCON", "nnUNetTrainerTestTwoNetworks", "nnUNetTrainerScribbleDMPLS"]
+    "name",
+    [
+        MEAN_TEACHER,
+        "nnUNetTrainerDyCON",
+        "nnUNetTrainerTestTwoNetworks",
+        "nnUNetTrainerTestSecondDecoding",
+        "nnUNetTrainerScribbleDMPLS",
+    ],
 )
 def test_compiled_networks_train_and_validate_like_plain_ones(name, datasets, tmp_path, monkeypatch):
     """With dynamo's eager backend: the graphs are traced as on a GPU, without a compiler and without its rounding."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
+from tests.helpers.training import copy_batch, largest_difference, make_trainer, peak_memory, started, weights_of
 
 MEAN_TEACHER = "nnUNetTrainerMeanTeacher"
 
@@ -138,15 +138,6 @@ CPS = "nnUNetTrainerCPS"
 def cps(datasets, tmp_path, **attributes):
     attributes = {"consistency_weight": 3.0, "rampup_fraction": 0.0} | attributes
     return started(make_trainer(CPS, *datasets(), results=tmp_path, **attributes))
-
-
-def peak_memory(trainer, batch) -> int:
-    """Bytes of tensors that a step holds at most beside what was there before."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        trainer.train_step(batch)
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    return int(np.cumsum(changes).max())
 
 
 def test_networks_in_turn_hold_one_graph_and_train_as_both_at_once(datasets, tmp_path):

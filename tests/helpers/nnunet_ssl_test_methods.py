@@ -43,6 +43,21 @@ class _Scale(nn.Module):
         return logits * self.scale
 
 
+class nnUNetTrainerTestSecondDecoding(nnUNetTrainerSSL):
+    """Unlabeled patches are decoded a second time from weaker features, and both decodings must agree."""
+
+    consistency_weight: float = 0.5
+
+    def build_method(self):
+        self.register_second_decoding(lambda features: [0.5 * f for f in features])
+
+    def unlabeled_terms(self, logits: list[Tensor], batch):
+        return {"agree": softmax_mse(batch.perturbed[0], logits[0], self.activation)}
+
+    def weights(self):
+        return {"agree": self.consistency_weight}
+
+
 class nnUNetTrainerTestMixing(nnUNetTrainerSSL):
     """Labeled and unlabeled images are mixed before the forward; in the first half of training only labeled ones are."""
 

@@ -64,6 +64,20 @@ def copy_batch(batch: dict) -> dict:
     return {k: copy(v) for k, v in batch.items()}
 
 
+def peak_memory(trainer, batch) -> int:
+    """Bytes of tensors that a step holds at most beside what was there before."""
+    if trainer.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        trainer.train_step(batch)
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        trainer.train_step(batch)
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return int(np.cumsum(changes).max())
+
+
 def weights_of(module) -> dict[str, torch.Tensor]:
     return {k: v.detach().clone() for k, v in module.state_dict().items()}
 

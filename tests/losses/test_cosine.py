@@ -36,3 +36,17 @@ def test_cosine_distance_sends_gradients_to_both_and_none_into_holes():
     cosine_distance(p.half(), q.half(), mask).backward()
     for x in (p, q):
         assert (x.grad[:, :, 2:] != 0).any() and not (x.grad[:, :, :2] != 0).any() and x.grad.isfinite().all()
+
+
+def test_gradients_are_those_of_the_formula_and_vectors_of_zeros_have_none():
+    generator = torch.Generator().manual_seed(0)
+    p, q = (torch.rand(2, 3, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
+    expected = torch.autograd.grad((1 - torch.cosine_similarity(p, q, 1)).mean(), (p, q))
+    for found, wanted in zip(torch.autograd.grad(cosine_distance(p, q), (p, q)), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+    assert torch.autograd.gradcheck(cosine_distance, (p, q), check_undefined_grad=False)
+    (only,) = torch.autograd.grad(cosine_distance(p, q.detach()), p)
+    torch.testing.assert_close(only, expected[0])
+    nothing = torch.zeros(1, 2, 5, requires_grad=True)
+    loss = cosine_distance(nothing, torch.ones(1, 2, 5))
+    assert loss == 1 and torch.autograd.grad(loss, nothing)[0].abs().max() == 0

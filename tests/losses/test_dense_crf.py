@@ -82,6 +82,29 @@ def test_it_is_the_sum_over_all_pairs_with_its_gradient(shape, spacing, with_roi
             assert gradients[0][~roi.expand_as(p)].abs().max() == 0
 
 
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("shape, spacing", [((40, 31), None), ((11, 8, 13), (2.5, 1.0, 0.5)), ((1, 1100), (1.0, 2.0))])
+def test_the_sum_over_levels_of_intensity_is_that_over_pairs(shape, spacing, dtype, tolerance, monkeypatch):
+    p, images, _ = example(shape, channels=1, dtype=torch.float64)
+    images[0, ..., 0], images[0, ..., -1] = -0.5, 1.5  # the ends of the range
+    options = {"sigma_position": 30.0, "sigma_intensity": 0.1, "spacing": spacing}
+    expected = bilateral_filter(p, images, **options)
+    monkeypatch.setattr(dense_crf, "_exact_filter", None)  # the pairs cannot be asked
+    found = bilateral_filter(p.to(dtype), images.to(dtype), **options, intensity_range=(-0.5, 1.5))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=0)
+
+
+def test_levels_are_for_one_channel_and_many_voxels(monkeypatch):
+    monkeypatch.setattr(dense_crf, "_levels_filter", None)
+    options = {"sigma_position": 3.0, "sigma_intensity": 0.4, "intensity_range": (0.0, 1.0)}
+    for shape, channels in (((5, 6), 1), ((40, 31), 2)):
+        p, images, _ = example(shape, channels=channels)
+        filtered = bilateral_filter(p, images, **options).flatten(2)
+        w = affinities(images, 3.0, 0.4)
+        assert torch.allclose(filtered, torch.einsum("bij,bcj->bci", w, p.flatten(2)))
+
+
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("function", [dense_crf_energy, dense_crf_loss])
 def test_gradcheck(function, activation):

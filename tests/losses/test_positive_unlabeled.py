@@ -117,3 +117,16 @@ def test_a_sample_prefers_voxels_in_the_mask_and_repeats_none():
     two = torch.stack((values, values + 100), 1)[:, :, 0]
     _, both = sample_voxels(5, mask, two)
     assert torch.equal(both[0, 1], both[0, 0] + 100)
+
+
+def test_the_threshold_is_the_voxel_of_its_rank():
+    generator = torch.Generator().manual_seed(0)
+    p = torch.rand(2, 3, 7, 5, generator=generator).softmax(1)
+    mask = torch.rand(2, 1, 7, 5, generator=generator) > 0.4
+    mixture = torch.tensor([0.2, 0.5, 0.9])
+    found = class_thresholds(p, mixture, mask)
+    assert found[0] == -math.inf
+    for c in (1, 2):
+        ordered = sorted(p[:, c][mask[:, 0]].tolist())
+        assert found[c].item() == ordered[max(int(len(ordered) * (1 - mixture[c].item())) - 1, 0)]
+    assert class_thresholds(p, mixture, mask & ~mask)[1:].tolist() == [math.inf, math.inf]  # nothing to rule out of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnunet_ssl.predictions.probabilities import probabilities
+from nnunet_ssl.predictions.probabilities import most_probable, probabilities
 
 
 def draw(*shape: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
@@ -23,3 +23,13 @@ def test_probabilities_sum_to_one_with_softmax_and_are_per_channel_with_sigmoid(
     torch.testing.assert_close(probabilities(logits, "sigmoid"), 1 / (1 + (-logits).exp()))
     with pytest.raises(ValueError, match=r"'softmax', 'sigmoid'.*'relu'"):
         probabilities(logits, "relu")
+
+
+def test_the_most_probable_class_is_the_lowest_of_equals_and_has_no_gradient():
+    values = draw(2, 4, 6, 5).round().requires_grad_()  # rounded: many are equal
+    found = most_probable(values)
+    assert found.dtype == torch.int64 and not found.requires_grad
+    expected = [
+        [[min(c for c in range(4) if v[c] == max(v))] for v in sample.flatten(1).T.tolist()] for sample in values
+    ]
+    assert found.flatten(2).mT.tolist() == expected

@@ -34,8 +34,9 @@ from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 class nnUNetTrainerScribbleDenseCRF(nnUNetTrainerWeak):
     """Sparse labels + dense CRF: all voxels of a patch that look alike and are not far apart get the same label.
 
-    Passes per step: nnU-Net's own. The term costs the square of the cells of its grid: 10 % of the time of a U-Net of 32 to 256
-    features in 2D (48 x 48 cells), 55 % of one of 16 to 128 in 3D (16 x 32 x 32 cells; one CPU thread).
+    Passes per step: nnU-Net's own. The time of the term grows with the cells of its grid (docs/performance.md), with several image
+    channels with their square: from 10 % of the time of a U-Net of 32 to 256 features in 2D (48 x 48 cells) to 55 % of one of 16 to
+    128 in 3D (16 x 32 x 32 cells; one CPU thread).
     """
 
     crf_weight: float = 0.1  # of the normalized loss, ours
@@ -69,6 +70,7 @@ class nnUNetTrainerScribbleDenseCRF(nnUNetTrainerWeak):
             whole_cells(batch.labeled_inside, self.cells),
             self.activation,
             self.method,
+            intensity_range=(0.0, 1.0),
         )
         return {"dense_crf": loss}
 

@@ -2,6 +2,7 @@
 
 from nnunet_ssl_test_methods import (  # noqa: F401
     nnUNetTrainerTestMixing,
+    nnUNetTrainerTestSecondDecoding,
     nnUNetTrainerTestShrinkingPool,
     nnUNetTrainerTestTwoNetworks,
     nnUNetTrainerTestWeak,
