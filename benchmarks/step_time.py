@@ -17,7 +17,6 @@ nnU-Net's; weights and optimizers are not in it.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import statistics
@@ -32,7 +31,8 @@ from unittest import mock
 
 import pandas as pd
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 import nnunet_ssl
 from nnunet_ssl.data.atomic import write_atomically
@@ -91,11 +91,15 @@ def measure_all(args: argparse.Namespace, dimension: int) -> None:
     os.environ["nnUNet_compile"] = "f"  # compiled code cannot be counted, and on CPU nnU-Net does not compile
     args = argparse.Namespace(**vars(args) | {"dimension": dimension})
     args.patch, args.batch = args.patch or PATCH[dimension], args.batch or BATCH[dimension]
-    same: dict[str, list[str]] = {}  # trainers by what their data set must have
+    same: list[tuple[dict, list[str]]] = []  # what the data set of trainers must have, and these
     for name in args.tr or trainer_classes():
-        same.setdefault(json.dumps(needs(name)), []).append(name)
-    for options, names in same.items():
-        with fitting_dataset(args, **json.loads(options)) as (out, dataset):
+        names = next((names for options, names in same if options == needs(name)), None)
+        if names is None:
+            same.append((needs(name), [name]))
+        else:
+            names.append(name)
+    for options, names in same:
+        with fitting_dataset(args, **options) as (out, dataset):
             vanilla = Measured(VANILLA, args, out, dataset)
             for name in names:
                 row = described(name, args) | compared(Measured(name, args, out, dataset), vanilla, args.steps)
@@ -154,13 +158,19 @@ def configuration_of(args: argparse.Namespace) -> str:
 @contextmanager
 def fitting_dataset(args: argparse.Namespace, **options) -> Iterator[tuple[Path, str]]:
     """A data set with these options of `make_dataset`, of phantoms larger than a patch: its root and its name."""
+    change = options.pop("change_plans", lambda plans: None)
+
+    def change_plans(plans: dict) -> None:
+        enlarge(plans, args)
+        change(plans)
+
     larger = (24, 1.1 * args.patch[0], 1.1 * args.patch[1]) if args.dimension == 2 else [1.1 * n for n in args.patch]
     with tempfile.TemporaryDirectory() as folder:
         with mock.patch.object(synthetic, "SHAPE", tuple(map(int, larger))):
             dataset = synthetic.make_dataset(
                 Path(folder),
                 configurations=(configuration_of(args),),
-                change_plans=lambda plans: enlarge(plans, args),
+                change_plans=change_plans,
                 **options,
             )
         yield Path(folder), dataset
@@ -190,11 +200,26 @@ def ready(name: str, args: argparse.Namespace, out: Path, dataset: str):
     return trainer
 
 
+class Counter(TorchDispatchMode):
+    """Adds up what PyTorch's formulas say of each call. Its own `FlopCounterMode` does not allow `torch.autograd.grad`."""
+
+    def __init__(self):
+        super().__init__()
+        self.flop = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        formula = flop_registry.get(function._overloadpacket)
+        if formula is not None:
+            self.flop += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
 def counted(trainer, batch: dict) -> int:
     """Floating-point operations of the convolutions and matrix products of a step, which must not be compiled."""
-    with FlopCounterMode(display=False) as counter:
+    with Counter() as counter:
         trainer.train_step(copy_batch(batch))
-    return counter.get_total_flops()
+    return counter.flop
 
 
 def timed_step(trainer, batch: dict) -> tuple[float, float]:
