@@ -41,6 +41,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor, autocast, nn
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
+from nnunet_ssl.data.atomic import remove_unfinished
 from nnunet_ssl.data.locks import OutputLock
 from nnunet_ssl.dataloading.cases import TrainingCases, check_fold, gather_cases
 from nnunet_ssl.dataloading.dataset import UnlabeledDataset
@@ -441,6 +442,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         if self.local_rank == 0:
             self._lock = OutputLock(Path(self.output_folder))
             self._lock.acquire(wait=False)
+            remove_unfinished(Path(self.output_folder))
         super().on_train_start()
         if self.local_rank == 0:
             save_json(self.cases.record(), join(self.output_folder, "split.json"))

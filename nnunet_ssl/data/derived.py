@@ -16,7 +16,7 @@ from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.raw_dataset import DENSE_FOLDER, RawDataset, read_label_map
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import load_splits
-from nnunet_ssl.data.staging import disk_message, put_in_place, staging_folder
+from nnunet_ssl.data.staging import disk_message, put_in_place, recover, staging_folder
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError, listed, some
@@ -36,6 +36,31 @@ def under_construction(target: Path) -> Iterator[Path]:
         put_in_place(staging, target)
     except OSError as error:
         raise UserError(disk_message(error, target)) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def files_under_construction(folder: Path, last: str) -> Iterator[Path]:
+    """A hidden folder beside `folder` whose files are moved into it at the end; other files there stay.
+
+    Args:
+        last: the file that says that the others are complete: an old one goes first, the new one comes last.
+
+    Raises:
+        UserError: the disk is full or cannot be written; `folder` is as it was then.
+    """
+    recover(folder)
+    staging = staging_folder(folder)
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        folder.mkdir(exist_ok=True)
+        (folder / last).unlink(missing_ok=True)
+        for file in sorted(staging.iterdir(), key=lambda file: file.name == last):
+            os.replace(file, folder / file.name)
+    except OSError as error:
+        raise UserError(disk_message(error, folder)) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

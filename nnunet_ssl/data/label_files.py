@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
+from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.pool import run_in_processes
-from nnunet_ssl.data.raw_dataset import RawDataset, read_label_map
+from nnunet_ssl.data.raw_dataset import RawDataset, check_same_grid, read_label_map
 from nnunet_ssl.errors import UserError
 
 
@@ -20,6 +19,8 @@ def checked_label_files(
     num_processes: int,
     show_progress: bool,
     like: Mapping[str, str] | None = None,
+    images: Mapping[str, str] | None = None,
+    may_ignore: bool = False,
 ) -> dict[str, str]:
     """Read label maps and return name -> hash of the file.
 
@@ -27,17 +28,20 @@ def checked_label_files(
         files: name -> file.
         what: "dense label map", "mask": for messages.
         like: name -> label file that must have the same shape.
+        images: name -> readable image on which the label map must lie.
+        may_ignore: whether the ignore label of the data set may occur.
 
     Raises:
-        UserError: files cannot be read, hold other values than dataset.json names (the ignore label is none of them), or have
-            another shape; all of them are named.
+        UserError: files cannot be read, hold other values than dataset.json names, have another shape, or lie elsewhere than
+            their image; all of them are named.
     """
     allowed = {0}
     for name, value in raw.dataset_json["labels"].items():
-        if name != "ignore":
+        if name != "ignore" or may_ignore:
             allowed |= set(value if isinstance(value, list) else [value])
     reader, names = raw.reader_writer_class, list(files)
-    jobs = [(name, files[name], None if like is None else like[name], reader, sorted(allowed), what) for name in names]
+    beside = [[None if of is None else of[name] for of in (like, images)] for name in names]
+    jobs = [(name, files[name], *others, reader, sorted(allowed), what) for name, others in zip(names, beside)]
     hashes, problems = {}, []
     for index, (digest, problem) in run_in_processes(_check, jobs, num_processes, f"Checking {what}s", show_progress):
         hashes[names[index]] = digest
@@ -48,11 +52,19 @@ def checked_label_files(
 
 
 def _check(
-    name: str, file: str, like: str | None, reader_writer_class: type, allowed: list[int], what: str
+    name: str,
+    file: str,
+    like: str | None,
+    image: str | None,
+    reader_writer_class: type,
+    allowed: list[int],
+    what: str,
 ) -> tuple[str, str]:
     """`(hash of the file, "")` or `("", what is wrong)`."""
     try:
         segmentation, _ = read_label_map(name, file, reader_writer_class)
+        if image is not None:
+            check_same_grid(name, image, file, reader_writer_class)
         shape = None if like is None else read_label_map(name, like, reader_writer_class)[0].shape
     except UserError as error:
         return "", str(error)
@@ -61,4 +73,4 @@ def _check(
         return "", f"{file}: holds {found}; allowed in a {what} are {allowed}. Correct the file or remove it."
     if shape is not None and segmentation.shape != shape:
         return "", f"{file}: shape {segmentation.shape}, but {like} has {shape}. Correct the file or remove it."
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest(), ""
+    return file_hash(file), ""

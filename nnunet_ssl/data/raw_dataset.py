@@ -87,7 +87,7 @@ class RawDataset:
             raise UserError(
                 f"{folder} does not exist; this command reads the raw images. Set nnUNet_raw to their folder."
             )
-        dataset_json = _load_dataset_json(folder / "dataset.json")
+        dataset_json = load_dataset_json(folder / "dataset.json")
         ending = dataset_json["file_ending"]
         if "dataset" in dataset_json:
             entries = get_filenames_of_train_images_and_targets(str(folder), copy.deepcopy(dataset_json))
@@ -233,7 +233,7 @@ class RawDataset:
 # ------------------------------------------------------------------------------------------------------- what `open` lists
 
 
-def _load_dataset_json(file: Path) -> dict:
+def load_dataset_json(file: Path) -> dict:
     """The content, with the labels as numbers."""
     content = read_json(file, missing="`nnunet_ssl convert` writes it; nnU-Net describes it.")
     for key, alternative in (("file_ending", None), ("labels", None), ("channel_names", "modality")):
@@ -378,6 +378,11 @@ def read_label_map(case: str, file: str, reader_writer_class: type) -> tuple[np.
     except Exception as error:  # see read_case
         problem = explain_reading_error(case, [file], reader_writer_class)
         raise UserError(problem or f"case {case}: {file} cannot be read ({error}). Restore it.") from error
+    if labels.shape[0] != 1:
+        raise UserError(
+            f"case {case}: {file} has more axes than a volume, or several channels {labels.shape}; a label map has one number per "
+            "voxel. Correct it."
+        )
     if not (np.isfinite(labels) & (labels >= 0) & (labels == np.round(labels))).all():
         raise UserError(
             f"case {case}: {file} holds numbers that are no labels; allowed are whole numbers from 0. Correct it."

@@ -9,14 +9,17 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from nnunet_ssl.data.ownership import refuse_to_replace, remove_folder, write_record
-from nnunet_ssl.errors import UserError, some
+from nnunet_ssl.data.derived import under_construction
+from nnunet_ssl.data.ownership import refuse_to_replace
+from nnunet_ssl.data.raw_dataset import load_dataset_json
+from nnunet_ssl.data.staging import recover
+from nnunet_ssl.errors import UserError
+from nnunet_ssl.preprocessing.models import AGAIN, load_model, read_checkpoint, write_torch
+from nnunet_ssl.preprocessing.preprocessed import get_configuration, read_plans
 
 STOCK_TRAINER = "nnUNetTrainer"
 DEFAULT_CHECKPOINT = "checkpoint_final.pth"
@@ -80,9 +83,8 @@ def stock_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_networks_of_ours(plans_file: Path, configuration: str) -> None:
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    name = PlansManager(str(plans_file)).get_configuration(configuration).network_arch_class_name
+    plans = read_plans(plans_file, AGAIN)
+    name = get_configuration(plans, configuration).network_arch_class_name
     if name.split(".")[0] == "nnunet_ssl":
         raise UserError(
             f"{plans_file}: network_class_name of '{configuration}' is {name}. This network belongs to nnunet_ssl, so stock "
@@ -99,10 +101,8 @@ def _check_stock_loads(folder: Path, folds: list[str], checkpoint: str, source: 
     with contextlib.redirect_stdout(io.StringIO()):  # it says that CPUs are slow, which does not matter here
         predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False)
     try:
-        predictor.initialize_from_trained_model_folder(str(folder), folds, checkpoint)
-        for parameters in predictor.list_of_parameters:
-            predictor.network.load_state_dict(parameters)
-    except RuntimeError as error:
+        load_model(predictor, folder, folds, checkpoint)
+    except UserError as error:
         raise UserError(
             f"stock nnU-Net cannot load the weights of {source}: its trainer builds another network than the plans name. "
             f"Share the model folder as it is and install nnunet_ssl where you predict.\n{error}"
@@ -126,20 +126,6 @@ def _refuse_to_replace(out: Path, source: Path, overwrite: bool) -> None:
     refuse_to_replace(out, [source], "another folder with -o")
 
 
-def _replace_folder(new: Path, out: Path) -> None:
-    """Put `new` in the place of `out`; what was there is removed after the new folder is in place."""
-    if not out.exists():
-        os.rename(new, out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-    os.rename(out, old / out.name)
-    os.rename(new, out)
-    if kept := remove_folder(old / out.name):
-        print(f"{old / out.name} stays: it holds {some(kept)}, which came in meanwhile. Move them away.")
-    else:
-        old.rmdir()
-
-
 def export_model(
     source: Path,
     out: Path,
@@ -150,42 +136,31 @@ def export_model(
 ) -> list[str]:
     """Write the model of the folder `source` (see `model_folder`) to `out`, say how to predict with it; returns its folds.
 
-    It is written to a temporary folder beside `out`, loaded once with nnU-Net's predictor and then renamed.
+    It is written to a hidden folder beside `out`, loaded once with nnU-Net's predictor and then renamed.
 
     Raises:
         UserError: a file is missing, `out` may not be replaced, or stock nnU-Net cannot load this model.
     """
-    import torch
-
     given, source, out = out, Path(source).resolve(), Path(out).resolve()
+    recover(out)
     _refuse_to_replace(out, source, overwrite)
-    missing = [name for name in _REQUIRED_FILES if not (source / name).is_file()]
-    if missing:
-        raise UserError(f"{source} has no {' and no '.join(missing)}: nnU-Net writes these when a training starts.")
+    load_dataset_json(source / "dataset.json")
     files = checkpoint_files(source, folds, checkpoint)
     _refuse_networks_of_ours(source / "plans.json", configuration)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.new.", dir=out.parent))
-    try:
-        new = temporary / out.name
-        new.mkdir()
+    with under_construction(out) as new:
         for name in (*_REQUIRED_FILES, *_OPTIONAL_FILES):
             if (source / name).is_file():
                 shutil.copyfile(source / name, new / name)
         trainers = {}
         for fold, file in files.items():
-            loaded = torch.load(file, map_location="cpu", weights_only=False)
+            loaded = read_checkpoint(file, ("trainer_name", "optimizer_state", "network_weights", "init_args"))
             trainers[fold] = loaded["trainer_name"]
             (new / f"fold_{fold}").mkdir()
-            torch.save(stock_checkpoint(loaded), new / f"fold_{fold}" / checkpoint)
+            write_torch(stock_checkpoint(loaded), new / f"fold_{fold}" / checkpoint)
         _check_stock_loads(new, list(files), checkpoint, source)
         provenance = {"trainer_name": trainers, "checkpoint": checkpoint, "model": source.name}
         (new / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n")
-        write_record(new)
-        _replace_folder(new, out)
-    finally:
-        shutil.rmtree(temporary)
     exported, named = " ".join(files), "" if checkpoint == DEFAULT_CHECKPOINT else f" -chk {checkpoint}"
     print(
         f"Exported {source.name}, fold {exported}, to {given}. Predict with stock nnU-Net:\n"

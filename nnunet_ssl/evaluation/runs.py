@@ -6,21 +6,28 @@ these folders as nnU-Net leaves them, so that stock trainers and trainers of oth
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.annotated_classes import PartialLabels
-from nnunet_ssl.data.json_files import read_json
+from nnunet_ssl.data.json_files import expect, read_json
 from nnunet_ssl.data.listing import files_with_ending
 from nnunet_ssl.data.names import dataset_number
+from nnunet_ssl.data.raw_dataset import load_dataset_json
+from nnunet_ssl.data.texts import whole_number
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
-from nnunet_ssl.errors import UserError, some
+from nnunet_ssl.errors import UserError, excerpt, some
 from nnunet_ssl.preprocessing.dense_labels import REFERENCES as DENSE_REFERENCES
+from nnunet_ssl.preprocessing.models import AGAIN, read_checkpoint
+from nnunet_ssl.preprocessing.preprocessed import get_configuration, read_plans
+
+if TYPE_CHECKING:
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 SHOWN = 5  # cases that a message names
 
@@ -129,7 +136,7 @@ def patients(experiment: Experiment) -> dict[str, str]:
 
 def parse_folds(texts: Sequence[str]) -> tuple[Fold, ...]:
     """`["0", "1"]` -> (0, 1); `["all"]` -> ("all",), nnU-Net's fold that trains on all cases."""
-    if not all(text == "all" or text.isdecimal() for text in texts):
+    if not all(text == "all" or whole_number(text) is not None for text in texts):
         raise UserError(
             f"-f {' '.join(texts)}: allowed are numbers of folds, or `all` for the model trained on all cases."
         )
@@ -159,7 +166,8 @@ def find_run(experiment: Experiment, trainer: str, fold: Fold, checkpoint_name: 
     if not folder.is_dir():
         present = sorted(path.name for path in model_folder.glob("fold_*"))
         raise UserError(f"{folder} does not exist; found {', '.join(present) or 'no fold'}. Train it: {command}")
-    checkpoint = _load_checkpoint(folder / checkpoint_name) if (folder / checkpoint_name).is_file() else {}
+    file = folder / checkpoint_name
+    checkpoint = read_checkpoint(file, ("logging",)) if file.exists() else {}
     ssl_state = checkpoint.get("ssl_state") or {}
     return Run(
         trainer=trainer,
@@ -175,9 +183,7 @@ def find_run(experiment: Experiment, trainer: str, fold: Fold, checkpoint_name: 
 
 def label_definition(experiment: Experiment, trainers: Sequence[str]) -> LabelDefinition:
     """Labels or regions of the data set as the models know them. UserError if the models know different ones."""
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    described = {trainer: load_json(experiment.model_folder(trainer) / "dataset.json") for trainer in trainers}
+    described = {trainer: load_dataset_json(experiment.model_folder(trainer) / "dataset.json") for trainer in trainers}
     first = trainers[0]
     for trainer in trainers[1:]:
         for key in ("labels", "regions_class_order", "file_ending", PARTIAL_LABELS):
@@ -190,8 +196,7 @@ def label_definition(experiment: Experiment, trainers: Sequence[str]) -> LabelDe
                     f"data set: {experiment.train_command(trainer, 0)}"
                 )
     dataset = described[first]
-    plans = PlansManager(load_json(experiment.model_folder(first) / "plans.json"))
-    manager = plans.get_label_manager(dataset)
+    manager = plans_of(experiment, first).get_label_manager(dataset)
     targets = manager.foreground_regions if manager.has_regions else manager.foreground_labels
     names = {_as_tuple(label): name for name, label in dataset["labels"].items()}
     classes = {
@@ -202,19 +207,28 @@ def label_definition(experiment: Experiment, trainers: Sequence[str]) -> LabelDe
     return LabelDefinition(classes, manager.ignore_label, dataset["file_ending"], partial)
 
 
+def plans_of(experiment: Experiment, trainer: str) -> PlansManager:
+    """The plans of a trained model, which have the configuration. UserError where they are damaged or have it not."""
+    file = experiment.model_folder(trainer) / "plans.json"
+    plans = read_plans(file, AGAIN)
+    try:
+        get_configuration(plans, experiment.configuration)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    return plans
+
+
 def reader_writer(experiment: Experiment, trainer: str):
     """An instance of the class with which nnU-Net reads the files of this data set."""
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    return PlansManager(load_json(experiment.model_folder(trainer) / "plans.json")).image_reader_writer_class()
+    return plans_of(experiment, trainer).image_reader_writer_class()
 
 
 def differing_plans(experiment: Experiment, trainers: Sequence[str]) -> list[str]:
     """Notes on models whose plans have the same name but other content than those of the first trainer."""
-    contents = {t: load_json(experiment.model_folder(t) / "plans.json")["configurations"] for t in trainers}
+    contents = {t: plans_of(experiment, t).plans["configurations"][experiment.configuration] for t in trainers}
     notes = []
     for trainer in trainers[1:]:
-        one, other = (contents[name][experiment.configuration] for name in (trainers[0], trainer))
+        one, other = contents[trainers[0]], contents[trainer]
         keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
         if keys:
             notes.append(f"{trainers[0]} and {trainer} were trained with different plans: {', '.join(keys)} differ.")
@@ -227,12 +241,17 @@ def differing_plans(experiment: Experiment, trainers: Sequence[str]) -> list[str
 def _recorded_splits(folder: Path, ssl_state: Mapping) -> dict[str, Split]:
     """source -> split that our trainers write into the checkpoint and beside it."""
     records = {"cases in the checkpoint": ssl_state.get("split")}
-    if (folder / "split.json").is_file():
+    if (folder / "split.json").exists():
         records["cases in split.json"] = load_json(folder / "split.json")
     records = {source: split for source, split in records.items() if split is not None}
     for source, split in records.items():
-        if not {"train", "val"} <= set(split):
-            raise UserError(f"{folder}, {source}: found {', '.join(split)}; `train` and `val` are needed. Train again.")
+        if not isinstance(split, dict) or not {"train", "val"} <= set(split):
+            raise UserError(
+                f"{folder}, {source}: found {excerpt(list(split))}; `train` and `val` are needed. Train again."
+            )
+        for key in {"train", "val", "unlabeled"} & set(split):
+            fine = isinstance(split[key], list) and all(isinstance(case, str) for case in split[key])
+            expect(fine, folder, f"{key} of the {source}", split[key], "a list of case ids", "Train again.")
     return records
 
 
@@ -294,21 +313,23 @@ def nnunet_dice(run: Run, labels: LabelDefinition, reference_folder: str) -> dic
     Left out is what was evaluated on files of another folder than `reference_folder` (its name): nnU-Net's own trainers
     validate on sparse labels also where there are dense ones.
     """
-    from nnunetv2.evaluation.evaluate_predictions import load_summary_json
+    from nnunetv2.evaluation.evaluate_predictions import key_to_label_or_region
 
     file = run.folder / "validation" / "summary.json"
+    again = "Delete it and validate again with `nnUNetv2_train ... --val`."
+    content = read_json(file, remedy=again)
+    found = {}
     try:
-        return {
-            (Path(entry["prediction_file"]).name[: -len(labels.file_ending)], name): entry["metrics"][label]["Dice"]
-            for entry in load_summary_json(str(file))["metric_per_case"]
-            if Path(entry["reference_file"]).parent.name == reference_folder
-            for name, label in labels.classes.items()
-        }
-    except (KeyError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{file} is not nnU-Net's summary of these classes ({error!r}). Delete it and validate again with "
-            "`nnUNetv2_train ... --val`."
-        ) from error
+        for entry in content["metric_per_case"]:
+            if Path(entry["reference_file"]).parent.name != reference_folder:
+                continue
+            metrics = {key_to_label_or_region(key): values for key, values in entry["metrics"].items()}
+            case = Path(entry["prediction_file"]).name[: -len(labels.file_ending)]
+            for name, label in labels.classes.items():
+                found[case, name] = float(metrics[label]["Dice"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{file} is not nnU-Net's summary of these classes ({error!r}). {again}") from error
+    return found
 
 
 def validation_is_older(run: Run, checkpoint_name: str) -> bool:
@@ -320,25 +341,12 @@ def validation_is_older(run: Run, checkpoint_name: str) -> bool:
 # --------------------------------------------------------------------------------------------------------------- reading
 
 
-def _load_checkpoint(file: Path) -> dict:
-    """What a checkpoint of nnU-Net holds, its tensors mapped and not read."""
-    import torch
-
-    try:
-        # nnU-Net's checkpoints hold numpy numbers, which weights_only refuses
-        return torch.load(file, map_location="cpu", weights_only=False, mmap=True)
-    except (RuntimeError, EOFError, OSError) as error:
-        raise UserError(
-            f"{file} cannot be read ({error}). Train again, or name another checkpoint with -chk."
-        ) from error
-
-
 def _iterations_per_epoch(folder: Path, trainer: str) -> int | None:
     """nnU-Net keeps the attributes of the trainer in debug.json; else the suffix of the trainer's name tells."""
-    if (folder / "debug.json").is_file():
-        value = load_json(folder / "debug.json").get("num_iterations_per_epoch", "")
-        if value.isdecimal():
-            return int(value)
+    if (folder / "debug.json").exists():
+        value = whole_number(str(load_json(folder / "debug.json").get("num_iterations_per_epoch", "")))
+        if value is not None:
+            return value
     return _number_in_name(trainer, r"_(\d+)iters")
 
 
@@ -349,7 +357,7 @@ def _number_in_name(trainer: str, pattern: str) -> int | None:
 
 def load_json(file: Path) -> dict:
     """A JSON file that nnU-Net writes when a training starts. UserError where it is missing or damaged."""
-    return read_json(file, remedy="Train again: nnU-Net writes it when a training starts.")
+    return read_json(file, remedy=AGAIN)
 
 
 def _as_tuple(label: int | Sequence[int]) -> tuple[int, ...]:

@@ -7,15 +7,17 @@ labeled cases (plans and the same), the unlabeled cases (plans and their images)
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.json_files import expect, read_json
+from nnunet_ssl.data.label_files import checked_label_files
 from nnunet_ssl.data.list_update import prepare_lists
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset
@@ -25,6 +27,7 @@ from nnunet_ssl.preprocessing.preprocessed import complete_cases, load_plans, ma
 from nnunet_ssl.preprocessing.unlabeled import preprocess_rest
 
 FORMAT = 1
+FINGERPRINT_RECORD = "dataset_fingerprint_made_from.json"
 DEFAULT_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}  # nnU-Net's; 4 for any other configuration
 
 
@@ -87,12 +90,17 @@ def plan_and_preprocess(
     Raises:
         UserError: an image or label that cannot be used, unknown classes of nnU-Net, no configuration that the plans have.
     """
-    _refuse_gaps(raw)
+    _refuse_what_planning_lacks(raw)
     base = raw.preprocessed
-    base.mkdir(parents=True, exist_ok=True)
-    # reads every image that is new, so that a damaged one is named here and not in a worker of nnU-Net
-    content = prepare_lists(raw, manner.processes_for_fingerprint, rehash, overwrite, manner.show_progress)
-    cases = _labeled_cases(raw, content, manner.show_progress)
+    cases: dict[str, dict[str, str]] = {}
+
+    def check_labels(content: UnlabeledList) -> None:
+        cases.update(_labeled_cases(raw, content, base, manner))
+
+    # reads every image and label map that is new, so that a damaged one is named here and not in a worker of nnU-Net
+    content = prepare_lists(
+        raw, manner.processes_for_fingerprint, rehash, overwrite, manner.show_progress, before_writing=check_labels
+    )
     plans_name = _fingerprint_and_plans(raw, base, cases, planning, manner)
     if only_plan:
         return
@@ -117,21 +125,39 @@ def plan_and_preprocess(
     preprocess_rest(raw, content, plans_name, present, processes, manner.verbose, manner.show_progress)
 
 
-def _refuse_gaps(raw: RawDataset) -> None:
+def _refuse_what_planning_lacks(raw: RawDataset) -> None:
+    file = raw.folder / "dataset.json"
+    counted = raw.dataset_json.get("numTraining")
+    expect(counted is not None, file, "numTraining", counted, f"{len(raw.labeled)}, the number of cases in imagesTr")
     values = [v for name, v in raw.dataset_json["labels"].items() if name != "ignore"]
     numbers = {code for value in values for code in (value if isinstance(value, list) else [value])}
     allowed = f"numbers without a gap, 0 to {len(numbers) - 1}, since the network has a channel for each"
-    file = raw.folder / "dataset.json"
     expect(numbers == set(range(len(numbers))), file, "labels", raw.dataset_json["labels"], allowed)
 
 
-def _labeled_cases(raw: RawDataset, content: UnlabeledList, show_progress: bool) -> dict[str, dict[str, str]]:
-    """Case -> hash of its image, geometry included, and hash of its label file."""
+def _labeled_cases(raw: RawDataset, content: UnlabeledList, base: Path, manner: Manner) -> dict[str, dict[str, str]]:
+    """Case -> hash of its image, geometry included, and hash of its label file.
+
+    Raises:
+        UserError: label maps that have changed since the last fingerprint and are damaged, hold other labels, or do not lie on
+            their image; all are named.
+    """
     names = list(raw.labels)
     cases = {case: {"image": made_from(content.labeled[case].sha256, raw.geometry(case))} for case in names}
     jobs = [(raw.labels[case],) for case in names]
-    for index, digest in run_in_processes(file_hash, jobs, 1, "Hashing labels", show_progress):
+    for index, digest in run_in_processes(file_hash, jobs, 1, "Hashing labels", manner.show_progress):
         cases[names[index]]["label"] = digest
+    known = (_load_record(base / FINGERPRINT_RECORD) or {}).get("cases", {})
+    new = [case for case in names if known.get(case) != cases[case]]
+    checked_label_files(
+        raw,
+        {case: raw.labels[case] for case in new},
+        "label map",
+        manner.processes_for_fingerprint,
+        manner.show_progress,
+        images={case: raw.labeled[case][0] for case in new},
+        may_ignore=True,
+    )
     return cases
 
 
@@ -155,6 +181,22 @@ def _planning_keys(dataset_json: dict) -> dict:
         "overwrite_image_reader_writer",
     )
     return {key: dataset_json[key] for key in keys if key in dataset_json}
+
+
+@contextlib.contextmanager
+def _explained(raw: RawDataset, base: Path) -> Iterator[None]:
+    """Errors of nnU-Net's own steps, whose workers raise whatever they like, as one sentence."""
+    try:
+        yield
+    except (KeyboardInterrupt, UserError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[-1]
+        raise UserError(
+            f"{raw.name}: nnU-Net stopped with {type(error).__name__}: {reason}\n{shutil.disk_usage(base).free // 1024**2} MiB are "
+            f"free in {base}. If a disk or the memory is full, free some or give fewer processes (-np, -npfp). What is finished is "
+            "kept: run the command again. --debug shows where it stopped."
+        ) from error
 
 
 def _find_class(kind: str, name: str) -> type:
@@ -186,7 +228,7 @@ def _fingerprint(raw: RawDataset, base: Path, made_from: dict, extractor: str, m
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints
 
     dataset_id = int(raw.id)
-    file, record = base / "dataset_fingerprint.json", base / "dataset_fingerprint_made_from.json"
+    file, record = base / "dataset_fingerprint.json", base / FINGERPRINT_RECORD
     recorded = _load_record(record)
     wanted = {**made_from, "extractor": extractor}
     keep = file.is_file() and not manner.clean
@@ -208,18 +250,20 @@ def _fingerprint(raw: RawDataset, base: Path, made_from: dict, extractor: str, m
         if manner.verify:
             from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 
-            verify_dataset_integrity(str(raw.folder), manner.processes_for_fingerprint)
+            with _explained(raw, base):
+                verify_dataset_integrity(str(raw.folder), manner.processes_for_fingerprint)
     else:
         record.unlink(missing_ok=True)
-        extract_fingerprints(
-            [dataset_id],
-            extractor,
-            manner.processes_for_fingerprint,
-            manner.verify,
-            True,
-            manner.verbose,
-            manner.show_progress,
-        )
+        with _explained(raw, base):
+            extract_fingerprints(
+                [dataset_id],
+                extractor,
+                manner.processes_for_fingerprint,
+                manner.verify,
+                True,
+                manner.verbose,
+                manner.show_progress,
+            )
     write_json_atomically(wanted, record)
     return keep
 
@@ -253,14 +297,15 @@ def _plans(
         shutil.copy(raw.folder / "dataset.json", base / "dataset.json")
     else:
         record.unlink(missing_ok=True)
-        plan_experiments(
-            [dataset_id],
-            planning.planner,
-            planning.gpu_memory_target,
-            planning.preprocessor,
-            planning.target_spacing,
-            planning.plans_name,
-        )
+        with _explained(raw, base):
+            plan_experiments(
+                [dataset_id],
+                planning.planner,
+                planning.gpu_memory_target,
+                planning.preprocessor,
+                planning.target_spacing,
+                planning.plans_name,
+            )
     write_json_atomically(wanted, record)
 
 
@@ -299,5 +344,6 @@ def _preprocess_labeled(
         # nnU-Net copies labels only where the file is newer, and a corrected label need not be
         (base / "gt_segmentations" / f"{case}{ending}").unlink(missing_ok=True)
     dataset_id = int(raw.id)
-    preprocess([dataset_id], plans_name, [configuration], [num_processes], manner.verbose, manner.show_progress)
+    with _explained(raw, base):
+        preprocess([dataset_id], plans_name, [configuration], [num_processes], manner.verbose, manner.show_progress)
     write_json_atomically(wanted, record)

@@ -135,21 +135,31 @@ def configuration_name(plans_manager: PlansManager, configuration_manager: Confi
 
 def load_plans(folder: Path, plans_name: str) -> PlansManager:
     """Plans in the preprocessed folder of a data set. UserError: there are none of this name; those that exist are named."""
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
     file = folder / f"{plain_name(plans_name, '-p')}.json"
     again = f"Run `nnunet_ssl plan_and_preprocess -d {dataset_number(folder.name)}`, or name existing plans with -p."
     if not file.is_file():
         others = files_with_ending(folder, ".json").values()
         found = sorted(f.stem for f in others if b'"experiment_planner_used"' in f.read_bytes())
         raise UserError(f"{file} does not exist. Plans found: {', '.join(found) or 'none'}. {again}")
+    return read_plans(file, again)
+
+
+def read_plans(file: Path, again: str) -> PlansManager:
+    """A plans file. UserError, which ends with `again`: it is damaged, or nnU-Net cannot use it."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
     content = read_json(file, remedy=again)
     configurations = content.get("configurations")
     fine = isinstance(configurations, dict) and all(isinstance(found, dict) for found in configurations.values())
     expect(fine, file, "configurations", configurations, "an object with an object for each configuration", again)
     for key in ("plans_name", "dataset_name", "image_reader_writer"):
         expect(isinstance(content.get(key), str), file, key, content.get(key), "a text", again)
-    return PlansManager(content)
+    manager = PlansManager(content)
+    try:
+        manager.image_reader_writer_class  # noqa: B018
+    except RuntimeError as error:
+        raise UserError(f"{file}: key 'image_reader_writer': {error} {again}") from error
+    return manager
 
 
 def get_configuration(plans_manager: PlansManager, configuration: str) -> ConfigurationManager:

@@ -20,7 +20,13 @@ from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import load_splits
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError, listed, some
-from nnunet_ssl.preprocessing.foreign_labels import CodeMap, find_label_maps, settings_of, take_label_maps
+from nnunet_ssl.preprocessing.foreign_labels import (
+    CodeMap,
+    check_label_maps,
+    find_label_maps,
+    settings_of,
+    take_label_maps,
+)
 from nnunet_ssl.preprocessing.preprocessed import get_configuration, load_plans, made_from
 from nnunet_ssl.preprocessing.round_cases import (
     CaseScores,
@@ -123,6 +129,14 @@ def make_round(
     images = {**raw.labeled, **raw.unlabeled}
     todo = {case: images[case] for case in cases if case not in scores}
     if todo or made.finished is None or sorted(made.cases) != sorted(cases):
+        # before anything is written
+        if isinstance(source, Model):
+            predictor = _load(source, raw) if todo else None
+        else:
+            maps = {case: files[case] for case in todo}
+            check_label_maps(
+                maps, images, code_map, raw.reader_writer_class, options.num_processes, options.show_progress
+            )
         made.finished, made.cases = None, {}
         made.folder.mkdir(parents=True, exist_ok=True)
         made.save()
@@ -139,10 +153,9 @@ def make_round(
             options.save_probabilities,
         )
         if isinstance(source, Elsewhere):
-            maps = {case: files[case] for case in todo}
             found = take_label_maps(writer, maps, images, code_map, options.num_processes, options.show_progress)
         else:
-            found = _predict(source, raw, writer, todo, options)
+            found = _predict(predictor, writer, todo, options)
         scores |= dict(found)
         made.cases = decide(scores, selection, always_present)
         write_table(made, scores, classes)
@@ -244,9 +257,9 @@ def _open(raw: RawDataset, settings: dict, options: RoundOptions) -> Round:
         while f"round{number}" in rounds:
             number += 1
         name = alike[-1] if alike else f"round{number}"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name):
         raise UserError(
-            f"-o {name}: a round's name has letters, digits, '_' and '-' only, as round1. It lies in {base / FOLDER}."
+            f"-o {name}: a round's name has up to 100 letters, digits, '_' and '-', as round1. It lies in {base / FOLDER}."
         )
     folder = base / FOLDER / name
     if options.overwrite and folder.is_dir():
@@ -275,11 +288,8 @@ def _open(raw: RawDataset, settings: dict, options: RoundOptions) -> Round:
     return Round(folder, settings, ignore=0)
 
 
-def _predict(
-    model: Model, raw: RawDataset, writer: CaseWriter, todo: Mapping[str, list[str]], options: RoundOptions
-) -> Iterator[tuple[str, CaseScores]]:
-    if not todo:
-        return
+def _load(model: Model, raw: RawDataset):
+    """nnU-Net's predictor with the model. UserError where it cannot be loaded, or predicts other labels."""
     predictor = model.load()
     for key in ("labels", "regions_class_order"):
         own, of_model = raw.dataset_json.get(key), predictor.dataset_json.get(key)
@@ -288,6 +298,14 @@ def _predict(
                 f"{model.folder / 'dataset.json'}: '{key}' is {of_model}, but {raw.folder / 'dataset.json'} has {own}. Train the "
                 "model on these labels, or correct the file."
             )
+    return predictor
+
+
+def _predict(
+    predictor, writer: CaseWriter, todo: Mapping[str, list[str]], options: RoundOptions
+) -> Iterator[tuple[str, CaseScores]]:
+    if not todo:
+        return
     with tqdm(total=len(todo), desc="Predicting", disable=not options.show_progress) as bar:
         for case, scores in predict_cases(predictor, todo, options.num_processes, writer.prediction):
             bar.update()

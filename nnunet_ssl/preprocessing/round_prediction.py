@@ -14,6 +14,7 @@ from nnunet_ssl.data.files import explain_reading_error, file_hash
 from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.predictions.fold_ensemble import mean_as_logits
+from nnunet_ssl.preprocessing.models import load_model
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,7 @@ class Model:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError("-device cuda: torch finds no CUDA device. Predict with -device cpu (slow).")
         predictor = nnUNetPredictor(use_mirroring=self.mirroring, device=torch.device(self.device), allow_tqdm=False)
-        try:
-            predictor.initialize_from_trained_model_folder(str(self.folder), self.folds, self.checkpoint)
-        except (RuntimeError, AttributeError) as error:  # AttributeError: no trainer of this name
-            raise UserError(f"nnU-Net cannot load the model in {self.folder}: {error}") from error
+        load_model(predictor, self.folder, self.folds, self.checkpoint)
         return predictor
 
 

@@ -262,7 +262,7 @@ def test_what_is_missing_is_named_with_what_is_there(results, tmp_path, capsys, 
 def test_missing_plans_and_an_unset_results_folder_are_named(results, tmp_path, monkeypatch, capsys):
     model = write_model(results)
     (model / "plans.json").unlink()
-    with pytest.raises(UserError, match=r"no plans\.json"):
+    with pytest.raises(UserError, match=r"plans\.json does not exist"):
         export_model(model, tmp_path / "exported", "2d")
     monkeypatch.delenv("nnUNet_results")
     assert cli.main(["export", "-d", DATASET, "-c", "2d", "-tr", TRAINER, "-o", str(tmp_path / "exported")]) == 1
