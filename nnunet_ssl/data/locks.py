@@ -55,10 +55,14 @@ class OutputLock:
                 ) from None
             print(f"Waiting for {self.holder()}, which writes to {self.output}.", flush=True)
             self._lock.acquire()
-        _remove_abandoned_locks(self.output.parent)
-        remove_abandoned(self.output)
         about = {"host": socket.gethostname(), "pid": os.getpid(), "since": datetime.now().isoformat(" ", "seconds")}
-        self._holder.write_text(json.dumps(about), encoding="utf-8")
+        try:
+            _remove_abandoned_locks(self.output.parent)
+            remove_abandoned(self.output)
+            self._holder.write_text(json.dumps(about), encoding="utf-8")
+        except OSError:  # a full disk
+            self.release()
+            raise
 
     def release(self) -> None:
         if self._lock.lock_counter == 1:

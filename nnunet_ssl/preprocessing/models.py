@@ -21,7 +21,9 @@ AGAIN = "Train again: nnU-Net writes it when a training starts."
 
 
 def read_checkpoint(file: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
-    """What a checkpoint holds; its tensors are mapped, and read when they are used. Checkpoints are Python's pickles, which can run code (docs/security.md).
+    """What a checkpoint holds; its tensors are mapped, and read when they are used.
+
+    Checkpoints are Python's pickles, which can run code (docs/security.md).
 
     Args:
         keys: that it must have.

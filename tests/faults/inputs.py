@@ -52,11 +52,15 @@ PREPROCESS = ("preprocess", "pseudo_label", "plan")
 
 def write_planned(root: Path) -> None:
     """Two data sets, of which the first is planned and preprocessed, and label maps of its unlabeled cases."""
+    write_with_maps(root)
+    assert cli.main(PLAN["plan"]) == 0
+
+
+def write_with_maps(root: Path) -> None:
     for name in (NAME, OTHER):
         write_sound(root / "nnUNet_raw" / name)
     for case, seed in (("u", 3), ("v", 4)):
         write_image(phantom(seed)[1], root / "maps" / f"{case}.nii.gz")
-    assert cli.main(PLAN["plan"]) == 0
 
 
 def write_raw(root: Path) -> None:
