@@ -173,9 +173,14 @@ def controls(pack: Pack, full: Pack, epochs: int) -> list[Row]:
     ]
 
 
-def pseudo_labels(key: str, pack: Pack, epochs: int, teacher: str) -> Row:
-    """A round of offline self-training: labels by the run of the row `teacher`, then a training from scratch."""
-    name = f"{key.replace(' ', '_')}_seed{{seed}}"
+def pseudo_labels(key: str, pack: Pack, epochs: int, teacher: str, options: str = "") -> Row:
+    """A round of offline self-training: labels by the run of the row `teacher`, then a training from scratch.
+
+    Args:
+        options: of `pseudo_label`.
+    """
+    variant = key.replace(" ", "_").replace(".", "_")  # a round's name has no dots
+    name = f"{variant}_seed{{seed}}"
     return Row(
         key,
         pack,
@@ -183,9 +188,9 @@ def pseudo_labels(key: str, pack: Pack, epochs: int, teacher: str) -> Row:
         epochs,
         "new",
         after=(teacher,),
-        commands=(f"{LABEL} -o {name}",),
+        commands=(f"{LABEL} -o {name} {options}".rstrip(),),
         settings=(f'round_name="{name}"',),
-        variant="" if key == "round 1" else key.replace(" ", "_"),
+        variant="" if key == "round 1" else variant,
     )
 
 
@@ -197,6 +202,12 @@ def continued(row: Row, start: str) -> Row:
     """The same training, begun with the weights of another row."""
     variant = f"from_{start.replace(' ', '_')}"
     return replace(row, key=f"{row.key} from {start}", after=(start,), pretrained=start, variant=variant)
+
+
+def early(row: Row) -> Row:
+    """Its own labels as soon as every class is found on labeled patches, as it was before 0.3 of the run became the earliest."""
+    settings = ("earliest=0.05",)
+    return replace(row, key=f"{row.key}, start from 0.05", group="variants", settings=settings, variant="start_0_05")
 
 
 def weighted(row: Row, weight: float) -> Row:
@@ -213,7 +224,9 @@ def few_labels(name: str, title: str, pack: Pack, full: Pack, again: Pack, epoch
         *(Row(peer, pack, "") for peer in PEERS),
         semi_supervised,
         replace(semi_supervised, key="SemiSupervised, all labels", pack=again),
+        early(semi_supervised),
         pseudo_labels("round 1", pack, epochs, "nnU-Net"),
+        pseudo_labels("round 1 above 0.9", pack, epochs, "nnU-Net", "--min_confidence 0.9"),
         pseudo_labels("round 2", pack, epochs, "round 1"),
         pseudo_labels("round of SemiSupervised", pack, epochs, "SemiSupervised"),
         *(continued(semi_supervised, start) for start in ("round 1", "nnU-Net")),

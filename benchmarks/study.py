@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import importlib.metadata
 import math
 import os
 import re
@@ -33,6 +32,7 @@ from tqdm import tqdm
 from benchmarks.measured_training import VALIDATED
 from benchmarks.studies import STUDIES, Pack, Row, Study
 from benchmarks.study_report import CELLS, KEY, RUNS, read_records, records_file, write_reports
+from nnunet_ssl import __version__
 from nnunet_ssl.commands.steps import Step, child_environment, run_command, run_steps
 from nnunet_ssl.data.atomic import write_atomically
 from nnunet_ssl.data.listing import files_with_ending
@@ -518,7 +518,7 @@ def write_records(job: Job, cells: pd.DataFrame, steps: int, costs: Mapping[str,
     """Put one run into both files."""
     identity = dict(zip(KEY, job.key))
     run = {**identity, "steps": steps, **costs, "date": date.today().isoformat()}
-    run["version"] = importlib.metadata.version("nnunet-ssl")
+    run["version"] = __version__
     merge_records(job.row.pack.records, cells.assign(**identity)[CELLS], pd.DataFrame([run]).reindex(columns=RUNS))
 
 

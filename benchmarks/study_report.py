@@ -217,6 +217,11 @@ def head_room_text(results: Results) -> str:
     return text
 
 
+def steps_of(results: Results, key: str) -> str:
+    """Optimizer steps of the runs of a row."""
+    return ", ".join(map(str, results.runs[key]["steps"].unique()))
+
+
 def main_table(results: Results) -> str:
     distances = [np.nanmean(results.mean(row.key, "95HD")) for row in results.rows]
     header = ["row", "seeds", "steps", "time", *(f"Dice {name}" for name in results.classes), "Dice", "difference"]
@@ -224,12 +229,11 @@ def main_table(results: Results) -> str:
     lines = []
     for row, distance in zip(results.rows, distances):
         dice = results.mean(row.key, "Dice")
-        runs = results.runs[row.key]
         lines.append(
             [
                 row.key,
                 ", ".join(map(str, results.seeds(row.key))),
-                ", ".join(map(str, runs["steps"].unique())),
+                steps_of(results, row.key),
                 results.time(row.key),
                 *(f"{value:.1f}" for value in dice),
                 f"{np.mean(dice):.1f}",
@@ -322,7 +326,10 @@ def draw_figure(file: Path, results: Results) -> None:
             value = results.means(row.key, seed)[0] - results.means(study.baseline, seed)[0]
             axis.plot(value, position, "o", color=color, markersize=4, alpha=0.7)
     axis.axvline(0, color="0.3", linewidth=0.8)
-    axis.set_yticks(range(len(rows)), [row.key for row in rows])
+    usual = steps_of(results, study.baseline)
+    others = {row.key: steps_of(results, row.key) for row in rows if steps_of(results, row.key) != usual}
+    names = [f"{row.key} ({others[row.key]} steps)" if row.key in others else row.key for row in rows]
+    axis.set_yticks(range(len(rows)), names)
     axis.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     axis.set_xlabel(f"difference to {study.baseline} in Dice, %")
     axis.grid(axis="x", color="0.9")
@@ -332,7 +339,9 @@ def draw_figure(file: Path, results: Results) -> None:
         axis.axvline(100 * unit, color="0.3", linestyle="--", linewidth=0.8)
         top = axis.secondary_xaxis("top", functions=(lambda dice: dice / unit, lambda share: share * unit))
         top.set_xlabel(f"share of the head-room, % (dashed: {study.upper})")
-    figure.suptitle(f"{study.title}: dots are seeds, lines 95 % intervals over patients and seeds", fontsize=10)
+    figure.suptitle(
+        f"{study.title}, {usual} steps: dots are seeds, lines 95 % intervals over patients and seeds", fontsize=10
+    )
     write_atomically(file, lambda temporary: figure.savefig(temporary, format="png"))
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -114,7 +113,7 @@ def refuse_other_years(cases: Sequence[Case], year: int, num_processes: int) -> 
     """
     if year >= 2023:
         jobs = [(case.label, year) for case in cases if case.label is not None]
-        for _, fault in run_in_processes(_label_fault, jobs, num_processes, "Checking labels", sys.stderr.isatty()):
+        for _, fault in run_in_processes(_label_fault, jobs, num_processes, "Checking labels"):
             if fault:
                 raise UserError(fault)
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -126,7 +125,6 @@ def _copy_cases(
         jobs,
         num_processes,
         f"Merging into {what}",
-        show_progress=sys.stderr.isatty(),
         kept="nothing was written",
     ):
         section, source, case = places[index]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 import shutil
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -316,7 +315,6 @@ def _convert_all(
         [(job,) for job in jobs],
         num_processes,
         f"Converting to {dataset.folder_name}",
-        show_progress=sys.stderr.isatty(),
         kept="nothing was written",
     ):
         results[jobs[index].case.case_id] = result

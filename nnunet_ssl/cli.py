@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import linecache
 import os
 import pickle
+import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
+from nnunet_ssl import __version__
 from nnunet_ssl.commands import COMMANDS, load
 from nnunet_ssl.commands.arguments import check_names, make_parser
 from nnunet_ssl.commands.outputs import outputs
@@ -21,7 +26,7 @@ def _overview() -> str:
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
     return (
-        "usage: nnunet_ssl <subcommand> [-h] ...\n\n"
+        "usage: nnunet_ssl <subcommand> [-h] ...\n       nnunet_ssl --version\n\n"
         "Semi- and weakly supervised learning for nnU-Net.\n\n"
         f"subcommands:\n{rows}\n\n"
         "--debug after a subcommand shows where in the program an error arose.\n\n"
@@ -83,16 +88,44 @@ def _sentence(error: BaseException) -> str:
     return f"a file cannot be read: it is damaged or of another kind ({error}). Restore it."
 
 
+_REMOTE_FRAME = re.compile(r'File ".*[/\\](nnunetv2|nnunet_ssl)[/\\](.+)\.py", line \d+, in (.+)\n +(.*)')
+
+
+def _reason_of_nnunet(error: BaseException) -> str | None:
+    """What nnU-Net found wrong, where the error arose in one of its functions or in what they call; None where it arose in ours."""
+    frames = []  # package, module, function, line of code, those of nnU-Net and of ours only
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        package, _, module = str(frame.f_globals.get("__name__")).partition(".")
+        if package in ("nnunetv2", "nnunet_ssl"):
+            code = linecache.getline(frame.f_code.co_filename, line, frame.f_globals)
+            frames.append((package, module, frame.f_code.co_name, code))
+    # of an error in a worker process there is only the text
+    frames += _REMOTE_FRAME.findall(str(error.__cause__))
+    if not frames or frames[-1][0] != "nnunetv2":
+        return None
+    _, module, function, code = frames[-1]
+    where = ".".join(["nnunetv2", *Path(module).parts, function])
+    reason = " ".join(str(error).split()) or code.strip()  # its assertions often have no text
+    return (
+        f"nnU-Net stopped in {where}: {type(error).__name__}: {reason}. Put right what it names, and run the command again; "
+        "--debug shows where it arose."
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; the exit status.
 
-    1: a mistake that the user can repair, or an error of the system, in one sentence; 2: an unknown subcommand; 130, 143:
-    interrupted by Ctrl-C or SIGTERM. Any other exception is a fault of this package and keeps its traceback; with `--debug` all do.
+    1: a mistake that the user can repair, an error of the system, or what nnU-Net does not take, in one sentence; 2: an unknown
+    subcommand; 130, 143: interrupted by Ctrl-C or SIGTERM. Any other exception is a fault of this package and keeps its traceback;
+    with `--debug` all do.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())
         return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"nnunet_ssl {__version__}")
+        return 0
     name, *rest = argv
     if name not in COMMANDS:
         print(f"nnunet_ssl: unknown subcommand '{name}'. Allowed: {', '.join(COMMANDS)}", file=sys.stderr)
@@ -115,6 +148,11 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             raise
         message = _sentence(error)
+    except Exception as error:
+        reason = _reason_of_nnunet(error)
+        if debug or reason is None:
+            raise
+        message = reason
     print(f"\nnnunet_ssl {name}: {message}", file=sys.stderr)
     return 1
 

@@ -8,10 +8,14 @@ is a subclass that overrides the seams, from most to least common:
     unlabeled_terms(logits, batch)    named loss terms from the student's logits on the unlabeled patches
     weights()                         name -> weight now, a function of `self.progress`
     terms(batch)                      the whole step, for methods of another shape
+    term_groups(batch)                the step in parts, each with a backward pass of its own: independent networks
     supervised_loss(logits, target, batch)
     after_step(), after_epoch()       queues, pools
     inference_network()               which network is validated and stored for prediction
     unlabeled_views(intensity)        weak and strong views of one patch
+    labeled_views(intensity)          the same of the labeled patches
+    further_unlabeled(intensity)      further unlabeled patches, of other images
+    unlabeled_probabilities(cases)    how often unlabeled patches come from each case
     labeled_extras()                  maps made of the labeled target by the workers (distances)
     labeled_transforms(transforms)    nnU-Net's transforms of the labeled patches
     labeled_dataset(dataset)          nnU-Net's data set of the training cases
@@ -28,10 +32,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -43,9 +47,11 @@ from torch import Tensor, autocast, nn
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.atomic import remove_unfinished
 from nnunet_ssl.data.locks import OutputLock
+from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.dataloading.cases import TrainingCases, check_fold, gather_cases
 from nnunet_ssl.dataloading.dataset import UnlabeledDataset
 from nnunet_ssl.dataloading.loader import TwoStreamLoader
+from nnunet_ssl.dataloading.pool import UnlabeledPool
 from nnunet_ssl.dataloading.streams import loader_of, two_streams, unlabeled_batch_size_here
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.checkpoints import (
@@ -56,20 +62,23 @@ from nnunet_ssl.engine.checkpoints import (
     state_of,
     write_checkpoint,
 )
-from nnunet_ssl.engine.competence import CompetenceGate
+from nnunet_ssl.engine.competence import EARLIEST, F1, LATEST, CompetenceGate
 from nnunet_ssl.engine.configurable import ConfigurableTrainer, declared_hyperparameters
-from nnunet_ssl.engine.curves import Curves, epoch_values
+from nnunet_ssl.engine.curves import LABELED, UNLABELED, Curves, epoch_values
 from nnunet_ssl.engine.features import refuse_unsupported
 from nnunet_ssl.engine.gradient_shares import described, keep_compiled_graphs
 from nnunet_ssl.engine.members import Member, Members, NetworkMember, Student, Teacher
 from nnunet_ssl.engine.optimization import (
+    LARGEST_WAITING,
     NonFiniteWatch,
     finite_outputs,
     out_of_memory_message,
     training_step,
+    waiting_message,
 )
 from nnunet_ssl.engine.prediction import inference_network_in_place, predict_cases, score_cases
-from nnunet_ssl.preprocessing.dense_labels import DenseLabels
+from nnunet_ssl.networks.second_decoding import SecondDecoding
+from nnunet_ssl.preprocessing.dense_labels import DenseLabels, preprocessing_command, raw_dense_labels
 
 
 class nnUNetTrainerSSL(ConfigurableTrainer):
@@ -79,21 +88,27 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         unlabeled_batch_size: unlabeled patches per step (over all GPUs); None: as many as labeled ones.
         allow_transductive: accept unlabeled images that are also validation or test images.
         needs_unlabeled: False: the method has labeled patches only (weak or partial labels), `terms` gets no unlabeled ones.
+        one_graph_at_a_time: a method of independent networks (see its passes per step) goes backward after each of them: about
+            half of the memory, one more forward pass of the unlabeled patches. False: all networks at once.
         max_nonfinite_steps: stop after this many steps in a row with a loss that is not finite.
         replaces_labeled_loss: the method's `terms` replaces nnU-Net's loss on the labeled patches, so it runs even when all
             weights are zero.
         knows_partial_labels: the labeled loss takes a class that a case does not annotate for unknown, not for background.
         unsupported: feature -> reason, refused when the trainer starts. Features: "2d", "3d", "regions", "ignore_label",
             "deep_supervision", "no_deep_supervision", "ddp", "compile", "fold_all".
+        term_patches: term -> the patches it is computed on (`engine/curves.py`), for `progress_ssl.png`. Default: labeled ones of
+            names that begin with `labeled` and without unlabeled patches, else unlabeled ones.
     """
 
     unlabeled_batch_size: int | None = None
     allow_transductive: bool = False
     needs_unlabeled: bool = True
+    one_graph_at_a_time: bool = True
     max_nonfinite_steps: int = 20
     replaces_labeled_loss: bool = False
     knows_partial_labels: bool = False
     unsupported: dict[str, str] = {}
+    term_patches: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
         self,
@@ -108,18 +123,24 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         self.members = Members(self)
         self.cases: TrainingCases | None = None
         self.view_names: tuple[str, ...] = ("unlabeled",)
+        self.labeled_view_names: tuple[str, ...] = ()
+        self.further_view_names: dict[str, tuple[str, ...]] = {}
+        self.second_decoding: SecondDecoding | None = None
         self.curves = Curves()
         self.nonfinite = NonFiniteWatch()
         self.iteration = 0
         self.gradient_shares: dict[str, float] = {}  # of the epoch's last step, see engine/gradient_shares.py
         self.gate: CompetenceGate | None = None
+        self._split: tuple[list[str], list[str]] | None = None
         self._pool: list[str] | None = None
+        self._shared_pool: UnlabeledPool | None = None  # the same, where workers read it; made with the loaders
         self._lock: OutputLock | None = None  # of output_folder, while this process trains
         self._weight_names: tuple[str, ...] | None = None
         self._loaded_checkpoint = False
         self._randomness: dict | None = None  # of the checkpoint that is continued
         self._weights_at_start: list[float] = []
         self._waited = 0.0
+        self._waiting_said = False
         self._step_ended: float | None = None
         self._epoch_started = 0.0
 
@@ -146,13 +167,24 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         """All named terms of a step. Default: one forward of labeled and unlabeled patches together, per network."""
         terms = {}
         for member in self.supervised_networks():
-            scales = member(batch.images)
-            batch.labeled_logits[member.name] = batch.labeled_part(scales)
-            batch.logits[member.name] = batch.unlabeled_part(scales)
+            if self.second_decoding is not None and member is self.second_decoding.member:
+                scales, batch.perturbed = self.second_decoding(batch.images, first=batch.num_labeled)
+            else:
+                scales = member(batch.images)
+            batch.keep_logits(member.name, scales)
             terms[self.labeled_name(member)] = self.supervised_loss(
                 batch.labeled_logits[member.name], batch.target, batch
             )
         return terms | self.unlabeled_terms(batch.logits["student"], batch)
+
+    def term_groups(self, batch: SSLBatch) -> Iterator[dict[str, Tensor]]:
+        """The step in parts: the engine goes backward after each group of terms, and only then asks for the next one.
+
+        Default: one group, `terms`. For methods whose networks learn from one another without a gradient between them
+        (`networks_in_turn`), so that memory holds the activations of one network at a time. A term of one group must not need
+        the graph of another.
+        """
+        yield self.terms(batch)
 
     def supervised_loss(self, logits: list[Tensor], target: Tensor | list[Tensor], batch: SSLBatch) -> Tensor:
         """nnU-Net's loss on labeled patches: `logits` one `(L, C, *spatial)` per scale, `target` as nnU-Net's loader gives it."""
@@ -171,12 +203,37 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         return self.student
 
     def unlabeled_views(self, intensity: list[BasicTransform]) -> dict[str, list[BasicTransform]]:
-        """View name -> intensity transforms; all views share their geometry and the first is `batch.unlabeled`.
+        """View name -> intensity transforms; all views share their geometry. Called when the training starts.
+
+        The first view is `batch.unlabeled`: the default `terms` gives it to the networks together with the labeled patches, with a
+        graph. So the view that is learned from (the strong one) comes first; the others are for teachers and `without_gradient`.
 
         Args:
             intensity: nnU-Net's own intensity transforms, in its order.
         """
         return {"unlabeled": intensity}
+
+    def labeled_views(self, intensity: list[BasicTransform]) -> dict[str, list[BasicTransform]] | None:
+        """The same of the labeled patches: the first is `batch.labeled`, all are `batch.labeled_views`. None: nnU-Net's one view.
+
+        Validation patches have one view. Called when the training starts.
+        """
+        return None
+
+    def further_unlabeled(self, intensity: list[BasicTransform]) -> dict[str, dict[str, list[BasicTransform]]]:
+        """Further unlabeled patches of each step, of images drawn for themselves: stream name -> views as in `unlabeled_views`.
+
+        For mixing with other images than those of `batch.unlabeled`; `batch.further[name]` has them, as many as these. Called when
+        the training starts.
+        """
+        return {}
+
+    def unlabeled_probabilities(self, cases: Sequence[str]) -> np.ndarray | None:
+        """With which probability an unlabeled patch is drawn from each of `cases`, the pool; sum 1. None: equally often.
+
+        Called when the training starts and by every `set_unlabeled_cases`.
+        """
+        return None
 
     def labeled_extras(self) -> Callable[[Tensor], dict[str, Tensor]] | None:
         """A function that the loader's workers apply to the labeled target; what it returns becomes `batch.extras`.
@@ -197,8 +254,9 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     def unlabeled_loader(self, labeled: nnUNetDataLoader) -> nnUNetDataLoader | None:
         """The loader of the unlabeled patches, where they have labels that were made before: `batch.unlabeled_target` has these.
 
-        It draws `unlabeled_batch_size` patches (`unlabeled_batch_size_here`) of the cases of `unlabeled_pool`, and replaces
-        `unlabeled_views`. Called when training starts and when the pool changes. None: the engine's, without labels.
+        It draws `unlabeled_batch_size` patches (`unlabeled_batch_size_here`) and replaces `unlabeled_views`. Called when training
+        starts; the engine sets its `indices` and `sampling_probabilities` to those of the pool before every batch. None: the
+        engine's, without labels.
 
         Args:
             labeled: the labeled loader, with the method's training transforms.
@@ -301,7 +359,9 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         Args:
             network: default: the architecture of the plans with weights of its own.
             optimizer: "own": one as nnU-Net makes for the student, with the same schedule; "shared": the student's; a
-                function from parameters to an optimizer; None: not trained.
+                function from parameters to an optimizer, whose learning rates then follow nnU-Net's schedule, or to an optimizer
+                and its schedule: None for constant rates, or a scheduler of PyTorch, which steps after every epoch and is kept in
+                checkpoints; None: not trained.
             clip: largest gradient norm, None for no clipping. nnU-Net's is 12.
             supervised: the default `terms` adds `labeled_<name>`, its loss on the labeled patches.
             follows_pretrained: `-pretrained_weights` goes into this network as well, except its heads.
@@ -315,7 +375,26 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         """A head, discriminator or bank (buffers of a module); arguments as in `register_network`."""
         return self.members.add_module(name, module, optimizer, clip)
 
-    def register_gate(self, earliest: float = 0.05, latest: float = 0.4, f1: float = 0.7) -> CompetenceGate:
+    def register_second_decoding(
+        self, perturb: Callable[[list[Tensor]], list[Tensor]], member: NetworkMember | None = None
+    ) -> SecondDecoding:
+        """The unlabeled patches are decoded twice: from the encoder's features, and from these features after `perturb`.
+
+        The default `terms` keeps the logits of the second decoding in `batch.perturbed`. It costs a pass of the decoder; the
+        encoder runs once. A `terms` of one's own calls what is returned: see `SecondDecoding`. Call it in `build_method()`, after
+        `register_teacher` (a teacher is a copy of the network).
+
+        Args:
+            perturb: from the features of all encoder stages, each `(U, F, *spatial)`, bottleneck last, to such a list.
+            member: default: the student.
+
+        Raises:
+            NotImplementedError: the network is not built like nnU-Net's.
+        """
+        self.second_decoding = SecondDecoding(member or self.student, perturb)
+        return self.second_decoding
+
+    def register_gate(self, earliest: float = EARLIEST, latest: float = LATEST, f1: float = F1) -> CompetenceGate:
         """`self.gate`, which opens when the network knows every class; arguments as in `CompetenceGate`."""
         self.gate = CompetenceGate(self, earliest, latest, f1)
         return self.gate
@@ -342,6 +421,43 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     @staticmethod
     def labeled_name(member: NetworkMember) -> str:
         return "labeled" if member.name == "student" else f"labeled_{member.name}"
+
+    def networks_in_turn(self, batch: SSLBatch, of_others: str = "unlabeled") -> Iterator[NetworkMember]:
+        """For a `term_groups` of one's own: each supervised network after its forward pass of `batch.images`, one after the other.
+
+        At each turn `batch.logits` and `batch.labeled_logits` have the logits of this network with their graph, and those of the
+        others without: from their own turn, or from a forward pass without gradient before the first one. Yield the group of
+        terms of this network before the next turn:
+
+            for member in self.networks_in_turn(batch):
+                yield {self.labeled_name(member): ..., "my_term_" + member.name: ...}
+
+        This costs a forward pass without gradient for each network but the first. With `one_graph_at_a_time = False` it is saved,
+        and the graphs of all networks are in memory at once.
+
+        Args:
+            of_others: which logits of networks whose turn is to come are needed: of "unlabeled" patches, of "all", or "none".
+
+        Raises:
+            ValueError: another `of_others`.
+        """
+        if of_others not in ("unlabeled", "all", "none"):
+            raise ValueError(f"of_others must be 'unlabeled', 'all' or 'none', got {of_others!r}")
+        networks = self.supervised_networks()
+        scales: dict[str, list[Tensor]] = {}
+        for member in networks[self.one_graph_at_a_time :]:
+            if not self.one_graph_at_a_time:
+                scales[member.name] = member(batch.images)
+                batch.keep_logits(member.name, [z.detach() for z in scales[member.name]])
+            elif of_others == "all":
+                batch.keep_logits(member.name, self.without_gradient(member, batch.images))
+            elif of_others == "unlabeled":
+                batch.logits[member.name] = self.without_gradient(member, batch.unlabeled)
+        for member in networks:
+            own = scales.pop(member.name) if member.name in scales else member(batch.images)
+            batch.keep_logits(member.name, own)
+            yield member
+            batch.keep_logits(member.name, [z.detach() for z in own])
 
     def labeled_terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         """nnU-Net's loss of every supervised network, on labeled patches alone: the step without unlabeled data."""
@@ -374,7 +490,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     def set_unlabeled_cases(self, cases: Sequence[str]) -> None:
         """Draw unlabeled patches from these cases only, from the next step on. An empty list: labeled steps only.
 
-        Restarts the worker processes (they hold copies of the loader), so call it between epochs. Kept in checkpoints.
+        The workers go on and read the pool from shared memory; patches that they have drawn already are dropped, which takes them a
+        moment, so call it between epochs. Kept in checkpoints.
 
         Raises:
             ValueError: when a case is not an unlabeled case of this fold.
@@ -383,8 +500,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         if unknown:
             raise ValueError(f"not unlabeled cases of fold {self.fold}: {', '.join(unknown)}")
         self._pool = sorted(cases)
-        if self.dataloader_train is not None:
-            self.restart_workers(self.dataloader_train, two_streams(self, self.dataloader_train), role="train")
+        if self._shared_pool is not None:
+            self._shared_pool.set(self._pool, self.unlabeled_probabilities(self._pool) if self._pool else None)
 
     @property
     def unlabeled_pool(self) -> list[str]:
@@ -433,7 +550,6 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         super().initialize()
         self.build_method()
         self.inference_network()  # a wrong choice is refused now and not at the first validation
-        self.view_names = tuple(self.unlabeled_views([]))
         self._weights_at_start = self._fingerprint()
 
     def _fingerprint(self) -> list[float]:
@@ -457,8 +573,13 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             restore_random_states(self._randomness)
         if self.local_rank == 0:
             save_json(self.cases.record(), join(self.output_folder, "split.json"))
-        lines = "\n".join(f"  {k}: {v}" for k, v in declared_hyperparameters(type(self)).items())
+        values = declared_hyperparameters(type(self))
+        lines = "\n".join(f"  {k}: {v}" for k, v in values.items())
         self.print_to_log_file(f"Hyper-parameters of {type(self).__name__}:\n{lines}", add_timestamp=False)
+        cases = self.cases.record()
+        counts = {side: len(cases[side]) for side in ("train", "val", "unlabeled")}
+        split = {"hash": cases["hash"], **counts}
+        self.logger.update_config({"nnunet_ssl": {"hyperparameters": values, "split": split, "fold": self.fold}})
 
     def on_train_end(self) -> None:
         super().on_train_end()
@@ -472,10 +593,15 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
     # ------------------------------------------------------------------------------------------------------- the cases
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """nnU-Net's split; a fold that the file lacks and a split that cannot be made are refused."""
-        check_fold(self.preprocessed_dataset_folder_base, self.preprocessed_dataset_folder, self.fold)
-        train, validation = super().do_split()
-        return list(train), list(validation)
+        """nnU-Net's split; a fold that the file lacks and a split that cannot be made are refused.
+
+        It is made once, since nnU-Net writes five lines to the log each time.
+        """
+        if self._split is None:
+            check_fold(self.preprocessed_dataset_folder_base, self.preprocessed_dataset_folder, self.fold)
+            train, validation = super().do_split()
+            self._split = list(train), list(validation)
+        return list(self._split[0]), list(self._split[1])
 
     def find_cases(self) -> None:
         """Find labeled, unlabeled and validation cases, check them, and say what was found."""
@@ -522,20 +648,33 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             validation,
             self.dataset_json["file_ending"],
         )
-        self.print_to_log_file(
-            f"Validation (pseudo Dice and final) is against the dense labels of {found.references}."
-            if found is not None
-            else f"Validation is against the {'sparse labels, on annotated voxels' if sparse else 'partial labels'} only, and says "
-            "little about the segmentation elsewhere. Dense labels in labelsTr_dense of the raw data set would be used."
-        )
-        return found
+        if found is not None:
+            self.print_to_log_file(
+                f"Validation (pseudo Dice and final) is against the dense labels of {found.references}."
+            )
+            return found
+        text = f"Validation is against the {'sparse labels, on annotated voxels' if sparse else 'partial labels'} only, and says "
+        text += "little about the segmentation elsewhere. "
+        raw = raw_dense_labels(self.plans_manager.dataset_name, validation, self.dataset_json["file_ending"])
+        if raw is None:
+            text += "Dense labels of all validation cases in labelsTr_dense of the raw data set would be used, once "
+            text += f"`{preprocessing_command(self.plans_manager)}` has preprocessed them."
+        else:
+            text += (
+                f"{raw} has dense labels of all validation cases, which are not preprocessed. To use them, stop, run "
+            )
+            text += f"`{preprocessing_command(self.plans_manager)}` and train again."
+        self.print_to_log_file(text)
+        return None
 
     # ----------------------------------------------------------------------------------------------------- the loaders
 
     def get_dataloaders(self):
         """nnU-Net's loaders; the unlabeled stream is added to what its training workers do."""
         train, validation = super().get_dataloaders()
-        self.restart_workers(train, two_streams(self, train), role="train")
+        self._shared_pool = UnlabeledPool(list(self.cases.folders))
+        self.set_unlabeled_cases(self.unlabeled_pool)
+        self.restart_workers(train, two_streams(self, train, self._shared_pool), role="train")
         self.restart_workers(validation, TwoStreamLoader(loader_of(validation)), role="validation")
         next(train), next(validation)  # as nnU-Net: fail here rather than in the first epoch
         return train, validation
@@ -568,8 +707,11 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         if self._step_ended is not None:
             self._waited += perf_counter() - self._step_ended
         weights = self._current_weights()
+        moved = SSLBatch.from_loader(
+            self._of_this_pool(batch), self.view_names, self.device, self.labeled_view_names, self.further_view_names
+        )
         try:
-            values = training_step(self, SSLBatch.from_loader(batch, self.view_names, self.device), weights)
+            values = training_step(self, moved, weights)
         except torch.cuda.OutOfMemoryError as error:
             unlabeled = unlabeled_batch_size_here(self) if self._pool else None
             raise RuntimeError(out_of_memory_message(type(self).__name__, self.batch_size, unlabeled)) from error
@@ -579,6 +721,15 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             self.print_to_log_file(f"Skipped step {self.iteration}: {problem}")
         self._step_ended = perf_counter()
         return values
+
+    def _of_this_pool(self, batch: dict) -> dict:
+        """The batch, or, if the pool has changed since it was drawn, the next one that was drawn after the change."""
+        while (
+            self._shared_pool is not None
+            and batch.get("pool_version", self._shared_pool.version) != self._shared_pool.version
+        ):
+            batch = next(self.dataloader_train)
+        return batch
 
     def _current_weights(self) -> dict[str, float]:
         labeled = {self.labeled_name(m): 1.0 for m in self.supervised_networks()}
@@ -604,17 +755,31 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         shown = ", ".join(f"{k.split('/', 1)[1]} {v:.4g}" for k, v in values.items() if k.startswith("term/"))
         parts = (f"terms: {shown}", described(values), f"waiting for data {values['loader/waiting']:.0%}")
         self.print_to_log_file("; ".join(filter(None, parts)))
+        if values["loader/waiting"] > LARGEST_WAITING and not self._waiting_said:
+            self._waiting_said = True
+            self.print_to_log_file(waiting_message(values["loader/waiting"]))
         for logger in self.logger.loggers:
             for name, value in values.items():
                 logger.log(f"nnunet_ssl/{name}", value, self.current_epoch)
         if self.gate is not None:
             self.gate.look()
+        self.members.end_epoch()
         self.after_epoch()
 
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
         if self.local_rank == 0:
-            self.curves.plot(join(self.output_folder, "progress_ssl.png"))
+            self.curves.plot(join(self.output_folder, "progress_ssl.png"), self._run_title, self._patches_of_terms())
+
+    @property
+    def _run_title(self) -> str:
+        return f"{type(self).__name__}, fold {self.fold}, {self.plans_manager.dataset_name}, {self.configuration_name}"
+
+    def _patches_of_terms(self) -> dict[str, str]:
+        """Term -> the patches it is computed on, of all terms that were logged."""
+        other = UNLABELED if self.needs_unlabeled else LABELED
+        terms = [name.split("/", 1)[1] for name in self.curves.values if name.startswith("term/")]
+        return {term: LABELED if term.startswith(LABELED) else other for term in terms} | dict(self.term_patches)
 
     # ------------------------------------------------------------------------------------- the network for inference
 
@@ -632,6 +797,8 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         dense = self.dense_labels()
         if dense is not None and self.local_rank == 0:
             self._evaluate_on_dense_labels(dense)
+        if self.label_manager.has_ignore_label or PARTIAL_LABELS in self.dataset_json:
+            self._warn_of_selection(dense is not None)
         # nnU-Net leaves deep supervision switched on, whatever the trainer uses
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
 
@@ -643,6 +810,20 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         self.print_to_log_file(
             f"Against dense labels, mean validation Dice: {metrics['foreground_mean']['Dice']:.4f} (summary.json; "
             "against the labels as they are trained on: summary_sparse.json)"
+        )
+
+    def _warn_of_selection(self, dense: bool) -> None:
+        """nnU-Net's commands that choose a model judge by labelsTr, and nothing that they print says so."""
+        kind = "sparse" if self.label_manager.has_ignore_label else "partial"
+        remedy = "on dense labels" if dense else "as well as these labels allow"
+        switch = " --write_crossval" if dense else ""
+        plans = self.plans_manager
+        named = "" if plans.plans_name == "nnUNetPlans" else f" -p {plans.plans_name}"
+        self.print_to_log_file(
+            f"nnUNetv2_find_best_configuration and nnUNetv2_accumulate_crossval_results judge by labelsTr, which is {kind} here: "
+            f"do not use their ranking and postprocessing. Compare {remedy}: `nnunet_ssl compare -d "
+            f"{int(dataset_number(plans.dataset_name))} -c {self.configuration_name}{named} -f 0 1 2 3 4 -tr nnUNetTrainer "
+            f"{type(self).__name__}{switch}`"
         )
 
     # ----------------------------------------------------------------------------------------------------- checkpoints

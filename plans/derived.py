@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_ssl.data.atomic import write_atomically
-from nnunet_ssl.data.json_files import expect, read_json
+from nnunet_ssl.data.plans_file import read_plans
 from nnunet_ssl.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,9 +50,7 @@ def load_base(plans_file: str | Path, base: str) -> tuple[dict[str, Any], Config
     if not plans_file.is_file():
         raise UserError(f"There are no plans {plans_file}. Run nnunet_ssl plan_and_preprocess -d ID first.")
     again = "Run nnunet_ssl plan_and_preprocess -d ID again."
-    plans = read_json(plans_file, remedy=again)
-    found = plans.get("configurations")
-    expect(isinstance(found, dict), plans_file, "configurations", found, "an object with the configurations", again)
+    plans = read_plans(plans_file, again)
     if base not in plans["configurations"]:
         allowed = ", ".join(plans["configurations"])
         raise UserError(f"{plans_file} has no configuration '{base}'. Allowed: {allowed}.")

@@ -9,8 +9,11 @@ import signal
 import time
 
 import pytest
+from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 
 from nnunet_ssl import cli
+from nnunet_ssl.data.model_files import read_properties
+from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.errors import UserError
 
 
@@ -59,6 +62,53 @@ def test_an_error_of_the_system_is_one_sentence(failing, capsys, error, said):
 def test_a_fault_of_the_package_keeps_its_traceback(failing):
     failing(KeyError("x"))
     with pytest.raises(KeyError):
+        cli.main(["trainers"])
+
+
+def test_an_error_within_nnunet_is_one_sentence_with_its_own_reason(failing, capsys, tmp_path):
+    failing(lambda: verify_dataset_integrity(str(tmp_path)))
+    assert cli.main(["trainers"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(
+        "\nnnunet_ssl trainers: nnU-Net stopped in nnunetv2.experiment_planning.verify_dataset_integrity."
+    )
+    assert (
+        "AssertionError: There needs to be a dataset.json" in err
+        and str(tmp_path) in err
+        and len(err.splitlines()) == 2
+    )
+    with pytest.raises(AssertionError, match=r"dataset\.json"):
+        cli.main(["trainers", "--debug"])
+
+
+def function_of(module: str, body: str, **names):
+    """A function `f` of a module by this name, with its source."""
+    space = {"__name__": module, **names}
+    exec(body, space)
+    return space["f"]
+
+
+def test_whose_error_it_is_is_told_by_where_it_arose(failing, capsys):
+    ours = function_of("nnunet_ssl.data.x", "def f(): raise ValueError('ours')")
+    failing(function_of("nnunetv2.y", "def f(): return g()", g=ours))
+    with pytest.raises(ValueError, match="ours"):
+        cli.main(["trainers"])
+    library = function_of("numpy.z", "def f(): raise ValueError('two\\nlines')")
+    theirs = function_of("nnunetv2.y", "def f(): return g()", g=library)
+    failing(function_of("nnunet_ssl.data.x", "def f(): return g()", g=theirs))
+    assert cli.main(["trainers"]) == 1
+    assert "nnU-Net stopped in nnunetv2.y.f: ValueError: two lines. Put" in capsys.readouterr().err
+
+
+def test_an_error_of_nnunet_in_a_worker_process_is_nnunets(failing, capsys, tmp_path):
+    jobs = [(str(tmp_path),)] * 2
+    failing(lambda: list(run_in_processes(verify_dataset_integrity, jobs, 2, "Checking", show_progress=False)))
+    assert cli.main(["trainers"]) == 1
+    err = capsys.readouterr().err
+    where = "nnunetv2.experiment_planning.verify_dataset_integrity.verify_dataset_integrity"
+    assert f"nnU-Net stopped in {where}: AssertionError: There needs to be" in err
+    failing(lambda: list(run_in_processes(read_properties, [(1,)] * 2, 2, "Checking", show_progress=False)))
+    with pytest.raises(AttributeError):
         cli.main(["trainers"])
 
 

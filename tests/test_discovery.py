@@ -166,12 +166,18 @@ def test_a_trainer_module_that_cannot_be_imported_is_not_passed_over(tmp_path, m
         trainer_classes.__wrapped__()
 
 
-def test_the_command_lists_each_trainer_with_its_first_line(capsys):
+def test_the_command_lists_each_trainer_under_its_kind_of_label_with_its_first_line(capsys):
     assert cli.main(["trainers"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(trainer_classes())
-    (line,) = [line for line in lines if line.startswith("nnUNetTrainerMeanTeacher ")]
-    assert line.endswith(nnUNetTrainerMeanTeacher.__doc__.splitlines()[0])
+    kinds = capsys.readouterr().out.split("\n\n")
+    assert [kind.splitlines()[0].split()[0] for kind in kinds] == ["Dense", "Scribbles,", "Classes"]
+    listed = {}
+    for kind, folder in zip(kinds, ("unlabeled", "sparse", "partial"), strict=True):
+        listed |= {line.split()[0]: (folder, line) for line in kind.splitlines()[1:]}
+        recommended = kind.splitlines()[0].split()[-1].rstrip(".")
+        assert listed[recommended][0] == folder
+    assert sorted(listed) == list(trainer_classes())
+    assert all(f".{listed[name][0]}." in cls.__module__ for name, cls in trainer_classes().items())
+    assert listed["nnUNetTrainerMeanTeacher"][1].endswith(nnUNetTrainerMeanTeacher.__doc__.splitlines()[0])
 
 
 def test_every_trainer_has_a_line_of_description():

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import nnunet_ssl.trainers
+from nnunet_ssl import __version__, cli
 from nnunet_ssl.discovery.variants import trainer_classes
 from tests.helpers.environments import (
     LINKED,
@@ -248,11 +249,11 @@ def test_the_oldest_supported_versions_are_the_lower_bounds():
     assert [line for line in lines if not line.startswith("#")] == bounds
 
 
-def test_the_version_is_the_same_everywhere_and_has_a_heading_in_the_changelog():
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+def test_the_version_is_the_same_everywhere_and_has_a_heading_in_the_changelog(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"nnunet_ssl {__version__}\n"
     citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
     released = re.search(r"^date-released: (\S+)$", citation, re.MULTILINE)[1]
-    assert f"\nversion: {project['version']}\n" in citation
+    assert f"\nversion: {__version__}\n" in citation
     headings = re.findall(r"^## (.+)$", (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert headings[:2] == ["[Unreleased]", f"[{project['version']}] - {released}"]
+    assert headings[:2] == ["[Unreleased]", f"[{__version__}] - {released}"]

@@ -42,6 +42,7 @@ WITHOUT_CHANCE = {
     MEAN_TEACHER: {"noise_std": 0.0, "consistency_weight": 0.5},
     "nnUNetTrainerTestTwoNetworks": {},
     "nnUNetTrainerPseudoLabels": {"pseudo_weight": 0.5},
+    "nnUNetTrainerCPS": {"rampup_fraction": 0.0},  # networks in turn, a backward pass each
     # without what is drawn at random: the mixture and the dropped channels
     "nnUNetTrainerScribbleDMPLS": {"dropout": 0.0, "pseudo_weight": 0.0},
 }

@@ -75,6 +75,8 @@ def test_validation_is_on_dense_labels_where_there_are_any(trainer_name, sparse,
     assert (next(trainer.dataloader_val)["target"][0] == 3).any()
     (log,) = (tmp_path / "a").rglob("training_log*.txt")
     assert "against the sparse labels" in log.read_text()
+    assert "labelsTr_dense has dense labels of all validation cases" in log.read_text()
+    assert "`nnunet_ssl preprocess_unlabeled -d 991`" in log.read_text()
 
     preprocess_dense_labels(name)
     trainer = started(make_trainer(trainer_name, out, name, results=tmp_path / "b", num_epochs=1))
@@ -84,6 +86,9 @@ def test_validation_is_on_dense_labels_where_there_are_any(trainer_name, sparse,
     trainer.perform_actual_validation()
     (log,) = (tmp_path / "b").rglob("training_log*.txt")
     assert "against the dense labels of" in log.read_text() and "Against dense labels, mean" in log.read_text()
+    command = f"`nnunet_ssl compare -d 991 -c 2d -f 0 1 2 3 4 -tr nnUNetTrainer {trainer_name} --write_crossval`"
+    assert "nnUNetv2_find_best_configuration" in log.read_text() and command in log.read_text()
+    assert log.read_text().count("This split has 3 training and 1 validation cases.") == 1
     (dense,), (sparse_summary,) = (list((tmp_path / "b").rglob(f)) for f in ("summary.json", "summary_sparse.json"))
     found, stock = (json.loads(f.read_text())["metric_per_case"][0] for f in (dense, sparse_summary))
     assert "gt_segmentations_dense" in found["reference_file"] and "gt_segmentations/" in stock["reference_file"]
@@ -99,7 +104,8 @@ def test_dense_labels_that_are_not_preprocessed_are_named(sparse, tmp_path):
     content["configurations"]["2d"]["spacing"] = [2.0, 2.0]
     plans.write_text(json.dumps(content))
     with pytest.raises(
-        UserError, match=r"nnUNetPlans_2d_dense is missing, unfinished or made with other plans.*plan_and_pre"
+        UserError,
+        match=r"nnUNetPlans_2d_dense is missing, unfinished or made with other plans.*`nnunet_ssl preprocess_unl",
     ):
         started(make_trainer(WEAK, out, name, results=tmp_path))
 

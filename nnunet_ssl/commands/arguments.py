@@ -64,6 +64,16 @@ def add_writing_arguments(parser: argparse.ArgumentParser, links: bool = False) 
     )
 
 
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """args.trust of a command that reads trained models."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="[OPTIONAL] also read checkpoints, plans and preprocessed cases that name other code than nnU-Net's, and so execute "
+        "it (docs/security.md)",
+    )
+
+
 def add_preprocessing_arguments(parser: argparse.ArgumentParser) -> None:
     """args.overwrite (of the splits), .verbose and .no_pbar of a command that preprocesses."""
     parser.add_argument(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunet_ssl.commands.arguments import add_trust_argument
+
 DESCRIPTION = """\
 Compare trainers on the validation cases of their folds or, with --test, on the test cases (imagesTs, labelsTs).
 Dice, Jaccard, 95HD, ASD and ASSD per class in voxels and mm, means with bootstrap intervals, and a paired
@@ -12,7 +14,8 @@ Wilcoxon signed-rank test of every trainer against the first. Writes compare.md,
 compare_summary.csv and compare.png. Runs that do not share one split are refused."""
 EXAMPLE = """\
 example:
-  nnunet_ssl compare -d 101 -c 3d_fullres -f 0 -tr nnUNetTrainer nnUNetTrainerMeanTeacher --test"""
+  nnunet_ssl compare -d 101 -c 3d_fullres -f 0 -tr nnUNetTrainer nnUNetTrainerSemiSupervised --test
+  nnunet_ssl compare -d 127 -c 2d -f 0 1 2 3 4 -tr nnUNetTrainer nnUNetTrainerScribbleDMPLS --write_crossval"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +67,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="[OPTIONAL] predict the test cases without mirroring: faster, less accurate",
     )
+    parser.add_argument(
+        "--write_crossval",
+        action="store_true",
+        help="[OPTIONAL] for sparse and partial labels: then let nnU-Net choose among the trainers, their ensembles and "
+        "postprocessing by the dense labels of the validation cases (labelsTr_dense), where nnUNetv2_find_best_configuration "
+        "would take labelsTr. Ensembles need trainings with --npz",
+    )
     parser.add_argument("--overwrite", action="store_true", help="[OPTIONAL] replace a comparison in the output folder")
+    add_trust_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -78,8 +89,9 @@ def run(args: argparse.Namespace) -> None:
         args.tr,
         plans=args.p,
         test=args.test,
-        settings=PredictionSettings(args.chk, args.device, not args.disable_tta, args.np),
+        settings=PredictionSettings(args.chk, args.device, not args.disable_tta, args.np, args.trust),
         output=args.o,
         num_processes=args.np,
         overwrite=args.overwrite,
+        write_crossval=args.write_crossval,
     )

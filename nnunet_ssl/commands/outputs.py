@@ -27,7 +27,8 @@ def outputs(command: str, args: argparse.Namespace) -> list[Path]:
             return []
         return [Path(str(nnUNet_preprocessed)) / dataset_name(name) for name in dict.fromkeys(names)]
     if command in ("export", "demo"):
-        return [Path(args.o if command == "export" else args.output)]
+        places = (args.o, args.zip) if command == "export" else (args.output,)
+        return [Path(place) for place in places if place is not None]
     return []
 
 

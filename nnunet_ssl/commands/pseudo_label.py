@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunet_ssl.commands.arguments import add_trust_argument
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.texts import whole_number
 from nnunet_ssl.errors import UserError
@@ -99,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-np", type=int, default=8, metavar="N", help="[OPTIONAL] number of processes. Default: 8")
     parser.add_argument("--overwrite", action="store_true", help="[OPTIONAL] make the round of this name anew")
     parser.add_argument("--no_pbar", action="store_true", help="[OPTIONAL] no progress bars")
+    add_trust_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -128,7 +130,15 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(str(error)) from error
         checkpoint = args.chk or "checkpoint_final.pth"
         source = Model(
-            folder, trainer, args.p, args.c, tuple(args.f), checkpoint, args.device or "cuda", not args.disable_tta
+            folder,
+            trainer,
+            args.p,
+            args.c,
+            tuple(args.f),
+            checkpoint,
+            args.device or "cuda",
+            not args.disable_tta,
+            args.trust,
         )
     make_round(
         raw,
@@ -137,5 +147,5 @@ def run(args: argparse.Namespace) -> None:
         source,
         args.f,
         Selection(args.min_confidence or 0.0, args.gate or 0.0, args.drop, args.previous),
-        RoundOptions(args.o, args.save_probabilities, args.np, args.overwrite, not args.no_pbar),
+        RoundOptions(args.o, args.save_probabilities, args.np, args.overwrite, not args.no_pbar, args.trust),
     )

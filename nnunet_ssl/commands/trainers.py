@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 DESCRIPTION = (
-    "List the trainers of this package. Each also exists with the suffixes _<N>epochs, _<M>iters (iterations per epoch) "
-    "and _seed<S>, in this order; so does nnU-Net's own nnUNetTrainer."
+    "List the trainers of this package by the labels that they are for. Each also exists with the suffixes _<N>epochs, "
+    "_<M>iters (iterations per epoch) and _seed<S>, in this order; so does nnU-Net's own nnUNetTrainer."
 )
 EXAMPLE = """example:
   nnunet_ssl trainers
@@ -25,9 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from nnunet_ssl.discovery.listing import attribute_rows, trainer_rows
 
-    print(_table(attribute_rows(args.attributes) if args.attributes else trainer_rows()))
+    if args.attributes:
+        print(_table(attribute_rows(args.attributes)))
+        return
+    kinds = trainer_rows()
+    width = max(len(name) for rows in kinds.values() for name, _ in rows)
+    print("\n\n".join(f"{kind}\n{_table(rows, '  ', width)}" for kind, rows in kinds.items()))
 
 
-def _table(rows: list[tuple[str, str]]) -> str:
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+def _table(rows: list[tuple[str, str]], indent: str = "", width: int = 0) -> str:
+    width = max([width, *(len(name) for name, _ in rows)])
+    return "\n".join(f"{indent}{name:<{width}}  {text}" for name, text in rows)

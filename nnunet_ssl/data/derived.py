@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_ssl.data.json_files import read_json
+from nnunet_ssl.data.progress import progress
 from nnunet_ssl.data.raw_dataset import DENSE_FOLDER, RawDataset, read_label_map
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import load_splits
@@ -29,11 +30,22 @@ def under_construction(target: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full or cannot be written.
     """
+    with scratch_folder(target) as staging:
+        yield staging
+        put_in_place(staging, target)
+
+
+@contextlib.contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target`, gone at the end; of those that killed processes left, `recover` removes the rest.
+
+    Raises:
+        UserError: the disk is full or cannot be written.
+    """
     staging = staging_folder(target)
     try:
         staging.mkdir(parents=True)
         yield staging
-        put_in_place(staging, target)
     except OSError as error:
         raise UserError(disk_message(error, target)) from error
     finally:
@@ -51,18 +63,12 @@ def files_under_construction(folder: Path, last: str) -> Iterator[Path]:
         UserError: the disk is full or cannot be written; `folder` is as it was then.
     """
     recover(folder)
-    staging = staging_folder(folder)
-    try:
-        staging.mkdir(parents=True)
+    with scratch_folder(folder) as staging:
         yield staging
         folder.mkdir(exist_ok=True)
         (folder / last).unlink(missing_ok=True)
         for file in sorted(staging.iterdir(), key=lambda file: file.name == last):
             os.replace(file, folder / file.name)
-    except OSError as error:
-        raise UserError(disk_message(error, folder)) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def carried_lists(raw: RawDataset) -> tuple[UnlabeledList | None, list[dict[str, list[str]]] | None]:
@@ -90,8 +96,6 @@ def same_request(target: Path, dataset_json: Mapping, cases: Sequence[str]) -> b
 
 def place_files(raw: RawDataset, dense: Mapping[str, str], staging: Path, copy: bool) -> bool:
     """Link (or copy) images, dense labels (case -> file) and test labels. Returns whether they are links."""
-    from tqdm import tqdm
-
     ending = raw.file_ending
     files: list[tuple[str, Path]] = []
     for images, cases in (("imagesTr", raw.labeled), ("imagesUn", raw.unlabeled), ("imagesTs", raw.test)):
@@ -101,19 +105,27 @@ def place_files(raw: RawDataset, dense: Mapping[str, str], staging: Path, copy: 
     files += [(file, staging / "labelsTs" / f"{case}{ending}") for case, file in raw.test_labels.items()]
     for folder in {file.parent for _, file in files} | {staging / "labelsTr"}:
         folder.mkdir()
-    for source, target in tqdm(files, desc="Copying" if copy else "Linking", disable=not sys.stderr.isatty()):
-        if not copy:
-            try:
-                # the file itself where the data set holds a symbolic link to it
-                os.link(os.path.realpath(source), target)
-                continue
-            except OSError as error:
-                if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-                    raise
-                print(f"{source} cannot be linked to {target.parent} ({error.strerror}); the files are copied.")
-                copy = True
-        shutil.copyfile(source, target)
+    # links take no time, and need no line in a log
+    with progress(len(files), "Copying" if copy else "Linking", copy or sys.stderr.isatty()) as bar:
+        for source, target in files:
+            copy = _place(source, target, copy)
+            bar.update()
     return not copy
+
+
+def _place(source: str, target: Path, copy: bool) -> bool:
+    """Link or copy a file; whether the next ones are to be copied."""
+    if not copy:
+        try:
+            # the file itself where the data set holds a symbolic link to it
+            os.link(os.path.realpath(source), target)
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+                raise
+            print(f"{source} cannot be linked to {target.parent} ({error.strerror}); the files are copied.")
+    shutil.copyfile(source, target)
+    return True
 
 
 def refuse_faulty_cases(faults: Iterable[str], number: int, verb: str) -> None:

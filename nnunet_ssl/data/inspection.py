@@ -11,6 +11,7 @@ import numpy as np
 from nnunet_ssl.data.files import wrong_number_of_channels
 from nnunet_ssl.data.geometry import orientation, other_axes
 from nnunet_ssl.data.inspection_report import Pair, Report
+from nnunet_ssl.data.label_files import misplaced_labels, named_codes
 from nnunet_ssl.data.leakage import find_overlaps
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import FOLDERS, RawDataset, read_case, read_label_map
@@ -67,7 +68,7 @@ def check_dataset(
     listed = _load_lists(raw, report)
     splits = _load_splits(raw, report)
     reader = raw.reader_writer_class
-    images = _read_images(raw, reader, num_processes, show_progress)
+    images = _read_images(raw, reader, num_processes, show_progress, report)
 
     cases = UnlabeledList(groups=listed.groups, hidden_labels=listed.hidden_labels)
     for image in images:
@@ -129,11 +130,17 @@ def _load_splits(raw: RawDataset, report: Report) -> list[dict[str, list[str]]]:
     return found[0]
 
 
-def _describe(image: _Image, reader_writer_class: type, number_of_channels: int, example: str) -> tuple[_Image, str]:
+def _describe(
+    image: _Image, reader_writer_class: type, number_of_channels: int, example: str, codes: set[int]
+) -> tuple[_Image, str]:
     try:
         values, properties = read_case(image.case, image.files, reader_writer_class)
         if image.label is not None:
-            image.label_hash = _label_hash(read_label_map(image.case, image.label, reader_writer_class)[0])
+            label = read_label_map(image.case, image.label, reader_writer_class)[0]
+            if unknown := [f"{code:g}" for code in np.unique(label) if code not in codes]:
+                allowed = f"dataset.json names {', '.join(map(str, sorted(codes)))}"
+                return image, f"case {image.case}: {image.label} holds {some(unknown)}; {allowed}. Correct one of them."
+            image.label_hash = _label_hash(label)
     except UserError as error:
         return image, str(error)
     if problem := other_axes(image.case, image.files, example, reader_writer_class):
@@ -159,12 +166,15 @@ def _label_hash(label: np.ndarray) -> str:
     return content_hash(label[tuple(slice(a, b) for a, b in zip(low, high))])
 
 
-def _read_images(raw: RawDataset, reader: type, num_processes: int, show_progress: bool) -> list[_Image]:
+def _read_images(
+    raw: RawDataset, reader: type, num_processes: int, show_progress: bool, report: Report
+) -> list[_Image]:
     images = []
     for section in FOLDERS:
         labels = raw.label_files(section)
         images += [_Image(section, case, files, labels.get(case)) for case, files in raw.images(section).items()]
-    jobs = [(image, reader, raw.number_of_channels, raw.example(image.case)) for image in images]
+    codes = named_codes(raw.dataset_json, ignore=True)
+    jobs = [(image, reader, raw.number_of_channels, raw.example(image.case), codes) for image in images]
     problems = []
     for index, (image, problem) in run_in_processes(_describe, jobs, num_processes, "Reading images", show_progress):
         images[index] = image
@@ -172,6 +182,8 @@ def _read_images(raw: RawDataset, reader: type, num_processes: int, show_progres
             problems.append(problem)
     if problems:
         raise UserError("\n".join(sorted(problems)))
+    for section in ("labeled", "test"):
+        report.warnings += misplaced_labels(raw, section)
     return images
 
 

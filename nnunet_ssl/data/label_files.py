@@ -7,9 +7,36 @@ from collections.abc import Mapping
 import numpy as np
 
 from nnunet_ssl.data.files import file_hash
+from nnunet_ssl.data.geometry import read_grid
 from nnunet_ssl.data.pool import run_in_processes
-from nnunet_ssl.data.raw_dataset import RawDataset, check_same_grid, read_label_map
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.data.raw_dataset import RawDataset, read_label_map
+from nnunet_ssl.errors import UserError, listed
+
+
+def named_codes(dataset_json: Mapping, ignore: bool = False) -> set[int]:
+    """The numbers that label maps may hold, with or without the ignore label; `dataset_json` as `RawDataset` has it."""
+    values = [value for name, value in dataset_json["labels"].items() if ignore or name != "ignore"]
+    return {0, *(code for value in values for code in (value if isinstance(value, list) else [value]))}
+
+
+def misplaced_labels(raw: RawDataset, section: str = "labeled") -> list[str]:
+    """Names label maps whose headers have another spacing, origin or direction than their image's.
+
+    nnU-Net takes them all the same, voxel by voxel.
+
+    Raises:
+        UserError: a label map has another shape than its image, which nnU-Net cannot use; all are named.
+    """
+    shapes, places = [], []
+    for case, label in raw.label_files(section).items():
+        image = raw.images(section)[case][0]
+        one, other = (read_grid(file, raw.reader_writer_class) for file in (label, image))
+        if one is not None and other is not None and (difference := one.difference(other)):
+            of_shape = difference.startswith("shape")
+            (shapes if of_shape else places).append(f"case {case}: {label} has the {difference} ({image})")
+    if shapes:
+        raise UserError(f"{listed(shapes)}\nnnU-Net cannot use such labels. Correct them, or remove these cases.")
+    return places
 
 
 def checked_label_files(
@@ -19,7 +46,6 @@ def checked_label_files(
     num_processes: int,
     show_progress: bool,
     like: Mapping[str, str] | None = None,
-    images: Mapping[str, str] | None = None,
     may_ignore: bool = False,
 ) -> dict[str, str]:
     """Read label maps and return name -> hash of the file.
@@ -28,20 +54,15 @@ def checked_label_files(
         files: name -> file.
         what: "dense label map", "mask": for messages.
         like: name -> label file that must have the same shape.
-        images: name -> readable image on which the label map must lie.
         may_ignore: whether the ignore label of the data set may occur.
 
     Raises:
-        UserError: files cannot be read, hold other values than dataset.json names, have another shape, or lie elsewhere than
-            their image; all of them are named.
+        UserError: files cannot be read, hold other values than dataset.json names, or have another shape; all of them are
+            named.
     """
-    allowed = {0}
-    for name, value in raw.dataset_json["labels"].items():
-        if name != "ignore" or may_ignore:
-            allowed |= set(value if isinstance(value, list) else [value])
+    allowed = named_codes(raw.dataset_json, may_ignore)
     reader, names = raw.reader_writer_class, list(files)
-    beside = [[None if of is None else of[name] for of in (like, images)] for name in names]
-    jobs = [(name, files[name], *others, reader, sorted(allowed), what) for name, others in zip(names, beside)]
+    jobs = [(name, files[name], None if like is None else like[name], reader, sorted(allowed), what) for name in names]
     hashes, problems = {}, []
     for index, (digest, problem) in run_in_processes(_check, jobs, num_processes, f"Checking {what}s", show_progress):
         hashes[names[index]] = digest
@@ -55,7 +76,6 @@ def _check(
     name: str,
     file: str,
     like: str | None,
-    image: str | None,
     reader_writer_class: type,
     allowed: list[int],
     what: str,
@@ -63,8 +83,6 @@ def _check(
     """`(hash of the file, "")` or `("", what is wrong)`."""
     try:
         segmentation, _ = read_label_map(name, file, reader_writer_class)
-        if image is not None:
-            check_same_grid(name, image, file, reader_writer_class)
         shape = None if like is None else read_label_map(name, like, reader_writer_class)[0].shape
     except UserError as error:
         return "", str(error)

@@ -9,8 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from tqdm import tqdm
-
+from nnunet_ssl.data.progress import progress
 from nnunet_ssl.errors import UserError
 
 POLL_SECONDS = 0.1
@@ -35,7 +34,7 @@ def run_in_processes(
     Raises:
         UserError: a background process died (a pool would replace it and wait for its result forever).
     """
-    with tqdm(total=len(jobs), desc=description, disable=not show_progress or not jobs) as bar:
+    with progress(len(jobs), description, show_progress) as bar:
         if num_processes <= 1 or len(jobs) <= 1:
             for index, job in enumerate(jobs):
                 result = function(*job)

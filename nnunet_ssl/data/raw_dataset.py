@@ -128,8 +128,7 @@ class RawDataset:
                 f"{folder}: {some(both, 5)} lie(s) in imagesUn and in imagesTr. A case id may occur once; delete or "
                 "rename the copy in imagesUn."
             )
-        test_labels = {case: str(folder / "labelsTs" / f"{case}{ending}") for case in test}
-        test_labels = {case: file for case, file in test_labels.items() if Path(file).is_file()}
+        test_labels = {c: str(f) for c, f in files_with_ending(folder / "labelsTs", ending).items() if c in test}
         return cls(name, folder, dataset_json, labeled, unlabeled, test, labels, test_labels)
 
     @cached_property
@@ -233,9 +232,16 @@ class RawDataset:
 # ------------------------------------------------------------------------------------------------------- what `open` lists
 
 
-def load_dataset_json(file: Path) -> dict:
-    """The content, with the labels as numbers."""
-    content = read_json(file, missing="`nnunet_ssl convert` writes it; nnU-Net describes it.")
+def load_dataset_json(file: Path, missing: str = "`nnunet_ssl convert` writes it; nnU-Net describes it.") -> dict:
+    """The content of a dataset.json, of raw data or of a trained model, with the labels as numbers.
+
+    Args:
+        missing: what to say where there is none.
+
+    Raises:
+        UserError: as `read_json`; a key is missing or holds something else than nnU-Net takes.
+    """
+    content = read_json(file, missing=missing)
     for key, alternative in (("file_ending", None), ("labels", None), ("channel_names", "modality")):
         if key not in content and alternative not in content:
             raise UserError(f"{file} lacks the key '{key}'; nnU-Net needs it. Add it.")

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from torch import Tensor
-from tqdm import tqdm
 
+from nnunet_ssl.data.progress import progress
 from nnunet_ssl.dataloading.inside import PADDING
 
 
@@ -40,6 +40,9 @@ def count_annotated(
             counts[-PADDING] += counts[0]
         return counts[-PADDING:]
 
-    with ThreadPoolExecutor(num_threads) as pool:
-        counts = list(tqdm(pool.map(of_case, cases), "Counting annotated voxels", len(cases), leave=False))
+    counts = []
+    with ThreadPoolExecutor(num_threads) as pool, progress(len(cases), "Counting annotated voxels") as bar:
+        for of_one in pool.map(of_case, cases):
+            counts.append(of_one)
+            bar.update()
     return torch.from_numpy(np.sum(counts, axis=0, dtype=np.int64))

@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+import numpy as np
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
 
 from nnunet_ssl.dataloading.dataset import UnlabeledDataset
+from nnunet_ssl.dataloading.pool import UnlabeledPool
 from nnunet_ssl.dataloading.recorder import Recorder
 
 
@@ -38,7 +40,7 @@ class UnlabeledLoader(nnUNetDataLoader):
 
 
 class TwoStreamLoader:
-    """What one worker process runs: a labeled batch and, beside it, an unlabeled one.
+    """What one worker process runs: a labeled batch and, beside it, unlabeled ones.
 
     The labeled stream is the stock loader, untouched. Batches are those of the labeled loader plus `unlabeled`
     `(U, V*C, *spatial)` (V views stacked along channels), `inside` `(U, 1, *spatial)` bool and `unlabeled_keys`; and what each
@@ -48,9 +50,13 @@ class TwoStreamLoader:
 
     Args:
         labeled: the loader that nnU-Net made.
-        unlabeled: None gives the labeled stream alone (validation, an empty pool).
+        unlabeled: None gives the labeled stream alone (validation).
         labeled_extras: see the trainer's seam of this name; its tensors join the batch as `extra/<name>`.
         streams: name -> a further loader of patches; its targets join the batch as `extra/<name>`.
+        further: name -> a further loader of unlabeled patches; what it gives joins the batch as `further/<name>/unlabeled`,
+            `.../inside` and `.../unlabeled_keys`.
+        pool: what `unlabeled` and `further` draw from; read anew for every batch, whose `pool_version` says which one it was. An
+            empty pool: batches without unlabeled patches.
     """
 
     parent_poll_seconds = 1.0
@@ -61,10 +67,14 @@ class TwoStreamLoader:
         unlabeled: nnUNetDataLoader | None = None,
         labeled_extras: Callable[[Tensor], dict[str, Tensor]] | None = None,
         streams: Mapping[str, nnUNetDataLoader] | None = None,
+        further: Mapping[str, UnlabeledLoader] | None = None,
+        pool: UnlabeledPool | None = None,
     ):
         self.streams = dict(streams or {})
         self.labeled = labeled
         self.unlabeled = unlabeled
+        self.further = dict(further or {})
+        self.pool = pool
         self.labeled_extras = labeled_extras
         transforms = getattr(labeled.transforms, "transforms", ())
         self._recorders = [t for t in transforms if isinstance(t, Recorder)]
@@ -75,7 +85,7 @@ class TwoStreamLoader:
         return self.labeled.transforms  # nnU-Net writes these to debug.json
 
     def set_thread_id(self, thread_id: int) -> None:
-        for loader in (self.labeled, self.unlabeled, *self.streams.values()):
+        for loader in (self.labeled, self.unlabeled, *self.further.values(), *self.streams.values()):
             if loader is not None:
                 loader.set_thread_id(thread_id)
         if os.getpid() != self._created_in:
@@ -89,15 +99,27 @@ class TwoStreamLoader:
     def __next__(self) -> dict:
         batch = next(self.labeled)
         batch |= {recorder.key: recorder.pop() for recorder in self._recorders}
-        if self.unlabeled is not None:
-            unlabeled = next(self.unlabeled)
-            batch["unlabeled"] = unlabeled["data"]
-            if isinstance(self.unlabeled, UnlabeledLoader):
-                batch["inside"] = unlabeled["target"] >= 0
-            else:
-                batch["unlabeled_target"] = unlabeled["target"]
-            batch["unlabeled_keys"] = unlabeled["keys"]
+        if self.pool is not None:
+            version, cases, probabilities = self.pool.read()
+            batch["pool_version"] = version
+            if cases:
+                batch |= self._drawn(self.unlabeled, cases, probabilities)
         if self.labeled_extras is not None:
             target = batch["target"][0] if isinstance(batch["target"], list) else batch["target"]
             batch |= {f"extra/{name}": tensor for name, tensor in self.labeled_extras(target).items()}
-        return batch | {f"extra/{name}": next(loader)["target"] for name, loader in self.streams.items()}
+        batch |= {f"extra/{name}": next(loader)["target"] for name, loader in self.streams.items()}
+        if "unlabeled" in batch:
+            for name, loader in self.further.items():
+                drawn = self._drawn(loader, cases, probabilities)
+                batch |= {f"further/{name}/{key}": value for key, value in drawn.items()}
+        return batch
+
+    @staticmethod
+    def _drawn(loader: nnUNetDataLoader, cases: list[str], probabilities: np.ndarray | None) -> dict:
+        """The next unlabeled patches, of these cases."""
+        loader.indices, loader.sampling_probabilities = cases, probabilities
+        drawn = next(loader)
+        found = {"unlabeled": drawn["data"], "unlabeled_keys": drawn["keys"]}
+        if isinstance(loader, UnlabeledLoader):
+            return found | {"inside": drawn["target"] >= 0}
+        return found | {"unlabeled_target": drawn["target"]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
@@ -9,7 +11,8 @@ from torch import distributed as dist
 
 from nnunet_ssl.dataloading.dataset import UnlabeledDataset
 from nnunet_ssl.dataloading.loader import TwoStreamLoader, UnlabeledLoader
-from nnunet_ssl.dataloading.views import UnlabeledViews, split_transforms
+from nnunet_ssl.dataloading.pool import UnlabeledPool
+from nnunet_ssl.dataloading.views import UnlabeledViews, split_transforms, with_views
 from nnunet_ssl.errors import UserError
 
 
@@ -35,21 +38,30 @@ def unlabeled_batch_size_here(trainer) -> int:
     return size // ranks + (trainer.local_rank < size % ranks)
 
 
-def two_streams(trainer, augmenter) -> TwoStreamLoader:
-    """What the training workers shall run from now on: the labeled loader, changed by the method's seams, and further ones."""
-    loader = loader_of(augmenter)
-    if isinstance(loader, TwoStreamLoader):
-        labeled = loader.labeled
-    else:
-        labeled = loader
-        labeled.transforms = ComposeTransforms(trainer.labeled_transforms(_transforms_of(labeled, trainer)))
-        labeled.sampling_probabilities = trainer.case_probabilities(labeled.indices)
-    unlabeled = None
-    if trainer.unlabeled_pool:
-        own = trainer.unlabeled_loader(labeled)
-        unlabeled = _unlabeled_loader(trainer, labeled) if own is None else own
+def two_streams(trainer, augmenter, pool: UnlabeledPool) -> TwoStreamLoader:
+    """What the training workers shall run: the labeled loader, changed by the method's seams, and unlabeled and further ones.
+
+    Tells the trainer the names of its views.
+    """
+    labeled = loader_of(augmenter)
+    labeled.transforms = ComposeTransforms(trainer.labeled_transforms(_transforms_of(labeled, trainer)))
+    labeled.sampling_probabilities = trainer.case_probabilities(labeled.indices)
+    geometry, intensity = split_transforms(labeled.transforms)
+    unlabeled, further = None, {}
+    if pool.cases:
+        unlabeled = trainer.unlabeled_loader(labeled)
+        if unlabeled is None:
+            unlabeled = _unlabeled_loader(trainer, labeled, geometry, trainer.unlabeled_views(intensity))
+            trainer.view_names = tuple(unlabeled.transforms.views)
+        for name, views in trainer.further_unlabeled(intensity).items():
+            further[name] = _unlabeled_loader(trainer, labeled, geometry, views)
+            trainer.further_view_names[name] = tuple(views)
     streams = trainer.further_streams(labeled)
-    return TwoStreamLoader(labeled, unlabeled, trainer.labeled_extras(), streams)
+    labeled_views = trainer.labeled_views(intensity)
+    if labeled_views is not None:  # last: the other loaders are made of the transforms of one image
+        labeled.transforms = with_views(labeled.transforms, labeled_views)
+        trainer.labeled_view_names = tuple(labeled_views)
+    return TwoStreamLoader(labeled, unlabeled, trainer.labeled_extras(), streams, further, pool if pool.cases else None)
 
 
 def _transforms_of(labeled: nnUNetDataLoader, trainer) -> list[BasicTransform]:
@@ -61,13 +73,16 @@ def _transforms_of(labeled: nnUNetDataLoader, trainer) -> list[BasicTransform]:
     return list(labeled.transforms.transforms)
 
 
-def _unlabeled_loader(trainer, labeled: nnUNetDataLoader) -> UnlabeledLoader:
-    """Unlabeled patches of the labeled loader's sizes, through the same geometry and intensity transforms."""
-    geometry, intensity = split_transforms(labeled.transforms)
-    views = trainer.unlabeled_views(intensity)
+def _unlabeled_loader(
+    trainer,
+    labeled: nnUNetDataLoader,
+    geometry: Sequence[BasicTransform],
+    views: Mapping[str, Sequence[BasicTransform]],
+) -> UnlabeledLoader:
+    """Unlabeled patches of the labeled loader's sizes, through the same geometry."""
     first = 1 if labeled.patch_size_was_2d else 0
     return UnlabeledLoader(
-        UnlabeledDataset({c: trainer.cases.folders[c] for c in trainer.unlabeled_pool}, trainer.dataset_class),
+        UnlabeledDataset(trainer.cases.folders, trainer.dataset_class),
         unlabeled_batch_size_here(trainer),
         labeled.patch_size[first:],
         labeled.final_patch_size[first:],

@@ -57,6 +57,35 @@ def label_transforms(transforms: ComposeTransforms) -> ComposeTransforms:
     )
 
 
+class StackedViews(BasicTransform):
+    """Turns an image `(C, *spatial)` into its views, stacked along channels `(V*C, *spatial)`; the segmentation stays.
+
+    Args:
+        views: name -> intensity transforms of this view.
+    """
+
+    def __init__(self, views: Mapping[str, Sequence[BasicTransform]]):
+        super().__init__()
+        self.views = {name: ComposeTransforms(list(transforms)) for name, transforms in views.items()}
+
+    def __call__(self, **data) -> dict:
+        # MaskImageTransform and some intensity transforms write in place: every view starts from its own copy
+        images = [
+            view(image=data["image"].clone(), segmentation=data["segmentation"])["image"]
+            for view in self.views.values()
+        ]
+        return data | {"image": torch.cat(images)}
+
+
+def with_views(transforms: ComposeTransforms, views: Mapping[str, Sequence[BasicTransform]]) -> ComposeTransforms:
+    """nnU-Net's training transforms with these views of a labeled patch in the place of its intensity transforms.
+
+    Geometry comes first, then the views, then what changes labels only.
+    """
+    labels_only = [transform for transform in transforms.transforms if isinstance(transform, _LABEL_ONLY)]
+    return ComposeTransforms([*split_transforms(transforms)[0], StackedViews(views), *labels_only])
+
+
 def without_intensity(intensity: Sequence[BasicTransform]) -> list[BasicTransform]:
     """Of nnU-Net's intensity transforms the one that sets the outside of the non-zero mask to 0 again, for a weak view."""
     return [transform for transform in intensity if isinstance(transform, MaskImageTransform)]
@@ -95,16 +124,14 @@ class UnlabeledViews(BasicTransform):
     ):
         super().__init__()
         self.geometry = ComposeTransforms(list(geometry))
-        self.views = {name: ComposeTransforms(list(transforms)) for name, transforms in views.items()}
+        self._stacked = StackedViews(views)
         self.mask_zeros = mask_zeros
+
+    @property
+    def views(self) -> dict[str, ComposeTransforms]:
+        return self._stacked.views
 
     def __call__(self, image: torch.Tensor, segmentation: torch.Tensor) -> dict[str, torch.Tensor]:
         if self.mask_zeros:
             segmentation = segmentation.masked_fill((image == 0).all(0, keepdim=True), -1)
-        shared = self.geometry(image=image, segmentation=segmentation)
-        # MaskImageTransform and some intensity transforms write in place: every view starts from its own copy
-        views = [
-            view(image=shared["image"].clone(), segmentation=shared["segmentation"])["image"]
-            for view in self.views.values()
-        ]
-        return {"image": torch.cat(views), "segmentation": shared["segmentation"]}
+        return self._stacked(**self.geometry(image=image, segmentation=segmentation))

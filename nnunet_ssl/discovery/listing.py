@@ -10,10 +10,21 @@ from nnunet_ssl.discovery.variants import find_trainer, trainer_classes
 from nnunet_ssl.engine.configurable import ConfigurableTrainer, allowed_hyperparameters, declared_hyperparameters
 from nnunet_ssl.errors import UserError
 
+KINDS = {
+    "unlabeled": "Dense labels of some cases, and unlabeled images. Begin with nnUNetTrainerSemiSupervised.",
+    "sparse": "Scribbles, points, boxes, single slices (nnU-Net's label 'ignore'). Begin with nnUNetTrainerScribblePCE.",
+    "partial": "Classes that only some cases annotate (key 'partial_labels'). Begin with nnUNetTrainerPartialLabel.",
+}
+"""Folder of `trainers/` -> the labels that its trainers are for."""
 
-def trainer_rows() -> list[tuple[str, str]]:
-    """(name, first line of the docstring) of every trainer."""
-    return [(name, (inspect.getdoc(cls) or "").split("\n")[0]) for name, cls in trainer_classes().items()]
+
+def trainer_rows() -> dict[str, list[tuple[str, str]]]:
+    """For what labels -> (name, first line of the docstring) of every trainer."""
+    rows: dict[str, list[tuple[str, str]]] = {text: [] for text in KINDS.values()}
+    for name, cls in trainer_classes().items():
+        kind = cls.__module__.removeprefix("nnunet_ssl.trainers.").split(".")[0]
+        rows[KINDS[kind]].append((name, (inspect.getdoc(cls) or "").split("\n")[0]))
+    return rows
 
 
 def attribute_rows(name: str) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ import inspect
 import random
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Any, Literal
@@ -240,16 +241,18 @@ class ConfigurableTrainer(nnUNetTrainer):
                 f"class {type(self).__name__} sets 'seed = {self.seed!r}'. Allowed: an integer >= 0, or None (no seed)."
             )
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self._restarts: Counter[Role] = Counter()  # of workers that had seeds, in this process
         for name, value in declared_hyperparameters(type(self)).items():
             setattr(self, name, copy.deepcopy(value))
 
     def derived_seeds(self, role: Role, n: int, rank: int | None = None) -> list[int]:
-        """`n` seeds < 2**32 that differ between roles, ranks and the epoch at which they are drawn.
+        """`n` seeds < 2**32 that differ between roles, ranks, the epoch at which they are drawn, and restarts of workers.
 
         Without the epoch, a run continued with `--c` would see the batches of its first epochs again.
         """
         rank = self.local_rank if rank is None else rank
         entropy = [self.seed, _ROLES.index(role), rank, self.current_epoch]
+        entropy += [self._restarts[role]] if self._restarts[role] else []
         return [int(word) for word in np.random.SeedSequence(entropy).generate_state(n)]
 
     def initialize(self) -> None:
@@ -280,9 +283,10 @@ class ConfigurableTrainer(nnUNetTrainer):
         """End the workers of `augmenter`; they start again when it is next asked for a batch.
 
         The workers are processes with a copy of the generator of their own, so a change of the generator needs new
-        ones. With `generator`, they will draw from it instead of the present one. With a seed, they are seeded: one
-        seed for each worker, rank, role and epoch. Calling this several times before the next batch starts no worker
-        in between.
+        ones. With `generator`, they will draw from it instead of the present one. They get fresh seeds: with a seed of the run one
+        for each worker, rank, role, epoch and restart; without one random ones, since a forked worker has the
+        torch generator of this process and would draw what the workers before it and beside it draw. Calling this several times
+        before the next batch starts no worker in between.
 
         A `SingleThreadedAugmenter` (`nnUNet_n_proc_DA=0`) draws from the generators of the main process, which are
         seeded already.
@@ -291,13 +295,17 @@ class ConfigurableTrainer(nnUNetTrainer):
             if generator is not None:
                 augmenter.data_loader = generator
             return
+        seeded_ones_ran = bool(augmenter._processes) and None not in augmenter.seeds
         name = "pin_memory_thread" if isinstance(augmenter, MultiThreadedAugmenter) else "results_loop_thread"
         with _batches_in_transit_may_be_lost(getattr(augmenter, name)):
             augmenter._finish()
         if generator is not None:
             augmenter.generator = generator
-        if self.seed is not None:
-            augmenter.seeds = self.derived_seeds(role, augmenter.num_processes)
+        if self.seed is None:
+            augmenter.seeds = [int(word) for word in np.random.SeedSequence().generate_state(augmenter.num_processes)]
+            return
+        self._restarts[role] += seeded_ones_ran
+        augmenter.seeds = self.derived_seeds(role, augmenter.num_processes)
 
     def on_train_start(self) -> None:
         if not self.was_initialized:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import matplotlib
 
@@ -16,19 +17,20 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import matplotlib.style
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 from torch import distributed as dist
 
-# title of a panel -> beginnings of the names it shows; a name belongs to the first panel that fits
+# beginning of the names that a panel shows -> its title, in the order of the figure
 _PANELS = {
-    "loss on labeled patches (mean over the epoch)": ("term/labeled",),
-    "terms on unlabeled patches (mean over the epoch, before weighting)": ("term/",),
-    "share of each term's gradient at the segmentation layers, of the labeled loss's": ("gradient_share/",),
-    "share of each term's gradient at the segmentation layers, of the whole loss's": ("gradient_share_of_whole/",),
-    "weights": ("weight/",),
-    "EMA decay": ("ema_decay/",),
-    "share of the epoch spent waiting for data": ("loader/",),
-    "skipped steps since the start (loss not finite)": ("steps/",),
+    "gradient_share/": "share of each term's gradient at the segmentation layers, of the labeled loss's",
+    "gradient_share_of_whole/": "share of each term's gradient at the segmentation layers, of the whole loss's",
+    "weight/": "weights",
+    "ema_decay/": "EMA decay",
+    "loader/": "share of the epoch spent waiting for data",
+    "steps/": "skipped steps since the start (loss not finite)",
 }
+LABELED, UNLABELED, BOTH = "labeled", "unlabeled", "labeled and unlabeled"
+"""The patches that a term is computed on."""
 # a term below the line hardly trains; the axis ends at the lowest share, where shares of 0 lie
 SHARE_THAT_COUNTS, _LOWEST_SHARE = 0.02, 1e-4
 
@@ -64,37 +66,69 @@ class Curves:
             series.extend([math.nan] * (epoch - len(series)))
             series.append(float(values.get(name, math.nan)))
 
-    def plot(self, file: str | Path) -> None:
-        """Write the figure: a panel each for labeled loss, terms, gradients, weights, EMA decay, data and skipped steps."""
-        panels: dict[str, list[str]] = {}
-        for name, series in self.values.items():
-            if name.startswith("weight/labeled") and set(series) == {1.0}:
-                continue
-            title = next(t for t, beginnings in _PANELS.items() if name.startswith(beginnings))
-            panels.setdefault(title, []).append(name)
+    def plot(self, file: str | Path, title: str = "", patches: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Write the figure: a panel each for terms (by patches), gradients, weights, EMA decay, data and skipped steps.
+
+        A panel without a number, and that of skipped steps without any, is left out; so is a labeled weight that is always 1.
+
+        Args:
+            title: of the figure, which run it is.
+            patches: term -> `LABELED`, `UNLABELED` or `BOTH`.
+        """
+        panels = self._panels(patches)
         if not panels:
             return
         # nnU-Net's logger enlarges all fonts of the process through seaborn
         with matplotlib.style.context("default"):
-            figure, axes = plt.subplots(len(panels), 1, figsize=(9, 2.2 * len(panels)), squeeze=False, sharex=True)
-            for axis, title in zip(axes[:, 0], sorted(panels, key=list(_PANELS).index), strict=True):
-                for name in panels[title]:
-                    series = self.values[name]
-                    marker = "." if len(series) < 30 else None
-                    shown = np.maximum(series, _LOWEST_SHARE) if name.startswith("gradient_share") else series
-                    axis.plot(range(len(series)), shown, marker=marker, label=name.split("/", 1)[1])
-                if panels[title][0].startswith("gradient_share"):
-                    _scale_shares(axis)
-                if panels[title][0].startswith(("weight/", "loader/", "steps/")):
-                    axis.set_ylim(bottom=0)
-                axis.set_title(title, fontsize=10, loc="left")
-                axis.grid(alpha=0.3)
-                axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
-            axes[-1, 0].xaxis.get_major_locator().set_params(integer=True)
+            figure, axes = plt.subplots(
+                len(panels), 1, figsize=(9, 0.4 + 2.2 * len(panels)), squeeze=False, sharex=True, layout="constrained"
+            )
+            for axis, (heading, names) in zip(axes[:, 0], panels.items(), strict=True):
+                self._draw(axis, heading, names)
+            last = max(len(series) for series in self.values.values()) - 1
+            axes[-1, 0].set_xlim(0, max(1, last))
+            axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
             axes[-1, 0].set_xlabel("epoch")
-            figure.tight_layout()
+            figure.suptitle(title, fontsize=11)
             figure.savefig(file, dpi=100)
             plt.close(figure)
+
+    def _panels(self, patches: Mapping[str, str]) -> dict[str, list[str]]:
+        """Title -> names of its curves, in the order of the figure."""
+        found: dict[str, list[str]] = {
+            f"terms on {place} patches (mean over the epoch, before weighting)": [
+                name for name in self.values if name.startswith("term/") and patches[name.split("/", 1)[1]] == place
+            ]
+            for place in (LABELED, UNLABELED, BOTH)
+        }
+        for beginning, title in _PANELS.items():
+            found[title] = [name for name in self.values if name.startswith(beginning) and not self._trivial(name)]
+        return {
+            title: names
+            for title, names in found.items()
+            if np.isfinite([v for n in names for v in self.values[n]]).any()
+        }
+
+    def _trivial(self, name: str) -> bool:
+        """A labeled weight that is always 1, and skipped steps that did not happen."""
+        if name.startswith("weight/labeled"):
+            return set(self.values[name]) == {1.0}
+        return name.startswith("steps/") and not np.nan_to_num(self.values[name]).any()
+
+    def _draw(self, axis, title: str, names: Sequence[str]) -> None:
+        for name in names:
+            series = self.values[name]
+            marker = "." if len(series) < 30 else None
+            shown = np.maximum(series, _LOWEST_SHARE) if name.startswith("gradient_share") else series
+            axis.plot(range(len(series)), shown, marker=marker, label=name.split("/", 1)[1], clip_on=False)
+        if names[0].startswith("gradient_share"):
+            _scale_shares(axis)
+        else:  # 0 is in every other panel, so that heights can be compared; nnU-Net's loss (cross entropy - Dice) ends below it
+            low, high = axis.get_ylim()
+            axis.set_ylim(low if np.nanmin([v for name in names for v in self.values[name]]) < 0 else 0, max(0, high))
+        axis.set_title(title, fontsize=10, loc="left")
+        axis.grid(alpha=0.3)
+        axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
 
 
 def _scale_shares(axis) -> None:

@@ -8,12 +8,14 @@ the warm-up of the decay is that of their code and of HiLab-git/SSL4MIS.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_ssl.errors import some
+
+_Place = tuple[dict, str]  # the dictionary of a module that holds a tensor, and its key there
 
 
 def ema_decay_at(step: int, decay: float) -> float:
@@ -58,26 +60,76 @@ def ema_update_tensors(teacher: Sequence[Tensor], student: Sequence[Tensor], dec
                 t.copy_(s)
 
 
-def _paired(kind: str, teacher: Iterable[tuple[str, Tensor]], student: Iterable[tuple[str, Tensor]]):
-    """The tensors of both networks in one order; ValueError naming those that are not in both or differ in shape."""
-    of_teacher, of_student = dict(teacher), dict(student)
-    differing = [
-        name
-        for name in dict.fromkeys([*of_teacher, *of_student])
-        if name not in of_teacher or name not in of_student or of_teacher[name].shape != of_student[name].shape
-    ]
+def _places(module: nn.Module) -> tuple[dict[str, _Place], dict[str, _Place]]:
+    """Where each parameter and each buffer of a network is found, by its name; one that several modules share is named once."""
+    parameters: dict[str, _Place] = {}
+    buffers: dict[str, _Place] = {}
+    seen: set[int] = set()
+    for prefix, part in module.named_modules():
+        for of_part, places in ((part._parameters, parameters), (part._buffers, buffers)):
+            for name, tensor in of_part.items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    places[f"{prefix}.{name}" if prefix else name] = (of_part, name)
+    return parameters, buffers
+
+
+def _paired(kind: str, teacher: Mapping[str, _Place], student: Mapping[str, _Place]) -> list[tuple[_Place, _Place]]:
+    """The places in both networks, in one order; ValueError naming those that are not in both or differ in shape."""
+
+    def shape(places: Mapping[str, _Place], name: str) -> tuple[int, ...] | None:
+        if name not in places:
+            return None
+        tensors, key = places[name]
+        return tuple(tensors[key].shape)
+
+    names = dict.fromkeys([*teacher, *student])
+    differing = [name for name in names if shape(teacher, name) is None or shape(teacher, name) != shape(student, name)]
     if differing:
         shown = [
-            f"{name} (teacher: {tuple(of_teacher[name].shape) if name in of_teacher else 'none'}, "
-            f"student: {tuple(of_student[name].shape) if name in of_student else 'none'})"
+            f"{name} (teacher: {shape(teacher, name)}, student: {shape(student, name)})".replace("None", "none")
             for name in differing
         ]
         raise ValueError(f"teacher and student must have the same {kind}; they differ in {some(shown, 5)}")
-    return list(of_teacher.values()), [of_student[name] for name in of_teacher]
+    return [(teacher[name], student[name]) for name in teacher]
+
+
+class PairedTensors:
+    """The tensors of a teacher and of its student, found once: walking through a network takes longer than its update.
+
+    Kept are the places, not the tensors, so a module that gets another tensor (a buffer that is assigned) is followed.
+
+    Raises:
+        ValueError: the two networks differ in names or shapes of parameters or buffers; the message names them.
+    """
+
+    def __init__(self, teacher: nn.Module, student: nn.Module):
+        self._teacher, self._student = teacher, student
+        (parameters, buffers), (of_student, buffers_of_student) = _places(teacher), _places(student)
+        self._parameters = _paired("parameters", parameters, of_student)
+        self._buffers = _paired("buffers", buffers, buffers_of_student)
+
+    def are_of(self, teacher: nn.Module, student: nn.Module) -> bool:
+        """Whether they were found in these two modules."""
+        return teacher is self._teacher and student is self._student
+
+    @property
+    def parameters(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Of the teacher, and of the student."""
+        return self._now(self._parameters)
+
+    @property
+    def buffers(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Of the teacher, and of the student."""
+        return self._now(self._buffers)
+
+    @staticmethod
+    def _now(pairs: list[tuple[_Place, _Place]]) -> tuple[list[Tensor], list[Tensor]]:
+        return [tensors[key] for (tensors, key), _ in pairs], [tensors[key] for _, (tensors, key) in pairs]
 
 
 @torch.no_grad()
-def ema_update(teacher: nn.Module, student: nn.Module, decay: float) -> None:
+def ema_update(teacher: nn.Module, student: nn.Module, decay: float, pairs: PairedTensors | None = None) -> None:
     """One update of the teacher's parameters towards the student's, in place: `ema_update_tensors` on all parameters.
 
     Buffers are copied from the student. (SSL4MIS leaves them alone, because its teacher runs in train mode and so has
@@ -88,14 +140,14 @@ def ema_update(teacher: nn.Module, student: nn.Module, decay: float) -> None:
         teacher: changed in place. Same architecture as the student, neither compiled nor wrapped.
         student: unchanged.
         decay: a_t, see `ema_decay_at`.
+        pairs: their tensors, for one who keeps them; None: they are looked for.
 
     Raises:
         ValueError: the two networks differ in names or shapes of parameters or buffers; the message names them.
     """
-    of_teacher, of_student = _paired("parameters", teacher.named_parameters(), student.named_parameters())
-    buffers = _paired("buffers", teacher.named_buffers(), student.named_buffers())
-    ema_update_tensors(of_teacher, of_student, decay)
-    for buffer, source in zip(*buffers):
+    pairs = PairedTensors(teacher, student) if pairs is None else pairs
+    ema_update_tensors(*pairs.parameters, decay)
+    for buffer, source in zip(*pairs.buffers):
         buffer.copy_(source)
 
 

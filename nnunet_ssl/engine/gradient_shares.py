@@ -104,30 +104,57 @@ def shares(gradient: Tensor, labeled: Sequence[bool]) -> Tensor:
     return torch.linalg.vector_norm(gradient, dim=1) / torch.linalg.vector_norm(reference)
 
 
-def gradient_shares(trainer, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, float]:
-    """The share of every term with a weight, under its name in `Curves`; to be called before the step's backward pass.
+class GradientShares:
+    """The share of every term with a weight in one step, under its name in `Curves`.
 
     Names of labeled terms begin with "labeled". A term that does not depend on the segmentation layers (a loss of features, a
     discriminator's own loss) has no share; in compiled networks, which do not show this, its share is 0.
 
-    Returns:
-        `gradient_share/<term>` of all terms but the labeled ones; `gradient_share_of_whole/<term>` of all terms where the method
-        has one joint loss of labeled and unlabeled patches. Nothing in a step of labeled terms only.
+    Args:
+        weights: of all terms of the step.
     """
-    names = [name for name in terms if weights[name] != 0]
-    labeled = [name.startswith(LABELED) for name in names]
-    parameters = measured_parameters((trainer.student, *trainer.members), trainer.label_manager.num_segmentation_heads)
-    if all(labeled) or not parameters:
-        return {}
-    weighted = [weights[name] * terms[name] for name in names]
-    if trainer.grad_scaler is not None:
-        weighted = [trainer.grad_scaler.scale(term) for term in weighted]
-    gradient, reached = gradients(weighted, parameters)
-    if trainer.is_ddp:
-        dist.all_reduce(gradient)  # the number of processes cancels in the shares
-    panel = "gradient_share" if any(labeled) else "gradient_share_of_whole"
-    values = shares(gradient, labeled).tolist()
-    return {f"{panel}/{names[i]}": values[i] for i in range(len(names)) if reached[i] and not labeled[i]}
+
+    def __init__(self, trainer, weights: Mapping[str, float]):
+        self._trainer = trainer
+        self._weights = weights
+        self._parameters: list[nn.Parameter] = []
+        if any(weight != 0 and not name.startswith(LABELED) for name, weight in weights.items()):
+            channels = trainer.label_manager.num_segmentation_heads
+            self._parameters = measured_parameters((trainer.student, *trainer.members), channels)
+        self._names: list[str] = []
+        self._rows: list[Tensor] = []
+        self._reached: list[bool] = []
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Measure a group of terms, before its backward pass."""
+        names = [name for name in terms if self._weights[name] != 0]
+        if not names or not self._parameters:
+            return
+        weighted = [self._weights[name] * terms[name] for name in names]
+        if self._trainer.grad_scaler is not None:
+            weighted = [self._trainer.grad_scaler.scale(term) for term in weighted]
+        rows, reached = gradients(weighted, self._parameters)
+        self._names += names
+        self._rows.append(rows)
+        self._reached += reached
+
+    def found(self) -> dict[str, float]:
+        """The shares, when all groups were added.
+
+        Returns:
+            `gradient_share/<term>` of all terms but the labeled ones; `gradient_share_of_whole/<term>` of all terms where the
+            method has one joint loss of labeled and unlabeled patches. Nothing in a step of labeled terms only.
+        """
+        labeled = [name.startswith(LABELED) for name in self._names]
+        if all(labeled):
+            return {}
+        gradient = torch.cat(self._rows)
+        if self._trainer.is_ddp:
+            dist.all_reduce(gradient)  # the number of processes cancels in the shares
+        panel = "gradient_share" if any(labeled) else "gradient_share_of_whole"
+        values = shares(gradient, labeled).tolist()
+        terms = zip(self._names, values, self._reached, labeled, strict=True)
+        return {f"{panel}/{name}": value for name, value, reached, is_labeled in terms if reached and not is_labeled}
 
 
 def described(values: Mapping[str, float]) -> str:

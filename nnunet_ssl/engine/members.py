@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_ssl.engine.ema import ema_decay_at, ema_update
+from nnunet_ssl.engine.ema import PairedTensors, ema_decay_at, ema_update
+from nnunet_ssl.engine.schedules import OwnSchedule, with_schedule
 
 
 def unwrap(network: nn.Module) -> nn.Module:
@@ -64,6 +64,11 @@ class Member:
     def __call__(self, *args):
         return self.network(*args)
 
+    @property
+    def has_own_schedule(self) -> bool:
+        """Whether its learning rate is not nnU-Net's: the schedule steps after each epoch and has a state."""
+        return isinstance(self.scheduler, OwnSchedule)
+
     def parameters(self) -> list[nn.Parameter]:
         return [p for p in self.module.parameters() if p.requires_grad]
 
@@ -108,6 +113,8 @@ class Teacher(NetworkMember):
 
     Attributes:
         updates: how many EMA updates it has had, the t of `ema_decay_at`.
+        updating: False: the next optimizer step leaves it as it is and does not count. For a method to set in every step (two
+            teachers that are updated in turn); not kept in checkpoints.
         decay: upper limit of the EMA decay. A method may set it in every step (0: copies of the source).
         warmup: the decay grows as `ema_decay_at` says; False: it is `decay` from the first update on.
     """
@@ -120,6 +127,8 @@ class Teacher(NetworkMember):
         self.decay = decay
         self.warmup = warmup
         self.updates = 0
+        self.updating = True
+        self._pairs: PairedTensors | None = None
 
     @property
     def current_decay(self) -> float:
@@ -130,8 +139,12 @@ class Teacher(NetworkMember):
         return as_scales(self.network(images))
 
     def update(self) -> None:
-        """One step of the moving average towards the source network, after the optimizer step."""
-        ema_update(self.module, self.source.module, self.current_decay)
+        """One step of the moving average towards the source network, after the optimizer step; nothing unless `updating`."""
+        if not self.updating:
+            return
+        if self._pairs is None or not self._pairs.are_of(self.module, self.source.module):
+            self._pairs = PairedTensors(self.module, self.source.module)
+        ema_update(self.module, self.source.module, self.current_decay, self._pairs)
         self.updates += 1
 
     def copy_source(self) -> None:
@@ -257,8 +270,7 @@ class Members:
             with in_place_of_student(trainer, module):
                 own, scheduler = trainer.configure_optimizers()
         elif callable(optimizer):
-            own = optimizer(module.parameters())
-            scheduler = PolyLRScheduler(own, own.param_groups[0]["lr"], trainer.num_epochs)
+            own, scheduler = with_schedule(optimizer(module.parameters()), trainer.num_epochs)
         else:
             raise ValueError(f"optimizer must be 'own', 'shared', None or a function, got {optimizer!r}")
         if trainer.is_ddp and optimizer is not None:
@@ -274,8 +286,14 @@ class Members:
             if isinstance(member, Teacher):
                 continue
             member.module.train()
-            if member.optimizer is not None:
+            if member.optimizer is not None and not member.has_own_schedule:
                 member.scheduler.step(epoch)
+
+    def end_epoch(self) -> None:
+        """A step of every schedule that a member has of its own."""
+        for member in self:
+            if member.has_own_schedule:
+                member.scheduler.step()
 
     def update_teachers(self) -> None:
         for teacher in self.teachers:
@@ -308,6 +326,7 @@ class Members:
         return {
             "members": {m.name: m.module.state_dict() for m in self},
             "optimizers": {m.name: m.optimizer.state_dict() for m in self if m.optimizer is not None},
+            "schedules": {m.name: m.scheduler.state_dict() for m in self if m.has_own_schedule},
             "teacher_updates": {teacher.name: teacher.updates for teacher in self.teachers},
             "states": {name: state.state_dict() for name, state in self.states.items()},
         }
@@ -317,6 +336,8 @@ class Members:
             member.module.load_state_dict(state["members"][member.name])
             if member.optimizer is not None:
                 member.optimizer.load_state_dict(state["optimizers"][member.name])
+            if member.has_own_schedule:
+                member.scheduler.load_state_dict(state["schedules"][member.name])
         for teacher in self.teachers:
             teacher.updates = state["teacher_updates"][teacher.name]
         for name, registered in self.states.items():

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.gradient_shares import gradient_shares
+from nnunet_ssl.engine.gradient_shares import GradientShares
 from nnunet_ssl.engine.members import Member
 from nnunet_ssl.losses.combine import weighted_sum
 
@@ -49,22 +49,29 @@ def step_optimizers(members: Iterable[Member], optimizers: Iterable[torch.optim.
     return True
 
 
-def active_terms(trainer, batch: SSLBatch, weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """The method's terms; nnU-Net's loss on labeled patches alone while nothing else has a weight or no image is unlabeled.
+def active_groups(trainer, batch: SSLBatch, weights: Mapping[str, float]) -> Iterator[dict[str, Tensor]]:
+    """The method's groups of terms; nnU-Net's loss on labeled patches alone while nothing else has weight or nothing is unlabeled.
 
     Raises:
-        ValueError: a term that `weights` does not name.
+        ValueError: a term that `weights` does not name, or that two groups have.
     """
     labeled = {trainer.labeled_name(m) for m in trainer.supervised_networks()}
     idle = not any(weight for name, weight in weights.items() if name not in labeled)
     missing = trainer.needs_unlabeled and batch.unlabeled is None
     if missing or (idle and not trainer.replaces_labeled_loss):
-        return trainer.labeled_terms(batch.without_unlabeled())
-    terms = trainer.terms(batch)
-    unknown = sorted(set(terms) - set(weights))
-    if unknown:
-        raise ValueError(f"{type(trainer).__name__}: no weight for term(s) {unknown}. weights() names {list(weights)}.")
-    return terms
+        yield trainer.labeled_terms(batch.without_unlabeled())
+        return
+    seen: set[str] = set()
+    for terms in trainer.term_groups(batch):
+        unknown = sorted(set(terms) - set(weights))
+        if unknown:
+            raise ValueError(
+                f"{type(trainer).__name__}: no weight for term(s) {unknown}. weights() names {list(weights)}."
+            )
+        if twice := sorted(seen & set(terms)):
+            raise ValueError(f"{type(trainer).__name__}.term_groups: term(s) {twice} are in two groups.")
+        seen |= set(terms)
+        yield terms
 
 
 def training_step(trainer, batch: SSLBatch, weights: Mapping[str, float]) -> dict[str, np.ndarray]:
@@ -72,16 +79,33 @@ def training_step(trainer, batch: SSLBatch, weights: Mapping[str, float]) -> dic
     optimizers = trainer.members.optimizers
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
-    with trainer.autocast():
-        terms = active_terms(trainer, batch, weights)
-        loss = weighted_sum(terms, weights)
-    if (trainer.iteration + 1) % trainer.num_iterations_per_epoch == 0:  # the last step of an epoch
-        trainer.gradient_shares = gradient_shares(trainer, terms, weights)
-    (loss if trainer.grad_scaler is None else trainer.grad_scaler.scale(loss)).backward()
+    measured = GradientShares(trainer, weights) if ends_an_epoch(trainer) else None
+    losses, values = [], {}
+    groups = active_groups(trainer, batch, weights)
+    while True:
+        with trainer.autocast():
+            terms = next(groups, None)
+            if terms is None:
+                break
+            loss = weighted_sum(terms, weights)
+        if measured is not None:
+            measured.add(terms)
+        if any(weights[name] for name in terms):
+            (loss if trainer.grad_scaler is None else trainer.grad_scaler.scale(loss)).backward()
+        losses.append(loss.detach())
+        values |= {name: term.detach() for name, term in terms.items()}
+        del terms, loss  # the graph of this group, before the next one is made
+    if measured is not None:
+        trainer.gradient_shares = measured.found()
     if step_optimizers((trainer.student, *trainer.members), optimizers, trainer.grad_scaler):
         trainer.members.update_teachers()
         trainer.after_step()
-    return numbers_of(loss, terms, weights)
+    return numbers_of(sum(losses[1:], start=losses[0]), values, weights)
+
+
+def ends_an_epoch(trainer) -> bool:
+    """Whether the coming step is the last one of an epoch."""
+    return (trainer.iteration + 1) % trainer.num_iterations_per_epoch == 0
 
 
 def numbers_of(loss: Tensor, terms: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, np.ndarray]:
@@ -133,6 +157,20 @@ def finite_outputs(outputs: Sequence[dict]) -> list[dict]:
         return list(outputs)
     mean = {k: np.asarray(np.mean([o[k] for o in finite])) for k in finite[0]}
     return [o if np.isfinite(o["loss"]) else mean for o in outputs]
+
+
+LARGEST_WAITING = 0.2  # share of an epoch
+
+
+def waiting_message(share: float) -> str:
+    """What to do where steps wait for patches for this share of an epoch."""
+    from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+
+    return (
+        f"Steps wait for patches for {share:.0%} of the epoch. nnUNet_n_proc_DA sets the number of worker processes, now "
+        f"{get_allowed_n_proc_DA()}: give it as many as you have processor cores for this run. If it has them, the disk is slow: "
+        "put nnUNet_preprocessed on a local one."
+    )
 
 
 def out_of_memory_message(method: str, labeled: int, unlabeled: int | None) -> str:

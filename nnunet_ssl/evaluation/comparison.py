@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from nnunet_ssl.data.derived import files_under_construction
+from nnunet_ssl.data.progress import progress
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.evaluation import runs as results
+from nnunet_ssl.evaluation.crossval import check_folds, select_on_dense_labels
 from nnunet_ssl.evaluation.figures import write_figure
 from nnunet_ssl.evaluation.metrics import NOT_ANNOTATED, ClassResult, evaluate_case, not_annotated
 from nnunet_ssl.evaluation.runs import Experiment, LabelDefinition, Run
@@ -48,6 +50,7 @@ def compare(
     output: Path | None = None,
     num_processes: int = 4,
     overwrite: bool = False,
+    write_crossval: bool = False,
 ) -> Path:
     """Compare, print the report and write it with tables and figure.
 
@@ -55,7 +58,8 @@ def compare(
         dataset: id or name.
         folds: as on the command line, e.g. `["0"]`.
         trainers: the first is the one that the others are tested against.
-        settings: how test cases are predicted; unused without `test`.
+        settings: how test cases are predicted; without `test` only which checkpoint is read, and whether it is trusted.
+        write_crossval: also let nnU-Net choose among the trainers, on dense labels (`nnunet_ssl.evaluation.crossval`).
 
     Returns:
         The output folder.
@@ -69,6 +73,8 @@ def compare(
     trainers = list(trainers)
     if len(set(trainers)) < len(trainers):
         raise UserError(f"-tr names a trainer twice: {' '.join(trainers)}. Name every trainer once.")
+    if write_crossval and test:
+        raise UserError("--write_crossval chooses on the validation cases. Leave --test out.")
     if num_processes < 1:
         raise UserError(f"-np {num_processes}: allowed are numbers from 1.")
     if output is None:
@@ -79,8 +85,11 @@ def compare(
             f"{output} holds a comparison already. Add --overwrite to replace it or name another folder with -o."
         )
 
-    runs = [results.find_run(experiment, t, fold, settings.checkpoint_name) for t in trainers for fold in fold_numbers]
+    chosen = [(trainer, fold) for trainer in trainers for fold in fold_numbers]
+    runs = [results.find_run(experiment, *of, settings.checkpoint_name, settings.trust) for of in chosen]
     labels = results.label_definition(experiment, trainers)
+    if write_crossval:
+        check_folds(fold_numbers, labels.ignore_label is not None, labels.partial is not None)
     validations = {}
     if not test:  # before the splits are compared: an unfinished validation is not a different split
         validations = {(r.trainer, r.fold): results.validation_pairs(experiment, r, labels.file_ending) for r in runs}
@@ -127,6 +136,9 @@ def compare(
         write_figure(folder / "compare.png", table, trainers, list(labels.classes), title)
     print(text)
     print(f"Written to {output}: compare.md, compare_cases.csv, compare_summary.csv, compare.png")
+    if write_crossval:
+        references = {case: pair[1] for validation in validations.values() for case, pair in validation.items()}
+        select_on_dense_labels(experiment, runs, references, num_processes)
     return output
 
 
@@ -161,11 +173,13 @@ def _evaluate(jobs: Sequence[_Job], labels: LabelDefinition, reader, num_process
     """The long table of all metrics, in a pool of processes."""
     work = partial(_evaluate_job, labels=labels, reader=reader)
     processes = min(num_processes, len(jobs))
-    if processes == 1:
-        evaluated = [work(job) for job in tqdm(jobs, desc="Evaluating")]
-    else:
-        with multiprocessing.get_context("spawn").Pool(processes) as pool:
-            evaluated = list(tqdm(pool.imap(work, jobs), total=len(jobs), desc="Evaluating"))
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(progress(len(jobs), "Evaluating"))
+        pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(processes)) if processes > 1 else None
+        evaluated = []
+        for result in pool.imap(work, jobs) if pool is not None else map(work, jobs):
+            evaluated.append(result)
+            bar.update()
     rows = []
     for job, result in zip(jobs, evaluated):
         for name, of_class in result.items():

@@ -7,25 +7,37 @@ way nnU-Net documents for sharing models of other trainers, and leaves out what 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
+import os
 import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_ssl.data.derived import under_construction
-from nnunet_ssl.data.ownership import refuse_to_replace
+from nnunet_ssl.data.atomic import write_atomically
+from nnunet_ssl.data.derived import scratch_folder, under_construction
+from nnunet_ssl.data.json_files import read_json
+from nnunet_ssl.data.model_files import RETRAIN, check_model, load_predictor, read_checkpoint, write_torch
+from nnunet_ssl.data.ownership import RECORD, refuse_to_replace
+from nnunet_ssl.data.plans_file import read_plans
 from nnunet_ssl.data.raw_dataset import load_dataset_json
 from nnunet_ssl.data.staging import recover
 from nnunet_ssl.errors import UserError
-from nnunet_ssl.preprocessing.models import AGAIN, load_model, read_checkpoint, write_torch
-from nnunet_ssl.preprocessing.preprocessed import get_configuration, read_plans
+from nnunet_ssl.preprocessing.preprocessed import get_configuration
 
 STOCK_TRAINER = "nnUNetTrainer"
 DEFAULT_CHECKPOINT = "checkpoint_final.pth"
 PROVENANCE_FILE = "exported_from.json"
 _REQUIRED_FILES = ("plans.json", "dataset.json")
 _OPTIONAL_FILES = ("dataset_fingerprint.json",)
+_ZIP_MARK = b"written by nnunet_ssl export"  # only such files are replaced
+_FOLD_FILES = ("progress.png", "validation/summary.json")  # nnUNetv2_export_model_to_zip fails without them
+_CROSSVAL_FILES = (
+    "summary.json",
+    "postprocessing.json",
+    "postprocessing.pkl",
+)  # what it takes of the selection, if there was one
 
 
 def model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> Path:
@@ -72,18 +84,22 @@ def stock_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint as stock nnU-Net would have written it.
 
     The trainer is renamed and `ssl_state` left out. Of the optimizer the first group of parameters stays, the one that stock
-    nnU-Net has; a method's heads that share the optimizer are further groups.
+    nnU-Net has; a method's heads that share the optimizer are further groups. A checkpoint that was made small has no optimizer.
     """
-    optimizer = checkpoint["optimizer_state"]
-    groups = optimizer["param_groups"][:1]
-    kept = {index for group in groups for index in group["params"]}
-    state = {index: value for index, value in optimizer["state"].items() if index in kept}
-    changed = {"trainer_name": STOCK_TRAINER, "optimizer_state": {**optimizer, "state": state, "param_groups": groups}}
-    return {key: value for key, value in {**checkpoint, **changed}.items() if key != "ssl_state"}
+    stock = {**checkpoint, "trainer_name": STOCK_TRAINER}
+    stock.pop("ssl_state", None)
+    if optimizer := checkpoint.get("optimizer_state"):
+        groups = optimizer["param_groups"][:1]
+        kept = {index for group in groups for index in group["params"]}
+        state = {index: value for index, value in optimizer["state"].items() if index in kept}
+        stock["optimizer_state"] = {**optimizer, "state": state, "param_groups": groups}
+    return stock
 
 
 def _refuse_networks_of_ours(plans_file: Path, configuration: str) -> None:
-    plans = read_plans(plans_file, AGAIN)
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans = PlansManager(read_plans(plans_file, RETRAIN))
     name = get_configuration(plans, configuration).network_arch_class_name
     if name.split(".")[0] == "nnunet_ssl":
         raise UserError(
@@ -95,17 +111,13 @@ def _refuse_networks_of_ours(plans_file: Path, configuration: str) -> None:
 
 def _check_stock_loads(folder: Path, folds: list[str], checkpoint: str, source: Path) -> None:
     """Load every fold with nnU-Net's predictor, as `nnUNetv2_predict_from_modelfolder` does."""
-    import torch
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-    with contextlib.redirect_stdout(io.StringIO()):  # it says that CPUs are slow, which does not matter here
-        predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False)
     try:
-        load_model(predictor, folder, folds, checkpoint)
+        # the checkpoints were read from `source` under the user's conditions, and written by us
+        load_predictor(folder, folds, checkpoint, trust=True, perform_everything_on_device=False)
     except UserError as error:
         raise UserError(
             f"stock nnU-Net cannot load the weights of {source}: its trainer builds another network than the plans name. "
-            f"Share the model folder as it is and install nnunet_ssl where you predict.\n{error}"
+            f"Share the model folder as it is and install nnunet_ssl where you predict.\n{error.__cause__ or error}"
         ) from error
 
 
@@ -126,44 +138,121 @@ def _refuse_to_replace(out: Path, source: Path, overwrite: bool) -> None:
     refuse_to_replace(out, [source], "another folder with -o")
 
 
+def _copy_present(source: Path, target: Path, names: Sequence[str]) -> None:
+    """Copy what nnU-Net keeps beside checkpoints when a model is shared, as far as it is there."""
+    for name in names:
+        if (source / name).is_file():
+            (target / name).parent.mkdir(exist_ok=True)
+            _copy(source / name, target / name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file; of the files that a summary names, the paths of this machine stay here."""
+    if source.name != "summary.json":
+        shutil.copyfile(source, target)
+        return
+    summary = read_json(source, remedy="Validate again: `nnUNetv2_train ... --val`.")
+    for entry in summary.get("metric_per_case", ()):
+        for key in ("prediction_file", "reference_file"):
+            if key in entry:
+                entry[key] = Path(entry[key]).name
+    target.write_text(json.dumps(summary, indent=4) + "\n", encoding="utf-8")
+
+
+def _refuse_existing_zip(file: Path, overwrite: bool) -> None:
+    if not os.path.lexists(file):
+        return
+    ours = zipfile.is_zipfile(file) and zipfile.ZipFile(file).comment == _ZIP_MARK
+    if not (overwrite and ours):
+        other = "add --overwrite to replace it" if ours else "remove it yourself: nnunet_ssl export did not write it"
+        raise UserError(f"{file} exists. Name another file with --zip, or {other}.")
+
+
+def _zip(model: Path, file: Path, inside: Path) -> None:
+    """Zip an exported model. `inside`: its folder below nnUNet_results."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.comment = _ZIP_MARK
+        for path in sorted(path for path in model.rglob("*") if path.is_file() and path.name != RECORD):
+            archive.write(path, inside / path.relative_to(model))
+
+
 def export_model(
     source: Path,
-    out: Path,
+    out: Path | None,
     configuration: str,
     folds: list[str] | None = None,
     checkpoint: str = DEFAULT_CHECKPOINT,
     overwrite: bool = False,
+    trust: bool = False,
+    zip_file: Path | None = None,
 ) -> list[str]:
-    """Write the model of the folder `source` (see `model_folder`) to `out`, say how to predict with it; returns its folds.
+    """Write the model of the folder `source` (see `model_folder`), say how to predict with it; returns its folds.
 
-    It is written to a hidden folder beside `out`, loaded once with nnU-Net's predictor and then renamed.
+    It is written to a hidden folder beside it, loaded once with nnU-Net's predictor and then renamed.
+
+    Args:
+        out: a folder of its own for the model; None: only the zip file.
+        zip_file: for nnUNetv2_install_pretrained_model_from_zip, in which the model keeps its data set and name.
+        trust: also read what would be executed, see `read_checkpoint`.
 
     Raises:
-        UserError: a file is missing, `out` may not be replaced, or stock nnU-Net cannot load this model.
+        UserError: neither `out` nor `zip_file`, a file is missing or not trusted, one of both may not be replaced, or stock
+            nnU-Net cannot load this model.
     """
-    given, source, out = out, Path(source).resolve(), Path(out).resolve()
-    recover(out)
-    _refuse_to_replace(out, source, overwrite)
-    load_dataset_json(source / "dataset.json")
+    source = Path(source).resolve()
+    if out is None and zip_file is None:
+        raise UserError("Name a folder with -o, or a file with --zip.")
+    if out is not None:
+        recover(Path(out))
+        _refuse_to_replace(Path(out).resolve(), source, overwrite)
+    if zip_file is not None:
+        _refuse_existing_zip(Path(zip_file), overwrite)
+    load_dataset_json(source / "dataset.json", RETRAIN)
     files = checkpoint_files(source, folds, checkpoint)
     _refuse_networks_of_ours(source / "plans.json", configuration)
+    if not trust:
+        check_model(source, list(files), checkpoint)
 
-    with under_construction(out) as new:
-        for name in (*_REQUIRED_FILES, *_OPTIONAL_FILES):
-            if (source / name).is_file():
-                shutil.copyfile(source / name, new / name)
-        trainers = {}
-        for fold, file in files.items():
-            loaded = read_checkpoint(file, ("trainer_name", "optimizer_state", "network_weights", "init_args"))
-            trainers[fold] = loaded["trainer_name"]
-            (new / f"fold_{fold}").mkdir()
-            write_torch(stock_checkpoint(loaded), new / f"fold_{fold}" / checkpoint)
-        _check_stock_loads(new, list(files), checkpoint, source)
-        provenance = {"trainer_name": trainers, "checkpoint": checkpoint, "model": source.name}
-        (new / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n")
     exported, named = " ".join(files), "" if checkpoint == DEFAULT_CHECKPOINT else f" -chk {checkpoint}"
-    print(
-        f"Exported {source.name}, fold {exported}, to {given}. Predict with stock nnU-Net:\n"
-        f"  nnUNetv2_predict_from_modelfolder -i INPUT -o OUTPUT -m {given} -f {exported}{named}"
-    )
+    with contextlib.ExitStack() as stack:
+        place = (
+            scratch_folder(Path(zip_file)) if zip_file is not None and out is None else under_construction(Path(out))
+        )
+        new = stack.enter_context(place)
+        _assemble(source, new, files, checkpoint, trust)
+        if zip_file is not None:
+            Path(zip_file).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(zip_file, lambda file: _zip(new, file, Path(source.parent.name, source.name)))
+    print(f"Exported {source.name}, fold {exported}.")
+    if zip_file is not None:
+        dataset, (trainer, plans, _) = source.parent.name, source.name.split("__")
+        print(
+            f"To {zip_file}. Install it, and predict with stock nnU-Net:\n"
+            f"  nnUNetv2_install_pretrained_model_from_zip {zip_file}\n"
+            f"  nnUNetv2_predict -i INPUT -o OUTPUT -d {dataset} -c {configuration} -tr {trainer} -p {plans} -f {exported}{named}"
+        )
+    if out is not None:
+        print(
+            f"To {out}. Predict with stock nnU-Net:\n"
+            f"  nnUNetv2_predict_from_modelfolder -i INPUT -o OUTPUT -m {out} -f {exported}{named}"
+        )
     return list(files)
+
+
+def _assemble(source: Path, new: Path, files: Mapping[str, Path], checkpoint: str, trust: bool) -> None:
+    """Put the model into the folder `new`. `files`: fold -> its checkpoint."""
+    for name in (*_REQUIRED_FILES, *_OPTIONAL_FILES):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, new / name)
+    trainers = {}
+    for fold, file in files.items():
+        loaded = read_checkpoint(file, trust)
+        trainers[fold] = loaded["trainer_name"]
+        (new / f"fold_{fold}").mkdir()
+        write_torch(stock_checkpoint(loaded), new / f"fold_{fold}" / checkpoint)
+        _copy_present(file.parent, new / f"fold_{fold}", _FOLD_FILES)
+    selection = f"crossval_results_folds_{'_'.join(files)}"
+    _copy_present(source / selection, new / selection, _CROSSVAL_FILES)
+    _check_stock_loads(new, list(files), checkpoint, source)
+    provenance = {"trainer_name": trainers, "checkpoint": checkpoint, "model": source.name}
+    (new / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n")

@@ -9,46 +9,45 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.data.listing import files_with_ending
-
 ENDING = ".nii.gz"
 
 
 def write_predictions_figure(
-    file: Path, images: Path, labels: Path, predictions: Mapping[str, Path], num_cases: int, title: str
+    file: Path, images: Path, labels: Path, predictions: Mapping[str, Path], cases: Mapping[str, str], title: str
 ) -> None:
-    """Write a PNG with a row for each of the first `num_cases` cases, in the slice with most of the truth.
+    """Write a PNG with a row for each case, in the slice with most of the truth.
 
     Truth is outlined in green, predictions in orange, with the Dice of all foreground of the volume.
 
     Args:
         images, labels: folders of `<case>_0000.nii.gz` and `<case>.nii.gz`.
         predictions: title of a column -> folder of `<case>.nii.gz`.
+        cases: case -> what is said of it at the side.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    cases = sorted(files_with_ending(labels, ENDING))[:num_cases]
-    figure = Figure(figsize=(10, 2.6 * len(cases)))
+    columns = 2 + len(predictions)
+    figure = Figure(figsize=(2.3 * columns, 2.35 * len(cases) + 0.7), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(cases), 2 + len(predictions), squeeze=False)
-    for row, case in zip(axes, cases):
+    axes = figure.subplots(len(cases), columns, squeeze=False)
+    for axis, text in zip(axes[0], ["image", "truth", *predictions], strict=True):
+        axis.set_title(text, fontsize=10)
+    for row, (case, remark) in zip(axes, cases.items()):
         image, truth = _read(images / f"{case}_0000{ENDING}"), _read(labels / f"{case}{ENDING}") > 0
         index = int(np.argmax(truth.sum((1, 2))))
-        found = {name: _read(folder / f"{case}{ENDING}") > 0 for name, folder in predictions.items()}
-        titles = ["image", "truth", *(f"{name}: Dice {100 * _dice(mask, truth):.1f} %" for name, mask in found.items())]
-        for axis, text in zip(row, titles, strict=True):
+        for axis in row:
             axis.imshow(image[index], cmap="gray", vmin=image.min(), vmax=np.percentile(image, 99.8))
             axis.set_xticks([])
             axis.set_yticks([])
-            axis.set_title(text, fontsize=9)
         for axis in row[1:]:
             _outline(axis, truth[index], "limegreen")
-        for axis, mask in zip(row[2:], found.values(), strict=True):
-            _outline(axis, mask[index], "orange")
-        row[0].set_ylabel(f"{case[:12]}\nslice {index}", fontsize=8)
+        for axis, folder in zip(row[2:], predictions.values(), strict=True):
+            found = _read(folder / f"{case}{ENDING}") > 0
+            _outline(axis, found[index], "orange")
+            axis.set_xlabel(f"Dice {100 * _dice(found, truth):.1f} %", fontsize=9)
+        row[0].set_ylabel(remark, fontsize=9)
     figure.suptitle(title, fontsize=10)
-    figure.tight_layout()
     figure.savefig(file, dpi=150)
 
 

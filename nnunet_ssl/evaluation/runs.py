@@ -16,15 +16,15 @@ from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.annotated_classes import PartialLabels
 from nnunet_ssl.data.json_files import expect, read_json
 from nnunet_ssl.data.listing import files_with_ending
+from nnunet_ssl.data.model_files import RETRAIN, read_checkpoint
 from nnunet_ssl.data.names import dataset_number
+from nnunet_ssl.data.plans_file import read_plans
 from nnunet_ssl.data.raw_dataset import load_dataset_json
 from nnunet_ssl.data.texts import whole_number
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
-from nnunet_ssl.errors import UserError, excerpt, some
+from nnunet_ssl.errors import UserError, some
 from nnunet_ssl.preprocessing.dense_labels import REFERENCES as DENSE_REFERENCES
-from nnunet_ssl.preprocessing.models import AGAIN, read_checkpoint
-from nnunet_ssl.preprocessing.preprocessed import get_configuration, read_plans
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -151,8 +151,12 @@ def parse_folds(texts: Sequence[str]) -> tuple[Fold, ...]:
     return folds
 
 
-def find_run(experiment: Experiment, trainer: str, fold: Fold, checkpoint_name: str) -> Run:
-    """Look up one run and read what it says about itself. UserError, with the command that trains it, if it is missing."""
+def find_run(experiment: Experiment, trainer: str, fold: Fold, checkpoint_name: str, trust: bool = False) -> Run:
+    """Look up one run and read what it says about itself.
+
+    Raises:
+        UserError: it is missing (with the command that trains it); its checkpoint cannot be read, or is not trusted.
+    """
     model_folder = experiment.model_folder(trainer)
     command = experiment.train_command(trainer, fold)
     if not model_folder.is_dir():
@@ -166,14 +170,14 @@ def find_run(experiment: Experiment, trainer: str, fold: Fold, checkpoint_name: 
     if not folder.is_dir():
         present = sorted(path.name for path in model_folder.glob("fold_*"))
         raise UserError(f"{folder} does not exist; found {', '.join(present) or 'no fold'}. Train it: {command}")
-    file = folder / checkpoint_name
-    checkpoint = read_checkpoint(file, ("logging",)) if file.exists() else {}
+    checkpoint = read_checkpoint(folder / checkpoint_name, trust) if (folder / checkpoint_name).is_file() else {}
     ssl_state = checkpoint.get("ssl_state") or {}
+    logged = checkpoint.get("logging") or {}  # left out where somebody has made a checkpoint small
     return Run(
         trainer=trainer,
         fold=fold,
         folder=folder,
-        epochs=len(checkpoint["logging"]["train_losses"]) if checkpoint else None,
+        epochs=len(logged["train_losses"]) if "train_losses" in logged else None,
         iterations_per_epoch=_iterations_per_epoch(folder, trainer),
         seed=_number_in_name(trainer, r"_seed(\d+)") if "_seed" in trainer else ssl_state.get("seed"),
         splits=_recorded_splits(folder, ssl_state),
@@ -183,7 +187,9 @@ def find_run(experiment: Experiment, trainer: str, fold: Fold, checkpoint_name: 
 
 def label_definition(experiment: Experiment, trainers: Sequence[str]) -> LabelDefinition:
     """Labels or regions of the data set as the models know them. UserError if the models know different ones."""
-    described = {trainer: load_dataset_json(experiment.model_folder(trainer) / "dataset.json") for trainer in trainers}
+    described = {
+        trainer: load_dataset_json(experiment.model_folder(trainer) / "dataset.json", RETRAIN) for trainer in trainers
+    }
     first = trainers[0]
     for trainer in trainers[1:]:
         for key in ("labels", "regions_class_order", "file_ending", PARTIAL_LABELS):
@@ -207,25 +213,26 @@ def label_definition(experiment: Experiment, trainers: Sequence[str]) -> LabelDe
     return LabelDefinition(classes, manager.ignore_label, dataset["file_ending"], partial)
 
 
-def plans_of(experiment: Experiment, trainer: str) -> PlansManager:
-    """The plans of a trained model, which have the configuration. UserError where they are damaged or have it not."""
-    file = experiment.model_folder(trainer) / "plans.json"
-    plans = read_plans(file, AGAIN)
-    try:
-        get_configuration(plans, experiment.configuration)
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from error
-    return plans
-
-
 def reader_writer(experiment: Experiment, trainer: str):
     """An instance of the class with which nnU-Net reads the files of this data set."""
     return plans_of(experiment, trainer).image_reader_writer_class()
 
 
+def plans_of(experiment: Experiment, trainer: str) -> PlansManager:
+    """The plans that a model was trained with. UserError where they are missing or damaged, or lack the configuration."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    file = experiment.model_folder(trainer) / "plans.json"
+    content = read_plans(file, RETRAIN)
+    names = content["configurations"]
+    allowed = f"an object with '{experiment.configuration}'"
+    expect(experiment.configuration in names, file, "configurations", list(names), allowed, RETRAIN)
+    return PlansManager(content)
+
+
 def differing_plans(experiment: Experiment, trainers: Sequence[str]) -> list[str]:
     """Notes on models whose plans have the same name but other content than those of the first trainer."""
-    contents = {t: plans_of(experiment, t).plans["configurations"][experiment.configuration] for t in trainers}
+    contents = {trainer: plans_of(experiment, trainer).plans["configurations"] for trainer in trainers}
     notes = []
     for trainer in trainers[1:]:
         one, other = contents[trainers[0]], contents[trainer]
@@ -245,13 +252,12 @@ def _recorded_splits(folder: Path, ssl_state: Mapping) -> dict[str, Split]:
         records["cases in split.json"] = load_json(folder / "split.json")
     records = {source: split for source, split in records.items() if split is not None}
     for source, split in records.items():
-        if not isinstance(split, dict) or not {"train", "val"} <= set(split):
-            raise UserError(
-                f"{folder}, {source}: found {excerpt(list(split))}; `train` and `val` are needed. Train again."
-            )
-        for key in {"train", "val", "unlabeled"} & set(split):
-            fine = isinstance(split[key], list) and all(isinstance(case, str) for case in split[key])
-            expect(fine, folder, f"{key} of the {source}", split[key], "a list of case ids", "Train again.")
+        fine = isinstance(split, dict) and {"train", "val"} <= split.keys()
+        for side in {"train", "val", "unlabeled"} & split.keys() if fine else ():
+            cases = split[side]
+            fine = fine and isinstance(cases, (list, tuple)) and all(isinstance(case, str) for case in cases)
+        place = f"{folder}/split.json" if source.endswith(".json") else f"{folder}, the checkpoint"
+        expect(fine, place, "train, val", split, "lists of case ids", "Train again.")
     return records
 
 
@@ -327,7 +333,7 @@ def nnunet_dice(run: Run, labels: LabelDefinition, reference_folder: str) -> dic
             case = Path(entry["prediction_file"]).name[: -len(labels.file_ending)]
             for name, label in labels.classes.items():
                 found[case, name] = float(metrics[label]["Dice"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # whatever is in place of what nnU-Net writes
         raise UserError(f"{file} is not nnU-Net's summary of these classes ({error!r}). {again}") from error
     return found
 
@@ -357,7 +363,7 @@ def _number_in_name(trainer: str, pattern: str) -> int | None:
 
 def load_json(file: Path) -> dict:
     """A JSON file that nnU-Net writes when a training starts. UserError where it is missing or damaged."""
-    return read_json(file, remedy=AGAIN)
+    return read_json(file, remedy=RETRAIN)
 
 
 def _as_tuple(label: int | Sequence[int]) -> tuple[int, ...]:

@@ -20,14 +20,21 @@ Dice = 2 TP / (2 TP + FP + FN) and Jaccard = TP / (TP + FP + FN), counted in vox
 
 Distances as in `medpy.metric.binary`, between the surface voxels of both masks (those that one erosion with the face neighbors
 removes), in mm and in voxels (spacing 1), the unit of most publications. 95HD (`hd95`): 95th percentile of the distances of both
-directions pooled; MONAI takes the larger of two directed percentiles instead. ASD (`asd(prediction, reference)`): mean
-distance from prediction to reference, directed. ASSD (`assd` of medpy 0.5): mean of the distances of both directions pooled.
+directions pooled. ASD (`asd(prediction, reference)`): mean distance from prediction to reference, directed. ASSD (`assd` of medpy
+0.5): mean of the distances of both directions pooled. A volume of one slice is measured in 2D; in 3D it would be all surface.
 
 Both masks empty: Dice and Jaccard are undefined and left out, as in nnU-Net. One mask empty: Dice and Jaccard are 0, distances
 are undefined; such predictions are counted as *missed* (prediction empty) or *false* (reference empty). Means of distances are
 over the cases in which every trainer of this comparison has one, class by class, so that a trainer gains nothing by missing what
-is difficult; where a class has no such case there is no foreground mean of distances (-). Some public evaluation code counts empty
-masks with distance 0, which flatters a method that misses structures."""
+is difficult; where a class has no such case there is no foreground mean of distances (-).
+
+Elsewhere the same names mean other numbers. 95HD: MONAI takes the larger of the two directed percentiles; `surface-distance`
+(google-deepmind) and `pymia` do so too, between corners of voxels and weighted by the area of each surface element. Average
+distance: that of `surface-distance` is weighted by area and given per direction; `AVGDIST` of `pymia` is SimpleITK's average
+Hausdorff distance, over all voxels of the masks, with 0 where they overlap; `assd` of medpy 0.4 is the mean of two directed means.
+Volumes of one slice: medpy measures them in 3D, where every voxel of the mask is surface. Empty masks: `pymia` has Dice 1 where
+both are empty and an infinite 95HD where one is; some public evaluation code takes distance 0, which flatters a method that misses
+structures."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +118,10 @@ def markdown(head: Head, runs: Sequence[Run], summary: pd.DataFrame, trainers: S
     parts += [
         "## Definitions",
         _DEFINITIONS,
-        f"Intervals: percentile bootstrap over patients with all of their cases (key groups of unlabeled.json), {RESAMPLES} "
-        f"resamples, seed {SEED}. They describe the choice of patients, "
-        "not that of the split or of the seed of a training. A case that several folds validate enters once, with its mean.",
+        f"Intervals: percentile bootstrap, {RESAMPLES} resamples, seed {SEED}. What is resampled are patients, each with all "
+        "of its cases (key groups of unlabeled.json; a case that it does not name is a patient of its own). Intervals describe "
+        "the choice of patients, not that of the split or of the seed of a training. A case that several folds validate enters "
+        "once, with its mean.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -10,15 +10,15 @@ from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.data.derived import under_construction
 from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.geometry import other_axes
-from nnunet_ssl.data.listing import channels_of_cases, files_with_ending
+from nnunet_ssl.data.listing import files_with_ending
 from nnunet_ssl.data.locks import only_writer
+from nnunet_ssl.data.model_files import load_predictor
 from nnunet_ssl.data.ownership import refuse_to_replace
 from nnunet_ssl.data.pool import run_in_processes
-from nnunet_ssl.data.raw_dataset import read_case
+from nnunet_ssl.data.raw_dataset import RawDataset, read_case
 from nnunet_ssl.data.staging import recover
 from nnunet_ssl.errors import UserError, listed, some
-from nnunet_ssl.evaluation.runs import SHOWN, Experiment, Fold, load_json, nnunet_folder, plans_of
-from nnunet_ssl.preprocessing.models import load_model
+from nnunet_ssl.evaluation.runs import SHOWN, Experiment, Fold, load_json, plans_of
 
 RECORD_FILE = "compare_record.json"  # beside the predictions: what they were made with
 
@@ -42,11 +42,25 @@ class PredictionSettings:
     device: str = "cuda"
     mirroring: bool = True
     num_processes: int = 4
+    trust: bool = False  # checkpoints and plans that would be executed, see `data/model_files.py`
 
 
 def find_test_cases(experiment: Experiment, file_ending: str) -> TestCases:
-    """Cases of `labelsTs` with their images in `imagesTs`. UserError if there are none or images are missing."""
-    raw = nnunet_folder("nnUNet_raw") / experiment.dataset
+    """Cases of `labelsTs` with their images in `imagesTs`.
+
+    Args:
+        file_ending: with which the models were trained.
+
+    Raises:
+        UserError: there are none, images or channels are missing, the raw data set cannot be used or has another file ending.
+    """
+    data = RawDataset.open(experiment.dataset)
+    raw = data.folder
+    if data.file_ending != file_ending:
+        raise UserError(
+            f"{raw / 'dataset.json'}: 'file_ending' is {data.file_ending}, but the models were trained with {file_ending}. Convert "
+            "the images, or train with the present data set."
+        )
     references = files_with_ending(raw / "labelsTs", file_ending)
     if not references:
         raise UserError(
@@ -55,9 +69,7 @@ def find_test_cases(experiment: Experiment, file_ending: str) -> TestCases:
             + file_ending
             + ", or compare on the validation cases, without --test."
         )
-    images = {
-        case: [Path(f) for f in files] for case, files in channels_of_cases(raw / "imagesTs", file_ending).items()
-    }
+    images = {case: [Path(file) for file in files] for case, files in data.test.items()}
     missing = sorted(references.keys() - images.keys())
     if missing:
         raise UserError(
@@ -86,8 +98,7 @@ def predict_test(
                 f"{checkpoint} does not exist: the training has not finished. Continue it: "
                 f"{experiment.train_command(trainer, fold, '--c')}, or name another checkpoint with -chk."
             )
-    plans = plans_of(experiment, trainer)
-    previous_stage = plans.get_configuration(experiment.configuration).previous_stage_name
+    previous_stage = plans_of(experiment, trainer).get_configuration(experiment.configuration).previous_stage_name
     previous_folder = None
     if previous_stage is not None:
         previous = Experiment(experiment.dataset, previous_stage, experiment.plans)
@@ -137,9 +148,6 @@ def _make_predictions(
     previous_folder: Path | None,
 ) -> None:
     """Predict into `folder`, unless it holds these predictions."""
-    import torch
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
     recover(folder)
     if folder.is_dir():
         if not (folder / RECORD_FILE).is_file():
@@ -151,11 +159,14 @@ def _make_predictions(
             return
         refuse_to_replace(folder, [], "the folder another name")
         print(f"{trainer}: predictions of the test cases are made again, changed since: {', '.join(changed)}")
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("-device cuda: torch finds no CUDA device. Predict with -device cpu (slow).")
-
-    predictor = nnUNetPredictor(use_mirroring=settings.mirroring, device=torch.device(settings.device))
-    load_model(predictor, model_folder, folds, settings.checkpoint_name)
+    predictor = load_predictor(
+        model_folder,
+        folds,
+        settings.checkpoint_name,
+        device=settings.device,
+        trust=settings.trust,
+        use_mirroring=settings.mirroring,
+    )
     _check_images(cases, predictor.plans_manager.image_reader_writer_class, settings.num_processes)
     processes = max(1, min(settings.num_processes, len(cases.images)))
     with under_construction(folder) as unfinished:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -81,6 +82,36 @@ def largest_components(labels: Tensor, connectivity: int | None = None) -> Tenso
             if box is not None:
                 result[box][_largest(sample[box] == value, structure)] = value
     return torch.from_numpy(kept).to(labels.device, labels.dtype)
+
+
+def start_largest_components(labels: Tensor, connectivity: int | None = None) -> Callable[[], Tensor]:
+    """Begin `largest_components` in a thread and go on: the step needs its result after the forward pass that comes next.
+
+    A GPU is not waited for either: the thread waits until the label map has arrived on the host.
+
+    Args:
+        labels, connectivity: as in `largest_components`.
+
+    Returns:
+        a function that waits for the result and returns it; what `largest_components` raises is raised there.
+    """
+    found = labels.detach() if labels.dtype == torch.bool else labels.detach().to(torch.int16)
+    on_gpu = found.is_cuda
+    host = torch.empty(found.shape, dtype=found.dtype, pin_memory=on_gpu)
+    host.copy_(found, non_blocking=True)
+    arrived = torch.cuda.Event() if on_gpu else None
+    if arrived is not None:
+        arrived.record()
+
+    def work() -> Tensor:
+        if arrived is not None:
+            arrived.synchronize()
+        return largest_components(host, connectivity)
+
+    executor = ThreadPoolExecutor(1)
+    pending = executor.submit(work)
+    executor.shutdown(wait=False)
+    return lambda: pending.result().to(labels.device, labels.dtype)
 
 
 def largest_structure(labels: Tensor, classes: Sequence[int] | None = None, connectivity: int = 1) -> Tensor:

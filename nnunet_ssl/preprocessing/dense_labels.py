@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from nnunet_ssl.data.label_files import checked_label_files
 from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.ownership import remove_folder
-from nnunet_ssl.data.raw_dataset import RawDataset
+from nnunet_ssl.data.raw_dataset import DENSE_FOLDER, RawDataset
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.preprocessing.cases import preprocess_cases
@@ -36,6 +36,22 @@ if TYPE_CHECKING:
 
 REFERENCES = "gt_segmentations_dense"
 KIND = "dense"
+
+
+def preprocessing_command(plans_manager: PlansManager) -> str:
+    """What preprocesses the dense labels, whoever made the plans and the labeled cases: nnU-Net's own commands or ours."""
+    plans = "" if plans_manager.plans_name == "nnUNetPlans" else f" -p {plans_manager.plans_name}"
+    return f"nnunet_ssl preprocess_unlabeled -d {int(dataset_number(plans_manager.dataset_name))}{plans}"
+
+
+def raw_dense_labels(dataset_name: str, cases: Sequence[str], file_ending: str) -> Path | None:
+    """`labelsTr_dense` of the raw data set if all of these cases have a label map there; None also where nnUNet_raw is not set."""
+    from nnunetv2.paths import nnUNet_raw
+
+    if not nnUNet_raw.is_set():
+        return None
+    folder = Path(str(nnUNet_raw), dataset_name, DENSE_FOLDER)
+    return folder if cases and all((folder / f"{case}{file_ending}").is_file() for case in cases) else None
 
 
 @dataclass(frozen=True)
@@ -71,9 +87,8 @@ class DenseLabels:
         if not set(cases) <= done:
             raise UserError(
                 f"{references} holds dense labels, but {folder} is missing, unfinished or made with other plans. Run "
-                f"`nnunet_ssl plan_and_preprocess -d {int(dataset_number(references.parent.name))}` again (it does "
-                f"what is missing), or "
-                f"delete {references} to validate on sparse labels."
+                f"`{preprocessing_command(plans_manager)}` (it does what is missing), or delete {references} to "
+                "validate on sparse labels."
             )
         return cls(folder, references)
 

@@ -7,22 +7,22 @@ labeled cases (plans and the same), the unlabeled cases (plans and their images)
 
 from __future__ import annotations
 
-import contextlib
 import inspect
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.json_files import expect, read_json
-from nnunet_ssl.data.label_files import checked_label_files
+from nnunet_ssl.data.label_files import checked_label_files, misplaced_labels
 from nnunet_ssl.data.list_update import prepare_lists
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, listed
 from nnunet_ssl.preprocessing.preprocessed import complete_cases, load_plans, made_from, preprocessing_hash
 from nnunet_ssl.preprocessing.unlabeled import preprocess_rest
 
@@ -139,9 +139,13 @@ def _labeled_cases(raw: RawDataset, content: UnlabeledList, base: Path, manner: 
     """Case -> hash of its image, geometry included, and hash of its label file.
 
     Raises:
-        UserError: label maps that have changed since the last fingerprint and are damaged, hold other labels, or do not lie on
-            their image; all are named.
+        UserError: a label map of another shape; label maps that have changed since the last fingerprint and are damaged or hold
+            other labels; all are named.
     """
+    if places := misplaced_labels(raw):
+        print(
+            f"Warning: {len(places)} label map(s) lie elsewhere than their image, and are used all the same:\n{listed(places)}"
+        )
     names = list(raw.labels)
     cases = {case: {"image": made_from(content.labeled[case].sha256, raw.geometry(case))} for case in names}
     jobs = [(raw.labels[case],) for case in names]
@@ -155,7 +159,6 @@ def _labeled_cases(raw: RawDataset, content: UnlabeledList, base: Path, manner: 
         "label map",
         manner.processes_for_fingerprint,
         manner.show_progress,
-        images={case: raw.labeled[case][0] for case in new},
         may_ignore=True,
     )
     return cases
@@ -183,31 +186,16 @@ def _planning_keys(dataset_json: dict) -> dict:
     return {key: dataset_json[key] for key in keys if key in dataset_json}
 
 
-@contextlib.contextmanager
-def _explained(raw: RawDataset, base: Path) -> Iterator[None]:
-    """Errors of nnU-Net's own steps, whose workers raise whatever they like, as one sentence."""
-    try:
-        yield
-    except (KeyboardInterrupt, UserError):
-        raise
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[-1]
-        raise UserError(
-            f"{raw.name}: nnU-Net stopped with {type(error).__name__}: {reason}\n{shutil.disk_usage(base).free // 1024**2} MiB are "
-            f"free in {base}. If a disk or the memory is full, free some or give fewer processes (-np, -npfp). What is finished is "
-            "kept: run the command again. --debug shows where it stopped."
-        ) from error
-
-
-def _find_class(kind: str, name: str) -> type:
+def _find_class(kind: str, name: str, package: str = "experiment_planning") -> type:
     import nnunetv2
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
-    folder = Path(nnunetv2.__path__[0]) / "experiment_planning"
-    found = recursive_find_python_class(str(folder), name, current_module="nnunetv2.experiment_planning")
-    if found is None:
+    folder = Path(nnunetv2.__path__[0]) / package
+    found = recursive_find_python_class(str(folder), name, current_module=f"nnunetv2.{package}")
+    if not isinstance(found, type):
         raise UserError(
-            f"nnU-Net has no {kind} '{name}'. Planners are ExperimentPlanner, nnUNetPlannerResEncM, -L and -XL."
+            f"nnU-Net has no {kind} '{name}'. Planners are ExperimentPlanner, nnUNetPlannerResEncM, -L and -XL; the fingerprint "
+            "extractor is DatasetFingerprintExtractor, the preprocessor DefaultPreprocessor."
         )
     return found
 
@@ -217,10 +205,21 @@ def _fingerprint_and_plans(raw: RawDataset, base: Path, cases: dict, planning: P
     made_from = {"format": FORMAT, "cases": cases, "dataset_json": _planning_keys(raw.dataset_json)}
     planner = _find_class("planner", planning.planner)
     _find_class("fingerprint extractor", planning.fingerprint_extractor)
+    _find_class("preprocessor", planning.preprocessor, "preprocessing")
     plans_name = planning.plans_name or inspect.signature(planner.__init__).parameters["plans_name"].default
+    moved = _are_moved(base, plans_name)
     kept = _fingerprint(raw, base, made_from, planning.fingerprint_extractor, manner)
-    _plans(raw, base, made_from, plans_name, planning, kept)
+    _plans(raw, base, made_from, plans_name, planning, kept or moved)
     return plans_name
+
+
+def _are_moved(base: Path, plans_name: str) -> bool:
+    """Whether the plans are from another data set (nnUNetv2_move_plans_between_datasets): planning makes a fingerprint first."""
+    files = (base / f"{plans_name}.json", base / "dataset_fingerprint.json", base / f"{plans_name}_made_from.json")
+    moved = [file.is_file() for file in files] == [True, False, False]
+    if moved:
+        print(f"{files[0]} is there without a fingerprint: moved from another data set, and used as it is.")
+    return moved
 
 
 def _fingerprint(raw: RawDataset, base: Path, made_from: dict, extractor: str, manner: Manner) -> bool:
@@ -250,28 +249,24 @@ def _fingerprint(raw: RawDataset, base: Path, made_from: dict, extractor: str, m
         if manner.verify:
             from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 
-            with _explained(raw, base):
-                verify_dataset_integrity(str(raw.folder), manner.processes_for_fingerprint)
+            verify_dataset_integrity(str(raw.folder), manner.processes_for_fingerprint)
     else:
         record.unlink(missing_ok=True)
-        with _explained(raw, base):
-            extract_fingerprints(
-                [dataset_id],
-                extractor,
-                manner.processes_for_fingerprint,
-                manner.verify,
-                True,
-                manner.verbose,
-                manner.show_progress,
-            )
+        extract_fingerprints(
+            [dataset_id],
+            extractor,
+            manner.processes_for_fingerprint,
+            manner.verify,
+            True,
+            manner.verbose,
+            manner.show_progress,
+        )
     write_json_atomically(wanted, record)
     return keep
 
 
-def _plans(
-    raw: RawDataset, base: Path, made_from: dict, plans_name: str, planning: Planning, same_fingerprint: bool
-) -> None:
-    """Plan, unless the plans are there and were made from the same."""
+def _plans(raw: RawDataset, base: Path, made_from: dict, plans_name: str, planning: Planning, may_stay: bool) -> None:
+    """Plan, unless the plans are there and were made from the same (`may_stay`: of the same fingerprint, or moved here)."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments
 
     dataset_id = int(raw.id)
@@ -284,7 +279,7 @@ def _plans(
     }
     recorded = _load_record(record)
     wanted = {**made_from, **options}
-    keep = file.is_file() and same_fingerprint
+    keep = file.is_file() and may_stay
     if keep and recorded is None:
         used = read_json(file, remedy="Delete it, and plan again.").get("experiment_planner_used")
         default = (None, "DefaultPreprocessor", None)
@@ -296,16 +291,20 @@ def _plans(
         # keys that planning does not read may have changed, and training reads the copy
         shutil.copy(raw.folder / "dataset.json", base / "dataset.json")
     else:
-        record.unlink(missing_ok=True)
-        with _explained(raw, base):
-            plan_experiments(
-                [dataset_id],
-                planning.planner,
-                planning.gpu_memory_target,
-                planning.preprocessor,
-                planning.target_spacing,
-                planning.plans_name,
+        if os.environ.get("nnUNet_n_proc_DA", "").strip() == "0":
+            raise UserError(
+                "nnUNet_n_proc_DA is 0: nnU-Net's trainings take it, but its planner asks for so many threads. Unset it, or set it "
+                "to 1, to plan."
             )
+        record.unlink(missing_ok=True)
+        plan_experiments(
+            [dataset_id],
+            planning.planner,
+            planning.gpu_memory_target,
+            planning.preprocessor,
+            planning.target_spacing,
+            planning.plans_name,
+        )
     write_json_atomically(wanted, record)
 
 
@@ -344,6 +343,5 @@ def _preprocess_labeled(
         # nnU-Net copies labels only where the file is newer, and a corrected label need not be
         (base / "gt_segmentations" / f"{case}{ending}").unlink(missing_ok=True)
     dataset_id = int(raw.id)
-    with _explained(raw, base):
-        preprocess([dataset_id], plans_name, [configuration], [num_processes], manner.verbose, manner.show_progress)
+    preprocess([dataset_id], plans_name, [configuration], [num_processes], manner.verbose, manner.show_progress)
     write_json_atomically(wanted, record)

@@ -16,9 +16,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_ssl.data.json_files import expect, read_json
+from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.listing import files_with_ending
 from nnunet_ssl.data.names import dataset_number, fault_of_name, plain_name
+from nnunet_ssl.data.plans_file import read_plans
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
@@ -141,25 +142,7 @@ def load_plans(folder: Path, plans_name: str) -> PlansManager:
         others = files_with_ending(folder, ".json").values()
         found = sorted(f.stem for f in others if b'"experiment_planner_used"' in f.read_bytes())
         raise UserError(f"{file} does not exist. Plans found: {', '.join(found) or 'none'}. {again}")
-    return read_plans(file, again)
-
-
-def read_plans(file: Path, again: str) -> PlansManager:
-    """A plans file. UserError, which ends with `again`: it is damaged, or nnU-Net cannot use it."""
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    content = read_json(file, remedy=again)
-    configurations = content.get("configurations")
-    fine = isinstance(configurations, dict) and all(isinstance(found, dict) for found in configurations.values())
-    expect(fine, file, "configurations", configurations, "an object with an object for each configuration", again)
-    for key in ("plans_name", "dataset_name", "image_reader_writer"):
-        expect(isinstance(content.get(key), str), file, key, content.get(key), "a text", again)
-    manager = PlansManager(content)
-    try:
-        manager.image_reader_writer_class  # noqa: B018
-    except RuntimeError as error:
-        raise UserError(f"{file}: key 'image_reader_writer': {error} {again}") from error
-    return manager
+    return PlansManager(read_plans(file, again))
 
 
 def get_configuration(plans_manager: PlansManager, configuration: str) -> ConfigurationManager:

@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from tqdm import tqdm
-
 from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.leakage import find_overlaps
 from nnunet_ssl.data.list_update import prepare_lists
-from nnunet_ssl.data.names import dataset_number
+from nnunet_ssl.data.model_files import read_properties
 from nnunet_ssl.data.ownership import foreign_files, remove_folder
+from nnunet_ssl.data.progress import progress
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import load_splits
@@ -67,6 +66,7 @@ class RoundOptions:
     num_processes: int = 8
     overwrite: bool = False
     show_progress: bool = True
+    trust: bool = False  # preprocessed cases that would be executed, see `data/model_files.py`
 
 
 def make_round(
@@ -103,7 +103,7 @@ def make_round(
         raw, options.num_processes, rehash=False, overwrite=False, show_progress=options.show_progress
     )
     cases, train = unlabeled_cases(raw, content, folds)
-    always_present = _foreground_everywhere(base / of_plans.data_identifier, train)
+    always_present = _foreground_everywhere(base / of_plans.data_identifier, train, options.trust)
     classes = Classes.of(raw.dataset_json)
 
     files: dict[str, str] = {}
@@ -225,18 +225,10 @@ def _split(raw: RawDataset, fold: int | str) -> tuple[Sequence[str], Sequence[st
     return splits[int(fold)]["train"], splits[int(fold)]["val"]
 
 
-def _foreground_everywhere(folder: Path, cases: Sequence[str]) -> bool:
+def _foreground_everywhere(folder: Path, cases: Sequence[str], trust: bool) -> bool:
     """Whether each of these labeled cases has foreground, by what nnU-Net's preprocessing noted down."""
-    from batchgenerators.utilities.file_and_folder_operations import load_pickle
-
     for case in cases:
-        file = folder / f"{case}.pkl"
-        if not file.is_file():
-            raise UserError(
-                f"{file} does not exist: the labeled cases are not preprocessed for this configuration. Run "
-                f"`nnunet_ssl plan_and_preprocess -d {dataset_number(folder.parent.name)}`."
-            )
-        found = load_pickle(str(file))["class_locations"]
+        found = read_properties(folder / f"{case}.pkl", trust)["class_locations"]
         # with an ignore label, nnU-Net also notes down all annotated voxels, under a key that begins with -1
         if not any(len(at) for key, at in found.items() if not (isinstance(key, tuple) and key[0] == -1)):
             return False
@@ -306,7 +298,7 @@ def _predict(
 ) -> Iterator[tuple[str, CaseScores]]:
     if not todo:
         return
-    with tqdm(total=len(todo), desc="Predicting", disable=not options.show_progress) as bar:
+    with progress(len(todo), "Predicting", options.show_progress) as bar:
         for case, scores in predict_cases(predictor, todo, options.num_processes, writer.prediction):
             bar.update()
             yield case, scores

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from nnunet_ssl.data.files import explain_reading_error, file_hash
+from nnunet_ssl.data.model_files import load_predictor
 from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.predictions.fold_ensemble import mean_as_logits
-from nnunet_ssl.preprocessing.models import load_model
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Model:
     checkpoint: str = "checkpoint_final.pth"
     device: str = "cuda"
     mirroring: bool = True
+    trust: bool = False  # checkpoints and plans that would be executed, see `data/model_files.py`
 
     def settings(self) -> dict:
         """What its predictions depend on, checkpoints by content. UserError where one is missing."""
@@ -47,15 +48,16 @@ class Model:
         return {**of_model, "checkpoint": self.checkpoint, "checkpoints": checkpoints, "mirroring": self.mirroring}
 
     def load(self):
-        """nnU-Net's predictor. UserError where it cannot load the model."""
-        import torch
-        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("-device cuda: torch finds no CUDA device. Predict with -device cpu (slow).")
-        predictor = nnUNetPredictor(use_mirroring=self.mirroring, device=torch.device(self.device), allow_tqdm=False)
-        load_model(predictor, self.folder, self.folds, self.checkpoint)
-        return predictor
+        """nnU-Net's predictor. UserError where it cannot load the model, or this is not trusted."""
+        return load_predictor(
+            self.folder,
+            self.folds,
+            self.checkpoint,
+            device=self.device,
+            trust=self.trust,
+            use_mirroring=self.mirroring,
+            allow_tqdm=False,
+        )
 
 
 Finish = Callable[[str, np.ndarray, np.ndarray, dict], Any]

@@ -18,11 +18,16 @@ SMALL_SPOT = 30  # pixels of the slice; a disc of radius 3
 # Okabe and Ito's colors, told apart with any color vision
 _BACKGROUND = "#56B4E9"
 _FOREGROUND = ("#D55E00", "#009E73", "#F0E442", "#CC79A7", "#E69F00", "#0072B2")
+_STRIPES = ("#FFFFFF", "#000000")  # of what a case does not annotate: two pixels each, along the diagonal
+NOT_ANNOTATED = "not annotated"
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One slice: image (0 to 1), codes before and after `(rows, columns)`, boxes (row, column, height, width) by class."""
+    """One slice: image (0 to 1), codes before and after `(rows, columns)`, boxes (row, column, height, width) by class.
+
+    `remark` follows the title of what is after.
+    """
 
     title: str
     image: np.ndarray
@@ -30,6 +35,7 @@ class Tile:
     after: np.ndarray
     boxes: tuple[tuple[str, tuple[int, int, int, int]], ...]
     aspect: float  # height of a pixel in units of its width
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ def make_tiles(
     ignore: int,
     boxes: Mapping[str, Sequence[Box]],
     points: bool = False,
+    remark: str = "",
 ) -> list[Tile]:
     """Up to `SLICES` slices of a case, in their order: the one with the most annotated foreground, the one with the most
     foreground, and others spread over the foreground; for `points`, those with the most annotated foreground."""
@@ -81,6 +88,7 @@ def make_tiles(
                 after[index],
                 tuple(cut),
                 in_plane[0] / in_plane[1],
+                remark,
             )
         )
     return tiles
@@ -92,7 +100,7 @@ def write_contact_sheet(
     """Write a PNG with one row per case: each slice with its label before on the left and after on the right.
 
     Args:
-        names: code -> name of the class, the background's included.
+        names: code -> name of the class, the background's included. The code with the name `NOT_ANNOTATED` is drawn in stripes.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -104,7 +112,8 @@ def write_contact_sheet(
     FigureCanvasAgg(figure)
     edges = {"left": 0.01, "right": 0.99, "bottom": margin / height, "top": 1 - 1.4 * margin / height}
     axes = figure.subplots(len(rows), columns, squeeze=False, gridspec_kw={**edges, "wspace": 0.03, "hspace": 0.12})
-    color_of = {code: _color(code) for code in names}
+    color_of = {code: _color(code) for code, name in names.items() if name != NOT_ANNOTATED}
+    striped = next((code for code, name in names.items() if name == NOT_ANNOTATED), None)
     box_color = {name: _color(code) for code, name in names.items()}
     for axis in axes.ravel():
         axis.set_axis_off()
@@ -112,9 +121,9 @@ def write_contact_sheet(
         for index, tile in enumerate(tiles):
             left, right = row[2 * index : 2 * index + 2]
             for axis, labels, side in ((left, tile.before, before), (right, tile.after, after)):
-                colored = _colored(tile.image, labels, color_of, side)
+                colored = _colored(tile.image, labels, color_of, side, striped)
                 axis.imshow(colored, aspect=tile.aspect, interpolation="nearest")
-                text = side.title if axis is right else f"{tile.title}: {side.title}"
+                text = " ".join((side.title, tile.remark)) if axis is right else f"{tile.title}: {side.title}"
                 axis.set_title(text, fontsize=7, loc="left", pad=3)
                 for code, spots in (small_spots(labels, color_of) if side.rings else {}).items():
                     axis.scatter(
@@ -125,7 +134,9 @@ def write_contact_sheet(
                 right.add_patch(
                     Rectangle(corner, columns_of_box, rows_of_box, fill=False, edgecolor=edge, linewidth=1.2)
                 )
-    patches = [Patch(color=color_of[code], label=name) for code, name in sorted(names.items())]
+    patches = [Patch(color=color_of[code], label=names[code]) for code in sorted(color_of)]
+    if striped is not None:
+        patches.append(Patch(facecolor=_STRIPES[0], edgecolor=_STRIPES[1], hatch="////", label=NOT_ANNOTATED))
     figure.legend(handles=patches, loc="lower center", ncols=min(8, len(patches)), frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=9, y=1 - 0.3 * margin / height, va="top")
     figure.savefig(file)
@@ -147,8 +158,10 @@ def small_spots(labels: np.ndarray, codes: Iterable[int]) -> dict[int, np.ndarra
     return spots
 
 
-def _colored(image: np.ndarray, labels: np.ndarray, color_of: Mapping[int, str], side: Side) -> np.ndarray:
-    """The gray image `(rows, columns)` as RGB, mixed with the color of each label but the hidden one."""
+def _colored(
+    image: np.ndarray, labels: np.ndarray, color_of: Mapping[int, str], side: Side, striped: int | None
+) -> np.ndarray:
+    """The gray image `(rows, columns)` as RGB, mixed with the color of each label but the hidden one, and stripes."""
     from matplotlib.colors import to_rgb
 
     colored = np.repeat(image[..., None], 3, axis=2).astype(float)
@@ -156,4 +169,8 @@ def _colored(image: np.ndarray, labels: np.ndarray, color_of: Mapping[int, str],
         if code != side.hidden:
             spot = labels == code
             colored[spot] = (1 - side.alpha) * colored[spot] + side.alpha * np.array(to_rgb(color))
+    if striped is not None:
+        stripe = np.indices(labels.shape).sum(axis=0) // 2 % len(_STRIPES)
+        spot = labels == striped
+        colored[spot] = np.array([to_rgb(color) for color in _STRIPES])[stripe[spot]]
     return colored

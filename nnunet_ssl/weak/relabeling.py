@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_ssl import __version__
 from nnunet_ssl.data.derived import (
     carried_lists,
     place_files,
@@ -152,10 +151,9 @@ class Relabeling:
         content = {k: value for k, value in self.raw.dataset_json.items() if k not in ("dataset", *without)}
         content |= {"name": self.name, "numTraining": len(self.raw.labeled), **changes}
         own = content.get("nnunet_ssl")
-        version = importlib.metadata.version("nnunet-ssl")
         content["nnunet_ssl"] = {
             **(own if isinstance(own, dict) else {}),
-            command: {"from": self.raw.name, **request, "version": version},
+            command: {"from": self.raw.name, **request, "version": __version__},
         }
         return content
 
@@ -229,7 +227,7 @@ class Relabeling:
             jobs.append((workers[name], Case(name, raw.labels[name], images, reader, target, name in shown)))
         made = {}
         for index, result in run_in_processes(
-            make_label, jobs, self.writing.num_processes, progress, sys.stderr.isatty(), "nothing was written"
+            make_label, jobs, self.writing.num_processes, progress, kept="nothing was written"
         ):
             made[names[index]] = result
         refuse_faulty_cases((result.fault for result in made.values()), len(names), "used")

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from nnunet_ssl.data.atomic import write_json_atomically
+from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.weak import boxes as boxes_of_cases
@@ -100,16 +103,21 @@ def weak_label(case: Case, recipe: Recipe, codes: Codes, classes: Mapping[str, S
     tiles = []
     if case.shown:
         image, _ = case.image(labels.shape)
+        drawn, remark = weak, ""
+        if recipe.kind == "partial":  # in the file a hidden class is 0 as the background is
+            drawn = np.where((labels != BACKGROUND) & (weak == BACKGROUND), codes.ignore, weak)
+            remark = f"({', '.join(classes)} annotated)"
         tiles = contact_sheet.make_tiles(
             case.name,
             image[0],
             labels,
-            weak,
+            drawn,
             properties["spacing"],
             recipe.axis,
             codes.ignore,
             boxes,
             points=_is_pointwise(recipe),
+            remark=remark,
         )
     return NewLabel(labels, weak, properties, tiles, boxes)
 
@@ -145,12 +153,16 @@ def _sheet(recipe: Recipe, codes: Codes) -> Sheet:
     title = " ".join(filter(None, (recipe.kind, recipe.rule)))
     options = ", ".join(f"{name} {value}" for name, value in recipe.options.items() if value is not None)
     alpha = 0.95 if recipe.kind in ("scribble", "points") else 0.45
+    names, hidden = dict(codes.names), codes.ignore
+    if recipe.kind == "partial":  # background is said of voxels that are something else, and not colored
+        names[codes.ignore], hidden = contact_sheet.NOT_ANNOTATED, BACKGROUND
+        del names[BACKGROUND]
     return Sheet(
         contact_sheet.FILE_NAME,
         title + (f" ({options})" if options else ""),
-        codes.names,
+        names,
         Side("dense", BACKGROUND, 0.45),
-        Side("weak", codes.ignore, alpha, _is_pointwise(recipe)),
+        Side("weak", hidden, alpha, _is_pointwise(recipe)),
     )
 
 
@@ -180,7 +192,8 @@ def _report(
     if recipe.kind != "partial" and any(str(channel).lower() == "ct" for channel in channels.values()):
         print(
             "Note: for CT, nnU-Net takes the intensities for normalization from all voxels that are not background, the ignored "
-            f"ones included. To train with the plans of the dense labels: nnUNetv2_move_plans_between_datasets -s {raw.name} "
-            f"-t {relabeling.target.name}"
+            f"ones included. To train with the plans of the dense labels, before plan_and_preprocess:\n"
+            f"  nnUNetv2_extract_fingerprint -d {dataset_number(relabeling.target.name)}\n"
+            f"  nnUNetv2_move_plans_between_datasets -s {raw.id} -t {dataset_number(relabeling.target.name)} -sp nnUNetPlans"
         )
     relabeling.report_end(contact_sheet.FILE_NAME)

@@ -51,6 +51,16 @@ def test_a_clean_data_set_passes_with_its_counts(raw, tmp_path, capsys):
     assert "No leak found." in capsys.readouterr().out
 
 
+def test_labels_of_other_codes_are_refused_and_such_that_lie_elsewhere_named(raw, capsys):
+    label = phantom(LABELED["lab_1"])[1]
+    write_image(label, raw / "labelsTr" / "lab_1.nii.gz", spacing=(1.0, 1.0, 3.0))
+    assert check() == 0
+    assert "lab_1.nii.gz has the spacing 1 x 1 x 3, the other has 1 x 1 x 1" in capsys.readouterr().out
+    write_image(label * 255, raw / "labelsTr" / "lab_1.nii.gz")  # as picture editors write masks
+    assert check() == 1
+    assert "lab_1.nii.gz holds 255; dataset.json names 0, 1. Correct one of them." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("target", ["imagesTs/tes_0", "imagesTr/lab_3"])
 def test_an_unlabeled_copy_of_a_test_or_validation_image_under_another_name_is_a_leak(raw, capsys, target):
     source = raw / f"{target}_0000.nii.gz"
@@ -134,6 +144,8 @@ def test_a_cropped_and_noisy_copy_is_a_near_duplicate_and_fails_only_when_strict
     for section, cases in (("imagesTr", LABELED), ("imagesUn", UNLABELED), ("imagesTs", TEST)):
         for case, seed in cases.items():
             write_image(anatomy(seed), raw / section / f"{case}_0000.nii.gz")
+            if section != "imagesUn":
+                write_image(phantom(seed, shape)[1], raw / section.replace("images", "labels") / f"{case}.nii.gz")
     noise = np.random.default_rng(0).normal(0, 2, (38, 42, 40)).astype(np.float32)
     copy = anatomy(TEST["tes_0"])[2:, 3:45, 4:] + noise
     write_image(copy, raw / "imagesUn" / "copy_0000.nii.gz")

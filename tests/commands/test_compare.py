@@ -8,7 +8,7 @@ import pytest
 from nnunet_ssl.cli import main
 from nnunet_ssl.data.splits import split_hash
 from nnunet_ssl.evaluation.metrics import METRICS
-from tests.helpers.study import DATASET, A, B, Study, cells, guess, write
+from tests.helpers.study import DATASET, A, B, Study, cells, guess, run, write
 
 
 @pytest.fixture
@@ -41,3 +41,40 @@ def test_a_prediction_on_another_grid_is_refused_through_the_command(study, caps
     message = capsys.readouterr().err
     assert "case_3.nii.gz" in message and "spacing" in message and "--val" in message
     assert not (study.results / "compare_2d_0").exists()
+
+
+WRITTEN = (
+    "{model}/plans.json",
+    "{model}/dataset.json",
+    "{model}/fold_0/split.json",
+    "{model}/fold_0/validation/summary.json",
+    "{model}/fold_0/checkpoint_final.pth",
+)
+SPOILED = {
+    "empty": b"",
+    "list": b"[]",
+    "object": b"{}",
+    "null": b"null",
+    "binary": bytes(range(256)),
+    "numbers": b'{"configurations": 3, "labels": 4, "metric_per_case": [5], "train": 6, "val": null, "file_ending": 1}',
+    "texts": b'{"configurations": {"2d": "x"}, "labels": {"a": "b"}, "metric_per_case": ["c"], "train": "d", "val": ["e"]}',
+}
+
+
+@pytest.mark.parametrize("content", SPOILED)
+@pytest.mark.parametrize("file", WRITTEN)
+@pytest.mark.parametrize("trainer", [A, B])
+def test_a_spoiled_file_of_a_model_is_named_in_one_sentence(study, capsys, trainer, file, content):
+    for name, error in ((A, 3), (B, 1)):
+        study.add_run(name, error, record_split=True)
+    name = file.format(model=f"{trainer}__nnUNetPlans__2d")
+    (study.results / name).write_bytes(SPOILED[content])
+    assert main(["compare", "-d", "992", "-c", "2d", "-f", "0", "-tr", A, B, "-np", "1"]) == 1
+    said = capsys.readouterr().err
+    assert name in said and "Traceback" not in said and not (study.results / "compare_2d_0").exists()
+
+
+def test_what_debug_json_holds_in_place_of_a_number_is_not_known(study):
+    for name, error in ((A, 3), (B, 1)):
+        (study.add_run(name, error) / "debug.json").write_text('{"num_iterations_per_epoch": [1]}')
+    assert run([A, B]).is_dir()

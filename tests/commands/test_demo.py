@@ -11,10 +11,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import SimpleITK as sitk
+from matplotlib.figure import Figure
 
 from nnunet_ssl.commands import convert, demo, load
 from nnunet_ssl.commands import steps as commands
+from nnunet_ssl.discovery.variants import find_trainer
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.evaluation import predictions_figure
 
@@ -88,15 +93,16 @@ def test_the_public_commands_accept_the_arguments_of_the_demo(tmp_path):
             parsed = _parse(module, parsed.arguments)
             assert (parsed.dataset_id, parsed.labeled, parsed.input) == (101, "4", tmp_path / "phantoms")
         if words[1] == "compare":
-            assert parsed.tr == [
-                "nnUNetTrainer_5epochs_10iters_seed0",
-                "nnUNetTrainerMeanTeacher_5epochs_10iters_seed0",
-            ]
+            assert parsed.tr == [f"{name}_5epochs_10iters_seed0" for name in demo.TRAINERS]
             assert parsed.test
             assert parsed.device == "cpu"
     for trainer in settings.trainers:
         assert typed[f"train_{trainer}"][:6] == ["nnUNetv2_train", "101", "2d_small", "0", "-tr", trainer]
-        assert "imagesTs" in " ".join(typed[f"predict_{trainer}"])
+    for line in demo.NEXT.splitlines()[1:]:
+        name, *words = line.split()
+        if name == "nnunet_ssl":
+            _parse(load(words[0]), words[1:])
+        assert "nnUNetTrainer" not in line or find_trainer(words[words.index("-tr") + 1])
 
 
 def test_all_steps_run_once_in_order_and_the_table_is_printed(stubs, tmp_path, capsys):
@@ -108,14 +114,13 @@ def test_all_steps_run_once_in_order_and_the_table_is_printed(stubs, tmp_path, c
         "plan_and_preprocess",
         "nnUNetv2_train",
         "nnUNetv2_train",
-        "nnUNetv2_predict",
-        "nnUNetv2_predict",
+        "nnUNetv2_train",
         "compare",
     ]
     trained = [call[call.index("-tr") + 1] for call in calls if call[0] == "nnUNetv2_train"]
-    assert trained == ["nnUNetTrainer_1epochs_2iters_seed0", "nnUNetTrainerMeanTeacher_1epochs_2iters_seed0"]
+    assert trained == [f"{name}_1epochs_2iters_seed0" for name in demo.TRAINERS]
     printed = capsys.readouterr().out
-    assert "| the table |" in printed
+    assert "| the table |" in printed and printed.endswith(f"{demo.NEXT}\n")
     assert f"export nnUNet_raw={work / 'nnUNet_raw'}" in printed
     for call in calls:
         assert f"$ {' '.join(call)}" in printed
@@ -129,19 +134,19 @@ def test_all_steps_run_once_in_order_and_the_table_is_printed(stubs, tmp_path, c
 
 def test_a_failing_command_is_named_with_its_log_and_the_demo_continues_there(stubs, tmp_path, monkeypatch):
     work = tmp_path / "work"
-    monkeypatch.setenv("STUB_FAILS", "nnUNetv2_predict")
-    with pytest.raises(UserError, match=r"(?s)exit code 3.*nnUNetv2_predict -i .*logs.*something is wrong") as error:
+    monkeypatch.setenv("STUB_FAILS", "compare")
+    with pytest.raises(UserError, match=r"(?s)exit code 3.*nnunet_ssl compare .*logs.*something is wrong") as error:
         demo.run(_arguments("-o", work))
-    log = next((work / "logs").glob("*_predict_*"))
+    log = next((work / "logs").glob("*_compare.txt"))
     assert str(log) in str(error.value)
     assert "something is wrong with the data" in log.read_text()
-    assert len(_calls(stubs)) == 5
-    (work / "predictions" / "nnUNetTrainer_4epochs_100iters_seed0").mkdir(parents=True)
-    leftover = work / "predictions" / "nnUNetTrainer_4epochs_100iters_seed0" / "half.nii.gz"
+    assert len(_calls(stubs)) == 6
+    (work / "comparison").mkdir(parents=True)
+    leftover = work / "comparison" / "half.md"
     leftover.touch()
     monkeypatch.delenv("STUB_FAILS")
     demo.run(_arguments("-o", work))
-    assert [call[0] for call in _calls(stubs)[5:]] == ["nnUNetv2_predict", "nnUNetv2_predict", "nnunet_ssl"]
+    assert [call[:2] for call in _calls(stubs)[6:]] == [["nnunet_ssl", "compare"]]
     assert not leftover.exists()
 
 
@@ -251,33 +256,42 @@ def test_numbers_out_of_range_are_refused(words, tmp_path):
     assert not (tmp_path / "work").exists()
 
 
-def test_the_figure_shows_truth_and_both_predictions_of_the_first_test_cases(tmp_path, monkeypatch):
-    import numpy as np
-    import SimpleITK as sitk
-
+def test_the_figure_shows_truth_and_all_predictions_of_the_worst_median_and_best_case(tmp_path, monkeypatch):
     settings = demo.Settings(None, "4", "2d", 1, 1, 0)
     raw = tmp_path / "nnUNet_raw" / demo.DATASET
     rng = np.random.default_rng(0)
-    outlined = []
+    outlined, rows, figures = [], [], []
     monkeypatch.setattr(
         predictions_figure, "_outline", lambda axis, mask, color: outlined.append((axis, int(mask.sum()), color))
     )
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda *a, **options: (figures.append(a[0]), save(*a, **options)))
     for k in range(4):
         truth = np.zeros((6, 20, 24), np.uint8)
         truth[k, 4:12, 5 : 12 + k] = 1
         truth[5, 4, 4] = 1
         image = (100 * truth + rng.integers(0, 50, truth.shape)).astype(np.uint8)
         files = {raw / "imagesTs" / f"case{k}_0000.nii.gz": image, raw / "labelsTs" / f"case{k}.nii.gz": truth}
-        for trainer, shift in zip(settings.trainers, (0, 2)):
-            files[tmp_path / "predictions" / trainer / f"case{k}.nii.gz"] = np.roll(truth, shift, axis=2)
+        for number, trainer in enumerate(settings.trainers):
+            predicted = np.roll(truth, (3 - k, 0, 2)[number], axis=2)  # nnU-Net is better from case to case
+            files[demo.model_folder(tmp_path, trainer, settings) / "test_folds_0" / f"case{k}.nii.gz"] = predicted
+            dice = 200 * (predicted & truth).sum() / (predicted.sum() + truth.sum())
+            rows += [[trainer, f"case{k}", "Dice", dice], [trainer, f"case{k}", "95HD", 1.0]]
         for file, array in files.items():
             file.parent.mkdir(parents=True, exist_ok=True)
             sitk.WriteImage(sitk.GetImageFromArray(array), str(file))
+    (tmp_path / "comparison").mkdir()
+    table = pd.DataFrame(rows, columns=["trainer", "case", "metric", "value"])
+    table.to_csv(tmp_path / "comparison" / "compare_cases.csv", index=False)
     demo.draw_figure(tmp_path, settings)
     assert (tmp_path / "demo.png").stat().st_size > 10_000
-    assert len(outlined) == 3 * 5  # truth in three columns, predictions in two
-    titles = [axis.get_title() for axis, _, color in outlined if color == "orange"]
-    assert titles[0] == "nnU-Net: Dice 100.0 %"
-    assert titles[1].startswith("Mean Teacher: Dice 7")
-    # the slice with most of the truth
-    assert [pixels for _, pixels, color in outlined if color == "orange"][::2] == [8 * 7, 8 * 8, 8 * 9]
+    assert len(outlined) == 3 * 7  # truth in four columns, predictions in three
+    (figure,) = figures
+    texts = [axis.get_xlabel() for axis in figure.axes]
+    assert [axis.get_ylabel() for axis in figure.axes[::5]] == [
+        f"{w} case of nnU-Net" for w in ("worst", "median", "best")
+    ]
+    assert texts[12] == "Dice 100.0 %" and texts[3] == "Dice 100.0 %" and texts[4].startswith("Dice 7")
+    assert figure.axes[3].get_title() == "SemiSupervised\nmean Dice 100.0 %"
+    # the slice with most of the truth, of cases 0, 2 and 3
+    assert [pixels for _, pixels, color in outlined if color == "orange"][::3] == [8 * 7, 8 * 9, 8 * 10]

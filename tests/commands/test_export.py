@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from nnunetv2.model_sharing.model_export import export_pretrained_model
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -16,6 +18,7 @@ from nnunet_ssl import cli
 from nnunet_ssl.data.ownership import RECORD
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.evaluation.export import PROVENANCE_FILE, export_model, stock_checkpoint
+from tests.helpers.hostile import spoil_checkpoint
 from tests.helpers.synthetic import LABELS, make_plans
 
 DATASET = "Dataset991_Synthetic"
@@ -36,13 +39,6 @@ for parameters in predictor.list_of_parameters:
     outputs.append(predictor.network.eval()(torch.load(sys.argv[2])).detach())
 torch.save([outputs, predictor.trainer_name, predictor.allowed_mirroring_axes], sys.argv[3])
 """
-
-
-class OfOurs:
-    """Something that only this package's checkpoints hold and that cannot be unpickled without it."""
-
-    def __reduce__(self):
-        return __import__, ("nnunet_ssl",)
 
 
 def network() -> torch.nn.Module:
@@ -82,7 +78,7 @@ def write_fold(model: Path, fold: str, seed: int, name: str = "checkpoint_final.
         },
         "trainer_name": TRAINER,
         "inference_allowed_mirroring_axes": (0, 1),
-        "ssl_state": {"object": OfOurs()},
+        "ssl_state": {"student": net.state_dict()},
     }
     folder = model / f"fold_{fold}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,6 +144,75 @@ def test_stock_nnunet_predicts_the_same_without_this_package(results, tmp_path, 
         assert torch.allclose(output, net(image), rtol=0, atol=1e-6)
 
 
+def write_what_nnunet_keeps(model: Path, folds: list[str]) -> None:
+    """Beside the checkpoints, and of a selection among models."""
+    summary = {
+        "metric_per_case": [{"prediction_file": "/here/p/case_1.nii.gz", "reference_file": "/here/r/case_1.nii.gz"}]
+    }
+    for fold in folds:
+        (model / f"fold_{fold}" / "progress.png").write_bytes(b"png")
+        (model / f"fold_{fold}" / "validation").mkdir()
+        (model / f"fold_{fold}" / "validation" / "summary.json").write_text(json.dumps(summary))
+        (model / f"fold_{fold}" / "validation" / "case_1.nii.gz").touch()
+    selection = model / f"crossval_results_folds_{'_'.join(folds)}"
+    selection.mkdir()
+    (selection / "summary.json").write_text(json.dumps(summary))
+    for name in ("postprocessing.pkl", "postprocessing.json", "case_1.nii.gz"):
+        (selection / name).touch()
+
+
+def test_nnunets_own_zip_can_be_made_of_an_exported_folder(results, tmp_path, monkeypatch):
+    model = write_model(results, folds=("0", "1"))
+    write_what_nnunet_keeps(model, ["0", "1"])
+    shared = tmp_path / "shared"
+    out = shared / DATASET / MODEL
+    assert export("-f", "0", "1", "-o", out) == 0
+    monkeypatch.setenv("nnUNet_results", str(shared))
+    export_pretrained_model(DATASET, str(tmp_path / "model.zip"), ("2d",), TRAINER, folds=("0", "1"))
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        names = {name.removeprefix(f"{DATASET}/{MODEL}/") for name in archive.namelist()}
+    selection = {
+        f"crossval_results_folds_0_1/{name}" for name in ("summary.json", "postprocessing.pkl", "postprocessing.json")
+    }
+    of_fold = {"checkpoint_final.pth", "progress.png", "validation/summary.json"}
+    of_folds = {f"fold_{fold}/{name}" for fold in (0, 1) for name in of_fold}
+    assert names == {"plans.json", "dataset.json", "dataset_fingerprint.json", *selection, *of_folds}
+    (entry,) = json.loads((out / "fold_0" / "validation" / "summary.json").read_text())["metric_per_case"]
+    assert entry == {"prediction_file": "case_1.nii.gz", "reference_file": "case_1.nii.gz"}
+
+
+def test_the_zip_holds_the_exported_folder_where_nnunet_looks_for_it(results, tmp_path, capsys):
+    model = write_model(results)
+    write_what_nnunet_keeps(model, ["0"])
+    assert export("-o", tmp_path / "exported", "--zip", tmp_path / "below" / "model.zip") == 0
+    printed = capsys.readouterr().out
+    assert f"-d {DATASET} -c 2d -tr {TRAINER} -p nnUNetPlans -f 0" in printed and "-m " in printed
+    installed = tmp_path / "elsewhere"
+    with zipfile.ZipFile(tmp_path / "below" / "model.zip") as archive:
+        archive.extractall(installed)
+    assert contents(installed / DATASET / MODEL) == contents(tmp_path / "exported")
+
+    write_fold(model, "0", 9)
+    before = (tmp_path / "below" / "model.zip").read_bytes()
+    assert export("--zip", tmp_path / "below" / "model.zip") == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert (tmp_path / "below" / "model.zip").read_bytes() == before
+    assert export("--zip", tmp_path / "below" / "model.zip", "--overwrite") == 0
+    assert (tmp_path / "below" / "model.zip").read_bytes() != before
+    assert sorted(f.name for f in (tmp_path / "below").iterdir()) == ["model.zip"]
+    (tmp_path / "notes.txt").write_text("mine")
+    assert export("--zip", tmp_path / "notes.txt", "--overwrite") == 1
+    assert "did not write it" in capsys.readouterr().err and (tmp_path / "notes.txt").read_text() == "mine"
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("photo.txt", "mine")
+    assert export("--zip", tmp_path / "photos.zip", "--overwrite") == 1
+    assert "did not write it" in capsys.readouterr().err
+    with zipfile.ZipFile(tmp_path / "photos.zip") as archive:
+        assert archive.namelist() == ["photo.txt"]
+    assert export() == 1
+    assert "-o" in capsys.readouterr().err
+
+
 def test_the_checkpoint_keeps_what_stock_nnunet_reads(results):
     model = write_model(results)
     loaded = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)
@@ -194,6 +259,28 @@ def test_a_network_of_this_package_is_refused(results, tmp_path):
     with pytest.raises(UserError, match=r"nnunet_ssl\.networks\.vnet\.VNet.*cannot build it"):
         export_model(model, tmp_path / "exported", "2d")
     assert not (tmp_path / "exported").exists()
+
+
+def test_what_would_execute_code_is_not_read_without_trust(results, tmp_path, capsys):
+    model = write_model(results)
+    spoil_checkpoint(model / "fold_0" / "checkpoint_final.pth", tmp_path / "executed")
+    assert export("-o", tmp_path / "below" / "exported") == 1
+    said = capsys.readouterr().err
+    assert "checkpoint_final.pth names os.makedirs" in said and "--trust" in said
+    assert not (tmp_path / "executed").exists() and not (tmp_path / "below").exists()
+    assert export("-o", tmp_path / "below" / "exported", "--trust") == 0
+    assert (tmp_path / "executed").is_dir()
+
+
+def test_a_checkpoint_without_optimizer_is_exported(results, tmp_path):
+    model = write_model(results)
+    file = model / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(file, weights_only=False)
+    del content["optimizer_state"], content["logging"]
+    torch.save(content, file)
+    assert export("-o", tmp_path / "exported") == 0
+    exported = torch.load(tmp_path / "exported" / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    assert exported.keys() == content.keys() - {"ssl_state"}
 
 
 def test_weights_of_another_network_than_the_plans_name_are_refused_and_nothing_is_left(results, tmp_path):

@@ -307,6 +307,20 @@ def test_plans_edited_by_hand_are_kept(own):
     assert _Folders(own).configuration.batch_size == 17
 
 
+def test_plans_of_another_data_set_are_kept(own, capsys):
+    folders = _Folders(own)
+    folders.edit_plans(batch_size=17)  # those that nnUNetv2_move_plans_between_datasets has put into an empty folder
+    for file in folders.base.iterdir():
+        if file.name != "nnUNetPlans.json":
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+    assert plan_and_preprocess() == 0
+    assert "moved from another data set" in capsys.readouterr().out
+    assert _Folders(own).configuration.batch_size == 17
+    assert (folders.base / "dataset_fingerprint.json").is_file() and len(times(folders.unlabeled)) > 1
+    assert plan_and_preprocess() == 0
+    assert _Folders(own).configuration.batch_size == 17
+
+
 # ------------------------------------------------------------------------------------------------ other plans
 
 
@@ -472,6 +486,30 @@ def test_faults_of_the_raw_folder_are_named(own, capsys, spoil, words):
     assert all(word in said for word in words)
 
 
+def test_a_label_of_another_shape_is_named_before_nnunet_reads_it(own, capsys):
+    write_image(phantom(0)[1][:-2], own / "nnUNet_raw" / NAME / "labelsTr" / "lab_0.nii.gz")
+    assert plan_and_preprocess("--no_pp") == 1
+    said = capsys.readouterr().err
+    assert "case lab_0" in said and "has the shape 20 x 24 x 14, the other has 20 x 24 x 16" in said
+
+
+def test_a_setting_with_which_nnunet_cannot_plan_is_named(own, capsys, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    assert plan_and_preprocess("--no_pp") == 0  # the plans are there
+    write_image(phantom(0)[1] * 0, own / "nnUNet_raw" / NAME / "labelsTr" / "lab_0.nii.gz")
+    assert plan_and_preprocess("--no_pp") == 1
+    assert "nnUNet_n_proc_DA is 0" in capsys.readouterr().err
+
+
+def test_what_nnunets_own_check_refuses_is_one_sentence(own, capfd):
+    image = own / "nnUNet_raw" / NAME / "labelsTr" / "lab_0.nii.gz"
+    write_image(phantom(0)[1] * 255, image)
+    assert plan_and_preprocess("--no_pp", "--verify_dataset_integrity") == 1
+    said = capfd.readouterr()
+    assert "nnU-Net stopped in nnunetv2.experiment_planning.verify_dataset_integrity" in said.err
+    assert "unexpected labels" in said.err and str(image) in said.out and "Traceback" not in said.err
+
+
 def test_unknown_plans_configurations_and_planners_list_what_is_allowed(own, capsys):
     assert preprocess_unlabeled("-p", "otherPlans") == 1
     assert "Plans found: nnUNetPlans." in capsys.readouterr().err
@@ -479,6 +517,8 @@ def test_unknown_plans_configurations_and_planners_list_what_is_allowed(own, cap
     assert "3d_fullres" in capsys.readouterr().err
     assert plan_and_preprocess("-pl", "MyPlanner") == 1
     assert "nnUNetPlannerResEncM" in capsys.readouterr().err
+    assert plan_and_preprocess("-preprocessor_name", "MyPreprocessor") == 1
+    assert "no preprocessor 'MyPreprocessor'" in capsys.readouterr().err
     assert main(["preprocess_unlabeled", "-d", "777"]) == 1
     assert "777" in capsys.readouterr().err
 

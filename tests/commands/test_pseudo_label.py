@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from nnunet_ssl.predictions.selection import changed_share, class_confidence, fo
 from nnunet_ssl.preprocessing import round_cases
 from nnunet_ssl.preprocessing.foreign_labels import CodeMap
 from nnunet_ssl.preprocessing.rounds import Round
+from tests.helpers.hostile import MakesFolder, spoil_checkpoint
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.raw_data import read_array
 from tests.helpers.synthetic import make_dataset
@@ -392,6 +394,29 @@ def test_a_model_of_other_labels_is_refused(own, capsys):
     file.write_text(json.dumps(content))
     assert pseudo_label() == 1
     assert "'labels'" in capsys.readouterr().err
+
+
+def test_a_model_that_would_execute_code_is_not_loaded_without_trust(own, tmp_path, capsys):
+    fold = own / "nnUNet_results" / DATASET / "nnUNetTrainer__nnUNetPlans__2d" / "fold_0"
+    spoil_checkpoint(fold / "checkpoint_final.pth", tmp_path / "executed")
+    assert pseudo_label() == 1
+    said = capsys.readouterr().err
+    assert "checkpoint_final.pth names os.makedirs" in said and "--trust" in said
+    assert not (tmp_path / "executed").exists() and not folder_of(own).exists()
+    assert pseudo_label("--trust") == 0
+    assert (tmp_path / "executed").is_dir() and sorted(table(own)) == CASES
+
+
+def test_a_preprocessed_case_that_would_execute_code_is_not_read_without_trust(own, tmp_path, capsys):
+    file = own / "nnUNet_preprocessed" / DATASET / "nnUNetPlans_2d" / "case_00.pkl"
+    properties = pickle.loads(file.read_bytes())
+    file.write_bytes(pickle.dumps({**properties, "more": MakesFolder(tmp_path / "executed")}))
+    assert pseudo_label() == 1
+    said = capsys.readouterr().err
+    assert "case_00.pkl names os.makedirs" in said and "--trust" in said
+    assert not (tmp_path / "executed").exists() and not folder_of(own).exists()
+    assert pseudo_label("--trust") == 0
+    assert (tmp_path / "executed").is_dir()
 
 
 def test_a_full_disk_is_named_and_what_is_finished_is_kept(own, capsys, monkeypatch):

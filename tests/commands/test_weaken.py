@@ -15,6 +15,7 @@ from nnunet_ssl.cli import main
 from nnunet_ssl.data.ownership import RECORD
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList
+from nnunet_ssl.weak import contact_sheet
 from nnunet_ssl.weak.boxes import filled_boxes
 from tests.helpers.raw_data import read_array as read
 from tests.helpers.raw_data import use_folders, write_split
@@ -201,6 +202,21 @@ def test_the_contact_sheet_shows_the_weak_labels(raw):
         assert drawn.sum() > 500
 
 
+def test_the_contact_sheet_of_partial_labels_says_what_is_not_annotated(raw, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(contact_sheet, "write_contact_sheet", lambda *arguments: drawn.append(arguments))
+    assert weaken(kind="partial") == 0
+    ((_, rows, _, names, before, after),) = drawn
+    assert names == {1: "liver", 2: "tumor", 3: contact_sheet.NOT_ANNOTATED}
+    assert before.hidden == after.hidden == 0
+    sources = json.loads((made(raw, "partial") / "dataset.json").read_text())["partial_labels"]["sources"]
+    remarks = {tile.title.split(",")[0]: tile.remark for tiles in rows for tile in tiles}
+    assert remarks == {case: f"({name} annotated)" for name, source in sources.items() for case in source["cases"]}
+    for tile in (tile for tiles in rows for tile in tiles):
+        kept = LABELS[tile.remark[1:].split()[0]]
+        assert np.array_equal(tile.after, np.where((tile.before == 0) | (tile.before == kept), tile.before, 3))
+
+
 def test_boxes_are_kept_beside_the_label_map(raw):
     assert weaken("--rule", "2d", kind="boxes") == 0
     target = made(raw, "boxes")
@@ -243,7 +259,7 @@ def test_dense_labels_are_kept_for_validation_beside_partial_ones(raw, monkeypat
             label_manager=SimpleNamespace(has_ignore_label=False),
             dataset_json=content,
             preprocessed_dataset_folder_base=raw,
-            plans_manager=None,
+            plans_manager=SimpleNamespace(dataset_name="Dataset127_Organ_partial", plans_name="nnUNetPlans"),
             configuration_manager=None,
             cases=SimpleNamespace(validation=["p3_a"]),
             print_to_log_file=print,

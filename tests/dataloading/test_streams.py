@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_ssl.dataloading.views import StackedViews, without_intensity
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 from tests.helpers.training import make_trainer, started
 
@@ -87,3 +88,94 @@ def test_labeled_extras_come_from_the_target_at_full_resolution(datasets, tmp_pa
     assert torch.equal(extras["voxels"], (target > 0).flatten(1).sum(1))
     assert extras["shape"].tolist() == list(target.shape)
     assert "extra/voxels" not in next(trainer.dataloader_val)
+
+
+class _WithViews(nnUNetTrainerSSL):
+    """Two views of labeled patches, and patches of other unlabeled images in two views."""
+
+    def unlabeled_views(self, intensity):
+        self.asked = [*getattr(self, "asked", []), len(intensity)]
+        return {"strong": intensity, "weak": []}
+
+    def labeled_views(self, intensity):
+        return {"weak": without_intensity(intensity), "strong": intensity}
+
+    def further_unlabeled(self, intensity):
+        return {"partner": {"strong": intensity, "weak": []}}
+
+    def terms(self, batch):
+        self.seen = batch
+        return self.labeled_terms(batch)
+
+    def weights(self):
+        return {"unused": 1.0}
+
+
+@pytest.mark.parametrize("options", [{}, {"channels": 2, "mask_norm": True}], ids=str)
+def test_views_of_labeled_patches_and_patches_of_other_images(options, datasets, tmp_path):
+    trainer = started(make_trainer(_WithViews, *datasets(**options), results=tmp_path))
+    assert trainer.asked == [len(nnunets_intensity(trainer))]  # once, and with nnU-Net's transforms
+    batch = next(trainer.dataloader_train)
+    trainer.train_step(batch)
+    seen, channels = trainer.seen, options.get("channels", 1)
+    weak, strong = seen.labeled_views["weak"], seen.labeled_views["strong"]
+    assert seen.labeled is weak and weak.shape == strong.shape == (2, channels, 24, 24)
+    assert seen.unlabeled is seen.views["strong"]
+    partner = seen.further["partner"]
+    assert partner.images is partner.views["strong"] and partner.images.shape == seen.unlabeled.shape
+    assert partner.inside.shape == seen.inside.shape and len(partner.keys) == 2
+    assert not torch.equal(partner.views["weak"], seen.views["weak"])
+    # the target goes with both views: their geometry is one
+    for first, second in ((weak, strong), (partner.views["weak"], partner.views["strong"])):
+        pairs = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(first, second)]
+        assert min(pairs) > 0.6 and not torch.equal(first, second)
+    assert next(trainer.dataloader_val)["data"].shape[1] == channels
+    trainer.set_unlabeled_cases([])
+    batch = next(trainer.dataloader_train)
+    assert not any(key.startswith(("unlabeled", "further")) for key in batch)
+
+
+def nnunets_intensity(trainer):
+    (stacked,) = (
+        t for t in trainer.dataloader_train.data_loader.labeled.transforms.transforms if isinstance(t, StackedViews)
+    )
+    return stacked.views["strong"].transforms
+
+
+def test_a_labeled_patch_and_its_target_fit_in_every_view(datasets, tmp_path):
+    """Where the image is the label, so is every view."""
+    trainer = started(make_trainer(_WithViews, *datasets(), results=tmp_path))
+    loader = trainer.dataloader_train.data_loader.labeled
+    image = torch.zeros(1, *loader.patch_size[1:])
+    image[:, 10:20, 12:30] = 10
+    np.random.seed(0), torch.manual_seed(0)
+    out = loader.transforms(image=image, segmentation=image.clone().to(torch.int16) // 10)
+    target = out["segmentation"][0] if isinstance(out["segmentation"], list) else out["segmentation"]
+    weak = out["image"][:1]
+    assert target.any() and ((weak > 5) == (target > 0)).float().mean() > 0.95
+
+
+class _DecodesTwice(nnUNetTrainerSSL):
+    def build_method(self):
+        self.register_second_decoding(lambda features: [f * 0 for f in features])
+
+    def unlabeled_terms(self, logits, batch):
+        self.seen = logits, batch
+        return {"same": (batch.perturbed[0] - logits[0]).square().mean()}
+
+    def weights(self):
+        return {"same": 1.0}
+
+
+@pytest.mark.parametrize("options", [{}, {"residual": True}], ids=str)
+def test_unlabeled_patches_are_decoded_twice_in_the_default_terms(options, datasets, tmp_path):
+    trainer = started(make_trainer(_DecodesTwice, *datasets(**options), results=tmp_path, unlabeled_batch_size=3))
+    passes = []
+    trainer.network.encoder.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
+    batch = next(trainer.dataloader_train)
+    values = trainer.train_step(batch)
+    logits, seen = trainer.seen
+    assert passes == [5] and values["same"] > 0
+    assert [z.shape for z in seen.perturbed] == [z.shape for z in logits] and len(logits[0]) == 3
+    assert torch.equal(seen.perturbed[0][0], seen.perturbed[0][1])  # nothing of the image is left in them
+    assert len(seen.labeled_logits["student"][0]) == 2

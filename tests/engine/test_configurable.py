@@ -317,11 +317,21 @@ def test_ending_workers_hides_the_lost_connection_of_their_reader_and_nothing_el
     assert threading.excepthook is hook
 
 
-def test_without_a_seed_workers_stay_unseeded(build):
+@pytest.mark.parametrize("seed", [3, None])
+def test_new_workers_always_get_fresh_seeds(build, seed):
+    """Also a second time in one epoch, and without a seed: a forked worker has the torch generator of this process."""
+    trainer, used = build(seeded(seed)), []
     augmenter = NonDetMultiThreadedAugmenter(Counting("old"), None, 2)
-    build(seeded(None)).restart_workers(augmenter, Counting("new"))
-    assert augmenter.seeds == [None, None]
-    assert augmenter.generator.name == "new"
+    try:
+        for _ in range(4):
+            trainer.restart_workers(augmenter, Counting("new"))
+            assert next(augmenter)["name"] == "new"
+            used += augmenter.seeds
+    finally:
+        augmenter._finish()
+    assert None not in used and len(set(used)) == 8
+    if seed is not None:  # the first ones are those of the run, so that equal runs are equal
+        assert used[:2] == build(seeded(seed)).derived_seeds("train", 2)
 
 
 def test_without_worker_processes_the_generator_is_replaced_in_place(build):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_ssl.engine.ema import decay_of_run, ema_decay_at, ema_update, ema_update_tensors
+from nnunet_ssl.engine.ema import PairedTensors, decay_of_run, ema_decay_at, ema_update, ema_update_tensors
 
 
 def network(seed: int) -> nn.Sequential:
@@ -124,3 +124,18 @@ def test_the_horizon_is_a_share_of_the_run_within_bounds():
     assert decay_of_run(10_000, 100) == pytest.approx(1 - 1 / 100)
     assert decay_of_run(100, 100) == pytest.approx(1 - 1 / 20)
     assert decay_of_run(10**9, 100) == pytest.approx(1 - 1 / 1000)
+
+
+def test_pairs_that_are_kept_follow_tensors_that_are_replaced_and_give_the_same():
+    teacher, student = network(0), network(1)
+    other, pairs = copy.deepcopy(teacher), PairedTensors(teacher, student)
+    for step in range(3):
+        with torch.no_grad():
+            student[0].weight += 1
+            student[1].running_mean = torch.full((3,), float(step))  # assigned, not written into
+            student[2].bias = nn.Parameter(torch.randn(2))
+        ema_update(teacher, student, 0.75, pairs)
+        ema_update(other, student, 0.75)
+        assert all(torch.equal(a, b) for a, b in zip(teacher.state_dict().values(), other.state_dict().values()))
+    assert teacher[1].running_mean.tolist() == [2.0] * 3
+    assert pairs.are_of(teacher, student) and not pairs.are_of(other, student)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+import nnunet_ssl.engine.members
+from nnunet_ssl.discovery.variants import trainer_classes
 from tests.helpers.trainers import needs
 from tests.helpers.training import largest_difference, make_trainer, started, weights_of
 
@@ -149,3 +151,35 @@ def test_a_teacher_may_be_the_average_of_a_head(datasets, tmp_path):
     trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
     members = torch.load(tmp_path / "checkpoint.pth", weights_only=False)["ssl_state"]["members"]
     assert largest_difference(members["head_teacher"], weights_of(teacher.module)) == 0
+
+
+def test_two_teachers_are_updated_in_turn_and_a_skipped_update_does_not_count(datasets, tmp_path):
+    class Alternating(trainer_classes()[MEAN_TEACHER]):
+        def build_method(self):
+            super().build_method()
+            self.other = self.register_teacher(0.99, "other")
+
+        def unlabeled_terms(self, logits, batch):
+            self.teacher.updating = self.iteration % 2 == 0
+            self.other.updating = not self.teacher.updating
+            return super().unlabeled_terms(logits, batch)
+
+    trainer = started(make_trainer(Alternating, *datasets(), results=tmp_path, consistency_weight=1.0))
+    for step in range(4):
+        before = [weights_of(t.module) for t in (trainer.teacher, trainer.other)]
+        trainer.train_step(next(trainer.dataloader_train))
+        moved = [largest_difference(b, weights_of(t.module)) for b, t in zip(before, (trainer.teacher, trainer.other))]
+        assert [m > 0 for m in moved] == [step % 2 == 0, step % 2 == 1]
+    assert trainer.teacher.updates == trainer.other.updates == 2
+
+
+def test_the_tensors_of_a_teacher_are_looked_for_once(datasets, tmp_path, monkeypatch):
+    trainer = start(*datasets(), tmp_path)
+    looked = []
+    original = nnunet_ssl.engine.members.PairedTensors
+    monkeypatch.setattr(
+        nnunet_ssl.engine.members, "PairedTensors", lambda *modules: looked.append(modules) or original(*modules)
+    )
+    for _ in range(3):
+        trainer.train_step(next(trainer.dataloader_train))
+    assert looked == [(trainer.teacher.module, trainer.network)]

@@ -66,6 +66,20 @@ def test_out_of_gpu_memory_names_the_unlabeled_batch_size(datasets, tmp_path):
         trainer.train_step(next(trainer.dataloader_train))
 
 
+def test_waiting_for_patches_is_said_once_with_the_remedy(datasets, tmp_path, monkeypatch):
+    out, dataset = datasets()
+    trainer = start(out, dataset, tmp_path)
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    for epoch, waited in enumerate((0.0, 1e6, 1e6)):
+        trainer.current_epoch = epoch
+        outputs = [trainer.train_step(copy_batch(next(trainer.dataloader_train)))]
+        trainer._waited = waited
+        trainer.on_train_epoch_end(outputs)
+    (log,) = (tmp_path / "results").rglob("training_log*.txt")
+    (line,) = [line for line in log.read_text().splitlines() if "Steps wait for patches" in line]
+    assert "nnUNet_n_proc_DA sets the number of worker processes, now 1:" in line
+
+
 def test_weights_must_name_the_same_terms_in_every_step(datasets, tmp_path):
     out, dataset = datasets()
     trainer = start(out, dataset, tmp_path)
@@ -116,3 +130,102 @@ def test_the_gradient_scaler_steps_every_optimizer(datasets, tmp_path):
         results.append([weights_of(trainer.network), weights_of(trainer.second.module)])
     for plain, scaled in zip(*results, strict=True):
         assert largest_difference(plain, scaled) < 1e-6
+
+
+CPS = "nnUNetTrainerCPS"
+
+
+def cps(datasets, tmp_path, **attributes):
+    attributes = {"consistency_weight": 3.0, "rampup_fraction": 0.0} | attributes
+    return started(make_trainer(CPS, *datasets(), results=tmp_path, **attributes))
+
+
+def peak_memory(trainer, batch) -> int:
+    """Bytes of tensors that a step holds at most beside what was there before."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        trainer.train_step(batch)
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return int(np.cumsum(changes).max())
+
+
+def test_networks_in_turn_hold_one_graph_and_train_as_both_at_once(datasets, tmp_path):
+    peaks, results = [], []
+    for in_turn in (False, True):
+        trainer = cps(datasets, tmp_path, one_graph_at_a_time=in_turn)
+        batches = [next(trainer.dataloader_train) for _ in range(3)]
+        values = trainer.train_step(copy_batch(batches[0]))
+        peaks.append(peak_memory(trainer, copy_batch(batches[1])))
+        trainer.train_step(copy_batch(batches[2]))
+        numbers = {name: float(value) for name, value in values.items()}
+        results.append((numbers, weights_of(trainer.network), weights_of(trainer.second.module)))
+    (values, *networks), (other_values, *others) = results
+    assert values == pytest.approx(other_values, rel=1e-5)
+    assert all(largest_difference(a, b) < 1e-6 for a, b in zip(networks, others, strict=True))
+    assert peaks[1] < 0.75 * peaks[0]
+
+
+def test_a_group_goes_backward_before_the_next_group_is_made(datasets, tmp_path):
+    trainer = cps(datasets, tmp_path)
+    gradients = []
+
+    def groups(batch):
+        yield {"labeled": trainer.supervised_loss(trainer.student(batch.labeled), batch.target, batch)}
+        gradients.extend(any(p.grad is not None for p in m.parameters()) for m in (trainer.student, trainer.second))
+        yield {"cps_second": trainer.second(batch.unlabeled)[0].square().mean()}
+
+    trainer.term_groups = groups
+    values = trainer.train_step(next(trainer.dataloader_train))
+    assert gradients == [True, False]  # the first group went backward before the second one was asked for
+    assert any(p.grad is not None for p in trainer.second.parameters())
+    assert values["loss"] == pytest.approx(values["labeled"] + 3.0 * values["cps_second"], rel=1e-5)
+
+
+def test_a_term_of_two_groups_and_a_group_of_unknown_terms_are_errors(datasets, tmp_path):
+    trainer = cps(datasets, tmp_path)
+    batch = next(trainer.dataloader_train)
+    trainer.term_groups = lambda b: iter([trainer.labeled_terms(b.without_unlabeled()) for _ in range(2)])
+    with pytest.raises(ValueError, match=r"term_groups: term\(s\) \['labeled', 'labeled_second'\] are in two groups"):
+        trainer.train_step(copy_batch(batch))
+    trainer.term_groups = lambda b: iter([{"cps_third": torch.zeros((), requires_grad=True)}])
+    with pytest.raises(ValueError, match=r"no weight for term\(s\) \['cps_third'\]"):
+        trainer.train_step(copy_batch(batch))
+
+
+def test_gradient_shares_of_groups_are_those_of_one_group(datasets, tmp_path):
+    found = []
+    for grouped in (True, False):
+        trainer = cps(datasets, tmp_path, num_iterations_per_epoch=1)
+        if not grouped:
+            original = trainer.term_groups
+
+            def joined(batch, original=original):
+                terms = {}
+                for group in original(batch):
+                    terms |= group
+                yield terms
+
+            trainer.term_groups = joined
+        trainer.train_step(next(trainer.dataloader_train))
+        found.append(trainer.gradient_shares)
+    assert list(found[0]) == ["gradient_share/cps_first", "gradient_share/cps_second"]
+    assert found[0] == pytest.approx(found[1], rel=1e-4) and all(share > 0 for share in found[0].values())
+
+
+def test_a_value_that_is_no_loss_is_logged_and_reaches_no_gradient(datasets, tmp_path):
+    results = []
+    for value in (0.25, float("nan")):
+        trainer = start(*datasets(), tmp_path)
+        terms, weights = trainer.unlabeled_terms, trainer.weights
+        trainer.unlabeled_terms = lambda logits, batch, t=terms, v=value: (
+            t(logits, batch) | {"sure": logits[0].mean() * 0 + v}
+        )
+        trainer.weights = lambda w=weights: w() | {"sure": 0.0}
+        trainer.iteration = trainer.total_steps // 2
+        torch.manual_seed(3)
+        values = trainer.train_step(next(trainer.dataloader_train))
+        trainer.on_train_epoch_end([values])
+        assert np.array_equal(trainer.curves.values["term/sure"], [value], equal_nan=True)
+        assert trainer.nonfinite.skipped == 0
+        results.append(weights_of(trainer.network))
+    assert largest_difference(*results) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_ssl.evaluation import runs as results_of
 from nnunet_ssl.evaluation import test_predictions
 from nnunet_ssl.evaluation.test_predictions import PredictionSettings, find_test_cases, predict_test
+from tests.helpers.hostile import spoil_checkpoint
 from tests.helpers.study import DATASET, SHAPE, A, Study, cells, refused, run, truth, write
 
 
@@ -164,13 +166,26 @@ def test_a_cascade_gets_the_predictions_of_its_first_stage(study, predictions, m
         folder.mkdir(parents=True)
         (folder.parent / "dataset.json").write_text(json.dumps(study.dataset))
         (folder.parent / "plans.json").write_text(json.dumps(study.plans))
-        (folder / "checkpoint_final.pth").write_bytes(b"weights")
+        checkpoint = {"network_weights": {}, "trainer_name": A, "init_args": {"configuration": configuration}}
+        torch.save(checkpoint, folder / "checkpoint_final.pth")
     experiment = results_of.Experiment(DATASET, "3d_cascade_fullres")
     cases = find_test_cases(experiment, ".nii.gz")
     predict_test(experiment, A, (0,), cases, SETTINGS)
     first_stage = study.folder(A, configuration="3d_lowres").parent / "test_folds_0"
     assert [call["previous"] for call in predictions] == [None, str(first_stage)]
     assert first_stage.is_dir()
+
+
+def test_a_checkpoint_that_would_execute_code_is_not_read_without_trust(study, tmp_path, predictions):
+    study.add_test_cases()
+    study.add_run(A, error=1)
+    folder = train_nothing(study, nnUNetTrainer, 0, seed=0)
+    spoil_checkpoint(folder / "checkpoint_final.pth", tmp_path / "executed")
+    for test in (False, True):
+        refused(r"checkpoint_final.pth names os.makedirs.*--trust", trainers=[A], test=test, settings=SETTINGS)
+    assert not (tmp_path / "executed").exists() and not predictions
+    run([A], test=True, settings=replace(SETTINGS, trust=True))
+    assert (tmp_path / "executed").is_dir() and predictions
 
 
 def test_images_without_a_reference_are_left_out_and_counted(study, predictions):
@@ -192,13 +207,35 @@ def test_test_runs_whose_splits_differ_are_refused_before_anything_is_predicted(
     assert not predictions
 
 
+def rename(file: Path, name: str) -> None:
+    file.rename(file.with_name(name))
+
+
+def change_ending(file: Path) -> None:
+    """Of the raw data set: its training images, too, so that it is sound."""
+    file.write_text(file.read_text().replace(".nii.gz", ".mha"))
+    for image in [*file.parent.glob("imagesTr/*"), *file.parent.glob("labelsTr/*")]:
+        sitk.WriteImage(sitk.ReadImage(str(image)), str(image).replace(".nii.gz", ".mha"))
+        image.unlink()
+    shutil.rmtree(file.parent / "imagesTs")
+
+
 @pytest.mark.parametrize(
     ("damage", "match"),
     [
         (lambda study: shutil.rmtree(study.raw / "labelsTs"), "labelsTs holds no label file"),
         (lambda study: (study.raw / "imagesTs" / "test_1_0000.nii.gz").unlink(), "no image CASE_0000.nii.gz .* test_1"),
+        (
+            lambda study: rename(study.raw / "imagesTs" / "test_1_0000.nii.gz", "test_1_0001.nii.gz"),
+            "test_1_0000.* does not ex",
+        ),
+        (
+            lambda study: rename(study.raw / "imagesTs" / "test_1_0000.nii.gz", "test_1.nii.gz"),
+            "must be named CASE_XXXX",
+        ),
+        (lambda study: change_ending(study.raw / "dataset.json"), "file_ending' is .mha, .* trained with .nii.gz"),
         (lambda study: (study.folder(A) / "checkpoint_final.pth").unlink(), "-tr nnUNetTrainer --c.*-chk"),
-        (lambda study: (study.folder(A) / "checkpoint_final.pth").write_bytes(b"broken"), "cannot be read"),
+        (lambda study: (study.folder(A) / "checkpoint_final.pth").write_bytes(b"broken"), "it is damaged"),
         (lambda study: (study.folder(A).parent / "test_folds_0").mkdir(), "was not written by this command"),
     ],
 )
@@ -208,6 +245,14 @@ def test_what_is_missing_for_test_predictions_is_named(study, predictions, damag
     damage(study)
     refused(match, trainers=[A], test=True, settings=SETTINGS)
     assert not predictions
+
+
+def test_hidden_files_are_no_test_cases(study):
+    study.add_test_cases(1)
+    for folder in ("imagesTs", "labelsTs"):
+        (study.raw / folder / "._test_0.nii.gz").write_bytes(b"macOS")
+    cases = find_test_cases(results_of.Experiment(DATASET, "2d"), ".nii.gz")
+    assert list(cases.references) == list(cases.images) == ["test_0"] and cases.left_out == 0
 
 
 def test_a_missing_gpu_is_named(study, predictions, monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +96,17 @@ def _with(key: str, value: object) -> Spoil:
     return _dataset_json(lambda content: content.__setitem__(key, value))
 
 
+def _with_text(key: str, text: str) -> Spoil:
+    """As UTF-8, which `json` would write with escapes."""
+
+    def spoil(folder: Path) -> None:
+        file = folder / "dataset.json"
+        held = json.loads(file.read_text()) | {key: text}
+        file.write_text(json.dumps(held, ensure_ascii=False), encoding="utf-8")
+
+    return spoil
+
+
 def _labels(**labels: object) -> Spoil:
     return _with("labels", labels)
 
@@ -143,6 +156,8 @@ LABELS = [
         "no image",
     ),
     ("hidden label", lambda f: (f / "labelsTr/._a.nii.gz").write_bytes(b"x"), "hidden"),
+    ("label with channel", lambda f: (f / LABEL).rename(f / "labelsTr/a_0000.nii.gz"), "label"),
+    ("label HU", nifti(LABEL, lambda a: a.astype(np.int16) - 1024), "no labels"),
 ]
 GRIDS = [
     ("label unknown code", voxels(LABEL, lambda a: a * 3), "3"),
@@ -164,8 +179,20 @@ CASES = [
         lambda f: write_image(np.ones((16, 24, 20), np.float32), f / "imagesUn/A_0000.nii.gz"),
         "upper and lower case",
     ),
+    ("test label dangling", replaced("labelsTs/t.nii.gz", lambda p: p.symlink_to("/nowhere/x")), "is a link to"),
+    ("test label a pipe", replaced("labelsTs/t.nii.gz", os.mkfifo), "no regular file"),
     ("hidden image", lambda f: (f / "imagesTr/._a_0000.nii.gz").write_bytes(b"x"), "hidden"),
 ]
+# with which planning, which takes seconds, is not tried
+PLANNED_OFTEN = (
+    "other keys",
+    "other scripts",
+    "constant image",
+    "int64",
+    "other file",
+    "hidden test label",
+    "no test labels",
+)
 RIGHT: list[tuple[str, Spoil]] = [
     (
         "labels as text",
@@ -174,7 +201,11 @@ RIGHT: list[tuple[str, Spoil]] = [
     ("labels in lists", _dataset_json(lambda c: {**c, "labels": {**c["labels"], "ball": [1]}})),
     ("hidden unlabeled", lambda f: (f / "imagesUn/._u_0000.nii.gz").write_bytes(b"x")),
     ("odd ids", lambda f: (f / UNLABELED).rename(f / "imagesUn/Fall [2] ü.1_0000.nii.gz")),
+    ("hidden test label", lambda f: (f / "labelsTs/._t.nii.gz").write_bytes(b"x")),
+    ("no test labels", lambda f: shutil.rmtree(f / "labelsTs")),
     ("other keys", _with("comment", {"x": [1]})),
+    ("ids of four digits", lambda f: (f / UNLABELED).rename(f / "imagesUn/0000_0000.nii.gz")),
+    ("other scripts", _with_text("description", "肝臓 Größe")),
     ("constant image", voxels(UNLABELED, lambda a: a * 0 + 7)),
     ("int64", nifti(UNLABELED, lambda a: a.astype(np.int64))),
     ("big-endian", nifti(UNLABELED, lambda a: a.astype(">f4"))),
@@ -224,16 +255,17 @@ def _table() -> list[Spoiled]:
         "a pipe",
         "a folder",
         "upper case",
+        "other ending",
         "without channel",
+        "without underscore",
         "second channel",
     )
     for row in images(IMAGE):
         if row[0] == f"{IMAGE} sheared":  # the first one: nnU-Net itself chooses another reader
-            reading = ("check", "preprocess", "pseudo_label", "split")
+            reading = ("check", *PREPROCESS, "split")
             rows.append(Spoiled(*row[:2], "", refused=(), right=reading))
-            rows.append(
-                Spoiled(*row[:2], "must lie on each other", refused=("plan", "expand", "weaken"))
-            )  # its label map does not
+            # its label map does not
+            rows.append(Spoiled(*row[:2], "must lie on each other", refused=("expand", "weaken")))
             rows.append(Spoiled(*row[:2], "would read all with one", refused=("merge",)))
             continue
         reading = ("check", *PREPROCESS, "merge", "split")
@@ -245,13 +277,16 @@ def _table() -> list[Spoiled]:
         rows.append(
             Spoiled(*row, refused=ALL if row[0].endswith(listing) else ("check", *PREPROCESS, "merge", "split"))
         )
-    listed = ("label missing", "label dangling", "label without image", "hidden label")
+    listed = ("label with channel", "label missing", "label dangling", "label without image", "hidden label")
     rows += [Spoiled(*row, refused=ALL if row[0] in listed else (*READS_LABELS, "plan")) for row in LABELS]
-    rows += [Spoiled(*row, refused=(*MAKE_LABELS, "plan")) for row in GRIDS]
+    for row in GRIDS:  # nnU-Net takes labels that lie elsewhere, so that `check` and planning only warn of them
+        unusable = row[0].endswith(("unknown code", "other shape"))
+        by_check = ((*READS_LABELS, "plan"), ()) if unusable else (MAKE_LABELS, ("check", "plan"))
+        rows.append(Spoiled(*row, *by_check))
     for name, spoil in RIGHT:
         # label maps made elsewhere have the old ids; planning takes seconds
-        left_out = {"pseudo_label"} if name == "odd ids" else set()
-        left_out |= {"plan"} if name in ("other keys", "constant image", "int64", "other file") else set()
+        left_out = {"pseudo_label"} if name in ("odd ids", "ids of four digits") else set()
+        left_out |= {"plan"} if name in PLANNED_OFTEN else set()
         right = tuple(command for command in ALL if command not in left_out)
         rows.append(Spoiled(name, spoil, "", (), right))
     rows.append(

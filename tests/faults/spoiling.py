@@ -205,6 +205,12 @@ def images(name: str) -> list[Row]:
     return damaged(name) + [
         (f"{name} {what}", spoil, words)
         for what, spoil, words in (
+            (
+                "without underscore",
+                lambda f: (f / name).rename((f / name).with_name("x.0000.nii.gz")),
+                "number of its channel",
+            ),
+            ("other ending", lambda f: (f / name).rename((f / name).with_name("x_0000.nii")), "Rename or convert it"),
             ("upper case", lambda f: (f / name).rename((f / name).with_name("x_0000.NII.GZ")), "x_0000.NII.GZ"),
             ("without channel", lambda f: (f / name).rename((f / name).with_name("x.nii.gz")), "number of its channel"),
             (

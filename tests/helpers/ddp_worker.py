@@ -32,7 +32,7 @@ def share(batch: dict, rank: int, ranks: int) -> dict:
         n = len(value) // ranks
         return value[rank * n : (rank + 1) * n]
 
-    return {k: part(v) for k, v in batch.items()}
+    return {k: part(v) for k, v in batch.items() if k != "pool_version"}
 
 
 def train(rank: int, ranks: int, job: dict) -> None:

@@ -78,12 +78,11 @@ def circles(edges: dict[str, set[str]]) -> list[list[str]]:
 
 
 def room_graph(edges: dict[str, set[str]]) -> dict[str, set[str]]:
-    """Room -> other rooms that it imports, look-ups by name left out."""
+    """Room -> other rooms that it imports; look-ups by name and the package itself, which holds its version, left out."""
     found: dict[str, set[str]] = defaultdict(set)
     for module, targets in edges.items():
-        found[room_of(module)] |= {room_of(t) for t in targets if LOOK_UPS.get(module) != room_of(t)} - {
-            room_of(module)
-        }
+        left_out = {room_of(module), LOOK_UPS.get(module), "nnunet_ssl"}
+        found[room_of(module)] |= {room_of(t) for t in targets} - left_out
     return dict(found)
 
 

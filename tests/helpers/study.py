@@ -91,7 +91,8 @@ class Study:
         for case in cases or split["val"]:
             write(guess(int(case[-1]), error), folder / "validation" / f"{case}.nii.gz")
         self.summarize(folder)
-        checkpoint = {"logging": {"train_losses": [0.5, 0.4]}, "network_weights": {}}
+        checkpoint = {"logging": {"train_losses": [0.5, 0.4]}, "network_weights": {}, "trainer_name": trainer}
+        checkpoint["init_args"] = {"configuration": "2d"}
         if record_split:
             recorded = {**split, "hash": split_hash(split)[:12], "unlabeled": ["u1", "u2", "u3"]}
             checkpoint["ssl_state"] = {"split": recorded, "seed": seed}
@@ -129,7 +130,12 @@ class Study:
         (folder / f"training_log_{name}.txt").write_text(text)
 
     def add_test_cases(self, number: int = 3) -> None:
+        """A raw data set whose first `number` cases are also test cases, by other names and with other noise."""
         rng = np.random.default_rng(0)
+        (self.raw / "dataset.json").write_text(json.dumps(self.dataset))
+        for i, case in enumerate(self.cases):
+            write(truth(i), self.raw / "labelsTr" / f"{case}.nii.gz")
+            write(truth(i).astype(np.float32), self.raw / "imagesTr" / f"{case}_0000.nii.gz")
         for i in range(number):
             write(truth(i), self.raw / "labelsTs" / f"test_{i}.nii.gz")
             image = (truth(i) + rng.normal(0, 0.2, SHAPE)).astype(np.float32)

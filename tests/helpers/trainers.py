@@ -117,7 +117,9 @@ def to_the_last_quarter(trainer) -> None:
 
 
 def next_batches(trainer, count: int = 1) -> list[dict]:
-    return [next(trainer.dataloader_train) for _ in range(count)]
+    """Batches for later: they may be used when the pool that they were drawn from has changed."""
+    batches = [next(trainer.dataloader_train) for _ in range(count)]
+    return [{k: v for k, v in batch.items() if k != "pool_version"} for batch in batches]
 
 
 def run_steps(trainer, batches) -> list[dict]:

@@ -56,7 +56,8 @@ def plans_file(tmp_path):
         "3d_lowres": {**_configuration([1.0, 1.0, 1.0], [64, 64, 64]), "next_stage": "3d_cascade_fullres"},
     }
     file = tmp_path / "nnUNetPlans.json"
-    file.write_text(json.dumps({"dataset_name": "Dataset101_LA", "configurations": configurations}))
+    names = {"dataset_name": "Dataset101_LA", "plans_name": "nnUNetPlans", "image_reader_writer": "SimpleITKIO"}
+    file.write_text(json.dumps({**names, "configurations": configurations}))
     return file
 
 

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import pytest
 import torch
 
-from nnunet_ssl.predictions.hard_labels import hard_labels, largest_components, largest_structure, sure_labels
+import nnunet_ssl.predictions.hard_labels as hard_labels_module
+from nnunet_ssl.predictions.hard_labels import (
+    hard_labels,
+    largest_components,
+    largest_structure,
+    start_largest_components,
+    sure_labels,
+)
 
 
 def test_classes_and_regions():
@@ -104,3 +112,26 @@ def test_sure_labels_by_hand():
     assert not sure_labels(logits, 0.91)[1].any()
     labels, sure = sure_labels(torch.tensor([[[[-math.log(9.0), 0.1]]]]), 0.89, "sigmoid")
     assert labels.tolist() == [[[[False, True]]]] and sure.tolist() == [[[[True, False]]]]
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_largest_components_in_a_thread_are_the_same_and_nobody_waits(dtype, monkeypatch):
+    labels = (torch.rand(2, 1, 20, 20, generator=torch.Generator().manual_seed(0)) > 0.6).to(dtype)
+    expected, begin, before = largest_components(labels), threading.Event(), labels.clone()
+
+    def waiting(*arguments):
+        assert begin.wait(60)
+        return largest_components(*arguments)
+
+    monkeypatch.setattr(hard_labels_module, "largest_components", waiting)
+    filtered = start_largest_components(labels)  # returns although the work cannot begin
+    labels.zero_()  # the labels were copied
+    begin.set()
+    found = filtered()
+    assert found.dtype == dtype and torch.equal(found, expected) and not torch.equal(found, before)
+
+
+def test_what_fails_in_the_thread_is_raised_where_its_result_is_asked_for():
+    filtered = start_largest_components(torch.zeros(1, 2, 3, 3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="one channel"):
+        filtered()

@@ -150,7 +150,8 @@ def test_small_parts_of_pseudo_labels_are_dropped_if_wanted(largest, datasets, t
     )
     calls = []
     monkeypatch.setattr(
-        "nnunet_ssl.trainers.unlabeled.cml.largest_components", lambda labels: calls.append(labels) or labels
+        "nnunet_ssl.trainers.unlabeled.cml.start_largest_components",
+        lambda labels: calls.append(labels) or (lambda: labels),
     )
     batch = next(trainer.dataloader_train)
     trainer.train_step(batch)

@@ -82,7 +82,7 @@ def test_from_the_start_the_step_is_nnunets_with_own_decisions_as_labels(
 
 
 def test_unlabeled_patches_come_in_when_every_class_is_found_or_at_a_given_share(datasets, tmp_path):
-    trainer, _ = filter_match(datasets, tmp_path, progress=0.2)
+    trainer, _ = filter_match(datasets, tmp_path, progress=0.35)
     trainer.gate.counts.counts[0] = 1.0
     assert trainer.weights() == {"pseudo": 0.0}
     trainer.gate.look()

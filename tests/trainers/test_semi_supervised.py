@@ -46,10 +46,10 @@ def test_the_first_stage_is_nnunet_bit_for_bit(datasets, tmp_path):
 def test_the_second_stage_begins_when_every_class_is_known(datasets, tmp_path):
     trainer = make(datasets, tmp_path, num_epochs=100, num_iterations_per_epoch=10)
     know_everything(trainer)
-    at(trainer, 0.04)
+    at(trainer, 0.25)
     trainer.gate.look()
     assert trainer.gate.opened_at is None  # too early, whatever is known
-    at(trainer, 0.2)
+    at(trainer, 0.32)
     know_everything(trainer, f1=0.6)
     trainer.gate.look()
     assert trainer.gate.opened_at is None and trainer.weights() == {"pseudo": 0.0}
@@ -59,11 +59,11 @@ def test_the_second_stage_begins_when_every_class_is_known(datasets, tmp_path):
     assert trainer.gate.opened_at is None
     know_everything(trainer, f1=0.75)
     trainer.gate.look()
-    assert trainer.gate.opened_at == 0.2
+    assert trainer.gate.opened_at == 0.32
     know_everything(trainer, f1=0.1)
-    at(trainer, 0.3)
+    at(trainer, 0.38)
     trainer.gate.look()
-    assert trainer.gate.opened_at == 0.2  # it does not close again
+    assert trainer.gate.opened_at == 0.32  # it does not close again
 
 
 def test_the_weight_ramps_up_to_the_share_of_the_unlabeled_images(datasets, tmp_path):

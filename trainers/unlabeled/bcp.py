@@ -33,7 +33,7 @@ from nnunet_ssl.engine.features import warn_of_small_patches
 from nnunet_ssl.engine.members import as_scales
 from nnunet_ssl.losses.region import region_loss, split_ignored
 from nnunet_ssl.patches.mixing import both_directions, box_size, copy_paste, draw_box, outside_boxes, resize_nearest
-from nnunet_ssl.predictions.hard_labels import hard_labels, largest_components
+from nnunet_ssl.predictions.hard_labels import hard_labels, start_largest_components
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 
@@ -85,10 +85,10 @@ class nnUNetTrainerBCP(nnUNetTrainerSSL):
         numbers = torch.arange(count, device=outside.device)
         first, second = numbers % batch.num_labeled, numbers % batch.num_unlabeled
         from_labeled = both_directions(outside, count)
-        inside = batch.inside[second]
         pseudo = hard_labels(self.teacher(batch.unlabeled)[0], self.activation)
-        pseudo = (largest_components(pseudo) if self.largest_component else pseudo)[second]
+        filtered = start_largest_components(pseudo) if self.largest_component else lambda: pseudo
         scales = self.student(copy_paste(batch.labeled[first], batch.unlabeled[second], from_labeled))
+        pseudo = filtered()[second]
         sums = {"labeled": 0.0, "pseudo": 0.0}
         for logits, target, weight in zip(scales, as_scales(batch.target), self.scale_weights):
             if weight == 0:
@@ -101,7 +101,7 @@ class nnUNetTrainerBCP(nnUNetTrainerSSL):
             labels = copy_paste(labels, resize_nearest(pseudo, size), part)
             counted = {
                 "labeled": part if annotated is None else part & annotated,
-                "pseudo": ~part & resize_nearest(inside, size),
+                "pseudo": ~part & resize_nearest(batch.inside[second], size),
             }
             for direction in (slice(None, (count + 1) // 2), slice((count + 1) // 2, None)):
                 for name, mask in counted.items():

@@ -15,19 +15,18 @@ another; q_n: hard prediction of network n for an unmixed unlabeled patch, large
 For `pretrain_fraction` of the run before that, and until every class is found, only labeled patches are mixed and learned from.
 
 Differs from the official code:
-* Network 1 is the planned network (stored, validated and predicted with alone, so that stock nnU-Net can load it); network 2
-  differs from it in its decoder, which interpolates and has a 1x1 convolution instead of transposed convolutions. Official 3D: the
-  same two kinds (3x3x3 convolution), predictions are those of the mean logits. In the official 2D network a slip makes both
-  subnets the same (decoder and encoder are shared), so that the published ACDC figures may be those of one network; not followed.
+* Network 1 is the planned network (stored, validated and predicted with alone; stock nnU-Net loads it); network 2 differs from
+  it in its decoder, which interpolates and has a 1x1 convolution instead of transposed convolutions. Official 3D: the same two
+  kinds (3x3x3 convolution), predictions are those of the mean logits. In the official 2D network a slip makes both subnets the
+  same, so that the published ACDC figures may be those of one network; not followed.
 * L_sup is nnU-Net's loss with deep supervision, for pseudo labels too. It is about twice the official 0.5 (CE + Dice), so the
   discrepancy weight is twice the official one; the ratio of labels and pseudo labels stays.
-* h is ReLU of what the last encoder stage gives, without dropout. The official networks have ReLU, so that D is at least 2
-  (orthogonal). With nnU-Net's LeakyReLU alone features can have opposite signs: on phantoms both networks found this way to a
-  cosine of -0.96, which says nothing about different features.
-* The stages follow one another in one run with one learning rate schedule, with the last weights, not those that are best on the
-  test cases. Two optimizers of equal settings and a gradient clip for each network.
-* An odd patch is mixed with one that was used already, a single one with itself. The box may lie at the last position of an axis
-  too. Padding is background in pseudo labels. Ignored voxels stay ignored. Regions: p > 0.5.
+* h is ReLU of what the last encoder stage gives, without dropout; the official networks have ReLU, so that D is at least 2. With
+  nnU-Net's LeakyReLU alone features can have opposite signs: on phantoms the cosine came to -0.96, which says nothing.
+* The stages follow one another in one run and schedule, with the last weights, not those that are best on the test cases. Two
+  optimizers of equal settings and a gradient clip for each network.
+* An odd patch is mixed with one that was used already, a single one with itself. Boxes may touch the far end of an axis.
+  Padding is background in pseudo labels. Ignored voxels stay ignored. Regions: p > 0.5.
 """
 
 from __future__ import annotations
@@ -36,12 +35,13 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.curves import BOTH
 from nnunet_ssl.engine.features import warn_of_small_patches
 from nnunet_ssl.losses.discrepancy import mutual_discrepancy
 from nnunet_ssl.networks.features import FeatureTap, last_encoder_stage
 from nnunet_ssl.networks.upsampling import with_interpolation
 from nnunet_ssl.patches.mixing import box_size, cross_view_labels, draw_box, mix_halves, outside_boxes
-from nnunet_ssl.predictions.hard_labels import hard_labels, largest_components
+from nnunet_ssl.predictions.hard_labels import hard_labels, start_largest_components
 from nnunet_ssl.predictions.targets import as_target
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
@@ -49,8 +49,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerCML(nnUNetTrainerSSL):
     """CML: two networks with different features learn each other's and their own labels on mixed patches.
 
-    Passes per step, for each of two networks: forward and backward of L/2 labeled and U/2 unlabeled mixes, one forward pass of
-    the unlabeled patches. In pre-training forward and backward of the labeled mixes only.
+    Passes per step, for each of two networks: forward and backward of L/2 labeled and U/2 unlabeled mixes (in pre-training of the
+    labeled ones only), one forward pass of the unlabeled patches.
     """
 
     pseudo_weight: float = 1.0  # as in the official code for LA; 0.5 for ACDC
@@ -61,58 +61,58 @@ class nnUNetTrainerCML(nnUNetTrainerSSL):
     largest_component: bool = True  # of each class, as in the official code; False where a class has several parts
 
     replaces_labeled_loss = True
+    term_patches = {"discrepancy": BOTH}
 
     def build_method(self) -> None:
         warn_of_small_patches(self)
         self.register_gate(self.pretrain_fraction, f1=self.competence)
         network = with_interpolation(self.build_network())
         self.second = self.register_network("second", network, supervised=True, follows_pretrained=False)
-        self.bottlenecks = [
-            FeatureTap(last_encoder_stage(member.module), "output") for member in (self.student, self.second)
-        ]
+        self.bottlenecks = [FeatureTap(last_encoder_stage(m.module), "output") for m in (self.student, self.second)]
 
     @property
     def pretraining(self) -> bool:
         return self.gate.since_opening is None
 
     def draw_mask(self, images: Tensor) -> Tensor:
-        shape = images.shape[2:]
-        return outside_boxes(shape, [draw_box(shape, box_size(shape, self.box_ratio))], images.device)
+        size = box_size(images.shape[2:], self.box_ratio)
+        return outside_boxes(images.shape[2:], [draw_box(images.shape[2:], size)], images.device)
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         mask = self.draw_mask(batch.labeled)
         images = mix_halves(batch.labeled, mask)
         targets = {"labeled": [self.per_scale(batch.target, lambda t: mix_halves(t, mask))] * 2}
-        parts = {"labeled": slice(len(images))}
+        parts, pending = {"labeled": slice(len(images))}, list
         if not self.pretraining:
             mask = self.draw_mask(batch.unlabeled)
             parts["pseudo"] = slice(len(images), None)
-            targets["pseudo"] = self.pseudo_targets(batch, mask)
+            pending = self.pseudo_targets(batch, mask)
             images = torch.cat((images, mix_halves(batch.unlabeled, mask)))
         terms, features = {}, []
         for i, (member, bottleneck) in enumerate(zip((self.student, self.second), self.bottlenecks)):
             scales = member(images)
             features.append(torch.relu(bottleneck.take()))
+            targets["pseudo"] = targets.get("pseudo") or pending()  # made while the first forward pass ran
             for name, part in parts.items():
                 loss = self.supervised_loss([h[part] for h in scales], targets[name][i], batch)
                 terms[name if member is self.student else f"{name}_second"] = loss
-        of_parts = [mutual_discrepancy(*(h[part] for h in features)) for part in parts.values()]
+        of_parts = [mutual_discrepancy(features[0][part], features[1][part]) for part in parts.values()]
         return terms | {"discrepancy": torch.stack(of_parts).sum()}
 
-    def pseudo_targets(self, batch: SSLBatch, mask: Tensor) -> list[Tensor | list[Tensor]]:
-        """nnU-Net's targets of the unlabeled mixes, for the first and for the second network."""
+    def pseudo_targets(self, batch: SSLBatch, mask: Tensor):
+        """A function that waits for nnU-Net's targets of the unlabeled mixes, for the first and for the second network."""
         logits = [self.without_gradient(member, batch.unlabeled)[0] for member in (self.student, self.second)]
-        labels = hard_labels(torch.cat(logits), self.activation)  # of both networks: one copy to the host
-        first, second = (largest_components(labels) if self.largest_component else labels).chunk(2)
+        labels = hard_labels(torch.cat(logits), self.activation)  # one copy to the host
+        filtered = start_largest_components(labels) if self.largest_component else lambda: labels
         inside = mix_halves(batch.inside, mask)
-        return [
+        return lambda: [
             self.per_scale(batch.target, lambda target, label=label: as_target(label, target, inside))
-            for label in cross_view_labels(first, second, mask)
+            for label in cross_view_labels(*filtered().chunk(2), mask=mask)
         ]
 
     @staticmethod
     def per_scale(target: Tensor | list[Tensor], function) -> Tensor | list[Tensor]:
-        """`function` of the target of every scale, in the form that nnU-Net's target has."""
+        """`function` of every scale's target, in the form that nnU-Net's target has."""
         return [function(t) for t in target] if isinstance(target, list) else function(target)
 
     def weights(self) -> dict[str, float]:

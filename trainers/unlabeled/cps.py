@@ -30,11 +30,14 @@ The first network is validated and stored; `-pretrained_weights` give both the s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.losses.cross_pseudo import cross_pseudo_losses
+from nnunet_ssl.engine.members import NetworkMember
+from nnunet_ssl.losses.cross_pseudo import pseudo_cross_entropy
 from nnunet_ssl.patches.mixing import box_masks, copy_paste
 from nnunet_ssl.predictions.hard_labels import hard_labels
 from nnunet_ssl.ramps import ramped_weight
@@ -44,8 +47,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerCPS(nnUNetTrainerSSL):
     """Cross pseudo supervision: two networks learn each other's hard decisions on unlabeled patches.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch, for each of two networks; with `mix` also a
-    forward pass of the unlabeled patches without gradient for each.
+    Passes per step: forward and backward on labeled and unlabeled patches in one batch, for each of two networks in turn, and a
+    forward pass of the unlabeled patches without gradient for the second; with `mix` for each.
     """
 
     consistency_weight: float = 0.2  # official code: 0.1, see above
@@ -60,9 +63,30 @@ class nnUNetTrainerCPS(nnUNetTrainerSSL):
             raise ValueError("mix and on_labeled exclude each other: the official code mixes unlabeled images only")
         self.second = self.register_network("second", supervised=True)
 
-    def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
-        self.labels = self._mix_unlabeled(batch) if self.mix else None
-        return super().terms(batch)
+    def term_groups(self, batch: SSLBatch) -> Iterator[dict[str, Tensor]]:
+        labels = self._mix_unlabeled(batch) if self.mix else None
+        of_others = "all" if self.on_labeled else "none" if self.mix else "unlabeled"
+        for member in self.networks_in_turn(batch, of_others):
+            labeled = self.supervised_loss(batch.labeled_logits[member.name], batch.target, batch)
+            yield {self.labeled_name(member): labeled} | self.cross_pseudo_term(member, labels, batch)
+
+    def cross_pseudo_term(self, member: NetworkMember, labels: tuple[Tensor, Tensor] | None, batch: SSLBatch):
+        """The term of one network; `labels`: pseudo labels from both networks where they were made before mixing."""
+        first = member is self.student
+        logits, inside = self.logits_of(member, batch), batch.inside
+        if labels is None:
+            label = hard_labels(self.logits_of(self.second if first else self.student, batch), self.activation)
+        else:
+            label = labels[1 if first else 0]
+        if self.on_labeled:
+            inside = batch.counted()
+        loss = pseudo_cross_entropy(logits, label, self.activation, inside)
+        return {"cps_first" if first else "cps_second": loss}
+
+    def logits_of(self, member: NetworkMember, batch: SSLBatch) -> Tensor:
+        """`(U, C, *spatial)`, or `(L + U, C, *spatial)` with `on_labeled`."""
+        unlabeled = batch.logits[member.name][0]
+        return torch.cat((batch.labeled_logits[member.name][0], unlabeled)) if self.on_labeled else unlabeled
 
     def _mix_unlabeled(self, batch: SSLBatch) -> tuple[Tensor, Tensor]:
         """Replace the unlabeled patches by mixes; returns the pseudo labels of the mixes from both networks."""
@@ -74,15 +98,6 @@ class nnUNetTrainerCPS(nnUNetTrainerSSL):
         batch.unlabeled = copy_paste(images, images.roll(1, 0), masks)
         batch.inside = copy_paste(batch.inside, batch.inside.roll(1, 0), masks)
         return hard_labels(first, self.activation), hard_labels(second, self.activation)
-
-    def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
-        first, second, inside, labels = logits[0], batch.logits["second"][0], batch.inside, self.labels
-        if self.on_labeled:
-            pairs = (batch.labeled_logits["student"][0], first), (batch.labeled_logits["second"][0], second)
-            first, second = map(torch.cat, pairs)
-            inside = batch.counted()
-        losses = cross_pseudo_losses(first, second, self.activation, inside, labels)
-        return {"cps_first": losses[0], "cps_second": losses[1]}
 
     def weights(self) -> dict[str, float]:
         weight = ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction)

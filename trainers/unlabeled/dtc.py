@@ -28,6 +28,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.curves import BOTH, LABELED
 from nnunet_ssl.losses.dual_task import dual_task_consistency, level_set_mse
 from nnunet_ssl.networks.features import FeatureTap, LevelSetHead, segmentation_layer
 from nnunet_ssl.patches.distance_maps import LevelSetTargets, has_boundary
@@ -47,6 +48,7 @@ class nnUNetTrainerDTC(nnUNetTrainerSSL):
     sdf_weight: float = 0.3  # beta of the official code
     steepness: float = -1500.0  # k of the sigmoid; as in the official code
     distances_in_mm: bool = False  # official: in voxels. True uses the plan's spacing, for anisotropic patches
+    term_patches = {"sdf": LABELED, "consistency": BOTH}
 
     def build_method(self) -> None:
         layer = segmentation_layer(self.student.module)

@@ -25,12 +25,11 @@ learning rate (official: 1.0, constant); 25 times the weight of the consistency.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.curves import BOTH
 from nnunet_ssl.engine.members import NetworkMember, as_scales
 from nnunet_ssl.losses.cell_contrast import cell_labels, choose_cells, focal_contrast, hard_negatives, unit_embeddings
 from nnunet_ssl.losses.consistency import softmax_mse
@@ -70,6 +69,7 @@ class nnUNetTrainerDyCON(nnUNetTrainerSSL):
     noise_std: float = 0.1  # of z-scored intensities, clipped at twice this; as in the official code
     as_released: bool = False  # softmax twice in the consistency and the column's maximum in the contrast, see above
     inference: str = "teacher"  # or "student"
+    term_patches = dict.fromkeys(("uncertainty", "contrast", "negatives"), BOTH)
 
     def build_method(self) -> None:
         self.teacher = self.register_teacher(self.ema_decay)
@@ -95,7 +95,7 @@ class nnUNetTrainerDyCON(nnUNetTrainerSSL):
         scales, teacher = self.student(images), self.teacher(add_clipped_noise(images, self.noise_std))[0]
         student, counted = scales[0], batch.counted()
         beta = geometric_ramp(self.progress, self.beta_start, self.beta_end)
-        beta *= math.log(2) / max_entropy(student.shape[1], activation)
+        beta *= max_entropy(2) / max_entropy(student.shape[1], activation)
         embeddings = unit_embeddings(self.head(self.features.take()))
         teacher_embeddings = unit_embeddings(self.teacher_head(self.teacher_features.take())[0])
         cells = choose_cells(embeddings.shape[1], self.max_cells, images.device)

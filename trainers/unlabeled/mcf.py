@@ -25,12 +25,15 @@ Differs from the official code:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor, nn
 
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.members import as_scales
+from nnunet_ssl.engine.curves import LABELED
+from nnunet_ssl.engine.members import NetworkMember, as_scales
 from nnunet_ssl.losses.mutual_correction import disagreement, mutual_loss, rectification_loss
 from nnunet_ssl.losses.region import masked_dice_loss, split_ignored
 from nnunet_ssl.networks.counterpart import counterpart_architecture
@@ -41,13 +44,15 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerMCF(nnUNetTrainerSSL):
     """MCF: two different networks, the worse one of each step follows the better one; both are corrected where they differ.
 
-    Passes per step: forward and backward of labeled and unlabeled patches for both networks (4 times nnU-Net's step).
+    Passes per step: forward and backward of labeled and unlabeled patches for both networks (4 times nnU-Net's step), one after the
+    other, and a forward pass of them without gradient for the second.
     """
 
     consistency_weight: float = 2.5  # official code: 0.1, a gradient of 0.4 % of the labeled loss's (docs/studies)
     rampup_fraction: float = 1.0  # of the run; official: 40 * 150 of 6000 iterations; 0: no ramp
     rectification_weight: float = 0.5  # as in the official code
     temperature: float = 0.1  # of the sharpening; as in the official code
+    term_patches = dict.fromkeys(("rectification", "rectification_second"), LABELED)
 
     def build_method(self) -> None:
         self.second = self.register_network(
@@ -66,26 +71,31 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
             deep_supervision=self.enable_deep_supervision,
         )
 
-    def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
-        n, activation = batch.num_labeled, self.activation
-        images = batch.images
-        scales, second_scales = self.student(images), self.second(images)
-        first, second = scales[0], second_scales[0]
+    def term_groups(self, batch: SSLBatch) -> Iterator[dict[str, Tensor]]:
+        for member in self.networks_in_turn(batch, of_others="all"):
+            labeled = self.supervised_loss(batch.labeled_logits[member.name], batch.target, batch)
+            yield {self.labeled_name(member): labeled} | self.correction_terms(member, batch)
+
+    def correction_terms(self, member: NetworkMember, batch: SSLBatch) -> dict[str, Tensor]:
+        """R and U of one network."""
+        activation, on_labeled = self.activation, [batch.labeled_logits[name][0] for name in ("student", "second")]
         target, annotated = split_ignored(
             as_scales(batch.target)[0], self.label_manager.ignore_label, self.label_manager.has_regions
         )
-        differ = disagreement(first[:n], second[:n], activation, annotated)
-        first_is_better = self.score(first[:n], target, annotated) < self.score(second[:n], target, annotated)
-        mutual, mutual_second = mutual_loss(
-            first[n:], second[n:], first_is_better, self.temperature, activation, batch.inside
+        differ = disagreement(on_labeled[0], on_labeled[1], activation, annotated)
+        score, other_score = (self.score(logits, target, annotated) for logits in on_labeled)
+        mutual = mutual_loss(
+            batch.logits["student"][0],
+            batch.logits["second"][0],
+            score < other_score,
+            self.temperature,
+            activation,
+            batch.inside,
         )
+        i, suffix = (0, "") if member is self.student else (1, "_second")
         return {
-            "labeled": self.supervised_loss(batch.labeled_part(scales), batch.target, batch),
-            "labeled_second": self.supervised_loss(batch.labeled_part(second_scales), batch.target, batch),
-            "rectification": rectification_loss(first[:n], target, differ, activation),
-            "rectification_second": rectification_loss(second[:n], target, differ, activation),
-            "mutual": mutual,
-            "mutual_second": mutual_second,
+            f"rectification{suffix}": rectification_loss(on_labeled[i], target, differ, activation),
+            f"mutual{suffix}": mutual[i],
         }
 
     @torch.no_grad()
@@ -104,9 +114,5 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
 
     def weights(self) -> dict[str, float]:
         mutual = ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction)
-        return {
-            "rectification": self.rectification_weight,
-            "rectification_second": self.rectification_weight,
-            "mutual": mutual,
-            "mutual_second": mutual,
-        }
+        final = {"rectification": self.rectification_weight, "mutual": mutual}
+        return final | {f"{term}_second": weight for term, weight in final.items()}

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from nnunet_ssl.dataloading.views import with_blank_rectangles, without_intensity
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.competence import EARLIEST, F1, LATEST
 from nnunet_ssl.engine.ema import decay_of_run
 from nnunet_ssl.engine.members import NetworkMember
 from nnunet_ssl.losses.combine import over_scales
@@ -45,9 +46,9 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
     needs_unlabeled = True
     needs_partial_labels = False
 
-    earliest: float = 0.05  # of the run; before, no unlabeled image is used
-    latest: float = 0.4  # of the run; then the unlabeled images come in whatever has been learned
-    competence: float = 0.7  # smallest F1 of a class on labeled patches that opens the second stage
+    earliest: float = EARLIEST  # 0.3 of the run; before, no unlabeled image is used
+    latest: float = LATEST  # 0.4 of the run; then the unlabeled images come in whatever has been learned
+    competence: float = F1  # 0.7: smallest F1 of a class on labeled patches that opens the second stage
     ramp: float = 0.1  # of the run, until the unlabeled loss has its full weight
     unlabeled_weight: float | None = None  # None: share of the unlabeled images, N_U / (N_U + N_L)
     confidence: float = 0.9  # of the moving average's label of a voxel, which does not count below

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.curves import BOTH
 from nnunet_ssl.engine.ema import decay_of_run
 from nnunet_ssl.engine.members import NetworkMember
 from nnunet_ssl.losses.rectified import confident_pseudo_label_loss, rectified_pseudo_label_loss
@@ -52,6 +53,7 @@ class nnUNetTrainerUPC(nnUNetTrainerSSL):
     selection: str = "divergence"  # the paper; or "threshold", the default flags of the official script
     threshold: float = 0.9  # of the teacher's probability, for selection = "threshold"; as in the official code
     inference: str = "student"  # as in the official code; or "teacher"
+    term_patches = {"consistency": BOTH}
 
     def build_method(self) -> None:
         if self.selection not in ("divergence", "threshold"):

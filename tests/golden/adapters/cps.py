@@ -18,11 +18,12 @@ from tests.golden.reference.supervised import ce_dice_loss
 TRAINER = "nnUNetTrainerCPS"
 USES = (
     "nnunet_ssl.losses.combine.weighted_sum",
-    "nnunet_ssl.losses.cross_pseudo.cross_pseudo_losses",
+    "nnunet_ssl.losses.cross_pseudo.pseudo_cross_entropy",
     "nnunet_ssl.predictions.hard_labels.hard_labels",
     "nnunet_ssl.ramps.sigmoid_rampup",
 )
 REFERENCE_ONLY = {
+    "nnunet_ssl.losses.cross_pseudo.cross_pseudo_losses": "both networks at once; the trainer takes one after the other",
     "nnunet_ssl.patches.mixing.box_masks": "called with `mix = True`, which is not the default; test_cps.py sees it called",
     "nnunet_ssl.patches.mixing.copy_paste": "called with `mix = True`, which is not the default; test_cps.py sees it called",
     "tests.golden.reference.supervised.ce_dice_loss": "the literature's supervised loss; our trainers have nnU-Net's",
