@@ -136,6 +136,8 @@ def configuration_name(plans_manager: PlansManager, configuration_manager: Confi
 
 def load_plans(folder: Path, plans_name: str) -> PlansManager:
     """Plans in the preprocessed folder of a data set. UserError: there are none of this name; those that exist are named."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
     file = folder / f"{plain_name(plans_name, '-p')}.json"
     again = f"Run `nnunet_ssl plan_and_preprocess -d {dataset_number(folder.name)}`, or name existing plans with -p."
     if not file.is_file():
