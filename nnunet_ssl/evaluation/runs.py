@@ -6,6 +6,7 @@ these folders as nnU-Net leaves them, so that stock trainers and trainers of oth
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -170,7 +171,8 @@ def find_run(experiment: Experiment, trainer: str, fold: Fold, checkpoint_name: 
     if not folder.is_dir():
         present = sorted(path.name for path in model_folder.glob("fold_*"))
         raise UserError(f"{folder} does not exist; found {', '.join(present) or 'no fold'}. Train it: {command}")
-    checkpoint = read_checkpoint(folder / checkpoint_name, trust) if (folder / checkpoint_name).is_file() else {}
+    file = folder / checkpoint_name
+    checkpoint = read_checkpoint(file, trust) if os.path.lexists(file) else {}
     ssl_state = checkpoint.get("ssl_state") or {}
     logged = checkpoint.get("logging") or {}  # left out where somebody has made a checkpoint small
     return Run(

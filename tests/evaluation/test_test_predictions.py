@@ -20,7 +20,6 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ssl.evaluation import runs as results_of
-from nnunet_ssl.evaluation import test_predictions
 from nnunet_ssl.evaluation.test_predictions import PredictionSettings, find_test_cases, predict_test
 from tests.helpers.hostile import spoil_checkpoint
 from tests.helpers.study import DATASET, SHAPE, A, Study, cells, refused, run, truth, write
@@ -157,10 +156,10 @@ def test_several_folds_predict_the_test_cases_as_one_ensemble(study, predictions
 def test_a_cascade_gets_the_predictions_of_its_first_stage(study, predictions, monkeypatch):
     study.add_test_cases()
 
-    def load(predictor, folder, folds, checkpoint_name):
-        predictor.list_of_parameters, predictor.plans_manager = [{}], PlansManager(study.plans)
+    def load(self, folder, folds, checkpoint_name):
+        self.list_of_parameters, self.network, self.plans_manager = [{}], torch.nn.Identity(), PlansManager(study.plans)
 
-    monkeypatch.setattr(test_predictions, "load_model", load)
+    monkeypatch.setattr(nnUNetPredictor, "initialize_from_trained_model_folder", load)
     for configuration in ("3d_lowres", "3d_cascade_fullres"):
         folder = study.folder(A, configuration=configuration)
         folder.mkdir(parents=True)

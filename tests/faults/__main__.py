@@ -1,6 +1,7 @@
-"""`python -m tests.faults --long --write`: every command that writes is killed 50 times, run on a full disk and twice at once.
+"""`python -m tests.faults --long --write`: every spoiled input; every command that writes, killed 50 times and on a full disk.
 
-The tables go into docs/reliability.md; without --write they are printed only. What was wrong is printed to stderr.
+The tables go into docs/reliability.md; without --write they are printed only. What was wrong is printed to stderr. `--commands`
+leaves the spoiled inputs out.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.faults.processes import WRITERS, Tried, trial, try_full_disk, try_kills, try_kills_of_checkpoints
 from tests.helpers.paths import REPOSITORY
@@ -53,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--long", action="store_true", help=f"{KILLS} kills and {FULL_DISKS} full disks each. Default: 2"
     )
     parser.add_argument("--write", action="store_true", help="put the tables into docs/reliability.md")
-    parser.add_argument("--commands", nargs="+", choices=WRITERS, default=list(WRITERS), metavar="COMMAND")
+    parser.add_argument("--commands", nargs="+", choices=WRITERS, metavar="COMMAND", help="only these. Default: all")
     args = parser.parse_args(arguments)
     kills, disks = (KILLS, FULL_DISKS) if args.long else (2, 2)
     begin, failed = time.monotonic(), 0
@@ -61,7 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
     def report(text: str) -> None:
         print(f"{time.monotonic() - begin:6.0f} s  {text}", file=sys.stderr, flush=True)
 
-    for name in args.commands:
+    if args.long and not args.commands:  # and the commands that the short form leaves out, twice at once
+        failed += pytest.main(["-m", "long", str(REPOSITORY / "tests" / "faults")])
+    for name in args.commands or WRITERS:
         tables: dict[str, dict[str, str]] = {"kills": {}, "full disks": {}}
         try:
             with trial(WRITERS[name]) as of:

@@ -69,13 +69,13 @@ def checkpoints(file: str) -> list[Row]:
     return [
         (f"checkpoint {name}", spoil, words)
         for name, spoil, words in (
-            ("empty", content(b"", file), "damaged or no checkpoint"),
-            ("a web page", content(b"<html>404</html>", file), "damaged or no checkpoint"),
-            ("a pickle's beginning", content(b"\x80\x02}q\x00(X\x05", file), "damaged or no checkpoint"),
-            ("of a class that is gone", content(b"cnowhere\nGone\n.", file), "damaged or no checkpoint"),
-            ("cut off", cut_off, "damaged or no checkpoint"),
+            ("empty", content(b"", file), "it is damaged"),
+            ("a web page", content(b"<html>404</html>", file), "it is damaged"),
+            ("a pickle's beginning", content(b"\x80\x02}q\x00(X\x05", file), "it is damaged"),
+            ("of a class that is gone", content(b"cnowhere\nGone\n.", file), "it is damaged"),
+            ("cut off", cut_off, "it is damaged"),
             ("a list", _checkpoint(file, lambda held: [1]), "no checkpoint of nnU-Net"),
-            ("weights alone", _checkpoint(file, lambda held: held["network_weights"]), "no checkpoint of nnU-Net"),
+            ("weights alone", _checkpoint(file, lambda held: held["network_weights"]), "key 'network_weights'"),
             ("a folder", a_folder, CHECKPOINT),
         )
     ]
@@ -132,7 +132,7 @@ def _validated_rows() -> list:
             "is not nnU-Net's summary",
         ),
         ("other Dice", per_case(lambda case: case["metrics"]["1"].__setitem__("Dice", 0.123)), "have changed since"),
-        ("a split without training", changed_json(split, lambda held: held.pop("train") and None), "`train` and `val`"),
+        ("a split without training", changed_json(split, lambda held: held.pop("train") and None), "lists of case ids"),
         ("a split of numbers", with_key(split, "train", 5), "train"),
         ("another split", with_key(split, "train", ["case_7"]), "do not share one split"),
         ("splits not JSON", content(b"[", splits), "not valid JSON"),
@@ -250,7 +250,7 @@ def _tested_rows() -> list:
         (
             "weights of another network",
             _checkpoint(f"{FIRST}/{CHECKPOINT}", lambda held: {**held, "network_weights": {}}),
-            "changed since" if False else "cannot load the model",
+            "cannot load the model",
         ),
         (
             "an unknown trainer",
@@ -341,10 +341,18 @@ def _model_rows() -> list[Spoiled]:
         ("trainer unknown", nothing, "does not exist", ("-tr", "Nowhere")),
         ("trainer outside", nothing, "path separator", ("-tr", "../x")),
         ("configuration unknown", nothing, "does not exist", ("-c", "3d_fullres")),
-        ("without optimizer", _checkpoint(file, _without("optimizer_state")), "optimizer_state"),
+        ("a zip of others", content(b"x", "m.zip"), "did not write it", ("--zip", "{root}/m.zip")),
+        ("a zip below a file", content(b"x", "x"), "x", ("--zip", "{root}/x/m.zip")),
+        (
+            "a zip that is a folder",
+            lambda root: (root / "m.zip").mkdir(),
+            "did not write it",
+            ("--zip", "{root}/m.zip"),
+        ),
         ("network of ours", _network("nnunet_ssl.networks.vnet.VNet"), "belongs to nnunet_ssl"),
     ]
-    table += _rows("export", only, [("other file", content(b"x", f"{MODEL}/notes.txt"))])
+    small = ("without optimizer", _checkpoint(file, _without("optimizer_state")))
+    table += _rows("export", only, [("other file", content(b"x", f"{MODEL}/notes.txt")), small])
     return table + _rows("pseudo_label of a model", [], [("other file", content(b"x", f"{MODEL}/notes.txt"))])
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import shutil
 import signal
+import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,27 @@ PAIRS = [
     for command in (*row.refused, *row.right)
     if command in scene.commands
 ]
+SHORT = 6  # one pair of so many is tried without --long; a row has several commands, and a scene many rows
+
+
+def _marked(index: int, number: int, row: Spoiled, command: str):
+    marks = () if index % SHORT == 0 else (pytest.mark.long, pytest.mark.slow)
+    return pytest.param(number, row, command, id=f"{row.name}-{command}", marks=marks)
+
+
+every_intensity = DatasetFingerprintExtractor.collect_foreground_intensities
+
+
+def few_intensities(*arguments, num_samples: int, **options):
+    """nnU-Net draws a hundred million voxels, whatever the data set has."""
+    return every_intensity(*arguments, num_samples=min(num_samples, 1000), **options)
+
+
+def make_fast(patch: pytest.MonkeyPatch) -> None:
+    """Pools of threads, and few voxels for nnU-Net's fingerprint."""
+    patch.setattr(multiprocessing, "get_context", lambda method: types.SimpleNamespace(Pool=ThreadPool))
+    patch.setattr(DatasetFingerprintExtractor, "collect_foreground_intensities", staticmethod(few_intensities))
+    patch.setattr(statistics, "RESAMPLES", 99)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +68,7 @@ def written(tmp_path_factory) -> Callable[[int], Path]:
             made[number] = tmp_path_factory.mktemp("sound")
             with pytest.MonkeyPatch.context() as patch:
                 use_folders(patch, made[number])
+                make_fast(patch)
                 SCENES[number].write(made[number])
         return made[number]
 
@@ -82,25 +107,14 @@ def snapshot(root: Path) -> dict[str, tuple]:
     return found
 
 
-every_intensity = DatasetFingerprintExtractor.collect_foreground_intensities
-
-
-def few_intensities(*arguments, num_samples: int, **options):
-    """nnU-Net draws a hundred million voxels, whatever the data set has."""
-    return every_intensity(*arguments, num_samples=min(num_samples, 1000), **options)
-
-
-@pytest.mark.parametrize(
-    ("number", "row", "command"), PAIRS, ids=[f"{row.name}-{command}" for _, row, command in PAIRS]
-)
+@pytest.mark.parametrize(("number", "row", "command"), [_marked(index, *pair) for index, pair in enumerate(PAIRS)])
 def test_it_is_right_or_refused_with_nothing_written(
-    number, row: Spoiled, command, written, pools_of_threads, monkeypatch, tmp_path, capfd
+    number, row: Spoiled, command, written, monkeypatch, tmp_path, capfd
 ):
     root = tmp_path / "root"
     shutil.copytree(written(number), root)
     use_folders(monkeypatch, root)
-    monkeypatch.setattr(statistics, "RESAMPLES", 99)
-    monkeypatch.setattr(DatasetFingerprintExtractor, "collect_foreground_intensities", staticmethod(few_intensities))
+    make_fast(monkeypatch)
     row.spoil(root / SCENES[number].place)
     before = snapshot(root)
     capfd.readouterr()
@@ -117,6 +131,7 @@ def test_it_is_right_or_refused_with_nothing_written(
 
 def test_a_number_of_four_digits_beside_one_of_three(monkeypatch, tmp_path, capfd):
     use_folders(monkeypatch, tmp_path)
+    make_fast(monkeypatch)
     for name in ("Dataset1234_Long", "Dataset123_Short"):
         write_sound(tmp_path / "nnUNet_raw" / name)
     assert cli.main(["plan_and_preprocess", "-d", "1234", "-c", "2d", "-np", "1", "-npfp", "1"]) == 0, (
@@ -139,6 +154,7 @@ def test_a_corrected_spacing_is_preprocessed_again(sound, monkeypatch, tmp_path,
     root = tmp_path / "root"
     shutil.copytree(sound, root)
     use_folders(monkeypatch, root)
+    make_fast(monkeypatch)
     plan = ["plan_and_preprocess", "-d", "41", "-c", "2d", "-np", "1", "-npfp", "1"]
     assert cli.main(plan) == 0
     out = capfd.readouterr().out
@@ -152,6 +168,30 @@ def test_a_corrected_spacing_is_preprocessed_again(sound, monkeypatch, tmp_path,
     out = capfd.readouterr().out
     assert "fingerprint and plans are made anew" in out and "labeled cases are up to date" not in out
     assert "1 done, 1 kept" in out or "2 done, 0 kept" in out  # the second where the plans have changed, too
+
+
+def test_a_round_notices_a_corrected_spacing(sound, monkeypatch, tmp_path, capfd):
+    root = tmp_path / "root"
+    shutil.copytree(sound, root)
+    use_folders(monkeypatch, root)
+    make_fast(monkeypatch)
+    command = [word.format(root=root) for word in COMMANDS["pseudo_label"]]
+    image, label_map = root / "nnUNet_raw" / NAME / "imagesUn/u_0000.nii.gz", root / "maps" / "u.nii.gz"
+
+    def correct(file: Path) -> None:
+        corrected = sitk.ReadImage(str(file))
+        corrected.SetSpacing((1.0, 1.5, 1.0))
+        sitk.WriteImage(corrected, str(file))
+
+    assert cli.main(command) == 0 and "2 cases to do, 0 kept" in capfd.readouterr().out
+    assert cli.main(command) == 0 and "is finished: 2 cases" in capfd.readouterr().out
+    correct(image)
+    assert cli.main(command) == 1
+    assert f"{label_map}: spacing" in capfd.readouterr().err
+    correct(label_map)
+    assert cli.main(command) == 0 and "1 cases to do, 1 kept" in capfd.readouterr().out
+    (kept,) = (root / "nnUNet_preprocessed" / NAME / "pseudo_labels").rglob("u.nii.gz")
+    assert sitk.ReadImage(str(kept)).GetSpacing() == (1.0, 1.5, 1.0)
 
 
 def test_check_names_what_is_turned_and_what_is_constant(sound, monkeypatch, tmp_path, capfd):
