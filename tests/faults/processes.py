@@ -186,7 +186,10 @@ class Running:
 
     def signal(self, number: int, group: bool = False) -> None:
         with contextlib.suppress(ProcessLookupError):  # it was faster
-            (os.killpg if group else os.kill)(self.process.pid, number)
+            if group and os.getpgid(self.process.pid) == self.process.pid:
+                os.killpg(self.process.pid, number)
+            else:  # or it is so young that it has no group of its own yet
+                os.kill(self.process.pid, number)
 
     def wait(self, seconds: float = 300) -> str:
         """What it has printed when it and its workers have ended. AssertionError where they do not, and are killed."""
