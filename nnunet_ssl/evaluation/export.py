@@ -202,8 +202,9 @@ def export_model(
     source = Path(source).resolve()
     if out is None and zip_file is None:
         raise UserError("Name a folder with -o, or a file with --zip.")
+    for target in filter(None, (out, zip_file)):  # what killed exports have left
+        recover(Path(target))
     if out is not None:
-        recover(Path(out))
         _refuse_to_replace(Path(out).resolve(), source, overwrite)
     if zip_file is not None:
         _refuse_existing_zip(Path(zip_file), overwrite)
