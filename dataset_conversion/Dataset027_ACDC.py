@@ -31,13 +31,14 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ssl.data.files import check_file
+from nnunet_ssl.data.texts import check_voxel_size, read_lines, whole_number
 from nnunet_ssl.dataset_conversion.acdc_protocols import PROTOCOLS, Protocol, cross_validation, describe
 from nnunet_ssl.dataset_conversion.case_lists import check_known, choose_labeled, read_split
 from nnunet_ssl.dataset_conversion.common import Assignment, Case, DatasetDescription, add_common_arguments
 from nnunet_ssl.dataset_conversion.reading import Geometry, read_geometry, read_h5, read_image, walk
 from nnunet_ssl.dataset_conversion.sparse_labels import require_sparse_labels
 from nnunet_ssl.dataset_conversion.writing import write_dataset
-from nnunet_ssl.errors import UserError, some
+from nnunet_ssl.errors import UserError, excerpt, some
 
 DESCRIPTION = (
     "ACDC (cardiac cine MRI) from the official folders or the h5 files of SSL4MIS or WSL4MIS.\n\n"
@@ -250,15 +251,17 @@ def read_info(path: Path) -> dict[str, int]:
         UserError: a key is missing or no number.
     """
     entries = {}
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
+    for line in read_lines(path, "It names the frames of a patient: ED: 1, ES: 12."):
         key, _, value = line.partition(":")
         entries[key.strip()] = value.strip()
+    frames = {}
     for key in ("ED", "ES"):
-        if not entries.get(key, "").isdigit():
-            raise UserError(
-                f"{path}: key {key} is {entries.get(key, 'missing')!r}, expected a frame number such as 'ED: 1'. Restore the file."
-            )
-    return {key: int(entries[key]) for key in ("ED", "ES")}
+        frame = whole_number(entries.get(key, ""))
+        if frame is None:
+            found = excerpt(entries[key]) if key in entries else "missing"
+            raise UserError(f"{path}: key {key} is {found}, expected a frame number such as 'ED: 1'. Restore the file.")
+        frames[key] = frame
+    return frames
 
 
 def _h5_cases(folder: Path, found: dict[Path, re.Match]) -> list[Case]:
@@ -371,8 +374,7 @@ def h5_geometry(
             "scribble release or of ACDC's NIfTI files, or --spacing X Y Z in mm for all patients."
         )
     spacing = tuple(spacing or DEFAULT_H5_SPACING)
-    if min(spacing) <= 0:
-        raise UserError(f"--spacing {some(map(str, spacing))}: allowed are three positive numbers in mm.")
+    check_voxel_size("--spacing", spacing, "three")
     text = " x ".join(f"{value:g}" for value in spacing)
     print(
         f"Warning: the h5 files carry no spacing; {text} mm (--spacing) is written for all patients, whose true voxel sizes "

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ssl.data.texts import check_voxel_size
 from nnunet_ssl.dataset_conversion.case_lists import (
     SplitLists,
     check_known,
@@ -32,7 +33,7 @@ from nnunet_ssl.dataset_conversion.case_lists import (
     shipped_list,
 )
 from nnunet_ssl.dataset_conversion.common import Assignment, Case, DatasetDescription, add_common_arguments
-from nnunet_ssl.dataset_conversion.reading import read_h5, read_image, walk
+from nnunet_ssl.dataset_conversion.reading import read_h5, read_header, read_image, walk
 from nnunet_ssl.dataset_conversion.writing import write_dataset
 from nnunet_ssl.errors import UserError, some
 
@@ -73,8 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if len(args.spacing) not in (1, 3) or min(args.spacing) <= 0:
+    if len(args.spacing) not in (1, 3):
         raise UserError(f"--spacing {some(map(str, args.spacing))}: allowed are one or three positive numbers in mm.")
+    check_voxel_size("--spacing", args.spacing, "one or three")
     spacing = tuple(args.spacing) if len(args.spacing) == 3 else tuple(args.spacing * 3)
     cases = find_cases(args.input)
     is_h5 = cases[0].images[0].name == CONTAINER
@@ -198,11 +200,9 @@ def say_spacing(cases: list[Case], is_h5: bool, spacing: tuple[float, ...]) -> N
         return
     unit = 0
     for case in cases:
-        header = sitk.ImageFileReader()
-        header.SetFileName(str(case.images[0]))
         try:
-            header.ReadImageInformation()
-        except RuntimeError:
+            header = read_header(case.images[0])
+        except UserError:
             # a damaged file is reported, with all others, when the cases are read
             continue
         unit += has_unit_spacing(header)

@@ -23,9 +23,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.dataset_conversion.case_lists import read_split
 from nnunet_ssl.dataset_conversion.common import Case, DatasetDescription, add_common_arguments
-from nnunet_ssl.dataset_conversion.reading import Geometry, read_geometry, read_image, walk
+from nnunet_ssl.dataset_conversion.reading import Geometry, read_geometry, read_image, require_file, walk
 from nnunet_ssl.dataset_conversion.sparse_labels import assign_by_patient
 from nnunet_ssl.dataset_conversion.writing import write_dataset
 from nnunet_ssl.errors import UserError, some
@@ -135,7 +136,8 @@ def find_cases(folder: Path, scribbles: Path | None) -> tuple[list[Case], dict[s
                 path = root / name
                 if match := LABEL_NAME.fullmatch(name):
                     first = labels.setdefault((match[1], match[2]), path)
-                    if first.read_bytes() != path.read_bytes():
+                    require_file(path)
+                    if first != path and file_hash(first) != file_hash(path):
                         raise UserError(f"{first} and {path} differ, but are the same label. Remove one of them.")
                 elif (match := IMAGE_NAME.fullmatch(name)) and place == folder:
                     if match[1] in images:

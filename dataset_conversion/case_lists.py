@@ -35,12 +35,7 @@ def read_list(path: str | Path) -> list[str]:
     Raises:
         UserError: the file is missing, not text, empty, or names an entry twice.
     """
-    try:
-        lines = read_case_list(path)
-    except OSError as error:
-        raise UserError(
-            f"list {path} cannot be read ({error}). Give another list, or correct the permissions."
-        ) from error
+    lines = read_case_list(path)
     entries = []
     for line in lines:
         parts = [part for part in line.replace("\\", "/").split("/") if part] or [line]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_ssl.data.derived import refuse_faulty_cases, under_construction
+from nnunet_ssl.data.derived import refuse_faulty_cases, same_request, under_construction
 from nnunet_ssl.data.files import damaged_file, wrong_number_of_channels
 from nnunet_ssl.data.geometry import other_axes
 from nnunet_ssl.data.ownership import refuse_to_replace
@@ -69,12 +69,18 @@ def merge_datasets(
     if target.name in [raw.name for raw in raws]:
         raise UserError(f"-o {dataset_id}: {target.name} is one of the data sets to merge. Give a free id.")
     classes, sources = read_sources(raws, load_map(map_file), map_file, ignore)
-    dataset_json = make_dataset_json(name, classes, sources)
+    dataset_json = make_dataset_json(name, classes, sources, num_folds)
     stratified_folds(sources, _patients(sources), num_folds)  # too many folds are refused before anything is copied
     recover(target)
     if target.exists() and not overwrite:
+        if same_request(
+            target, dataset_json, [source.prefix + case for source in sources for case in source.raw.labeled]
+        ):
+            print(f"{target} already holds this merge; nothing is written. --overwrite merges again.")
+            return target
         raise UserError(
-            f"{target} exists. Allowed: a free id (-o), or --overwrite, which replaces the folder once the new one is complete."
+            f"{target} exists and holds something else: data sets, map or options differ. Allowed: a free id (-o), or --overwrite, "
+            "which replaces the folder once the new one is complete."
         )
     if target.exists():
         refuse_to_replace(target, (file for raw in raws for file in raw.files()), "a free id with -o")

@@ -203,7 +203,7 @@ def _prefixes(raws: Sequence[RawDataset]) -> list[str]:
     return [f"{raw.id}_{raw.name.partition('_')[2]}_" for raw in raws]
 
 
-def make_dataset_json(name: str, labels: Mapping[str, int], sources: Sequence[Source]) -> dict:
+def make_dataset_json(name: str, labels: Mapping[str, int], sources: Sequence[Source], num_folds: int) -> dict:
     """The merged dataset.json. UserError for a case that annotates a part of a common class."""
     first = sources[0].raw.dataset_json
     entries, cases = {}, {}
@@ -224,7 +224,8 @@ def make_dataset_json(name: str, labels: Mapping[str, int], sources: Sequence[So
         "nnunet_ssl": {
             "merged_from": {
                 source.raw.name: {str(own): label for own, label in sorted(source.codes.items())} for source in sources
-            }
+            },
+            "folds": num_folds,
         },
     }
     if "overwrite_image_reader_writer" in first:

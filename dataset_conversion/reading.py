@@ -11,8 +11,9 @@ import h5py
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_ssl.data.files import Fault, check_file, faulty_release, reading_fault
+from nnunet_ssl.data.files import NOT_FINITE, Fault, check_file, faulty_release, not_finite, reading_fault
 from nnunet_ssl.data.geometry import DIRECTION_TOLERANCE, ORIGIN_TOLERANCE
+from nnunet_ssl.data.listing import what_it_is
 from nnunet_ssl.dataset_conversion.common import Case, DatasetDescription
 from nnunet_ssl.errors import UserError, some
 
@@ -49,10 +50,15 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         yield Path(root), list(folders), sorted(name for name in files if not is_ignored(Path(name)))
 
 
+def require_file(path: Path) -> None:
+    """UserError where a listed name is no file: a link to nothing, a folder, or a pipe, for which readers would wait."""
+    if not path.is_file():
+        raise UserError(f"{path} {what_it_is(path)}. Complete the download, or remove the case from the input.")
+
+
 def read_image(path: Path) -> sitk.Image:
     """Read an image or a mask with SimpleITK. UserError for a missing, truncated or damaged file."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing. Complete the download, or remove the case from the input.")
+    require_file(path)
     check_file(path)
     try:
         return sitk.ReadImage(str(path))
@@ -87,14 +93,21 @@ class Geometry:
         image.SetDirection(self.direction)
 
 
-def read_geometry(path: Path) -> Geometry:
-    """Geometry of an image file by its header; the voxels are not read. UserError for a file that is no 3D image."""
+def read_header(path: Path) -> sitk.ImageFileReader:
+    """The header of an image file alone. UserError for a missing or damaged file."""
+    require_file(path)
     header = sitk.ImageFileReader()
     header.SetFileName(str(path))
     try:
         header.ReadImageInformation()
     except RuntimeError as error:
         raise _unreadable(path, error) from error
+    return header
+
+
+def read_geometry(path: Path) -> Geometry:
+    """Geometry of an image file by its header; the voxels are not read. UserError for a file that is no 3D image."""
+    header = read_header(path)
     if header.GetDimension() != 3:
         raise UserError(f"{path} has {header.GetDimension()} dimensions; expected 3. Give the file of one volume.")
     return Geometry(header.GetSpacing(), header.GetOrigin(), header.GetDirection(), header.GetSize(), path)
@@ -103,6 +116,7 @@ def read_geometry(path: Path) -> Geometry:
 def read_h5(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     """Arrays of an h5 file by key. UserError that lists the keys found if one is missing or cannot be read."""
     arrays = {}
+    require_file(path)
     try:
         with h5py.File(path, "r") as file:
             for key in keys:
@@ -113,8 +127,6 @@ def read_h5(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
                         f"({', '.join(keys)}). Download the file again, or rename the key."
                     )
                 arrays[key] = _h5_array(path, file, key)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing. Complete the download, or remove the case from the input.") from None
     except OSError as error:
         raise faulty_release(path, Fault(f"cannot be read, it is truncated or damaged ({error})")) from error
     return arrays
@@ -175,8 +187,8 @@ def check_images(
                     "They must agree; nothing is resampled or repaired silently. Correct the file or leave the case out."
                 )
     for name, image in named:
-        if "float" in image.GetPixelIDTypeAsString() and not np.isfinite(sitk.GetArrayViewFromImage(image)).all():
-            raise UserError(f"{where}: {name} holds voxels that are NaN or infinite. Only finite numbers are allowed.")
+        if "float" in image.GetPixelIDTypeAsString() and not_finite(sitk.GetArrayViewFromImage(image)):
+            raise UserError(f"{where}: {name} {NOT_FINITE.what}. {NOT_FINITE.remedy}")
 
 
 def _compared(found: tuple, expected: tuple, tolerance: float | None) -> tuple[tuple, tuple, bool]:

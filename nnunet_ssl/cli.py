@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nnunet_ssl import __version__
 from nnunet_ssl.commands import COMMANDS, load
-from nnunet_ssl.commands.arguments import make_parser
+from nnunet_ssl.commands.arguments import check_names, make_parser
 from nnunet_ssl.commands.outputs import outputs
 from nnunet_ssl.data.locks import only_writer
 from nnunet_ssl.errors import UserError
@@ -134,6 +134,7 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in rest
     args = make_parser(name, module).parse_args([word for word in rest if word != "--debug"])
     try:
+        check_names(args)
         with _terminated_like_interrupted(), only_writer(*outputs(name, args)):
             return module.run(args) or 0
     except KeyboardInterrupt as error:

@@ -45,6 +45,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor, autocast, nn
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
+from nnunet_ssl.data.atomic import remove_unfinished
 from nnunet_ssl.data.locks import OutputLock
 from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.dataloading.cases import TrainingCases, check_fold, gather_cases
@@ -53,7 +54,14 @@ from nnunet_ssl.dataloading.loader import TwoStreamLoader
 from nnunet_ssl.dataloading.pool import UnlabeledPool
 from nnunet_ssl.dataloading.streams import loader_of, two_streams, unlabeled_batch_size_here
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.checkpoints import random_states_of_all_ranks, restore, state_of, write_checkpoint
+from nnunet_ssl.engine.checkpoints import (
+    random_states,
+    random_states_of_all_ranks,
+    restore,
+    restore_random_states,
+    state_of,
+    write_checkpoint,
+)
 from nnunet_ssl.engine.competence import EARLIEST, F1, LATEST, CompetenceGate
 from nnunet_ssl.engine.configurable import ConfigurableTrainer, declared_hyperparameters
 from nnunet_ssl.engine.curves import LABELED, UNLABELED, Curves, epoch_values
@@ -132,6 +140,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         self._lock: OutputLock | None = None  # of output_folder, while this process trains
         self._weight_names: tuple[str, ...] | None = None
         self._loaded_checkpoint = False
+        self._randomness: dict | None = None  # of the checkpoint that is continued
         self._weights_at_start: list[float] = []
         self._waited = 0.0
         self._waiting_said = False
@@ -558,9 +567,13 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             self.print_to_log_file("Pretrained weights were given to all networks of the method.")
         self.find_cases()
         if self.local_rank == 0:
-            self._lock = OutputLock(Path(self.output_folder))
-            self._lock.acquire(wait=False)
+            lock = OutputLock(Path(self.output_folder))
+            lock.acquire(wait=False)
+            self._lock = lock  # ours now, to be given up
+            remove_unfinished(Path(self.output_folder))
         super().on_train_start()
+        if self._randomness is not None:  # nnU-Net has drawn batches, to see that its loaders work
+            restore_random_states(self._randomness)
         if self.local_rank == 0:
             save_json(self.cases.record(), join(self.output_folder, "split.json"))
         values = declared_hyperparameters(type(self))
@@ -573,8 +586,12 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
 
     def on_train_end(self) -> None:
         super().on_train_end()
+        self._release_lock()
+
+    def _release_lock(self) -> None:
         if self._lock is not None:
             self._lock.release()
+            self._lock = None
 
     # ------------------------------------------------------------------------------------------------------- the cases
 
@@ -674,6 +691,7 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
             for augmenter in (self.dataloader_train, self.dataloader_val):
                 if hasattr(augmenter, "_finish"):
                     augmenter._finish()
+            self._release_lock()
             raise
 
     def on_train_epoch_start(self) -> None:
@@ -839,4 +857,5 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         filename = os.fspath(checkpoint if filename_or_checkpoint is None else filename_or_checkpoint)
         super().load_checkpoint(filename)
         restore(self, torch.load(filename, map_location=self.device, weights_only=False), filename)
+        self._randomness = random_states()
         self._loaded_checkpoint = True

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from types import ModuleType
 
+from nnunet_ssl.data.names import plain_name
+
 
 def make_parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
     """The parser of a subcommand or a converter: a module with `DESCRIPTION`, `EXAMPLE` and `add_arguments`."""
@@ -16,6 +18,19 @@ def make_parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
     )
     module.add_arguments(parser)
     return parser
+
+
+# what becomes a part of a path
+NAMES = {"tr": "-tr", "c": "-c", "p": "-p", "chk": "-chk", "overwrite_plans_name": "-overwrite_plans_name"}
+
+
+def check_names(args: argparse.Namespace) -> None:
+    """UserError for a trainer, configuration, plans or checkpoint that is no plain name."""
+    for name, option in NAMES.items():
+        given = getattr(args, name, None)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None:
+                plain_name(value, option)
 
 
 def add_relabeling_arguments(parser: argparse.ArgumentParser, labels: str, choice: str) -> None:

@@ -6,6 +6,7 @@ import argparse
 
 from nnunet_ssl.commands.arguments import add_preprocessing_arguments
 from nnunet_ssl.data.raw_dataset import RawDataset
+from nnunet_ssl.data.texts import check_voxel_size
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.preprocessing.planning import Manner, Planning, plan_and_preprocess
 
@@ -91,6 +92,7 @@ def _spacing(texts: list[str]) -> list[float]:
         spacing = [float(number) for number in texts]
     except ValueError:
         spacing = []
-    if len(spacing) != 3 or min(spacing) <= 0:
+    if len(spacing) != 3:
         raise UserError(f"-overwrite_target_spacing is {' '.join(texts)}; allowed are three positive numbers.")
+    check_voxel_size("-overwrite_target_spacing", spacing, "three")
     return spacing

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nnunet_ssl.commands.arguments import add_trust_argument
 from nnunet_ssl.data.raw_dataset import RawDataset
+from nnunet_ssl.data.texts import whole_number
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.preprocessing.pseudo_labeling import Elsewhere, RoundOptions, make_round
 from nnunet_ssl.preprocessing.round_cases import Selection
@@ -33,9 +34,10 @@ OF_MODELS |= {"min_confidence": "--min_confidence", "gate": "--gate", "device": 
 
 def fold(text: str) -> int | str:
     """A fold as nnU-Net's commands take it: a number from 0 on, or all."""
-    if text != "all" and not text.isdigit():
+    number = whole_number(text)
+    if text != "all" and number is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no fold; allowed are numbers from 0 on, and all")
-    return text if text == "all" else int(text)
+    return text if number is None else number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from nnunet_ssl.data.owners import is_abandoned, own_mark
 from nnunet_ssl.errors import UserError
+
+# the file, the process, and the ending that writers want
+_TEMPORARY = re.compile(r"\.(.+)\.((?:[^/]*-)?[0-9]+)\.tmp(\..+)?", re.DOTALL)
 
 
 def write_json_atomically(content: dict | list, file: str | Path) -> None:
@@ -22,7 +26,7 @@ def write_json_atomically(content: dict | list, file: str | Path) -> None:
     try:
         write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise UserError(
             f"{file} cannot be written: {error.strerror}. Free some space and run the command again."
@@ -32,10 +36,12 @@ def write_json_atomically(content: dict | list, file: str | Path) -> None:
 def write_atomically(filename: str | Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary name)` in the folder of `filename`, flush the file to the disk, then rename it.
 
-    Whatever goes wrong, an existing `filename` stays as it was and the temporary file is removed.
+    Whatever goes wrong, an existing `filename` stays as it was and the temporary file is removed; so are those that killed
+    processes of this host have left of the same file.
     """
     filename = Path(filename)
-    temporary = filename.with_name(f".{filename.name}.{os.getpid()}.tmp")
+    remove_abandoned(filename.parent, filename.name)
+    temporary = filename.with_name(f".{filename.name}.{own_mark()}.tmp")
     try:
         write(temporary)
         with open(temporary, "rb+") as file:
@@ -61,11 +67,19 @@ def write_named_atomically(filename: str | Path, ending: str, write: Callable[[s
 
 def is_unfinished(name: str) -> bool:
     """Whether a file of this name is a temporary one of these functions."""
-    return re.fullmatch(r"\..+\.\d+\.tmp(\..+)?", name) is not None
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete the temporary files that killed processes of these functions have left in `folder`; nothing else."""
+    """Delete the temporary files of these functions in `folder`, for a process that alone may write there; nothing else."""
     for file in folder.glob(".*.tmp*"):
         if is_unfinished(file.name) and file.is_file():
-            file.unlink()
+            file.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path, name: str | None = None) -> None:
+    """Delete the temporary files of processes of this host that are gone, of all files in `folder` or of the file `name`."""
+    for entry in os.scandir(folder) if folder.is_dir() else ():
+        found = _TEMPORARY.fullmatch(entry.name)
+        if found and name in (None, found[1]) and is_abandoned(found[2]) and entry.is_file(follow_symlinks=False):
+            Path(entry.path).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from nnunet_ssl.data.progress import progress
 from nnunet_ssl.data.raw_dataset import DENSE_FOLDER, RawDataset, read_label_map
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import load_splits
-from nnunet_ssl.data.staging import disk_message, put_in_place, staging_folder
+from nnunet_ssl.data.staging import disk_message, put_in_place, recover, staging_folder
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError, listed, some
@@ -30,15 +30,45 @@ def under_construction(target: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full or cannot be written.
     """
+    with scratch_folder(target) as staging:
+        yield staging
+        put_in_place(staging, target)
+
+
+@contextlib.contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target`, gone at the end; of those that killed processes left, `recover` removes the rest.
+
+    Raises:
+        UserError: the disk is full or cannot be written.
+    """
     staging = staging_folder(target)
     try:
         staging.mkdir(parents=True)
         yield staging
-        put_in_place(staging, target)
     except OSError as error:
         raise UserError(disk_message(error, target)) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def files_under_construction(folder: Path, last: str) -> Iterator[Path]:
+    """A hidden folder beside `folder` whose files are moved into it at the end; other files there stay.
+
+    Args:
+        last: the file that says that the others are complete: an old one goes first, the new one comes last.
+
+    Raises:
+        UserError: the disk is full or cannot be written; `folder` is as it was then.
+    """
+    recover(folder)
+    with scratch_folder(folder) as staging:
+        yield staging
+        folder.mkdir(exist_ok=True)
+        (folder / last).unlink(missing_ok=True)
+        for file in sorted(staging.iterdir(), key=lambda file: file.name == last):
+            os.replace(file, folder / file.name)
 
 
 def carried_lists(raw: RawDataset) -> tuple[UnlabeledList | None, list[dict[str, list[str]]] | None]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_ssl.data.listing import what_it_is
 from nnunet_ssl.errors import UserError
 
 
@@ -48,6 +49,8 @@ def file_fault(path: Path) -> Fault | None:
 
     SimpleITK fills what is missing from a truncated NIfTI file with zeros, reads NaN as 0, and takes a spacing of 0 for 1.
     """
+    if not path.is_file():  # readers would wait for a pipe
+        return Fault(what_it_is(path))
     name = path.name.lower()
     if name.endswith((".nii", ".nii.gz")):
         return _nifti_fault(path)
@@ -87,9 +90,14 @@ def _nifti_fault(path: Path) -> Fault | None:
         )
     if kind.kind == "f":
         voxels = np.frombuffer(content, kind, math.prod(map(int, shape)), offset)
-        if not (np.abs(voxels) <= np.finfo(np.float32).max).all():  # false for NaN
+        if not_finite(voxels):
             return NOT_FINITE
     return None
+
+
+def not_finite(voxels: np.ndarray) -> bool:
+    """Whether there are values that are NaN, infinite, or beyond what float32 holds."""
+    return not bool((np.abs(voxels) <= np.finfo(np.float32).max).all())  # false for NaN
 
 
 NOT_FINITE = Fault(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
+from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.geometry import read_grid
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset, read_label_map
@@ -47,6 +46,7 @@ def checked_label_files(
     num_processes: int,
     show_progress: bool,
     like: Mapping[str, str] | None = None,
+    may_ignore: bool = False,
 ) -> dict[str, str]:
     """Read label maps and return name -> hash of the file.
 
@@ -54,12 +54,13 @@ def checked_label_files(
         files: name -> file.
         what: "dense label map", "mask": for messages.
         like: name -> label file that must have the same shape.
+        may_ignore: whether the ignore label of the data set may occur.
 
     Raises:
-        UserError: files cannot be read, hold other values than dataset.json names (the ignore label is none of them), or have
-            another shape; all of them are named.
+        UserError: files cannot be read, hold other values than dataset.json names, or have another shape; all of them are
+            named.
     """
-    allowed = named_codes(raw.dataset_json)
+    allowed = named_codes(raw.dataset_json, may_ignore)
     reader, names = raw.reader_writer_class, list(files)
     jobs = [(name, files[name], None if like is None else like[name], reader, sorted(allowed), what) for name in names]
     hashes, problems = {}, []
@@ -72,7 +73,12 @@ def checked_label_files(
 
 
 def _check(
-    name: str, file: str, like: str | None, reader_writer_class: type, allowed: list[int], what: str
+    name: str,
+    file: str,
+    like: str | None,
+    reader_writer_class: type,
+    allowed: list[int],
+    what: str,
 ) -> tuple[str, str]:
     """`(hash of the file, "")` or `("", what is wrong)`."""
     try:
@@ -85,4 +91,4 @@ def _check(
         return "", f"{file}: holds {found}; allowed in a {what} are {allowed}. Correct the file or remove it."
     if shape is not None and segmentation.shape != shape:
         return "", f"{file}: shape {segmentation.shape}, but {like} has {shape}. Correct the file or remove it."
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest(), ""
+    return file_hash(file), ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from nnunet_ssl.data.files import wrong_number_of_channels
@@ -11,7 +12,7 @@ from nnunet_ssl.data.geometry import other_axes
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import FOLDERS, RawDataset, preprocessed_folder, raw_folder, read_case
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
-from nnunet_ssl.data.splits import copy_splits, load_splits
+from nnunet_ssl.data.splits import check_copy, copy_splits, load_splits
 from nnunet_ssl.data.unlabeled_list import FILE_NAME, CaseRecord, UnlabeledList, content_hash
 from nnunet_ssl.errors import UserError
 
@@ -19,18 +20,27 @@ _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)  # raw data is often mount
 
 
 def prepare_lists(
-    raw: RawDataset, num_processes: int, rehash: bool, overwrite: bool, show_progress: bool = True
+    raw: RawDataset,
+    num_processes: int,
+    rehash: bool,
+    overwrite: bool,
+    show_progress: bool = True,
+    before_writing: Callable[[UnlabeledList], object] | None = None,
 ) -> UnlabeledList:
     """Bring `splits_final.json` and `unlabeled.json` of `nnUNet_preprocessed` up to date with the raw data set.
 
     Hidden labels belong to a split. Where the split that is now in force trains or validates on a case whose label was
     hidden, the hidden labels are dropped, which is said.
 
+    Args:
+        before_writing: further checks, given the list, whose errors leave everything as it was.
+
     Raises:
         UserError: see `copy_splits` and `update_list`.
     """
+    check_copy(raw.folder, raw.preprocessed, overwrite, raw.labeled)
+    content = update_list(raw, num_processes, rehash, show_progress, before_writing)
     splits_file = copy_splits(raw.folder, raw.preprocessed, overwrite, raw.labeled) or raw.preprocessed / SPLITS_FILE
-    content = update_list(raw, num_processes, rehash, show_progress)
     if splits_file.is_file() and content.hidden_labels:
         splits = load_splits(splits_file, raw.labeled)
         in_use = {str(fold): {*split["train"], *split["val"]} for fold, split in enumerate(splits)}
@@ -50,7 +60,13 @@ def prepare_lists(
     return content
 
 
-def update_list(raw: RawDataset, num_processes: int, rehash: bool = False, show_progress: bool = True) -> UnlabeledList:
+def update_list(
+    raw: RawDataset,
+    num_processes: int,
+    rehash: bool = False,
+    show_progress: bool = True,
+    before_writing: Callable[[UnlabeledList], object] | None = None,
+) -> UnlabeledList:
     """Bring `unlabeled.json` up to date with the images, in the raw folder and in `nnUNet_preprocessed`.
 
     Hashes of an existing list are reused for a folder whose case ids are those of the list, except for images changed
@@ -104,6 +120,8 @@ def update_list(raw: RawDataset, num_processes: int, rehash: bool = False, show_
     everything = {*new.unlabeled, *new.labeled, *new.test}
     new.groups = {case: patient for case, patient in new.groups.items() if case in everything}
     new.hidden_labels = {f: [c for c in cases if c in new.labeled] for f, cases in new.hidden_labels.items()}
+    if before_writing is not None:
+        before_writing(new)
     save_list(new, raw.name, only_if_changed=not jobs)
     return new
 

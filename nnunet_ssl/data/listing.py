@@ -20,7 +20,7 @@ def files_with_ending(folder: Path, ending: str) -> dict[str, Path]:
     """
     if not folder.is_dir():
         if folder.is_symlink() or folder.exists():
-            raise UserError(f"{folder} {_what_it_is(folder)}; allowed is a folder. Restore it, or remove it.")
+            raise UserError(f"{folder} {what_it_is(folder)}; allowed is a folder. Restore it, or remove it.")
         return {}
     found = {}
     for name in sorted(os.listdir(folder)):
@@ -28,12 +28,15 @@ def files_with_ending(folder: Path, ending: str) -> dict[str, Path]:
             continue
         file = folder / name
         if not file.is_file():
-            raise UserError(f"{file} {_what_it_is(file)}; allowed is a file. Restore it, or remove it.")
+            raise UserError(f"{file} {what_it_is(file)}; allowed is a file. Restore it, or remove it.")
         found[name[: -len(ending)]] = file
     return found
 
 
-def _what_it_is(path: Path) -> str:
+def what_it_is(path: Path) -> str:
+    """What stands in the place of a file, after its name: "is a folder"."""
+    if not path.is_symlink() and not path.exists():
+        return "does not exist"
     if path.is_symlink() and not path.exists():
         return f"is a link to {os.readlink(path)}, which does not exist (a disk that is not mounted?)"
     return "is a folder" if path.is_dir() else "is no regular file"

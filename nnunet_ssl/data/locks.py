@@ -15,14 +15,17 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from nnunet_ssl.data.atomic import remove_abandoned
 from nnunet_ssl.data.json_files import read_json
+from nnunet_ssl.data.owners import is_gone
 from nnunet_ssl.errors import UserError
 
 
 class OutputLock:
     """The right to write to `output`, a file or folder that need not be there.
 
-    Two hidden files lie beside it while it is held: the lock, and who has it. Locks of one process do not exclude each other.
+    Two hidden files lie beside it while it is held: the lock, and who has it. Locks of one process do not exclude each other. What
+    killed processes have left of their locks here, and of temporary files in `output`, goes with the next lock.
     """
 
     def __init__(self, output: Path):
@@ -53,7 +56,13 @@ class OutputLock:
             print(f"Waiting for {self.holder()}, which writes to {self.output}.", flush=True)
             self._lock.acquire()
         about = {"host": socket.gethostname(), "pid": os.getpid(), "since": datetime.now().isoformat(" ", "seconds")}
-        self._holder.write_text(json.dumps(about), encoding="utf-8")
+        try:
+            _remove_abandoned_locks(self.output.parent)
+            remove_abandoned(self.output)
+            self._holder.write_text(json.dumps(about), encoding="utf-8")
+        except OSError:  # a full disk
+            self.release()
+            raise
 
     def release(self) -> None:
         if self._lock.lock_counter == 1:
@@ -72,6 +81,22 @@ class OutputLock:
             return f"process {about['pid']} on {about['host']}, since {about['since']}"
         except (UserError, KeyError):  # it is just being taken or given up
             return "another process"
+
+
+def _remove_abandoned_locks(folder: Path) -> None:
+    """The files of locks whose processes were killed, of other outputs beside the one that is locked now."""
+    for file in folder.glob(".*.lock.json"):
+        try:
+            about = read_json(file)
+            gone = about["host"] == socket.gethostname() and is_gone(int(about["pid"]))
+        except (UserError, KeyError, TypeError, ValueError):
+            continue
+        if gone:
+            lock = FileLock(file.with_suffix(""), is_singleton=True)
+            with contextlib.suppress(Timeout, OSError), lock.acquire(timeout=0):
+                if lock.lock_counter == 1:
+                    file.unlink(missing_ok=True)
+                    Path(lock.lock_file).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import functools
 import io
+import os
 import pickle
 import pydoc
 import re
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,15 +24,19 @@ from typing import Any
 import numpy as np
 
 from nnunet_ssl.data.json_files import expect
+from nnunet_ssl.data.listing import what_it_is
 from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.plans_file import read_plans
+from nnunet_ssl.data.raw_dataset import load_dataset_json
 from nnunet_ssl.errors import UserError
 
 TRUST = "If you trust whoever made it, add --trust: what it names is then executed."
+RETRAIN = "Train again: nnU-Net writes it when a training starts."
 NEEDED = {"network_weights": (dict, "an object"), "trainer_name": (str, "a text"), "init_args": (dict, "an object")}
 # Where the classes of nnU-Net's networks and of ours are; plans of others may name any function.
 NETWORKS = ("dynamic_network_architectures.", "torch.nn.", "nnunetv2.", "nnunet_ssl.")
 
+LITTLE_SPACE = 64 * 1024**2  # bytes; below this much a failed write is put down to a full disk
 _ZIP = b"PK\x03\x04"  # begins every file of torch.save since PyTorch 1.6
 # texts: the names of cases in splits that nnU-Net makes
 NUMBERS_AND_TEXTS = np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?US"
@@ -88,6 +95,8 @@ def read_checkpoint(file: Path, trust: bool = False) -> dict[str, Any]:
     """
     import torch
 
+    if not file.is_file():
+        raise UserError(f"{file} {what_it_is(file)}. Train again, or name another checkpoint with -chk.")
     try:
         if not trust:
             _refuse_other_formats(file)
@@ -145,7 +154,7 @@ def check_model(folder: Path, folds: Sequence[int | str], checkpoint_name: str) 
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     plans_file = folder / "plans.json"
-    plans = PlansManager(read_plans(plans_file, "Train again: nnU-Net writes it when a training starts."))
+    plans = PlansManager(read_plans(plans_file, RETRAIN))
     for fold in folds:
         file = folder / f"fold_{fold}" / checkpoint_name
         configuration = read_checkpoint(file)["init_args"].get("configuration")
@@ -203,15 +212,30 @@ def load_predictor(
 
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("-device cuda: torch finds no CUDA device. Predict with -device cpu (slow).")
+    load_dataset_json(folder / "dataset.json", RETRAIN)
     if not trust:
         check_model(folder, folds, checkpoint_name)
     with contextlib.redirect_stdout(io.StringIO()):  # it says that CPUs are slow
         predictor = nnUNetPredictor(device=torch.device(device), **options)
     try:
         predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), checkpoint_name)
+        for weights in predictor.list_of_parameters:  # nnU-Net takes those of the further folds when it predicts
+            predictor.network.load_state_dict(weights)
     except Exception as error:  # whatever a wrong file leads to in nnU-Net
         raise UserError(f"nnU-Net cannot load the model in {folder}: {type(error).__name__}: {error}") from error
     return predictor
+
+
+def write_torch(content: Any, file: Path) -> None:
+    """torch.save, which raises a RuntimeError where the disk is full. OSError then."""
+    import torch
+
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        free = shutil.disk_usage(file.parent).free
+        code = errno.ENOSPC if free < LITTLE_SPACE else errno.EIO
+        raise OSError(code, os.strerror(code), str(file)) from error
 
 
 # ------------------------------------------------------------------------------------------------------------------ cases

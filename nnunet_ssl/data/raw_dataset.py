@@ -384,6 +384,11 @@ def read_label_map(case: str, file: str, reader_writer_class: type) -> tuple[np.
     except Exception as error:  # see read_case
         problem = explain_reading_error(case, [file], reader_writer_class)
         raise UserError(problem or f"case {case}: {file} cannot be read ({error}). Restore it.") from error
+    if labels.shape[0] != 1:
+        raise UserError(
+            f"case {case}: {file} has more axes than a volume, or several channels {labels.shape}; a label map has one number per "
+            "voxel. Correct it."
+        )
     if not (np.isfinite(labels) & (labels >= 0) & (labels == np.round(labels))).all():
         raise UserError(
             f"case {case}: {file} holds numbers that are no labels; allowed are whole numbers from 0. Correct it."

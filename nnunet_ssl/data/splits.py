@@ -18,6 +18,7 @@ from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.names import check_case_ids
 from nnunet_ssl.data.ownership import add_to_record
+from nnunet_ssl.data.texts import read_lines
 from nnunet_ssl.errors import UserError, some
 
 FILE_NAME = "splits_final.json"
@@ -111,30 +112,34 @@ def copy_splits(raw: Path, preprocessed: Path, overwrite: bool, known: Collectio
     Raises:
         UserError: another split is there already and `overwrite` is false, or a fold names a case that is not in `known`.
     """
+    target, splits = check_copy(raw, preprocessed, overwrite, known)
+    if splits:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_splits(target, splits, overwrite)
+    return target if (raw / FILE_NAME).is_file() else None
+
+
+def check_copy(
+    raw: Path, preprocessed: Path, overwrite: bool, known: Collection[str]
+) -> tuple[Path, list[dict[str, list[str]]]]:
+    """Where `copy_splits` would write, and what; nothing where it is there. Raises what that does."""
     source, target = raw / FILE_NAME, preprocessed / FILE_NAME
     if not source.is_file():
-        return None
+        return target, []
     splits = load_splits(source, known)
-    if target.is_file():
-        present = [split_hash(split) for split in load_splits(target)] if not overwrite else []
+    if target.is_file() and not overwrite:
+        present = [split_hash(split) for split in load_splits(target)]
         if present[: len(splits)] == [split_hash(split) for split in splits]:
-            return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_splits(target, splits, overwrite)
-    return target
+            return target, []
+        refuse_other_split(target, splits)
+    return target, splits
 
 
 def read_case_list(file: str | Path, known: Iterable[str] | None = None) -> list[str]:
     """Case ids of a text file, one per line, in order; CRLF, blank lines, a byte order mark and trailing commas are
     tolerated. UserError names the file when it is missing, empty, names a case twice, or one that is not in `known`.
     """
-    file = Path(file)
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"list {file} does not exist. It is a text file with one case id per line.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"list {file} is not a text file ({error}). It has one case id per line.") from error
+    lines = read_lines(file, "A list is a text file with one case id per line.")
     cases = [name for name in (line.strip().rstrip(",").strip() for line in lines) if name]
     if not cases:
         raise UserError(f"list {file} names no case. It is a text file with one case id per line.")

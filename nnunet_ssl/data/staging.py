@@ -9,12 +9,12 @@ import errno
 import os
 import re
 import shutil
-import socket
 from pathlib import Path
 
 import SimpleITK as sitk
 
 from nnunet_ssl.data.files import check_file
+from nnunet_ssl.data.owners import is_abandoned, own_mark
 from nnunet_ssl.data.ownership import remove_folder, write_record
 from nnunet_ssl.errors import UserError, some
 
@@ -32,8 +32,8 @@ def target_folder(dataset_id: int, name: str, option: str = "-d") -> Path:
 
     if not 1 <= dataset_id <= 999:
         raise UserError(f"{option} {dataset_id}: a data set id lies between 1 and 999.")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-        raise UserError(f"-name {name}: allowed are letters, digits, '_' and '-', as in Dataset101_LA.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name):
+        raise UserError(f"-name {name}: allowed are letters, digits, '_' and '-', up to 100, as in Dataset101_LA.")
     if not nnUNet_raw.is_set():
         raise UserError(
             "the environment variable nnUNet_raw is not set. Allowed: the folder of nnU-Net's raw data sets. "
@@ -56,7 +56,7 @@ def staging_folder(target: Path) -> Path:
     On the disk of `target`, if that is a link to a folder of another one.
     """
     target = target.resolve()
-    return target.with_name(f"{_staging_prefix(target)}{socket.gethostname()}-{os.getpid()}")
+    return target.with_name(f"{_staging_prefix(target)}{own_mark()}")
 
 
 def _staging_prefix(target: Path) -> str:
@@ -75,25 +75,13 @@ def recover(target: Path) -> None:
                 raise UserError(f"{replaced} is where the next replaced folder would be put. Move it away.")
         else:
             os.rename(replaced, target)
-            print(f"An interrupted conversion had moved {target} aside; it is back in its place.")
+            print(f"An interrupted run had moved {target} aside; it is back in its place.")
     prefix = _staging_prefix(target)
     for leftover in target.parent.glob(f"{prefix}*"):
-        host, _, pid = leftover.name.removeprefix(prefix).rpartition("-")
-        if host == socket.gethostname() and pid.isdigit() and not _is_running(int(pid)):
+        mark = leftover.name.removeprefix(prefix)
+        if is_abandoned(mark) or mark == own_mark():  # numbers of processes come again
             shutil.rmtree(leftover)
-            print(f"Removed {leftover}, left by an interrupted conversion.")
-
-
-def _is_running(pid: int) -> bool:
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+            print(f"Removed {leftover}, left by an interrupted run.")
 
 
 def put_in_place(staging: Path, target: Path) -> None:
@@ -147,9 +135,9 @@ def disk_message(error: OSError, target: Path) -> str:
     if error.errno in DISK_FULL:
         return (
             f"no space left on the disk of {target.parent} ({error}); {free}; {kept}. "
-            "Free some space, or point nnUNet_raw to another disk, and run the command again."
+            "Free some space, or write to another disk, and run the command again."
         )
     return (
         f"{target.parent} cannot be written ({error}); {free}; {kept}. "
-        "Check the permissions, the quota and the disk, or point nnUNet_raw elsewhere, and run the command again."
+        "Check the permissions, the quota and the disk, or write elsewhere, and run the command again."
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from nnunet_ssl.data.derived import files_under_construction
 from nnunet_ssl.data.progress import progress
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.evaluation import runs as results
@@ -128,11 +129,11 @@ def compare(
     summary = summarize(table, trainers, list(labels.classes), patients=groups)
     head = _head(experiment, fold_numbers, test, settings, table, splits, notes, groups)
     text = markdown(head, runs, summary, trainers)
-    output.mkdir(parents=True, exist_ok=True)
-    write_reports(output, text, table, summary)
     where = "test cases" if test else "validation cases"
     title = f"{experiment.dataset}, {configuration}, fold {', '.join(map(str, fold_numbers))}: {head.num_cases} {where}"
-    write_figure(output / "compare.png", table, trainers, list(labels.classes), title)
+    with files_under_construction(output, "compare.md") as folder:
+        write_reports(folder, text, table, summary)
+        write_figure(folder / "compare.png", table, trainers, list(labels.classes), title)
     print(text)
     print(f"Written to {output}: compare.md, compare_cases.csv, compare_summary.csv, compare.png")
     if write_crossval:

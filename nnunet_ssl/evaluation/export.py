@@ -6,21 +6,24 @@ way nnU-Net documents for sharing models of other trainers, and leaves out what 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunet_ssl.data.atomic import write_atomically
+from nnunet_ssl.data.derived import scratch_folder, under_construction
 from nnunet_ssl.data.json_files import read_json
-from nnunet_ssl.data.model_files import check_model, load_predictor, read_checkpoint
-from nnunet_ssl.data.ownership import RECORD, refuse_to_replace, remove_folder, write_record
+from nnunet_ssl.data.model_files import RETRAIN, check_model, load_predictor, read_checkpoint, write_torch
+from nnunet_ssl.data.ownership import RECORD, refuse_to_replace
 from nnunet_ssl.data.plans_file import read_plans
-from nnunet_ssl.errors import UserError, some
+from nnunet_ssl.data.raw_dataset import load_dataset_json
+from nnunet_ssl.data.staging import recover
+from nnunet_ssl.errors import UserError
 from nnunet_ssl.preprocessing.preprocessed import get_configuration
 
 STOCK_TRAINER = "nnUNetTrainer"
@@ -96,7 +99,7 @@ def stock_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
 def _refuse_networks_of_ours(plans_file: Path, configuration: str) -> None:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    plans = PlansManager(read_plans(plans_file, "Train again: nnU-Net writes it when a training starts."))
+    plans = PlansManager(read_plans(plans_file, RETRAIN))
     name = get_configuration(plans, configuration).network_arch_class_name
     if name.split(".")[0] == "nnunet_ssl":
         raise UserError(
@@ -110,10 +113,8 @@ def _check_stock_loads(folder: Path, folds: list[str], checkpoint: str, source: 
     """Load every fold with nnU-Net's predictor, as `nnUNetv2_predict_from_modelfolder` does."""
     try:
         # the checkpoints were read from `source` under the user's conditions, and written by us
-        predictor = load_predictor(folder, folds, checkpoint, trust=True, perform_everything_on_device=False)
-        for parameters in predictor.list_of_parameters:
-            predictor.network.load_state_dict(parameters)
-    except RuntimeError as error:
+        load_predictor(folder, folds, checkpoint, trust=True, perform_everything_on_device=False)
+    except UserError as error:
         raise UserError(
             f"stock nnU-Net cannot load the weights of {source}: its trainer builds another network than the plans name. "
             f"Share the model folder as it is and install nnunet_ssl where you predict.\n{error.__cause__ or error}"
@@ -175,20 +176,6 @@ def _zip(model: Path, file: Path, inside: Path) -> None:
             archive.write(path, inside / path.relative_to(model))
 
 
-def _replace_folder(new: Path, out: Path) -> None:
-    """Put `new` in the place of `out`; what was there is removed after the new folder is in place."""
-    if not out.exists():
-        os.rename(new, out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-    os.rename(out, old / out.name)
-    os.rename(new, out)
-    if kept := remove_folder(old / out.name):
-        print(f"{old / out.name} stays: it holds {some(kept)}, which came in meanwhile. Move them away.")
-    else:
-        old.rmdir()
-
-
 def export_model(
     source: Path,
     out: Path | None,
@@ -201,7 +188,7 @@ def export_model(
 ) -> list[str]:
     """Write the model of the folder `source` (see `model_folder`), say how to predict with it; returns its folds.
 
-    It is written to a temporary folder, loaded once with nnU-Net's predictor and then renamed.
+    It is written to a hidden folder beside it, loaded once with nnU-Net's predictor and then renamed.
 
     Args:
         out: a folder of its own for the model; None: only the zip file.
@@ -215,53 +202,46 @@ def export_model(
     source = Path(source).resolve()
     if out is None and zip_file is None:
         raise UserError("Name a folder with -o, or a file with --zip.")
+    for target in filter(None, (out, zip_file)):  # what killed exports have left
+        recover(Path(target))
     if out is not None:
         _refuse_to_replace(Path(out).resolve(), source, overwrite)
     if zip_file is not None:
         _refuse_existing_zip(Path(zip_file), overwrite)
-    missing = [name for name in _REQUIRED_FILES if not (source / name).is_file()]
-    if missing:
-        raise UserError(f"{source} has no {' and no '.join(missing)}: nnU-Net writes these when a training starts.")
+    load_dataset_json(source / "dataset.json", RETRAIN)
     files = checkpoint_files(source, folds, checkpoint)
     _refuse_networks_of_ours(source / "plans.json", configuration)
     if not trust:
         check_model(source, list(files), checkpoint)
 
-    place = Path(zip_file if out is None else out).resolve()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.new.", dir=place.parent))
     exported, named = " ".join(files), "" if checkpoint == DEFAULT_CHECKPOINT else f" -chk {checkpoint}"
-    print(f"Exported {source.name}, fold {exported}.")
-    try:
-        new = temporary / place.name
-        new.mkdir()
+    with contextlib.ExitStack() as stack:
+        place = (
+            scratch_folder(Path(zip_file)) if zip_file is not None and out is None else under_construction(Path(out))
+        )
+        new = stack.enter_context(place)
         _assemble(source, new, files, checkpoint, trust)
         if zip_file is not None:
-            dataset, (trainer, plans, _) = source.parent.name, source.name.split("__")
             Path(zip_file).parent.mkdir(parents=True, exist_ok=True)
-            inside = Path(dataset, source.name)
-            write_atomically(zip_file, lambda file: _zip(new, file, inside))
-            model = f"-d {dataset} -c {configuration} -tr {trainer} -p {plans} -f {exported}{named}"
-            print(
-                f"To {zip_file}. Install it, and predict with stock nnU-Net:\n"
-                f"  nnUNetv2_install_pretrained_model_from_zip {zip_file}\n"
-                f"  nnUNetv2_predict -i INPUT -o OUTPUT {model}"
-            )
-        if out is not None:
-            _replace_folder(new, place)
-            print(
-                f"To {out}. Predict with stock nnU-Net:\n"
-                f"  nnUNetv2_predict_from_modelfolder -i INPUT -o OUTPUT -m {out} -f {exported}{named}"
-            )
-    finally:
-        shutil.rmtree(temporary)
+            write_atomically(zip_file, lambda file: _zip(new, file, Path(source.parent.name, source.name)))
+    print(f"Exported {source.name}, fold {exported}.")
+    if zip_file is not None:
+        dataset, (trainer, plans, _) = source.parent.name, source.name.split("__")
+        print(
+            f"To {zip_file}. Install it, and predict with stock nnU-Net:\n"
+            f"  nnUNetv2_install_pretrained_model_from_zip {zip_file}\n"
+            f"  nnUNetv2_predict -i INPUT -o OUTPUT -d {dataset} -c {configuration} -tr {trainer} -p {plans} -f {exported}{named}"
+        )
+    if out is not None:
+        print(
+            f"To {out}. Predict with stock nnU-Net:\n"
+            f"  nnUNetv2_predict_from_modelfolder -i INPUT -o OUTPUT -m {out} -f {exported}{named}"
+        )
     return list(files)
 
 
 def _assemble(source: Path, new: Path, files: Mapping[str, Path], checkpoint: str, trust: bool) -> None:
     """Put the model into the folder `new`. `files`: fold -> its checkpoint."""
-    import torch
-
     for name in (*_REQUIRED_FILES, *_OPTIONAL_FILES):
         if (source / name).is_file():
             shutil.copyfile(source / name, new / name)
@@ -270,11 +250,10 @@ def _assemble(source: Path, new: Path, files: Mapping[str, Path], checkpoint: st
         loaded = read_checkpoint(file, trust)
         trainers[fold] = loaded["trainer_name"]
         (new / f"fold_{fold}").mkdir()
-        torch.save(stock_checkpoint(loaded), new / f"fold_{fold}" / checkpoint)
+        write_torch(stock_checkpoint(loaded), new / f"fold_{fold}" / checkpoint)
         _copy_present(file.parent, new / f"fold_{fold}", _FOLD_FILES)
     selection = f"crossval_results_folds_{'_'.join(files)}"
     _copy_present(source / selection, new / selection, _CROSSVAL_FILES)
     _check_stock_loads(new, list(files), checkpoint, source)
     provenance = {"trainer_name": trainers, "checkpoint": checkpoint, "model": source.name}
     (new / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n")
-    write_record(new)

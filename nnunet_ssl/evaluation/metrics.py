@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import binary_erosion, distance_transform_edt, generate_binary_structure
 
-from nnunet_ssl.data.files import stream_damage
+from nnunet_ssl.data.raw_dataset import read_label_map
 from nnunet_ssl.errors import UserError
 
 if TYPE_CHECKING:
@@ -217,12 +217,10 @@ def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
 
 def _read(file: str | Path, reader_writer: BaseReaderWriter, repair: str) -> tuple[np.ndarray, dict]:
     """Label map `(*spatial)` and nnU-Net's properties."""
-    if (damage := stream_damage(file)) is not None:
-        raise UserError(f"{file} cannot be read as a segmentation, it is truncated or damaged ({damage}). {repair}")
     try:
-        segmentation, properties = reader_writer.read_seg(str(file))
-    except Exception as error:  # every reader has its own exceptions for an unreadable file
-        raise UserError(f"{file} cannot be read as a segmentation ({error}). {repair}") from error
+        segmentation, properties = read_label_map(Path(file).name, str(file), type(reader_writer))
+    except UserError as error:
+        raise UserError(f"{error} {repair}") from error
     return segmentation[0], properties
 
 
@@ -231,19 +229,23 @@ def _geometry_difference(prediction: np.ndarray, properties: dict, reference: np
     if prediction.shape != reference.shape:
         return f"shape {prediction.shape} against {reference.shape}"
     spacing = np.asarray(expected["spacing"], float)
-    if not np.allclose(properties["spacing"], spacing, rtol=_GEOMETRY_TOLERANCE, atol=0):
+    if not _alike(properties["spacing"], spacing, _GEOMETRY_TOLERANCE, 0):
         return f"spacing {_rounded(properties['spacing'])} against {_rounded(spacing)} mm"
     if "sitk_stuff" in expected:
         found, wanted = properties["sitk_stuff"], expected["sitk_stuff"]
         tolerance = {"origin": 10 * _GEOMETRY_TOLERANCE * spacing.min(), "direction": _GEOMETRY_TOLERANCE}
         for key, allowed in tolerance.items():
-            if not np.allclose(found[key], wanted[key], rtol=1e-5, atol=allowed):
+            if not _alike(found[key], wanted[key], 1e-5, allowed):
                 return f"{key} {_rounded(found[key])} against {_rounded(wanted[key])}"
     if "nibabel_stuff" in expected:
         found, wanted = (p["nibabel_stuff"]["original_affine"] for p in (properties, expected))
-        if not np.allclose(found, wanted, rtol=1e-5, atol=10 * _GEOMETRY_TOLERANCE * spacing.min()):
+        if not _alike(found, wanted, 1e-5, 10 * _GEOMETRY_TOLERANCE * spacing.min()):
             return f"affine {_rounded(np.ravel(found))} against {_rounded(np.ravel(wanted))}"
     return ""
+
+
+def _alike(one: Sequence[float], other: Sequence[float], relative: float, absolute: float) -> bool:
+    return np.shape(one) == np.shape(other) and bool(np.allclose(one, other, rtol=relative, atol=absolute))
 
 
 def _rounded(values: Sequence[float]) -> tuple[float, ...]:

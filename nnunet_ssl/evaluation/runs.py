@@ -6,6 +6,7 @@ these folders as nnU-Net leaves them, so that stock trainers and trainers of oth
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.annotated_classes import PartialLabels
 from nnunet_ssl.data.json_files import expect, read_json
 from nnunet_ssl.data.listing import files_with_ending
-from nnunet_ssl.data.model_files import read_checkpoint
+from nnunet_ssl.data.model_files import RETRAIN, read_checkpoint
 from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.plans_file import read_plans
 from nnunet_ssl.data.raw_dataset import load_dataset_json
+from nnunet_ssl.data.texts import whole_number
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError, some
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 SHOWN = 5  # cases that a message names
-RETRAIN = "Train again: nnU-Net writes it when a training starts."
 
 Fold = int | str  # a number or "all"
 Split = Mapping[str, Sequence[str]]
@@ -136,7 +137,7 @@ def patients(experiment: Experiment) -> dict[str, str]:
 
 def parse_folds(texts: Sequence[str]) -> tuple[Fold, ...]:
     """`["0", "1"]` -> (0, 1); `["all"]` -> ("all",), nnU-Net's fold that trains on all cases."""
-    if not all(text == "all" or text.isdecimal() for text in texts):
+    if not all(text == "all" or whole_number(text) is not None for text in texts):
         raise UserError(
             f"-f {' '.join(texts)}: allowed are numbers of folds, or `all` for the model trained on all cases."
         )
@@ -170,7 +171,8 @@ def find_run(experiment: Experiment, trainer: str, fold: Fold, checkpoint_name: 
     if not folder.is_dir():
         present = sorted(path.name for path in model_folder.glob("fold_*"))
         raise UserError(f"{folder} does not exist; found {', '.join(present) or 'no fold'}. Train it: {command}")
-    checkpoint = read_checkpoint(folder / checkpoint_name, trust) if (folder / checkpoint_name).is_file() else {}
+    file = folder / checkpoint_name
+    checkpoint = read_checkpoint(file, trust) if os.path.lexists(file) else {}
     ssl_state = checkpoint.get("ssl_state") or {}
     logged = checkpoint.get("logging") or {}  # left out where somebody has made a checkpoint small
     return Run(
@@ -235,7 +237,7 @@ def differing_plans(experiment: Experiment, trainers: Sequence[str]) -> list[str
     contents = {trainer: plans_of(experiment, trainer).plans["configurations"] for trainer in trainers}
     notes = []
     for trainer in trainers[1:]:
-        one, other = (contents[name][experiment.configuration] for name in (trainers[0], trainer))
+        one, other = contents[trainers[0]], contents[trainer]
         keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
         if keys:
             notes.append(f"{trainers[0]} and {trainer} were trained with different plans: {', '.join(keys)} differ.")
@@ -248,13 +250,16 @@ def differing_plans(experiment: Experiment, trainers: Sequence[str]) -> list[str
 def _recorded_splits(folder: Path, ssl_state: Mapping) -> dict[str, Split]:
     """source -> split that our trainers write into the checkpoint and beside it."""
     records = {"cases in the checkpoint": ssl_state.get("split")}
-    if (folder / "split.json").is_file():
+    if (folder / "split.json").exists():
         records["cases in split.json"] = load_json(folder / "split.json")
     records = {source: split for source, split in records.items() if split is not None}
     for source, split in records.items():
-        fine = isinstance(split, dict) and all(isinstance(split.get(side), (list, tuple)) for side in ("train", "val"))
+        fine = isinstance(split, dict) and {"train", "val"} <= split.keys()
+        for side in {"train", "val", "unlabeled"} & split.keys() if fine else ():
+            cases = split[side]
+            fine = fine and isinstance(cases, (list, tuple)) and all(isinstance(case, str) for case in cases)
         place = f"{folder}/split.json" if source.endswith(".json") else f"{folder}, the checkpoint"
-        expect(fine, place, "train, val", split, "two lists of cases", "Train again.")
+        expect(fine, place, "train, val", split, "lists of case ids", "Train again.")
     return records
 
 
@@ -316,21 +321,23 @@ def nnunet_dice(run: Run, labels: LabelDefinition, reference_folder: str) -> dic
     Left out is what was evaluated on files of another folder than `reference_folder` (its name): nnU-Net's own trainers
     validate on sparse labels also where there are dense ones.
     """
-    from nnunetv2.evaluation.evaluate_predictions import load_summary_json
+    from nnunetv2.evaluation.evaluate_predictions import key_to_label_or_region
 
     file = run.folder / "validation" / "summary.json"
+    again = "Delete it and validate again with `nnUNetv2_train ... --val`."
+    content = read_json(file, remedy=again)
+    found = {}
     try:
-        return {
-            (Path(entry["prediction_file"]).name[: -len(labels.file_ending)], name): entry["metrics"][label]["Dice"]
-            for entry in load_summary_json(str(file))["metric_per_case"]
-            if Path(entry["reference_file"]).parent.name == reference_folder
-            for name, label in labels.classes.items()
-        }
-    except (KeyError, TypeError, AttributeError, ValueError) as error:  # whatever is in place of what nnU-Net writes
-        raise UserError(
-            f"{file} is not nnU-Net's summary of these classes ({error!r}). Delete it and validate again with "
-            "`nnUNetv2_train ... --val`."
-        ) from error
+        for entry in content["metric_per_case"]:
+            if Path(entry["reference_file"]).parent.name != reference_folder:
+                continue
+            metrics = {key_to_label_or_region(key): values for key, values in entry["metrics"].items()}
+            case = Path(entry["prediction_file"]).name[: -len(labels.file_ending)]
+            for name, label in labels.classes.items():
+                found[case, name] = float(metrics[label]["Dice"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # whatever is in place of what nnU-Net writes
+        raise UserError(f"{file} is not nnU-Net's summary of these classes ({error!r}). {again}") from error
+    return found
 
 
 def validation_is_older(run: Run, checkpoint_name: str) -> bool:
@@ -344,10 +351,10 @@ def validation_is_older(run: Run, checkpoint_name: str) -> bool:
 
 def _iterations_per_epoch(folder: Path, trainer: str) -> int | None:
     """nnU-Net keeps the attributes of the trainer in debug.json; else the suffix of the trainer's name tells."""
-    if (folder / "debug.json").is_file():
-        value = load_json(folder / "debug.json").get("num_iterations_per_epoch")
-        if isinstance(value, str) and value.isdecimal():
-            return int(value)
+    if (folder / "debug.json").exists():
+        value = whole_number(str(load_json(folder / "debug.json").get("num_iterations_per_epoch", "")))
+        if value is not None:
+            return value
     return _number_in_name(trainer, r"_(\d+)iters")
 
 

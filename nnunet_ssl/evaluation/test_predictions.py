@@ -9,13 +9,15 @@ from pathlib import Path
 from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.data.derived import under_construction
 from nnunet_ssl.data.files import file_hash
+from nnunet_ssl.data.geometry import other_axes
 from nnunet_ssl.data.listing import files_with_ending
 from nnunet_ssl.data.locks import only_writer
 from nnunet_ssl.data.model_files import load_predictor
 from nnunet_ssl.data.ownership import refuse_to_replace
-from nnunet_ssl.data.raw_dataset import RawDataset
+from nnunet_ssl.data.pool import run_in_processes
+from nnunet_ssl.data.raw_dataset import RawDataset, read_case
 from nnunet_ssl.data.staging import recover
-from nnunet_ssl.errors import UserError, some
+from nnunet_ssl.errors import UserError, listed, some
 from nnunet_ssl.evaluation.runs import SHOWN, Experiment, Fold, load_json, plans_of
 
 RECORD_FILE = "compare_record.json"  # beside the predictions: what they were made with
@@ -108,13 +110,31 @@ def predict_test(
     folder = model_folder / name
     record = {
         "checkpoints": {str(fold): file_hash(checkpoint) for fold, checkpoint in zip(folds, checkpoints)},
-        "images": {case: {p.name: p.stat().st_size for p in paths} for case, paths in sorted(cases.images.items())},
+        "images": {case: {p.name: file_hash(p) for p in paths} for case, paths in sorted(cases.images.items())},
         "mirroring": settings.mirroring,
         "previous_stage": load_json(previous_folder / RECORD_FILE) if previous_folder else None,
     }
     with only_writer(folder):
         _make_predictions(folder, record, model_folder, trainer, folds, cases, settings, previous_folder)
     return folder
+
+
+def _check_images(cases: TestCases, reader_writer_class: type, num_processes: int) -> None:
+    """UserError that names all images that cannot be predicted; in nnU-Net's workers they would be one message of many lines."""
+    names = list(cases.images)
+    example = str(next(iter(cases.images.values()))[0])
+    jobs = [(name, [str(path) for path in cases.images[name]], example, reader_writer_class) for name in names]
+    found = run_in_processes(_fault_of_image, jobs, num_processes, "Checking test images", kept="nothing was written")
+    if faults := sorted(fault for _, fault in found if fault):
+        raise UserError(f"{len(faults)} of {len(names)} test images cannot be predicted:\n{listed(faults)}")
+
+
+def _fault_of_image(case: str, image_files: list[str], example: str, reader_writer_class: type) -> str:
+    try:
+        read_case(case, image_files, reader_writer_class)
+        return other_axes(case, image_files, example, reader_writer_class) or ""
+    except UserError as error:
+        return str(error)
 
 
 def _make_predictions(
@@ -147,13 +167,21 @@ def _make_predictions(
         trust=settings.trust,
         use_mirroring=settings.mirroring,
     )
+    _check_images(cases, predictor.plans_manager.image_reader_writer_class, settings.num_processes)
     processes = max(1, min(settings.num_processes, len(cases.images)))
     with under_construction(folder) as unfinished:
-        predictor.predict_from_files(
-            [[str(path) for path in paths] for paths in cases.images.values()],
-            [str(unfinished / case) for case in cases.images],
-            num_processes_preprocessing=processes,
-            num_processes_segmentation_export=processes,
-            folder_with_segs_from_prev_stage=None if previous_folder is None else str(previous_folder),
-        )
+        try:
+            predictor.predict_from_files(
+                [[str(path) for path in paths] for paths in cases.images.values()],
+                [str(unfinished / case) for case in cases.images],
+                num_processes_preprocessing=processes,
+                num_processes_segmentation_export=processes,
+                folder_with_segs_from_prev_stage=None if previous_folder is None else str(previous_folder),
+            )
+        except RuntimeError as error:  # of its workers, which a full disk or memory has ended
+            reason = (str(error).strip().splitlines() or [""])[-1]
+            raise UserError(
+                f"nnU-Net stopped while it predicted into {folder.parent} ({reason}); nothing was kept. Free some memory or disk "
+                "space, or give fewer processes (-np), and run the command again."
+            ) from error
         write_json_atomically(record, unfinished / RECORD_FILE)

@@ -14,6 +14,7 @@ from nnunet_ssl.data.label_values import label_values
 from nnunet_ssl.data.listing import files_with_ending
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import read_case, read_label_map
+from nnunet_ssl.data.texts import whole_number
 from nnunet_ssl.errors import UserError, some
 from nnunet_ssl.preprocessing.round_cases import CaseScores, CaseWriter
 from nnunet_ssl.preprocessing.rounds import uncertain_code
@@ -44,7 +45,7 @@ class CodeMap:
             return cls({code: code for code in sorted(allowed)})
         codes, other = {0: 0}, None
         for key, value in _pairs(words):
-            target = names.get(str(value), int(value) if str(value).isdigit() else None)
+            target = names.get(str(value), whole_number(str(value)))
             if target not in allowed:
                 raise UserError(
                     f"--map {key}={value}: allowed after '=' are {', '.join(names)} and the numbers "
@@ -52,8 +53,8 @@ class CodeMap:
                 )
             if key == OTHER:
                 other = target
-            elif key.isdigit():
-                codes[int(key)] = target
+            elif (code := whole_number(key)) is not None:
+                codes[code] = target
             else:
                 raise UserError(f"--map {key}={value}: allowed before '=' are whole numbers and '{OTHER}'. Correct it.")
         return cls(codes, other)
@@ -109,6 +110,29 @@ def settings_of(folder: Path, code_map: CodeMap) -> dict:
     return {"from": str(folder.resolve()), "map": code_map.settings()}
 
 
+def check_label_maps(
+    files: Mapping[str, str],
+    images: Mapping[str, Sequence[str]],
+    code_map: CodeMap,
+    reader_writer_class: type,
+    num_processes: int,
+    show_progress: bool,
+) -> None:
+    """Read label maps before anything is written.
+
+    Args:
+        files: case -> label map.
+        images: case -> channel files.
+
+    Raises:
+        UserError: files that cannot be read or do not fit their image or the map; all are named.
+    """
+    jobs = [(case, files[case], list(images[case]), code_map, reader_writer_class) for case in sorted(files)]
+    found = run_in_processes(_fault, jobs, num_processes, "Checking label maps", show_progress, "nothing was written")
+    if problems := sorted(problem for _, problem in found if problem):
+        raise UserError("\n".join(problems))
+
+
 def take_label_maps(
     writer: CaseWriter,
     files: Mapping[str, str],
@@ -117,44 +141,41 @@ def take_label_maps(
     num_processes: int,
     show_progress: bool,
 ) -> Iterator[tuple[str, CaseScores]]:
-    """Check and write label maps; yields a case and its scores.
-
-    Args:
-        files: case -> label map.
-        images: case -> channel files.
-
-    Raises:
-        UserError: files that cannot be read or do not fit their image or the map; all are named, the others are kept.
-    """
+    """Write label maps that `check_label_maps` has passed; yields a case and its scores. Arguments as there."""
     names = sorted(files)
     jobs = [(writer, case, files[case], list(images[case]), code_map) for case in names]
-    problems = []
-    for index, (scores, problem) in run_in_processes(_take, jobs, num_processes, "Label maps", show_progress):
-        if problem:
-            problems.append(problem)
-        else:
-            yield names[index], scores
-    if problems:
-        raise UserError("\n".join(sorted(problems)))
+    for index, scores in run_in_processes(_take, jobs, num_processes, "Label maps", show_progress):
+        yield names[index], scores
 
 
-def _take(
-    writer: CaseWriter, case: str, file: str, images: list[str], code_map: CodeMap
-) -> tuple[CaseScores | None, str]:
-    """`(scores, "")` or `(None, what is wrong)`."""
+def _take(writer: CaseWriter, case: str, file: str, images: list[str], code_map: CodeMap) -> CaseScores:
+    labels, properties = _read(case, file, images, code_map, writer.reader_writer_class)
+    return writer.label_map(case, labels, properties, file_hash(file))
+
+
+def _fault(case: str, file: str, images: list[str], code_map: CodeMap, reader_writer_class: type) -> str:
+    """What is wrong, or ""."""
     try:
-        image, properties = read_case(case, images, writer.reader_writer_class)
-        labels, own = read_label_map(case, file, writer.reader_writer_class)
-        if labels.shape[1:] != image.shape[1:]:
-            raise UserError(f"{file}: shape {labels.shape[1:]}, but {images[0]} has {image.shape[1:]}. Resample it.")
-        for what, found, expected in _geometry(own, properties):
-            if len(found) != len(expected) or not np.allclose(found, expected, atol=TOLERANCE):
-                raise UserError(
-                    f"{file}: {what} {_numbers(found)}, but {images[0]} has {_numbers(expected)}. Resample it to the image."
-                )
-        return writer.label_map(case, code_map.apply(labels[0], file), properties, file_hash(file)), ""
+        _read(case, file, images, code_map, reader_writer_class)
     except UserError as error:
-        return None, str(error)
+        return str(error)
+    return ""
+
+
+def _read(
+    case: str, file: str, images: list[str], code_map: CodeMap, reader_writer_class: type
+) -> tuple[np.ndarray, dict]:
+    """The label map `(*spatial)` in the data set's numbers, and the properties of its image."""
+    image, properties = read_case(case, images, reader_writer_class)
+    labels, own = read_label_map(case, file, reader_writer_class)
+    if labels.shape[1:] != image.shape[1:]:
+        raise UserError(f"{file}: shape {labels.shape[1:]}, but {images[0]} has {image.shape[1:]}. Resample it.")
+    for what, found, expected in _geometry(own, properties):
+        if len(found) != len(expected) or not np.allclose(found, expected, atol=TOLERANCE):
+            raise UserError(
+                f"{file}: {what} {_numbers(found)}, but {images[0]} has {_numbers(expected)}. Resample it to the image."
+            )
+    return code_map.apply(labels[0], file), properties
 
 
 def _geometry(label: dict, image: dict) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.json_files import expect, read_json
-from nnunet_ssl.data.label_files import misplaced_labels
+from nnunet_ssl.data.label_files import checked_label_files, misplaced_labels
 from nnunet_ssl.data.list_update import prepare_lists
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset
@@ -27,6 +27,7 @@ from nnunet_ssl.preprocessing.preprocessed import complete_cases, load_plans, ma
 from nnunet_ssl.preprocessing.unlabeled import preprocess_rest
 
 FORMAT = 1
+FINGERPRINT_RECORD = "dataset_fingerprint_made_from.json"
 DEFAULT_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}  # nnU-Net's; 4 for any other configuration
 
 
@@ -89,12 +90,17 @@ def plan_and_preprocess(
     Raises:
         UserError: an image or label that cannot be used, unknown classes of nnU-Net, no configuration that the plans have.
     """
-    _refuse_gaps(raw)
+    _refuse_what_planning_lacks(raw)
     base = raw.preprocessed
-    base.mkdir(parents=True, exist_ok=True)
-    # reads every image that is new, so that a damaged one is named here and not in a worker of nnU-Net
-    content = prepare_lists(raw, manner.processes_for_fingerprint, rehash, overwrite, manner.show_progress)
-    cases = _labeled_cases(raw, content, manner.show_progress)
+    cases: dict[str, dict[str, str]] = {}
+
+    def check_labels(content: UnlabeledList) -> None:
+        cases.update(_labeled_cases(raw, content, base, manner))
+
+    # reads every image and label map that is new, so that a damaged one is named here and not in a worker of nnU-Net
+    content = prepare_lists(
+        raw, manner.processes_for_fingerprint, rehash, overwrite, manner.show_progress, before_writing=check_labels
+    )
     plans_name = _fingerprint_and_plans(raw, base, cases, planning, manner)
     if only_plan:
         return
@@ -119,16 +125,23 @@ def plan_and_preprocess(
     preprocess_rest(raw, content, plans_name, present, processes, manner.verbose, manner.show_progress)
 
 
-def _refuse_gaps(raw: RawDataset) -> None:
+def _refuse_what_planning_lacks(raw: RawDataset) -> None:
+    file = raw.folder / "dataset.json"
+    counted = raw.dataset_json.get("numTraining")
+    expect(counted is not None, file, "numTraining", counted, f"{len(raw.labeled)}, the number of cases in imagesTr")
     values = [v for name, v in raw.dataset_json["labels"].items() if name != "ignore"]
     numbers = {code for value in values for code in (value if isinstance(value, list) else [value])}
     allowed = f"numbers without a gap, 0 to {len(numbers) - 1}, since the network has a channel for each"
-    file = raw.folder / "dataset.json"
     expect(numbers == set(range(len(numbers))), file, "labels", raw.dataset_json["labels"], allowed)
 
 
-def _labeled_cases(raw: RawDataset, content: UnlabeledList, show_progress: bool) -> dict[str, dict[str, str]]:
-    """Case -> hash of its image, geometry included, and hash of its label file. UserError for a label map of another shape."""
+def _labeled_cases(raw: RawDataset, content: UnlabeledList, base: Path, manner: Manner) -> dict[str, dict[str, str]]:
+    """Case -> hash of its image, geometry included, and hash of its label file.
+
+    Raises:
+        UserError: a label map of another shape; label maps that have changed since the last fingerprint and are damaged or hold
+            other labels; all are named.
+    """
     if places := misplaced_labels(raw):
         print(
             f"Warning: {len(places)} label map(s) lie elsewhere than their image, and are used all the same:\n{listed(places)}"
@@ -136,8 +149,18 @@ def _labeled_cases(raw: RawDataset, content: UnlabeledList, show_progress: bool)
     names = list(raw.labels)
     cases = {case: {"image": made_from(content.labeled[case].sha256, raw.geometry(case))} for case in names}
     jobs = [(raw.labels[case],) for case in names]
-    for index, digest in run_in_processes(file_hash, jobs, 1, "Hashing labels", show_progress):
+    for index, digest in run_in_processes(file_hash, jobs, 1, "Hashing labels", manner.show_progress):
         cases[names[index]]["label"] = digest
+    known = (_load_record(base / FINGERPRINT_RECORD) or {}).get("cases", {})
+    new = [case for case in names if known.get(case) != cases[case]]
+    checked_label_files(
+        raw,
+        {case: raw.labels[case] for case in new},
+        "label map",
+        manner.processes_for_fingerprint,
+        manner.show_progress,
+        may_ignore=True,
+    )
     return cases
 
 
@@ -204,7 +227,7 @@ def _fingerprint(raw: RawDataset, base: Path, made_from: dict, extractor: str, m
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints
 
     dataset_id = int(raw.id)
-    file, record = base / "dataset_fingerprint.json", base / "dataset_fingerprint_made_from.json"
+    file, record = base / "dataset_fingerprint.json", base / FINGERPRINT_RECORD
     recorded = _load_record(record)
     wanted = {**made_from, "extractor": extractor}
     keep = file.is_file() and not manner.clean

@@ -19,7 +19,13 @@ from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import load_splits
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError, listed, some
-from nnunet_ssl.preprocessing.foreign_labels import CodeMap, find_label_maps, settings_of, take_label_maps
+from nnunet_ssl.preprocessing.foreign_labels import (
+    CodeMap,
+    check_label_maps,
+    find_label_maps,
+    settings_of,
+    take_label_maps,
+)
 from nnunet_ssl.preprocessing.preprocessed import get_configuration, load_plans, made_from
 from nnunet_ssl.preprocessing.round_cases import (
     CaseScores,
@@ -123,7 +129,14 @@ def make_round(
     images = {**raw.labeled, **raw.unlabeled}
     todo = {case: images[case] for case in cases if case not in scores}
     if todo or made.finished is None or sorted(made.cases) != sorted(cases):
-        predictor = _load(source, raw) if todo and isinstance(source, Model) else None
+        # before anything is written
+        if isinstance(source, Model):
+            predictor = _load(source, raw) if todo else None
+        else:
+            maps = {case: files[case] for case in todo}
+            check_label_maps(
+                maps, images, code_map, raw.reader_writer_class, options.num_processes, options.show_progress
+            )
         made.finished, made.cases = None, {}
         made.folder.mkdir(parents=True, exist_ok=True)
         made.save()
@@ -140,7 +153,6 @@ def make_round(
             options.save_probabilities,
         )
         if isinstance(source, Elsewhere):
-            maps = {case: files[case] for case in todo}
             found = take_label_maps(writer, maps, images, code_map, options.num_processes, options.show_progress)
         else:
             found = _predict(predictor, writer, todo, options)
@@ -237,9 +249,9 @@ def _open(raw: RawDataset, settings: dict, options: RoundOptions) -> Round:
         while f"round{number}" in rounds:
             number += 1
         name = alike[-1] if alike else f"round{number}"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name):
         raise UserError(
-            f"-o {name}: a round's name has letters, digits, '_' and '-' only, as round1. It lies in {base / FOLDER}."
+            f"-o {name}: a round's name has up to 100 letters, digits, '_' and '-', as round1. It lies in {base / FOLDER}."
         )
     folder = base / FOLDER / name
     if options.overwrite and folder.is_dir():
@@ -269,7 +281,7 @@ def _open(raw: RawDataset, settings: dict, options: RoundOptions) -> Round:
 
 
 def _load(model: Model, raw: RawDataset):
-    """Its predictor. UserError where the model cannot be used for this data set."""
+    """nnU-Net's predictor with the model. UserError where it cannot be loaded, or predicts other labels."""
     predictor = model.load()
     for key in ("labels", "regions_class_order"):
         own, of_model = raw.dataset_json.get(key), predictor.dataset_json.get(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import zipfile
@@ -197,6 +198,8 @@ def test_the_zip_holds_the_exported_folder_where_nnunet_looks_for_it(results, tm
     assert export("--zip", tmp_path / "below" / "model.zip") == 1
     assert "--overwrite" in capsys.readouterr().err
     assert (tmp_path / "below" / "model.zip").read_bytes() == before
+    # of a process of this host that was killed
+    (tmp_path / "below" / f".model.zip.converting-{socket.gethostname()}-{2**31 - 1}").mkdir()
     assert export("--zip", tmp_path / "below" / "model.zip", "--overwrite") == 0
     assert (tmp_path / "below" / "model.zip").read_bytes() != before
     assert sorted(f.name for f in (tmp_path / "below").iterdir()) == ["model.zip"]
@@ -349,7 +352,7 @@ def test_what_is_missing_is_named_with_what_is_there(results, tmp_path, capsys, 
 def test_missing_plans_and_an_unset_results_folder_are_named(results, tmp_path, monkeypatch, capsys):
     model = write_model(results)
     (model / "plans.json").unlink()
-    with pytest.raises(UserError, match=r"no plans\.json"):
+    with pytest.raises(UserError, match=r"plans\.json does not exist"):
         export_model(model, tmp_path / "exported", "2d")
     monkeypatch.delenv("nnUNet_results")
     assert cli.main(["export", "-d", DATASET, "-c", "2d", "-tr", TRAINER, "-o", str(tmp_path / "exported")]) == 1

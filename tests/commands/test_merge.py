@@ -228,7 +228,8 @@ def test_all_faulty_cases_are_named_and_nothing_is_left(root, capsys):
 def test_an_existing_data_set_is_replaced_only_with_overwrite_and_kept_when_that_fails(root, capsys):
     assert merge(root, "--ignore") == 0
     target = root / "nnUNet_raw" / "Dataset203_Abdomen"
-    assert merge(root, "--ignore") == 1
+    assert merge(root, "--ignore") == 0 and "already holds this merge" in capsys.readouterr().out
+    assert merge(root, "--ignore", "-f", "2") == 1
     assert "--overwrite" in capsys.readouterr().err
     before = (target / "dataset.json").read_text()
     (root / "nnUNet_raw" / "Dataset009_Spleen" / "labelsTr" / "c0.nii.gz").write_bytes(b"")

@@ -5,11 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from nnunet_ssl.data.atomic import remove_unfinished, write_atomically, write_json_atomically, write_named_atomically
+from nnunet_ssl.data.atomic import (
+    remove_abandoned,
+    remove_unfinished,
+    write_atomically,
+    write_json_atomically,
+    write_named_atomically,
+)
+from nnunet_ssl.data.owners import own_mark
 from nnunet_ssl.errors import UserError
 
 
@@ -30,7 +38,7 @@ def test_the_file_is_written_under_another_name_of_the_same_folder_and_renamed(t
 
     write_atomically(file, write)
     assert file.read_bytes() == b"new"
-    assert seen == [(tmp_path, f".a.bin.{os.getpid()}.tmp", False)]
+    assert seen == [(tmp_path, f".a.bin.{own_mark()}.tmp", False)]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), OSError(errno.EIO, "broken disk")])
@@ -97,9 +105,21 @@ def test_any_other_fault_of_the_disk_is_not_called_a_full_disk(tmp_path, monkeyp
 
 
 def test_only_what_killed_processes_left_half_written_is_removed(tmp_path):
-    left = [".a.json.123.tmp", ".b.nii.gz.7.tmp.nii.gz"]
+    left = [".a.json.123.tmp", ".b.nii.gz.7.tmp.nii.gz", ".a.json.some-host-12.tmp"]
     others = ["a.json", ".hidden", ".a.tmp", "notes.txt", ".b.nii.gz.tmp"]
     for name in left + others:
         (tmp_path / name).write_text(name)
     remove_unfinished(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(others)
+
+
+def test_the_next_writer_of_a_file_removes_what_killed_writers_of_this_host_have_left(tmp_path):
+    host, gone = socket.gethostname(), 2**22 + 1  # beyond the largest number of a process
+    left = [f".a.json.{host}-{gone}.tmp", f".a.json.{gone}.tmp", f".a.json.{host}-{gone}.tmp.png"]
+    others = [f".a.json.{host}-{os.getppid()}.tmp", f".a.json.elsewhere-{gone}.tmp", f".b.json.{host}-{gone}.tmp"]
+    for name in left + others:
+        (tmp_path / name).write_text(name)
+    write_json_atomically({}, tmp_path / "a.json")
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*others, "a.json"])
+    remove_abandoned(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*others[:2], "a.json"])

@@ -74,3 +74,17 @@ def test_no_turn_is_lost_between_processes(tmp_path):
     begin = time.monotonic()
     assert [process.wait(120) for process in processes] == [0, 0, 0], time.monotonic() - begin
     assert Path(tmp_path, "counter").read_text() == "60" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_files_of_a_killed_holder_go_with_the_next_lock_beside_it(tmp_path, other):
+    other.kill()
+    other.wait()
+    with only_writer(tmp_path / "another"):
+        assert sorted(file.name for file in tmp_path.iterdir()) == [".another.lock", ".another.lock.json"]
+
+
+def test_the_files_of_a_living_holder_stay(tmp_path, other):
+    with only_writer(tmp_path / "another"):
+        assert (tmp_path / ".out.lock").exists() and (tmp_path / ".out.lock.json").exists()
+    with pytest.raises(UserError, match="in use"):
+        OutputLock(tmp_path / "out").acquire(wait=False)

@@ -27,3 +27,10 @@ def test_what_is_in_place_of_a_key_is_named(tmp_path, key, found):
         file.write_text(json.dumps(content))
         with pytest.raises(UserError, match=rf"nnUNetPlans\.json: key '{key}' is .*Plan again\."):
             read_plans(file, "Plan again.")
+
+
+def test_a_reader_that_nnunet_does_not_have_is_named(tmp_path):
+    file = tmp_path / "nnUNetPlans.json"
+    file.write_text(json.dumps({**PLANS, "image_reader_writer": "NoIO"}))
+    with pytest.raises(UserError, match=r"nnUNetPlans\.json: key 'image_reader_writer': .*NoIO.*Plan again\."):
+        read_plans(file, "Plan again.")

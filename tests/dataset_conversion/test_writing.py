@@ -430,7 +430,7 @@ def test_a_killed_conversion_leaves_no_worker_no_half_data_set_and_does_not_dist
             os.kill(worker, signal.SIGKILL)
     assert [path.name.startswith(".Dataset101_Toy.converting-") for path in raw.iterdir()] == [True]
     target = convert(five)
-    assert "left by an interrupted conversion" in capsys.readouterr().out
+    assert "left by an interrupted run" in capsys.readouterr().out
     assert list(raw.iterdir()) == [target]
 
 

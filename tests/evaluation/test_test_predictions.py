@@ -17,6 +17,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs import nnUNetTrainer_5epochs
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ssl.evaluation import runs as results_of
 from nnunet_ssl.evaluation.test_predictions import PredictionSettings, find_test_cases, predict_test
@@ -156,7 +157,7 @@ def test_a_cascade_gets_the_predictions_of_its_first_stage(study, predictions, m
     study.add_test_cases()
 
     def load(self, folder, folds, checkpoint_name):
-        self.list_of_parameters = [{}]
+        self.list_of_parameters, self.network, self.plans_manager = [{}], torch.nn.Identity(), PlansManager(study.plans)
 
     monkeypatch.setattr(nnUNetPredictor, "initialize_from_trained_model_folder", load)
     for configuration in ("3d_lowres", "3d_cascade_fullres"):

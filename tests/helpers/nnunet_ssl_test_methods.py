@@ -32,6 +32,20 @@ class nnUNetTrainerTestTwoNetworks(nnUNetTrainerSSL):
         return {"agree": self.consistency_weight, "agree_second": self.consistency_weight}
 
 
+class nnUNetTrainerTestKilled(nnUNetTrainerTestTwoNetworks):
+    """A student, a second network and a teacher; a few steps of which every epoch ends with a checkpoint."""
+
+    num_epochs: int = 3
+    num_iterations_per_epoch: int = 2
+    num_val_iterations_per_epoch: int = 1
+    save_every: int = 1
+    seed: int = 1
+
+    def build_method(self):
+        super().build_method()
+        self.teacher = self.register_teacher(0.9)
+
+
 class _Scale(nn.Module):
     """A one-parameter head, trained by the student's optimizer."""
 

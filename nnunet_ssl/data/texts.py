@@ -1,0 +1,48 @@
+"""Text that people and other programs write: lines of a file, whole numbers, sizes of voxels. One way to read each."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunet_ssl.errors import UserError
+
+
+def read_lines(file: str | Path, what: str) -> list[str]:
+    """Lines of a text file in UTF-8, with or without a byte order mark.
+
+    Args:
+        what: what it should be, "It is a text file with one case id per line."
+
+    Raises:
+        UserError: no such file, a pipe or a folder, no permission, another encoding.
+    """
+    file = Path(file)
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise UserError(f"{file} is {'a folder' if file.is_dir() else 'no regular file'}. {what}")
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{file} does not exist. {what}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not a text file in UTF-8 ({error}). {what}") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}). {what}") from error
+
+
+def whole_number(text: str) -> int | None:
+    """The number from 0 on that a text of digits is; None for all else, such as superscripts and numbers of a thousand digits."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
+
+
+def check_voxel_size(option: str, size: Sequence[float], allowed: str) -> None:
+    """UserError for sizes in mm that are not positive and finite.
+
+    Args:
+        option: that gives them, for the message.
+        allowed: how many are, "one or three".
+    """
+    if not all(math.isfinite(number) and number > 0 for number in size):
+        raise UserError(f"{option} {' '.join(map(str, size))}: allowed are {allowed} positive numbers in mm.")
