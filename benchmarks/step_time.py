@@ -158,19 +158,14 @@ def configuration_of(args: argparse.Namespace) -> str:
 @contextmanager
 def fitting_dataset(args: argparse.Namespace, **options) -> Iterator[tuple[Path, str]]:
     """A data set with these options of `make_dataset`, of phantoms larger than a patch: its root and its name."""
-    change = options.pop("change_plans", lambda plans: None)
-
-    def change_plans(plans: dict) -> None:
-        enlarge(plans, args)
-        change(plans)
-
+    options.pop("change_plans", None)  # which make small networks deep enough; these are
     larger = (24, 1.1 * args.patch[0], 1.1 * args.patch[1]) if args.dimension == 2 else [1.1 * n for n in args.patch]
     with tempfile.TemporaryDirectory() as folder:
         with mock.patch.object(synthetic, "SHAPE", tuple(map(int, larger))):
             dataset = synthetic.make_dataset(
                 Path(folder),
                 configurations=(configuration_of(args),),
-                change_plans=change_plans,
+                change_plans=lambda plans: enlarge(plans, args),
                 **options,
             )
         yield Path(folder), dataset
