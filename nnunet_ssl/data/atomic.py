@@ -12,8 +12,10 @@ from pathlib import Path
 from nnunet_ssl.data.owners import is_abandoned, own_mark
 from nnunet_ssl.errors import UserError
 
-# the file, the process, and the ending that writers want
-_TEMPORARY = re.compile(r"\.(.+)\.((?:[^/]*-)?[0-9]+)\.tmp(\..+)?", re.DOTALL)
+# of a file: the process, and the ending that writers want
+_TEMPORARY = re.compile(r"\..+\.((?:[^/]*-)?[0-9]+)\.tmp(\..+)?", re.DOTALL)
+
+_SEEN: set[Path] = set()  # folders that this process has looked through
 
 
 def write_json_atomically(content: dict | list, file: str | Path) -> None:
@@ -36,11 +38,13 @@ def write_json_atomically(content: dict | list, file: str | Path) -> None:
 def write_atomically(filename: str | Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary name)` in the folder of `filename`, flush the file to the disk, then rename it.
 
-    Whatever goes wrong, an existing `filename` stays as it was and the temporary file is removed; so are those that killed
-    processes of this host have left of the same file.
+    Whatever goes wrong, an existing `filename` stays as it was and the temporary file is removed. With its first file in a folder a
+    process also removes what killed processes of this host have left there.
     """
     filename = Path(filename)
-    remove_abandoned(filename.parent, filename.name)
+    if filename.parent not in _SEEN:  # a folder of 10000 cases is not listed 10000 times
+        _SEEN.add(filename.parent)
+        remove_abandoned(filename.parent)
     temporary = filename.with_name(f".{filename.name}.{own_mark()}.tmp")
     try:
         write(temporary)
@@ -77,9 +81,9 @@ def remove_unfinished(folder: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-def remove_abandoned(folder: Path, name: str | None = None) -> None:
-    """Delete the temporary files of processes of this host that are gone, of all files in `folder` or of the file `name`."""
+def remove_abandoned(folder: Path) -> None:
+    """Delete the temporary files in `folder` of processes of this host that are gone."""
     for entry in os.scandir(folder) if folder.is_dir() else ():
         found = _TEMPORARY.fullmatch(entry.name)
-        if found and name in (None, found[1]) and is_abandoned(found[2]) and entry.is_file(follow_symlinks=False):
+        if found and is_abandoned(found[1]) and entry.is_file(follow_symlinks=False):
             Path(entry.path).unlink(missing_ok=True)

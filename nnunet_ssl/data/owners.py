@@ -7,15 +7,20 @@ import re
 import socket
 
 
+def _host() -> str:
+    """Without the dots of a full name: they separate the parts of names."""
+    return socket.gethostname().replace(".", "_")
+
+
 def own_mark() -> str:
     """`host-pid` of this process, a part of names."""
-    return f"{socket.gethostname()}-{os.getpid()}"
+    return f"{_host()}-{os.getpid()}"
 
 
 def is_abandoned(mark: str) -> bool:
     """Whether a `host-pid` (or a `pid` alone, of earlier versions) names a process of this host that runs no more."""
     host, _, pid = mark.rpartition("-")
-    return host in ("", socket.gethostname()) and re.fullmatch(r"[0-9]{1,18}", pid) is not None and is_gone(int(pid))
+    return host in ("", _host()) and re.fullmatch(r"[0-9]{1,18}", pid) is not None and is_gone(int(pid))
 
 
 def is_gone(pid: int) -> bool:

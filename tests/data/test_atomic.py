@@ -113,13 +113,16 @@ def test_only_what_killed_processes_left_half_written_is_removed(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(others)
 
 
-def test_the_next_writer_of_a_file_removes_what_killed_writers_of_this_host_have_left(tmp_path):
+def test_the_first_file_that_a_process_writes_removes_what_killed_ones_of_this_host_have_left(tmp_path):
     host, gone = socket.gethostname(), 2**22 + 1  # beyond the largest number of a process
-    left = [f".a.json.{host}-{gone}.tmp", f".a.json.{gone}.tmp", f".a.json.{host}-{gone}.tmp.png"]
-    others = [f".a.json.{host}-{os.getppid()}.tmp", f".a.json.elsewhere-{gone}.tmp", f".b.json.{host}-{gone}.tmp"]
+    left = [f".a.json.{host}-{gone}.tmp", f".a.json.{gone}.tmp", f".b.json.{host}-{gone}.tmp.png"]
+    others = [f".a.json.{host}-{os.getppid()}.tmp", f".a.json.elsewhere-{gone}.tmp", "a.tmp"]
     for name in left + others:
         (tmp_path / name).write_text(name)
     write_json_atomically({}, tmp_path / "a.json")
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*others, "a.json"])
+    (tmp_path / left[0]).write_text("left later")
+    write_json_atomically({}, tmp_path / "a.json")  # the folder is not listed again
+    assert (tmp_path / left[0]).exists()
     remove_abandoned(tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*others[:2], "a.json"])
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*others, "a.json"])
