@@ -212,9 +212,9 @@ def load_predictor(
 
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("-device cuda: torch finds no CUDA device. Predict with -device cpu (slow).")
-    load_dataset_json(folder / "dataset.json", RETRAIN)
     if not trust:
         check_model(folder, folds, checkpoint_name)
+    load_dataset_json(folder / "dataset.json", RETRAIN)
     with contextlib.redirect_stdout(io.StringIO()):  # it says that CPUs are slow
         predictor = nnUNetPredictor(device=torch.device(device), **options)
     try:

@@ -237,7 +237,7 @@ def differing_plans(experiment: Experiment, trainers: Sequence[str]) -> list[str
     contents = {trainer: plans_of(experiment, trainer).plans["configurations"] for trainer in trainers}
     notes = []
     for trainer in trainers[1:]:
-        one, other = contents[trainers[0]], contents[trainer]
+        one, other = (contents[name][experiment.configuration] for name in (trainers[0], trainer))
         keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
         if keys:
             notes.append(f"{trainers[0]} and {trainer} were trained with different plans: {', '.join(keys)} differ.")

@@ -41,7 +41,7 @@ def test_a_folder_of_predictions_is_a_row_of_percent(tmp_path, capsys):
     ("damage", "message"),
     [
         ("truncated", "truncated or damaged"),
-        ("no reference", "No such file"),
+        ("no reference", "does not exist"),
         ("another size", "shape (2, 9, 9)"),
         ("no foreground", "has no foreground"),
         ("no predictions", "holds no *.nii.gz"),

@@ -153,7 +153,7 @@ def test_a_failing_command_is_named_with_its_log_and_the_demo_continues_there(st
 def test_other_settings_need_another_folder_or_overwrite(stubs, tmp_path):
     work = tmp_path / "work"
     demo.run(_arguments("-o", work))
-    with pytest.raises(UserError, match=r"other settings: labeled 4 \(now 2\).*--overwrite"):
+    with pytest.raises(UserError, match=r"other settings: labeled 3 \(now 2\).*--overwrite"):
         demo.run(_arguments("-o", work, "--labeled", 2))
     first = len(_calls(stubs))
     for name in ("mine.txt", "nnUNet_raw/Dataset102_Mine/dataset.json"):

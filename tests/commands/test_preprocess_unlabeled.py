@@ -503,11 +503,11 @@ def test_a_setting_with_which_nnunet_cannot_plan_is_named(own, capsys, monkeypat
 
 def test_what_nnunets_own_check_refuses_is_one_sentence(own, capfd):
     image = own / "nnUNet_raw" / NAME / "labelsTr" / "lab_0.nii.gz"
-    write_image(phantom(0)[1] * 255, image)
+    write_image(phantom(0)[1], image, (1.0, 1.0, 2.0))
     assert plan_and_preprocess("--no_pp", "--verify_dataset_integrity") == 1
     said = capfd.readouterr()
     assert "nnU-Net stopped in nnunetv2.experiment_planning.verify_dataset_integrity" in said.err
-    assert "unexpected labels" in said.err and str(image) in said.out and "Traceback" not in said.err
+    assert "Spacing mismatch" in said.out and str(image) in said.out and "Traceback" not in said.err
 
 
 def test_unknown_plans_configurations_and_planners_list_what_is_allowed(own, capsys):

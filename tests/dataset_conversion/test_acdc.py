@@ -190,8 +190,8 @@ def set_info(text: str):
     [
         (remove("frame01.nii.gz"), "is a label without an image"),
         (set_info("ED: 1\nES: 7\n"), "key ES names frame 7, but"),
-        (set_info("ED: 1\n"), "key ES is 'missing', expected a frame number"),
-        (set_info("ED: one\nES: 12\n"), "key ED is 'one', expected a frame number"),
+        (set_info("ED: 1\n"), "key ES is missing, expected a frame number"),
+        (set_info("ED: one\nES: 12\n"), 'key ED is "one", expected a frame number'),
         (lambda f: (f / "training" / "patient003").mkdir(), "is a patient's folder without"),
         (lambda f: write_patient(f / "copy", TRAIN[0]), f"frame {TRAIN[0]}_frame01 occurs twice"),
         (

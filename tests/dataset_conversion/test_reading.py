@@ -60,7 +60,7 @@ def test_a_damaged_compressed_image_is_refused(tmp_path, ending):
 
 
 def test_a_missing_image_and_a_file_that_is_no_image_are_refused(tmp_path):
-    with pytest.raises(UserError, match="is missing"):
+    with pytest.raises(UserError, match="does not exist"):
         read_image(tmp_path / "a.nii.gz")
     for name in ("a.nii.gz", "a.nii", "a.nrrd"):
         (tmp_path / name).write_text("<html>404</html>")
@@ -87,7 +87,7 @@ def test_h5_faults_name_the_file_the_key_and_the_keys_found(tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"a.h5 cannot be read, it is truncated or damaged"):
         read_h5(path, ["image"])
-    with pytest.raises(UserError, match=r"b.h5 is missing"):
+    with pytest.raises(UserError, match=r"b.h5 does not exist"):
         read_h5(tmp_path / "b.h5", ["image"])
 
 

@@ -22,6 +22,7 @@ SHAPE = (10, 32, 32)  # z, y, x
 FOR_DEVELOPERS = {
     "CONTRIBUTING.md",
     "docs/gpu.md",
+    "docs/performance.md",
     "docs/studies/README.md",
     "docs/studies/history/first_results.md",
     "docs/studies/history/quick_study.md",
