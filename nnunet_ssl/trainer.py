@@ -315,6 +315,11 @@ class nnUNetTrainerSSL(ConfigurableTrainer):
         return "sigmoid" if self.label_manager.has_regions else "softmax"
 
     @property
+    def num_objects(self) -> int:
+        """Foreground classes, or regions."""
+        return self.label_manager.num_segmentation_heads - (self.activation == "softmax")
+
+    @property
     def scale_weights(self) -> tuple[float, ...]:
         """Weight of each scale in nnU-Net's loss, highest resolution first; (1.0,) without deep supervision."""
         return tuple(float(w) for w in self.loss.weight_factors) if self.enable_deep_supervision else (1.0,)

@@ -37,8 +37,7 @@ class CompetenceGate:
         self._trainer, self.earliest, self.f1 = trainer, earliest, f1
         self.latest = max(earliest, latest) if f1 > 0 else earliest
         self.opened_at: float | None = None
-        classes = trainer.label_manager.num_segmentation_heads - (trainer.activation == "softmax")
-        self.counts = ClassCounts(classes, memory * trainer.total_steps)
+        self.counts = ClassCounts(trainer.num_objects, memory * trainer.total_steps)
         trainer.register_module("competence", self.counts, optimizer=None)
         trainer.register_state("competence_gate", self)
 

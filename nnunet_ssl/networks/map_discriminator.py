@@ -10,6 +10,7 @@ large as the patch asks for, which ties the discriminator to it), and an axis of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -58,7 +59,7 @@ class MapDiscriminator(nn.Module):
                 layers.append(conv(inputs[level], 2 * inputs[level], **form))
             sizes = [n // s for n, s in zip(sizes, strides)]
         self.layers = nn.ModuleList(layers)
-        cells = 1 if window is None else int(torch.tensor([n // w for n, w in zip(sizes, window, strict=True)]).prod())
+        cells = 1 if window is None else math.prod(n // w for n, w in zip(sizes, window, strict=True))
         self.classifier = nn.Linear(8 * features * cells, 2)
 
     # small, and called in training and in evaluation mode in one step: not worth a compiled graph for each

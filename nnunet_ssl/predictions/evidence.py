@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_ssl.predictions.probabilities import in_float32
+from nnunet_ssl.predictions.probabilities import in_float32, most_probable
 
 
 def beliefs(logits: Tensor, activation: str = "softmax") -> tuple[Tensor, Tensor]:
@@ -59,7 +59,7 @@ def fused_beliefs(
 
 def believed_labels(belief: Tensor, activation: str = "softmax") -> Tensor:
     """The label map of fused beliefs, in the form of `hard_labels`: the class, or the regions, that are believed in most."""
-    return belief.argmax(1, keepdim=True) if activation == "softmax" else belief[:, :, 0] > belief[:, :, 1]
+    return most_probable(belief) if activation == "softmax" else belief[:, :, 0] > belief[:, :, 1]
 
 
 def uncertainty_ranks(uncertainty: Tensor) -> Tensor:

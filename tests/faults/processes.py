@@ -394,6 +394,7 @@ def try_kills_of_checkpoints(of: Trial, number: int, report: Callable[[str], obj
             left = [p for p in results_folder.rglob("*.tmp")]
             if running.code == 0 or not left:
                 tried.too_late += 1
+                shutil.rmtree(root)
                 continue
             tried.number += 1
             faults = of.repeated(root)

@@ -40,7 +40,7 @@ def test_the_discriminator_sees_level_sets_and_images(regions, datasets, tmp_pat
     (maps, images), (passed, unlabeled) = seen
     assert torch.equal(images, torch.cat((batch["data"], batch["unlabeled"]))) and judged
     assert torch.equal(unlabeled, batch["unlabeled"]) and torch.equal(passed, maps[len(batch["data"]) :])
-    assert maps.shape[1] == trainer._num_objects and maps.abs().max() <= 1
+    assert maps.shape[1] == trainer.num_objects and maps.abs().max() <= 1
     assert not maps.requires_grad and passed.requires_grad
 
 

@@ -62,9 +62,8 @@ class nnUNetTrainerMAAG(nnUNetTrainerWeak):
     def build_method(self) -> None:
         if self.scales < 1:
             raise ValueError(f"{type(self).__name__}.scales must be at least 1, got {self.scales}")
-        channels = self.label_manager.num_segmentation_heads - (self.activation == "softmax")
         discriminator = MaskDiscriminator(
-            channels,
+            self.num_objects,
             self.configuration_manager.patch_size,
             self.configuration_manager.pool_op_kernel_sizes[1:-1],
             self.discriminator_features,

@@ -49,17 +49,12 @@ class nnUNetTrainerSASSNet(nnUNetTrainerDAN):
     def build_method(self) -> None:
         layer = segmentation_layer(self.student.module)
         self.features = FeatureTap(layer, "input")
-        self.level_set = self.register_module("level_set", LevelSetHead(layer, self._num_objects), optimizer="shared")
-        self.register_discriminator(self._num_objects)
-
-    @property
-    def _num_objects(self) -> int:
-        """Foreground classes or regions."""
-        return self.label_manager.num_segmentation_heads - (not self.label_manager.has_regions)
+        self.level_set = self.register_module("level_set", LevelSetHead(layer, self.num_objects), optimizer="shared")
+        self.register_discriminator(self.num_objects)
 
     def labeled_extras(self) -> Callable[[Tensor], dict[str, Tensor]]:
         spacing = tuple(self.configuration_manager.spacing) if self.distances_in_mm else None
-        return LevelSetTargets(self._num_objects, self.label_manager.has_regions, spacing)
+        return LevelSetTargets(self.num_objects, self.label_manager.has_regions, spacing)
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         level_set, maps = self.level_set(self.features.take()), batch.extras["level_set"]
