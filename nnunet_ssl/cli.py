@@ -43,6 +43,15 @@ def _raise_terminated(*_: object) -> None:
     raise Terminated
 
 
+def _again(unraisable) -> None:
+    """A signal that came where nothing can be raised (a fork, the end of an object) would be printed and lost: once more."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        number = signal.SIGTERM if isinstance(unraisable.exc_value, Terminated) else signal.SIGINT
+        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
 def _mask_sigterm(how: int) -> None:
     if signal.getsignal(signal.SIGTERM) is _raise_terminated:
         signal.pthread_sigmask(how, {signal.SIGTERM})
@@ -69,10 +78,12 @@ def _terminated_like_interrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _raise_terminated)
+    before, hook = signal.signal(signal.SIGTERM, _raise_terminated), sys.unraisablehook
+    sys.unraisablehook = _again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
 
 

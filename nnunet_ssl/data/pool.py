@@ -5,14 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from nnunet_ssl.data.progress import progress
 from nnunet_ssl.errors import UserError
-
-POLL_SECONDS = 0.1
 
 
 def run_in_processes(
@@ -32,7 +31,7 @@ def run_in_processes(
         kept: what the message about a dead process says of the work done so far.
 
     Raises:
-        UserError: a background process died (a pool would replace it and wait for its result forever).
+        UserError: a background process died.
     """
     with progress(len(jobs), description, show_progress) as bar:
         if num_processes <= 1 or len(jobs) <= 1:
@@ -41,24 +40,26 @@ def run_in_processes(
                 bar.update()
                 yield index, result
             return
-        with multiprocessing.get_context("spawn").Pool(min(num_processes, len(jobs)), _end_with_parent) as pool:
-            workers = list(pool._pool)  # type: ignore[attr-defined]
-            pending = {index: pool.apply_async(function, job) for index, job in enumerate(jobs)}
-            while pending:
-                alive = all(worker.is_alive() for worker in workers)
-                ready = [index for index, result in pending.items() if result.ready()]
-                for index in ready:
-                    result = pending.pop(index).get()
-                    bar.update()
-                    yield index, result
-                if not alive and pending:
-                    raise UserError(
-                        f"{description}: a background process died with {len(pending)} cases unfinished, most likely "
-                        f"because the machine ran out of memory; {kept}. Run the command again with fewer processes than "
-                        f"-np {num_processes}, for example -np {max(1, num_processes // 2)}."
-                    )
-                if pending and not ready:
-                    time.sleep(POLL_SECONDS)
+        context = multiprocessing.get_context("spawn")
+        executor = ProcessPoolExecutor(min(num_processes, len(jobs)), context, _end_with_parent)
+        try:
+            pending = {executor.submit(function, *job): index for index, job in enumerate(jobs)}
+            for future in as_completed(list(pending)):
+                result = future.result()
+                bar.update()
+                yield pending.pop(future), result
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"{description}: a background process died with {len(pending)} cases unfinished, most likely because the "
+                f"machine ran out of memory; {kept}. Run the command again with fewer processes than -np {num_processes}, "
+                f"for example -np {max(1, num_processes // 2)}."
+            ) from error
+        finally:
+            # what is unfinished now is not wanted any more; a signal may have come before the executor had begun, so that it
+            # cannot be waited for
+            for process in list((executor._processes or {}).values()):
+                process.kill()
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _end_with_parent() -> None:

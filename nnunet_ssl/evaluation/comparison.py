@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import multiprocessing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from nnunet_ssl.data.derived import files_under_construction
-from nnunet_ssl.data.progress import progress
+from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.evaluation import runs as results
 from nnunet_ssl.evaluation.crossval import check_folds, select_on_dense_labels
@@ -171,18 +168,11 @@ def _note_on_partial_labels(jobs: Sequence[_Job], labels: LabelDefinition) -> li
 
 def _evaluate(jobs: Sequence[_Job], labels: LabelDefinition, reader, num_processes: int) -> pd.DataFrame:
     """The long table of all metrics, in a pool of processes."""
-    work = partial(_evaluate_job, labels=labels, reader=reader)
-    processes = min(num_processes, len(jobs))
-    with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(progress(len(jobs), "Evaluating"))
-        pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(processes)) if processes > 1 else None
-        evaluated = []
-        for result in pool.imap(work, jobs) if pool is not None else map(work, jobs):
-            evaluated.append(result)
-            bar.update()
+    calls = [(job, labels, reader) for job in jobs]
+    found = dict(run_in_processes(_evaluate_job, calls, num_processes, "Evaluating", kept="nothing was written"))
     rows = []
-    for job, result in zip(jobs, evaluated):
-        for name, of_class in result.items():
+    for index, job in enumerate(jobs):
+        for name, of_class in found[index].items():
             for (metric, unit), value in of_class.values.items():
                 rows.append(
                     {
