@@ -121,6 +121,7 @@ def _from(source: Pack, name: str, dataset_id: int, command: str) -> Pack:
 
 
 ACDC_3 = _acdc("ACDC3", 23, "--labeled 3")
+ACDC_5 = _acdc("ACDC5", 25, "--labeled 5")  # between 7 patients and all, less than 5 Dice can be gained
 ACDC_7 = _acdc("ACDC7", 27, "--labeled 7")
 ACDC_ALL = _acdc("ACDCall", 30, "")
 ACDC_AGAIN = replace(ACDC_ALL, name="ACDCagain", dataset_id=31, again=True)
@@ -293,6 +294,15 @@ STUDIES = {
             ACDC_AGAIN,
             ACDC_EPOCHS,
             f"6 labeled frames, {_ON_ACDC}",
+        ),
+        few_labels(
+            "ACDC_5",
+            "ACDC, 5 labeled patients",
+            ACDC_5,
+            ACDC_ALL,
+            ACDC_AGAIN,
+            ACDC_EPOCHS,
+            f"10 labeled frames, {_ON_ACDC}",
         ),
         few_labels(
             "ACDC_7",

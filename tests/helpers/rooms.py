@@ -19,6 +19,7 @@ ORDER = (
     ("losses",),
     ("engine", "preprocessing", "dataset_conversion", "plans"),
     ("discovery", "dataloading", "evaluation"),
+    ("seams",),
     ("trainer",),
     ("commands", "weak_trainer", "partial_trainer"),
     ("trainers", "cli"),
