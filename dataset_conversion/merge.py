@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from nnunet_ssl.data.derived import refuse_faulty_cases, same_request, under_construction
-from nnunet_ssl.data.files import damaged_file, wrong_number_of_channels
+from nnunet_ssl.data.derived import read_label, refuse_faulty_cases, same_request, under_construction, write_label
+from nnunet_ssl.data.files import wrong_number_of_channels
 from nnunet_ssl.data.geometry import other_axes
 from nnunet_ssl.data.ownership import refuse_to_replace
 from nnunet_ssl.data.pool import run_in_processes
-from nnunet_ssl.data.raw_dataset import RawDataset, check_same_grid, read_case, read_label_map
+from nnunet_ssl.data.raw_dataset import RawDataset, check_same_grid, read_case
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import split_hash, write_splits
 from nnunet_ssl.data.staging import recover, target_folder
@@ -156,7 +154,7 @@ def _copy_case(
         if len(voxels) != number_of_channels:
             return "", wrong_number_of_channels(case, images, len(voxels), number_of_channels)
         if label is not None:
-            segmentation, properties = read_label(case, label, voxels.shape[1:], codes, reader_writer_class)
+            segmentation, properties = label_on_image(case, label, voxels.shape[1:], codes, reader_writer_class)
             check_same_grid(case, images[0], label, reader_writer_class)
     except UserError as error:
         return "", str(error)
@@ -166,13 +164,11 @@ def _copy_case(
         merged = np.zeros(segmentation.shape, np.uint8 if max(codes.values()) < 256 else np.uint16)
         for own, common in codes.items():
             merged[segmentation == own] = common
-        reader_writer_class().write_seg(merged, new_label, properties)
-        if damaged_file(case, [new_label]):  # SimpleITK does not report a file that it could not write completely
-            raise OSError(errno.EIO, os.strerror(errno.EIO), new_label)
+        write_label(merged, Path(new_label), reader_writer_class, properties)
     return content_hash(voxels), ""
 
 
-def read_label(
+def label_on_image(
     case: str, file: str, shape: Sequence[int], codes: Collection[int], reader_writer_class: type
 ) -> tuple[np.ndarray, dict]:
     """A label map `(*spatial)` and its properties, checked.
@@ -180,16 +176,10 @@ def read_label(
     Raises:
         UserError: it cannot be read, has another shape than the image, or holds a label that is not in `codes`.
     """
-    segmentation, properties = read_label_map(case, file, reader_writer_class)
-    if segmentation.shape[1:] != tuple(shape):
-        raise UserError(
-            f"case {case}: {file} has shape {segmentation.shape[1:]}, the image {tuple(shape)}. Correct it."
-        )
-    unknown = [f"{value:g}" for value in np.unique(segmentation) if value not in codes]
-    if unknown:
-        allowed = ", ".join(map(str, sorted(codes)))
-        raise UserError(f"case {case}: {file} holds {some(unknown, 5)}; dataset.json names {allowed}. Correct it.")
-    return segmentation[0], properties
+    segmentation, properties = read_label(case, file, reader_writer_class, codes)
+    if segmentation.shape != tuple(shape):
+        raise UserError(f"case {case}: {file} has shape {segmentation.shape}, the image {tuple(shape)}. Correct it.")
+    return segmentation, properties
 
 
 # ----------------------------------------------------------------------------------------------------------------- splits

@@ -12,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ssl.data.files import NOT_FINITE, Fault, check_file, faulty_release, not_finite, reading_fault
-from nnunet_ssl.data.geometry import DIRECTION_TOLERANCE, ORIGIN_TOLERANCE
+from nnunet_ssl.data.geometry import grid_of
 from nnunet_ssl.data.listing import what_it_is
 from nnunet_ssl.dataset_conversion.common import Case, DatasetDescription
 from nnunet_ssl.errors import UserError, some
@@ -175,25 +175,16 @@ def check_images(
             )
     (reference_name, reference), *others = named
     for name, image in others:
-        for what, found, expected, equal in (
-            ("shape", image.GetSize(), reference.GetSize(), image.GetSize() == reference.GetSize()),
-            ("spacing", *_compared(image.GetSpacing(), reference.GetSpacing(), None)),
-            ("origin", *_compared(image.GetOrigin(), reference.GetOrigin(), ORIGIN_TOLERANCE)),
-            ("direction", *_compared(image.GetDirection(), reference.GetDirection(), DIRECTION_TOLERANCE)),
-        ):
-            if not equal:
-                raise UserError(
-                    f"{where}: {what} of the {name} is {_numbers(found)}, that of the {reference_name} is {_numbers(expected)}. "
-                    "They must agree; nothing is resampled or repaired silently. Correct the file or leave the case out."
-                )
+        difference = grid_of(image).first_difference(grid_of(reference))
+        if difference is not None:
+            what, found, expected = difference
+            raise UserError(
+                f"{where}: {what} of the {name} is {_numbers(found)}, that of the {reference_name} is {_numbers(expected)}. "
+                "They must agree; nothing is resampled or repaired silently. Correct the file or leave the case out."
+            )
     for name, image in named:
         if "float" in image.GetPixelIDTypeAsString() and not_finite(sitk.GetArrayViewFromImage(image)):
             raise UserError(f"{where}: {name} {NOT_FINITE.what}. {NOT_FINITE.remedy}")
-
-
-def _compared(found: tuple, expected: tuple, tolerance: float | None) -> tuple[tuple, tuple, bool]:
-    keywords = {} if tolerance is None else {"rtol": 0, "atol": tolerance}
-    return found, expected, np.allclose(found, expected, **keywords)
 
 
 def map_label(case: Case, path: Path, label: sitk.Image, label_codes: Sequence[Mapping[int, int]]) -> sitk.Image:

@@ -47,6 +47,7 @@ from nnunet_ssl.engine.configurable import ConfigurableTrainer
 from nnunet_ssl.engine.features import refuse_unsupported
 from nnunet_ssl.engine.members import Member, Members, NetworkMember, Student, Teacher
 from nnunet_ssl.engine.prediction import predict_cases, score_cases
+from nnunet_ssl.networks.gradients import fixed
 from nnunet_ssl.networks.second_decoding import SecondDecoding
 
 
@@ -439,14 +440,8 @@ class MethodSeams(ConfigurableTrainer):
     @contextlib.contextmanager
     def frozen(self, member: Member) -> Iterator[None]:
         """Within this context the member's outputs pass gradients to its inputs but not to its parameters."""
-        parameters = member.parameters()
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        try:
+        with fixed(member.parameters()):
             yield
-        finally:
-            for parameter in parameters:
-                parameter.requires_grad_(True)
 
     def set_unlabeled_cases(self, cases: Sequence[str]) -> None:
         """Draw unlabeled patches from these cases only, from the next step on. An empty list: labeled steps only.

@@ -7,11 +7,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nnunet_ssl.data.files import reading_fault
 from nnunet_ssl.errors import UserError
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 # origin in mm and direction cosines as NIfTI (float32) and NRRD (text) preserve them; spacing is compared as nnU-Net does
 ORIGIN_TOLERANCE = 1e-3
@@ -27,8 +31,8 @@ class Grid:
     origin: tuple[float, ...]
     direction: tuple[float, ...]
 
-    def difference(self, other: Grid) -> str | None:
-        """The first thing in which two grids differ; None where they agree."""
+    def first_difference(self, other: Grid) -> tuple[str, tuple, tuple] | None:
+        """The first thing in which two grids differ, and what it is in this one and in the other; None where they agree."""
         for name, tolerance in (
             ("shape", 0.0),
             ("spacing", None),
@@ -38,8 +42,16 @@ class Grid:
             one, two = getattr(self, name), getattr(other, name)
             keywords = {} if tolerance is None else {"rtol": 0, "atol": tolerance}
             if len(one) != len(two) or not np.allclose(one, two, **keywords):
-                return f"{name} {' x '.join(f'{v:g}' for v in one)}, the other has {' x '.join(f'{v:g}' for v in two)}"
+                return name, one, two
         return None
+
+    def difference(self, other: Grid) -> str | None:
+        """The same in words."""
+        found = self.first_difference(other)
+        if found is None:
+            return None
+        name, one, two = found
+        return f"{name} {' x '.join(f'{v:g}' for v in one)}, the other has {' x '.join(f'{v:g}' for v in two)}"
 
 
 def read_grid(file: str | Path, reader_writer_class: type) -> Grid | None:
@@ -51,7 +63,7 @@ def read_grid(file: str | Path, reader_writer_class: type) -> Grid | None:
     from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-    readers = {SimpleITKIO: _of_itk, NibabelIO: _of_nibabel, NibabelIOWithReorient: _of_nibabel}
+    readers = {SimpleITKIO: _of_itk_file, NibabelIO: _of_nibabel, NibabelIOWithReorient: _of_nibabel}
     read = readers.get(reader_writer_class)
     try:
         return None if read is None else read(str(file))
@@ -103,17 +115,22 @@ def orientation(file: str | Path, reader_writer_class: type) -> str | None:
     return "".join(map(str, nibabel.aff2axcodes(affine)))
 
 
-def _of_itk(file: str) -> Grid:
+def _of_itk_file(file: str) -> Grid:
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
     reader.SetFileName(file)
     reader.ReadImageInformation()
-    size = reader.GetDimension()
+    return grid_of(reader)
+
+
+def grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:
+    """The grid of an image of SimpleITK, or of a file whose header was read."""
+    size = image.GetDimension()
     signs = np.array([-1.0, -1.0, 1.0, 1.0][:size])  # ITK's world is LPS, NIfTI's is RAS
-    direction = np.reshape(reader.GetDirection(), (size, size)) * signs[:, None]
+    direction = np.reshape(image.GetDirection(), (size, size)) * signs[:, None]
     return Grid(
-        reader.GetSize(), reader.GetSpacing(), tuple(signs * reader.GetOrigin()), tuple(direction.ravel().tolist())
+        image.GetSize(), image.GetSpacing(), tuple(signs * image.GetOrigin()), tuple(direction.ravel().tolist())
     )
 
 

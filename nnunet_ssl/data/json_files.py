@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nnunet_ssl.data.texts import read_bytes
 from nnunet_ssl.errors import UserError, excerpt
 
 NAMES = {dict: "an object {...}", list: "a list [...]", str: "a text", int: "a whole number", float: "a number"}
@@ -23,17 +24,8 @@ def read_json(file: str | Path, kind: type = dict, *, remedy: str = "Correct it.
         UserError: no such file, or it is none; no permission; another encoding, a byte order mark (which nnU-Net does not read);
             no JSON; a key twice; another top level.
     """
-    file = Path(file)
     try:
-        if file.exists() and not file.is_file():  # a pipe would be waited for
-            raise UserError(
-                f"{file} is {'a folder' if file.is_dir() else 'no regular file'}; allowed is a file. {remedy}"
-            )
-        text = file.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{file} does not exist. {remedy if missing is None else missing}") from None
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}). {remedy}") from error
+        text = read_bytes(file, remedy, missing).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not in UTF-8 ({error.reason} at byte {error.start}). Save it in UTF-8.") from error
     if text.startswith("\ufeff"):

@@ -19,17 +19,32 @@ def read_lines(file: str | Path, what: str) -> list[str]:
     Raises:
         UserError: no such file, a pipe or a folder, no permission, another encoding.
     """
-    file = Path(file)
-    if file.exists() and not file.is_file():  # a pipe would be waited for
-        raise UserError(f"{file} is {'a folder' if file.is_dir() else 'no regular file'}. {what}")
     try:
-        return file.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{file} does not exist. {what}") from None
+        return read_bytes(file, what).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not a text file in UTF-8 ({error}). {what}") from error
+
+
+def read_bytes(file: str | Path, remedy: str, missing: str | None = None) -> bytes:
+    """Content of a file that is named by a user.
+
+    Args:
+        remedy: how the user puts it right, for the message.
+        missing: what to say instead where there is none.
+
+    Raises:
+        UserError: no such file, a pipe or a folder, no permission.
+    """
+    file = Path(file)
+    try:
+        if file.exists() and not file.is_file():  # a pipe would be waited for
+            found = "a folder" if file.is_dir() else "no regular file"
+            raise UserError(f"{file} is {found}; allowed is a file. {remedy}")
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{file} does not exist. {remedy if missing is None else missing}") from None
     except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}). {what}") from error
+        raise UserError(f"{file} cannot be read ({error.strerror}). {remedy}") from error
 
 
 def whole_number(text: str) -> int | None:

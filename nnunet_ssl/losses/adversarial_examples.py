@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ssl.losses.cross_pseudo import pseudo_cross_entropy
+from nnunet_ssl.networks.gradients import fixed
 from nnunet_ssl.predictions.hard_labels import hard_labels
 
 
@@ -27,17 +28,11 @@ def against_own_decision(network: nn.Module, images: Tensor, step: float, activa
     Returns:
         images of the same shape, without a gradient.
     """
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
+    with fixed(network.parameters()):
         inputs = images.detach().clone().requires_grad_()
         output = network(inputs)
         logits = output if isinstance(output, Tensor) else output[0]
         loss = pseudo_cross_entropy(logits, hard_labels(logits.detach(), activation), activation)
         (gradient,) = torch.autograd.grad(loss * logits.numel(), inputs)  # a sum: a mean underflows in half precision
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        torch.clear_autocast_cache()  # weights that autocast has cast here have no gradient
+    torch.clear_autocast_cache()  # weights that autocast has cast here have no gradient
     return images + step * gradient.sign()

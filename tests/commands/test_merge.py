@@ -219,7 +219,7 @@ def test_all_faulty_cases_are_named_and_nothing_is_left(root, capsys):
     assert merge(root, "--ignore") == 1
     error = capsys.readouterr().err
     assert "3 of 16 cases cannot be merged; nothing was written" in error
-    assert "c1.nii.gz holds 9; dataset.json names 0, 1, 2, 3, 4" in error
+    assert "c1.nii.gz holds the code(s) 9; dataset.json names 0, 1, 2, 3, 4" in error
     assert "c2.nii.gz has shape (5, 7, 3), the image (5, 7, 6)" in error
     assert "c3.nii.gz" in error and "truncated or damaged" in error
     assert [path.name for path in sorted((root / "nnUNet_raw").iterdir())] == ["Dataset009_Spleen", "Dataset017_Organs"]
