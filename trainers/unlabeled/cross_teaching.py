@@ -62,7 +62,7 @@ class nnUNetTrainerCrossTeaching(nnUNetTrainerSSL):
             "transformer",
             network,
             optimizer=lambda parameters: torch.optim.AdamW(
-                parameters, self.transformer_lr, betas=(0.9, 0.98), weight_decay=0.05
+                parameters, self.transformer_lr, betas=(0.9, 0.98), weight_decay=0.05, fused=self.device.type != "mps"
             ),
             clip=1.0,
             supervised=True,
