@@ -232,6 +232,11 @@ def weighted(row: Row, weight: float) -> Row:
     return replace(row, key=f"{row.key}, weight {weight:g}", settings=settings, variant=f"weight{weight:g}")
 
 
+def same_view(row: Row) -> Row:
+    """Student and teacher with the same intensity transforms, as it was before."""
+    return replace(row, key=f"{row.key}, same view", settings=('teacher_view="unlabeled"',), variant="same_view")
+
+
 def few_labels(name: str, title: str, pack: Pack, full: Pack, again: Pack, epochs: int, about: str) -> Study:
     """Few labeled cases, the others of the train list unlabeled."""
     semi_supervised = Row("SemiSupervised", pack, "nnUNetTrainerSemiSupervised", epochs, "new")
@@ -248,6 +253,7 @@ def few_labels(name: str, title: str, pack: Pack, full: Pack, again: Pack, epoch
         pseudo_labels("round of SemiSupervised", pack, epochs, "SemiSupervised"),
         *(continued(semi_supervised, start) for start in ("round 1", "nnU-Net")),
         *methods(pack, epochs, UNLABELED),
+        same_view(mean_teacher),
         *(weighted(mean_teacher, weight) for weight in (0.2, 50)),  # official beside the default of 5, and ten times it
     ]
     return Study(name, title, about, tuple(rows))

@@ -36,7 +36,7 @@ def test_a_forward_without_gradient_does_not_take_the_next_ones_gradient(dataset
     """Autocast keeps the weights it has cast; those cast without a gradient must not be used again."""
     out, dataset = datasets()
     trainer = start(out, dataset, tmp_path)
-    image = next(trainer.dataloader_train)["unlabeled"]
+    image = next(trainer.dataloader_train)["data"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = trainer.without_gradient(trainer.student, image)
         assert len(logits) > 1 and not any(scale.requires_grad for scale in logits)

@@ -18,16 +18,17 @@ has no dropout (`nnunet_ssl.networks.dropout`). The student is trained without d
 Differs from the official code: ln C and C instead of ln 2 and 2 (equal for two classes; the ports to more classes keep 2, so
 the loss is C/2 times larger and at most half of the range of entropies is accepted: `two_class_constants = True`); region-based
 training has a binary entropy and a selection per region; L_sup is nnU-Net's loss with deep supervision, about twice the
-official 0.5 (CE + Dice), and the weight is Mean Teacher's, for its reason; consistency on the highest resolution only; padding
-does not count; the ramp moves every iteration instead of every 150; the teacher is in evaluation mode apart from dropout
-(instance norm is the same in both) and it is the teacher that is validated and stored (official: the student; `inference =
-"student"`).
+official 0.5 (CE + Dice), and weight and the teacher's view are Mean Teacher's, for its reasons; consistency on the highest
+resolution only; padding does not count; the ramp moves every iteration instead of every 150; the teacher is in evaluation mode
+apart from dropout (instance norm is the same in both) and it is the teacher that is validated and stored (official: the
+student; `inference = "student"`).
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from nnunet_ssl.dataloading.views import student_and_teacher
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.members import NetworkMember
 from nnunet_ssl.losses.selective import selective_mse
@@ -58,6 +59,7 @@ class nnUNetTrainerUAMT(nnUNetTrainerSSL):
     rampup_fraction: float = 1.0  # of the run; official: 40 of 40 (LA) or 200 of 200 blocks of 150 iterations
     ema_decay: float = 0.99  # as in the official code
     noise_std: float = 0.1  # of z-scored intensities, clipped at twice this; as in the official code
+    teacher_view: str = "weak"  # as in `nnUNetTrainerMeanTeacher`; official: "unlabeled", the student's patch
     passes: int = 8  # stochastic teacher passes, the paper's T; as in the official code
     dropout: float = 0.5  # probability that a channel is dropped; as in the official code
     train_with_dropout: bool = False  # official: True, see above
@@ -73,6 +75,9 @@ class nnUNetTrainerUAMT(nnUNetTrainerSSL):
         self.teacher_dropout = HookedDropout(self.teacher.module, self.dropout)
         if self.train_with_dropout:
             HookedDropout(self.student.module, self.dropout, in_training=True)
+
+    def unlabeled_views(self, intensity):
+        return student_and_teacher(intensity, self.teacher_view)
 
     def noisy_teacher(self, images: Tensor, dropout: bool) -> Tensor:
         """The teacher's logits at full resolution for images with noise of its own."""
@@ -102,7 +107,7 @@ class nnUNetTrainerUAMT(nnUNetTrainerSSL):
         )
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
-        return {"consistency": self.consistency(logits[0], batch.unlabeled, batch.inside)}
+        return {"consistency": self.consistency(logits[0], batch.views[self.teacher_view], batch.inside)}
 
     def weights(self) -> dict[str, float]:
         return {"consistency": ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction)}
