@@ -28,6 +28,10 @@ from nnunet_ssl.preprocessing.unlabeled import preprocess_rest
 
 FORMAT = 1
 FINGERPRINT_RECORD = "dataset_fingerprint_made_from.json"
+UNFINISHED = {
+    "format": FORMAT,
+    "unfinished": True,
+}  # the record of what nnU-Net is writing, or was when it failed or was killed
 DEFAULT_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}  # nnU-Net's; 4 for any other configuration
 
 
@@ -172,6 +176,13 @@ def _load_record(file: Path) -> dict | None:
     return record if record.get("format") == FORMAT else None
 
 
+def _remove_if_half(file: Path) -> None:
+    try:
+        read_json(file)
+    except UserError:
+        file.unlink(missing_ok=True)
+
+
 def _planning_keys(dataset_json: dict) -> dict:
     """What nnU-Net's fingerprint, planning and preprocessing read from dataset.json."""
     keys = (
@@ -242,7 +253,9 @@ def _fingerprint(raw: RawDataset, base: Path, made_from: dict, extractor: str, m
             print(f"{file} was made by nnU-Net from {found} cases, as many as are labeled: taken as up to date.")
     elif keep:
         keep = recorded == wanted
-        if not keep:
+        if recorded == UNFINISHED:
+            print(f"{file.name} was not finished: it is made anew.")
+        elif not keep:
             print("The labeled cases or dataset.json have changed: fingerprint and plans are made anew.")
     if keep:
         print(f"{raw.name}: fingerprint is up to date, skipped. (--clean makes it anew.)")
@@ -251,7 +264,7 @@ def _fingerprint(raw: RawDataset, base: Path, made_from: dict, extractor: str, m
 
             verify_dataset_integrity(str(raw.folder), manner.processes_for_fingerprint)
     else:
-        record.unlink(missing_ok=True)
+        write_json_atomically(UNFINISHED, record)
         extract_fingerprints(
             [dataset_id],
             extractor,
@@ -278,6 +291,8 @@ def _plans(raw: RawDataset, base: Path, made_from: dict, plans_name: str, planni
         "overwrite_target_spacing": planning.target_spacing and list(planning.target_spacing),
     }
     recorded = _load_record(record)
+    if recorded == UNFINISHED:
+        _remove_if_half(file)  # nnU-Net's planner reads it
     wanted = {**made_from, **options}
     keep = file.is_file() and may_stay
     if keep and recorded is None:
@@ -296,7 +311,7 @@ def _plans(raw: RawDataset, base: Path, made_from: dict, plans_name: str, planni
                 "nnUNet_n_proc_DA is 0: nnU-Net's trainings take it, but its planner asks for so many threads. Unset it, or set it "
                 "to 1, to plan."
             )
-        record.unlink(missing_ok=True)
+        write_json_atomically(UNFINISHED, record)
         plan_experiments(
             [dataset_id],
             planning.planner,

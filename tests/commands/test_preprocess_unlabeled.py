@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -163,6 +164,33 @@ def test_clean_runs_all_of_nnunet_again_and_nothing_runs_without_it(own, monkeyp
     assert called == ["plan_experiments"]
     assert plan_and_preprocess("--clean") == 0
     assert called[1:] == ["extract_fingerprints", "plan_experiments", "preprocess"]
+
+
+@pytest.mark.parametrize(
+    ("step", "file"), [("extract_fingerprints", "dataset_fingerprint.json"), ("plan_experiments", "nnUNetPlans.json")]
+)
+@pytest.mark.parametrize("left", [b'{"half": ', None])
+def test_what_nnunet_has_not_finished_is_made_anew(own, monkeypatch, capsys, step, file, left):
+    """A full disk while nnU-Net writes; also where a file of before was still there."""
+    from nnunetv2.experiment_planning import plan_and_preprocess_api
+
+    folders = _Folders(own)
+    wanted = json.loads((folders.base / file).read_text())
+
+    def fail(*arguments):
+        if left is not None:
+            (folders.base / file).write_bytes(left)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folders.base / file))
+
+    with monkeypatch.context() as failing:
+        failing.setattr(plan_and_preprocess_api, step, fail)
+        assert plan_and_preprocess("--clean") == 1
+    assert "No space left on device" in capsys.readouterr().err
+    called = []
+    original = getattr(plan_and_preprocess_api, step)
+    monkeypatch.setattr(plan_and_preprocess_api, step, lambda *a: called.append(step) or original(*a))
+    assert plan_and_preprocess("--no_pp") == 0
+    assert called == [step] and json.loads((folders.base / file).read_text()) == wanted
 
 
 def test_a_case_without_its_properties_is_done_again_and_the_others_are_kept(own):
