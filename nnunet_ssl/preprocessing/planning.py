@@ -28,10 +28,8 @@ from nnunet_ssl.preprocessing.unlabeled import preprocess_rest
 
 FORMAT = 1
 FINGERPRINT_RECORD = "dataset_fingerprint_made_from.json"
-UNFINISHED = {
-    "format": FORMAT,
-    "unfinished": True,
-}  # the record of what nnU-Net is writing, or was when it failed or was killed
+# the record of what nnU-Net is writing, or was writing when it failed or was killed
+UNFINISHED = {"format": FORMAT, "unfinished": True}
 DEFAULT_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}  # nnU-Net's; 4 for any other configuration
 
 
