@@ -18,9 +18,8 @@ import re
 import shlex
 import signal
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -33,7 +32,7 @@ from benchmarks.measured_training import VALIDATED
 from benchmarks.studies import STUDIES, Pack, Row, Study
 from benchmarks.study_report import CELLS, KEY, RUNS, read_records, records_file, write_reports
 from nnunet_ssl import __version__
-from nnunet_ssl.commands.steps import Step, child_environment, run_command, run_steps
+from nnunet_ssl.commands.steps import Step, child_environment, done_of, run_command, run_steps, threads_of_commands
 from nnunet_ssl.data.atomic import write_atomically
 from nnunet_ssl.data.listing import files_with_ending
 from nnunet_ssl.data.splits import load_splits
@@ -84,10 +83,6 @@ class Job:
         return f"{self.row.pack.name}, {self.row.key}, seed {self.seed}"
 
 
-class Stopped(Exception):
-    """The study ends before this run does."""
-
-
 class TakenElsewhere(Exception):
     """Another process trains this run."""
 
@@ -126,6 +121,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="networks in mixed precision on CPU, as nnU-Net's are on a GPU; recorded",
     )
+    run.add_argument("--compile", action="store_true", help="compile the networks on CPU, as nnU-Net's are on a GPU")
     run.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="Default: cpu")
     record.add_argument("--steps", type=int, metavar="N", help="with --predictions: optimizer steps of the training")
     record.add_argument(
@@ -337,12 +333,10 @@ def train(root: Path, jobs: Sequence[Job], args: argparse.Namespace, environment
     """Bring all runs to their end and record them, `--jobs` at a time. Returns those that failed, which are printed."""
     (root / "logs").mkdir(parents=True, exist_ok=True)
     epochs = dict.fromkeys(jobs, 0)
-    stop = threading.Event()
 
-    def train_one(job: Job) -> None:
+    def train_one(job: Job, check: Callable[[], None]) -> None:
         def report(epoch: int | None) -> None:
-            if stop.is_set():
-                raise Stopped
+            check()
             epochs[job] = epoch or epochs[job]
 
         run = "_".join(filter(None, [job.row.pack.dataset, job.row.variant, job.name]))
@@ -360,31 +354,25 @@ def train(root: Path, jobs: Sequence[Job], args: argparse.Namespace, environment
     running: dict[Future, Job] = {}
     interval = 0.5 if sys.stderr.isatty() else 60  # in a file, every update is a line
     print(f"{len(jobs)} runs to train")
-    pool = ThreadPoolExecutor(args.jobs)
-    try:
-        with tqdm(total=sum(job.row.epochs for job in jobs), unit="epoch", mininterval=interval) as bar:
-            while pending or running:
-                for job in list(pending):
-                    waits_for = [needed for needed in needs(job) if needed in pending or needed in running.values()]
-                    if len(running) < args.jobs and not waits_for:
-                        pending.remove(job)
-                        running[pool.submit(train_one, job)] = job
-                # short: a signal that another thread takes wakes this one only when it waits no longer
-                done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-                for future in done:
-                    job, error = running.pop(future), future.exception()
-                    if isinstance(error, TakenElsewhere):
-                        tqdm.write(f"{job}: is trained by another process")
-                    elif isinstance(error, UserError):
-                        failed.append(job)
-                        tqdm.write(f"{job}: {error}", file=sys.stderr)
-                    elif error is not None:
-                        raise error
-                bar.set_postfix_str("; ".join(map(str, running.values())), refresh=False)
-                bar.update(sum(epochs.values()) - bar.n)
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
+    total = sum(job.row.epochs for job in jobs)
+    with threads_of_commands(args.jobs) as (pool, check), tqdm(total=total, unit="epoch", mininterval=interval) as bar:
+        while pending or running:
+            for job in list(pending):
+                waits_for = [needed for needed in needs(job) if needed in pending or needed in running.values()]
+                if len(running) < args.jobs and not waits_for:
+                    pending.remove(job)
+                    running[pool.submit(train_one, job, check)] = job
+            for future in done_of(running):
+                job, error = running.pop(future), future.exception()
+                if isinstance(error, TakenElsewhere):
+                    tqdm.write(f"{job}: is trained by another process")
+                elif isinstance(error, UserError):
+                    failed.append(job)
+                    tqdm.write(f"{job}: {error}", file=sys.stderr)
+                elif error is not None:
+                    raise error
+            bar.set_postfix_str("; ".join(map(str, running.values())), refresh=False)
+            bar.update(sum(epochs.values()) - bar.n)
     return failed
 
 
@@ -405,6 +393,7 @@ def commands_of(job: Job, switches: list[str] | None, args: argparse.Namespace) 
         commands = [(["nnunet_ssl", *c.format(**names).split()], before[0].results) for c in job.row.commands]
     words = ["python", str(Path(__file__).with_name("measured_training.py")), "--measured", str(measured_file(job))]
     words += ["--threads", "1", *(["--idle"] if args.idle else []), *(["--bfloat16"] if args.bfloat16 else [])]
+    words += ["--compile"] if args.compile else []
     for setting in job.row.settings:
         words += ["--set", setting.format(**names)]
     words += [str(pack.dataset_id), pack.configuration, "0", "-tr", job.name, "-device", args.device, *switches]

@@ -19,7 +19,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -30,7 +29,7 @@ from benchmarks import studies, study, study_report
 from benchmarks.gpu import collect, first_steps
 from benchmarks.studies import Row, Study
 from benchmarks.study import Job
-from nnunet_ssl.commands.steps import run_command
+from nnunet_ssl.commands.steps import done_of, run_command, threads_of_commands
 from nnunet_ssl.discovery.variants import trainer_classes
 from nnunet_ssl.errors import UserError
 from tests.helpers import acdc_release
@@ -149,31 +148,28 @@ def steps(args: argparse.Namespace, dimension: int) -> int:
     names = args.trainers or [first_steps.VANILLA, *trainer_classes()]
     words = ["python", "-m", "benchmarks.gpu.first_steps", "--table", str(table), "--dimension", str(dimension)]
     words += ["--device", args.device, *(REHEARSED_STEPS if args.rehearse else [])]
-    environment, stop = {**environment_of(args, 1), "TORCHINDUCTOR_COMPILE_THREADS": "2"}, threading.Event()
+    environment = {**environment_of(args, 1), "TORCHINDUCTOR_COMPILE_THREADS": "2"}
 
-    def one(name: str) -> int:
-        def report(_: int | None) -> None:
-            if stop.is_set():
-                raise study.Stopped
-
+    def one(name: str, check: Callable[[], None]) -> int:
         begin = time.monotonic()
+        log = args.work / "logs" / f"steps{dimension}d_{name}.txt"
         try:
-            run_command([*words, name], args.work / "logs" / f"steps{dimension}d_{name}.txt", environment, report)
+            run_command([*words, name], log, environment, lambda _: check())
         except UserError as error:
             print(f"{name}: {str(error).splitlines()[-2]}")
             return 1
         print(f"{name}, {dimension}D: {time.monotonic() - begin:.0f} s")
         return 0
 
-    pool = ThreadPoolExecutor(max(1, args.cores // {2: 2, 3: 8}[dimension]))  # in 3D the memory of the GPU is the limit
-    try:
-        found = [pool.submit(one, name) for name in names if name not in known]
-        while not all(future.done() for future in found):
-            time.sleep(0.5)  # short: a signal ends the wait
-        return max((future.result() for future in found), default=0)
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
+    at_once = max(1, args.cores // {2: 2, 3: 8}[dimension])  # in 3D the memory of the GPU is the limit
+    with threads_of_commands(at_once) as (pool, check):
+        running = {pool.submit(one, name, check) for name in names if name not in known}
+        worst = 0
+        while running:
+            done = done_of(running)
+            running -= done
+            worst = max((worst, *(future.result() for future in done)))
+    return worst
 
 
 def rows(args: argparse.Namespace) -> int:
@@ -193,7 +189,7 @@ def rows(args: argparse.Namespace) -> int:
         settings = argparse.Namespace(np=args.cores, data=args.work / "data")
         study.prepare(args.work, pack, settings, environment_of(args, args.cores))
     settings = argparse.Namespace(
-        jobs=max(1, args.cores // (1 + workers)), idle=False, bfloat16=False, device=args.device
+        jobs=max(1, args.cores // (1 + workers)), idle=False, bfloat16=False, compile=False, device=args.device
     )
     return 1 if study.train(args.work, needed, settings, environment) else 0
 

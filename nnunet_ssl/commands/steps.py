@@ -5,6 +5,7 @@ Used by `nnunet_ssl demo` and `benchmarks/study.py`, which do with the public co
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -12,8 +13,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +36,11 @@ class Step:
     what: str  # for the progress bar
     action: Sequence[str] | Callable[[], None]
     clean: tuple[Path, ...] = ()  # what an interrupted run of this step left behind and must go first
+    together: str = ""  # steps that follow one another with the same word here are commands that may run side by side
+
+
+class Stopped(Exception):
+    """A command is ended because the block of `threads_of_commands` is left."""
 
 
 def child_environment(work: Path, num_processes: int) -> dict[str, str]:
@@ -76,6 +86,7 @@ def run_steps(
     seconds: dict[str, float],
     save: Callable[[], None],
     environment: Mapping[str, str],
+    at_once: int = 1,
 ) -> None:
     """Run what is not done yet, showing the commands.
 
@@ -83,40 +94,106 @@ def run_steps(
         work: logs go to `work/logs`.
         seconds: name of a finished step -> its duration; steps named here are left out, and each is added when it is done.
         save: called after each step, to keep `seconds`.
+        at_once: how many of the steps that may run side by side do so. The first that fails ends the others.
     """
     from tqdm import tqdm
+
+    def run_one(number: int, step: Step, check: Callable[[], None] = lambda: None) -> float:
+        def report(epoch: int | None) -> None:
+            check()
+            running.show(step, epoch)
+
+        for leftover in step.clean:
+            shutil.rmtree(leftover, ignore_errors=True)
+        typed = "" if callable(step.action) else f"\n$ {shlex.join(step.action)}"
+        tqdm.write(f"\n[{number}/{len(steps)}] {step.what}{typed}")
+        running.show(step, None)
+        start = time.monotonic()
+        if callable(step.action):
+            step.action()
+        else:
+            run_command(step.action, work / "logs" / f"{number:02d}_{step.name}.txt", environment, report)
+        return round(time.monotonic() - start, 1)
+
+    def finish(step: Step, duration: float) -> None:
+        seconds[step.name] = duration
+        save()
+        running.end(step)
 
     with tqdm(
         total=len(steps), unit="step", bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
     ) as bar:
-        for number, step in enumerate(steps, 1):
-            if step.name in seconds:
-                tqdm.write(f"\n[{number}/{len(steps)}] {step.what}: done before")
-                bar.update()
+        running = _Running(bar)
+        for _, group in itertools.groupby(enumerate(steps, 1), lambda pair: pair[1].together or pair[0]):
+            todo = []
+            for number, step in group:
+                if step.name in seconds:
+                    tqdm.write(f"\n[{number}/{len(steps)}] {step.what}: done before")
+                    running.end(step)
+                else:
+                    todo.append((number, step))
+            if len(todo) < 2 or at_once == 1:
+                for number, step in todo:
+                    finish(step, run_one(number, step))
                 continue
-            for leftover in step.clean:
-                shutil.rmtree(leftover, ignore_errors=True)
-            tqdm.write(f"\n[{number}/{len(steps)}] {step.what}")
-            bar.set_description(step.what)
-            start = time.monotonic()
-            if callable(step.action):
-                step.action()
-            else:
-                tqdm.write(f"$ {shlex.join(step.action)}")
-                log = work / "logs" / f"{number:02d}_{step.name}.txt"
-                run_command(
-                    step.action, log, environment, lambda epoch: _show(bar, "" if epoch is None else f"epoch {epoch}")
-                )
-            seconds[step.name] = round(time.monotonic() - start, 1)
-            save()
-            bar.set_postfix_str("")
-            bar.update()
+            with threads_of_commands(at_once) as (pool, check):
+                futures = {pool.submit(run_one, number, step, check): step for number, step in todo}
+                while futures:
+                    for future in done_of(futures):
+                        finish(futures.pop(future), future.result())
 
 
-def _show(bar, text: str) -> None:
-    """Show `text` in the bar. A terminal sees the time move, a file gets a line only when something has changed."""
-    if sys.stderr.isatty() or text not in (bar.postfix or ""):
-        bar.set_postfix_str(text)
+class _Running:
+    """What a bar of `run_steps` shows: the steps that run, and their epochs."""
+
+    def __init__(self, bar) -> None:
+        self.bar = bar
+        self.epochs: dict[str, int | None] = {}
+        self.lock = threading.Lock()
+
+    def show(self, step: Step, epoch: int | None) -> None:
+        with self.lock:
+            self.epochs[step.what] = epoch
+            shown = dict(self.epochs)
+            self.bar.set_description("; ".join(shown), refresh=False)
+            texts = (
+                f"epoch {n}" if len(shown) == 1 else f"{what}: epoch {n}" for what, n in shown.items() if n is not None
+            )
+            text = "; ".join(texts)
+            # a terminal sees the time move, a file gets a line only when something has changed
+            if sys.stderr.isatty() or text not in (self.bar.postfix or ""):
+                self.bar.set_postfix_str(text)
+
+    def end(self, step: Step) -> None:
+        with self.lock:
+            self.epochs.pop(step.what, None)
+            self.bar.set_postfix_str("", refresh=False)
+            self.bar.update()
+
+
+@contextmanager
+def threads_of_commands(number: int) -> Iterator[tuple[ThreadPoolExecutor, Callable[[], None]]]:
+    """Threads whose commands end when the block is left, also by an error or a signal.
+
+    Yields the pool, and a function that the argument `report` of `run_command` must call: it raises Stopped then.
+    """
+    stop = threading.Event()
+
+    def check() -> None:
+        if stop.is_set():
+            raise Stopped
+
+    pool = ThreadPoolExecutor(number)
+    try:
+        yield pool, check
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def done_of(futures: Iterable[Future]) -> set[Future]:
+    """Those that are done, after half a second at most: a signal that another thread takes wakes this one only then."""
+    return wait_for(futures, timeout=0.5, return_when=FIRST_COMPLETED).done
 
 
 def run_command(

@@ -19,7 +19,8 @@ The stochastic passes of MU and P-Err have dropout by forward hooks, as in `ua_m
 Differs from the official code: C classes instead of two (ln C, one prototype each); regions one by one; MU is a mean over
 channels like the others (official: their sum, for MU twice the weight); the entropy term of P-Err belongs to its voxel (official:
 batch and channel axes are mixed up); classes that the teacher does not see in a patch have no prototype (official: one at 0). L_sup
-is nnU-Net's, about twice 0.5 (CE + Dice), hence twice the official weight; highest resolution; no padding; the teacher is stored.
+is nnU-Net's, about twice 0.5 (CE + Dice), hence twice the official weight; highest resolution; no padding; the teacher is stored,
+and sees u without nnU-Net's intensity transforms, for the reason given in `mean_teacher.py` (`teacher_view = "unlabeled"`: with).
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.members import NetworkMember
 from nnunet_ssl.losses.entropy import clean_entropy
 from nnunet_ssl.losses.selective import selective_mse
 from nnunet_ssl.networks.dropout import HookedDropout
@@ -38,24 +38,21 @@ from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.predictions.prototype_labels import pass_statistics, prototype_disagreement
 from nnunet_ssl.predictions.uncertainty import mean_probabilities, ramped_threshold, relative_entropy, select_ambiguous
 from nnunet_ssl.ramps import ramped_weight
-from nnunet_ssl.trainer import nnUNetTrainerSSL
+from nnunet_ssl.trainers.unlabeled.mean_teacher import nnUNetTrainerMeanTeacher
 
 SELECTIONS = ("entropy", "model_uncertainty", "confident_learning", "prototype")
 
 
-class nnUNetTrainerACMT(nnUNetTrainerSSL):
+class nnUNetTrainerACMT(nnUNetTrainerMeanTeacher):
     """AC-MT: consistency with a moving average of the student where the prediction is ambiguous.
 
     Passes per step: forward and backward on labeled and unlabeled patches in one batch, one forward pass of the teacher on the
     unlabeled ones; further ones there: `passes` (model_uncertainty), 1 (confident_learning), 1 + `prototype_passes`.
     """
 
-    networks = ("student", "teacher")
     selection: str = "entropy"  # see above
     consistency_weight: float = 0.2  # official code: 0.1, see above
     rampup_fraction: float = 0.75  # of the run; official: 6000 of 8000 iterations
-    ema_decay: float = 0.99  # as in the official code
-    noise_std: float = 0.1  # of z-scored intensities, clipped at twice this; as in the official code
     threshold_start: float = 0.75  # of the largest entropy; as in the official code
     threshold_end: float = 0.95  # with entropy; as in the official code
     threshold_end_mu: float = 0.9  # with model_uncertainty; as in the official code
@@ -95,10 +92,11 @@ class nnUNetTrainerACMT(nnUNetTrainerSSL):
                 passes = (self.without_gradient(self.student, x)[0] for x in noisy)
                 mean = mean_probabilities(passes, batch.num_unlabeled, activation)
             return self.ambiguous(relative_entropy(mean, activation), self.threshold_end_mu)
-        clean = probabilities(self.teacher_logits(images), activation)
+        weak = batch.views[self.teacher_view]
+        clean = probabilities(self.teacher_logits(weak), activation)
         if self.selection == "confident_learning":
             return voxel_label_issues(student, clean, self.rule, batch.inside, activation)
-        passes = ((self.teacher_logits(images, True), self.features.take()) for _ in range(self.prototype_passes))
+        passes = ((self.teacher_logits(weak, True), self.features.take()) for _ in range(self.prototype_passes))
         deviation, features = pass_statistics(passes, self.temperature)
         limit = self.deviation_limit
         return prototype_disagreement(student, clean, deviation, features, activation, limit, batch.inside)
@@ -106,7 +104,7 @@ class nnUNetTrainerACMT(nnUNetTrainerSSL):
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         student = probabilities(logits[0], self.activation)
         selected = self.selected(student, batch)
-        target = self.teacher_logits(add_clipped_noise(batch.unlabeled, self.noise_std))
+        target = self.teacher_logits(add_clipped_noise(batch.views[self.teacher_view], self.noise_std))
         terms = {"consistency": selective_mse(logits[0], target, selected, self.activation, mask=batch.inside)}
         if self.selection == "prototype":
             terms["clean_entropy"] = clean_entropy(student, selected, batch.inside, self.activation)
@@ -115,6 +113,3 @@ class nnUNetTrainerACMT(nnUNetTrainerSSL):
     def weights(self) -> dict[str, float]:
         weight = ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction)
         return {"consistency": weight} | ({"clean_entropy": weight} if self.selection == "prototype" else {})
-
-    def inference_network(self) -> NetworkMember:
-        return self.teacher

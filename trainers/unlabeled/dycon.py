@@ -19,7 +19,8 @@ head of two 1x1 convolutions, with a moving average for the teacher. Heads are i
 Differs from the official code: any number of classes (b in units of ln C / ln 2 nats); binary entropies of regions; at most
 `max_cells` cells, drawn in each step; instance norm in the head (official: batch norm), no dropout; padding and ignored voxels do
 not count; softmax once, and the row's maximum in the contrast (official, `as_released = True`: twice, and the column's, which
-changes the loss); nnU-Net's clip and rates; 25 times the consistency's weight. The teacher is stored (official: the student).
+changes the loss); nnU-Net's clip and rates; 25 times the consistency's weight. The teacher is stored (official: the student), and
+sees unlabeled patches without nnU-Net's intensity transforms, as Mean Teacher's (`teacher_view = "unlabeled"`: with them).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.curves import BOTH
-from nnunet_ssl.engine.members import NetworkMember, as_scales
+from nnunet_ssl.engine.members import as_scales
 from nnunet_ssl.losses.cell_contrast import cell_labels, choose_cells, focal_contrast, hard_negatives, unit_embeddings
 from nnunet_ssl.losses.consistency import softmax_mse
 from nnunet_ssl.losses.region import split_ignored
@@ -40,16 +41,15 @@ from nnunet_ssl.predictions.hard_labels import hard_labels
 from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.predictions.uncertainty import max_entropy, ramped_threshold
 from nnunet_ssl.ramps import geometric_ramp, ramp_progress, ramped_weight
-from nnunet_ssl.trainer import nnUNetTrainerSSL
+from nnunet_ssl.trainers.unlabeled.mean_teacher import nnUNetTrainerMeanTeacher
 
 
-class nnUNetTrainerDyCON(nnUNetTrainerSSL):
+class nnUNetTrainerDyCON(nnUNetTrainerMeanTeacher):
     """DyCON: consistency that counts less where predictions are uncertain, and contrast of features by (pseudo) label.
 
     Passes per step: forward and backward of labeled and unlabeled patches in one batch, a forward pass of the teacher on them.
     """
 
-    networks = ("student", "teacher")
     consistency_weight: float = 2.5  # official code: 0.1, a gradient of 0.5 % of the labeled loss's (docs/studies)
     rampup_fraction: float = 1.5  # of the run, so w ends at 0.57 of its limit; official: 30000 of 20000 iterations
     uncertainty_weight: float = 0.5  # as in the official code
@@ -65,10 +65,7 @@ class nnUNetTrainerDyCON(nnUNetTrainerSSL):
     max_cells: int = 1728  # per patch; official: all, 12^3
     hidden_features: int = 512  # of the projection head; as in the official code
     embedding_features: int = 256  # as in the official code
-    ema_decay: float = 0.99  # as in the official code
-    noise_std: float = 0.1  # of z-scored intensities, clipped at twice this; as in the official code
     as_released: bool = False  # softmax twice in the consistency and the column's maximum in the contrast, see above
-    inference: str = "teacher"  # or "student"
     term_patches = dict.fromkeys(("uncertainty", "contrast", "negatives"), BOTH)
 
     def build_method(self) -> None:
@@ -91,14 +88,14 @@ class nnUNetTrainerDyCON(nnUNetTrainerSSL):
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         n, activation = batch.num_labeled, self.activation
-        images = batch.images
-        scales, teacher = self.student(images), self.teacher(add_clipped_noise(images, self.noise_std))[0]
+        seen = torch.cat((batch.labeled, batch.views[self.teacher_view]))
+        scales, teacher = self.student(batch.images), self.teacher(add_clipped_noise(seen, self.noise_std))[0]
         student, counted = scales[0], batch.counted()
         beta = geometric_ramp(self.progress, self.beta_start, self.beta_end)
         beta *= max_entropy(2) / max_entropy(student.shape[1], activation)
         embeddings = unit_embeddings(self.head(self.features.take()))
         teacher_embeddings = unit_embeddings(self.teacher_head(self.teacher_features.take())[0])
-        cells = choose_cells(embeddings.shape[1], self.max_cells, images.device)
+        cells = choose_cells(embeddings.shape[1], self.max_cells, seen.device)
         embeddings, labels = embeddings[:, cells], self.labels(batch, teacher[n:])[:, cells]
         ramped = ramp_progress(self.progress, self.negative_fraction)
         threshold = ramped_threshold(ramped, self.negative_start, self.negative_end)
@@ -115,6 +112,3 @@ class nnUNetTrainerDyCON(nnUNetTrainerSSL):
         consistency = ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction)
         contrasts = dict.fromkeys(("contrast", "negatives"), self.contrast_weight)
         return {"consistency": consistency, "uncertainty": self.uncertainty_weight, **contrasts}
-
-    def inference_network(self) -> NetworkMember:
-        return self.teacher_or_student(self.teacher, self.inference)

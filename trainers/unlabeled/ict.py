@@ -15,10 +15,12 @@ Pairs are the two halves of the unlabeled patches, so there are half as many mix
 of them). With alpha = 0.2 most mixes are mild: lambda is within 0.05 of 0 or 1 in 58 % of the draws.
 
 Differs from SSL4MIS: the weight is that of `nnUNetTrainerMeanTeacher`, for its reason: at the official 0.1, 0.2 beside
-nnU-Net's loss, the gradient of a squared difference of probabilities trains nothing; consistency on the highest resolution
-only; what is padding in either patch does not count; the ramp moves every iteration instead of every 150; the teacher is in
-evaluation mode and it is the teacher that is validated and stored (official: the student; `inference = "student"`). Regions:
-sigmoid probabilities. No mixup of labeled patches, which the published classifier has.
+nnU-Net's loss, the gradient of a squared difference of probabilities trains nothing; the teacher sees u without nnU-Net's
+intensity transforms, which the official code does not have (`teacher_view = "unlabeled"`: with them, as the student);
+consistency on the highest resolution only; what is padding in either patch does not count; the ramp moves every iteration
+instead of every 150; the teacher is in evaluation mode and it is the teacher that is validated and stored (official: the
+student; `inference = "student"`). Regions: sigmoid probabilities. No mixup of labeled patches, which the published classifier
+has.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from nnunet_ssl.dataloading.streams import refuse_single_patches
+from nnunet_ssl.dataloading.views import student_and_teacher
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.members import NetworkMember
 from nnunet_ssl.losses.consistency import symmetric_mse
@@ -47,16 +50,20 @@ class nnUNetTrainerICT(nnUNetTrainerSSL):
     rampup_fraction: float = 1.0  # of the run; official: 30000 of 30000 iterations
     alpha: float = 0.2  # of the Beta distribution of the shares; as in the official code
     ema_decay: float = 0.99  # as in SSL4MIS; vikasverma1077/ICT: 0.999
+    teacher_view: str = "weak"  # as in `nnUNetTrainerMeanTeacher`; official: "unlabeled", the student's patches
     inference: str = "teacher"  # or "student"
 
     def build_method(self) -> None:
         refuse_single_patches(self)
         self.teacher = self.register_teacher(self.ema_decay)
 
+    def unlabeled_views(self, intensity):
+        return student_and_teacher(intensity, self.teacher_view)
+
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         first, second = halves(batch.unlabeled)
         shares = draw_mix_factors(len(first), first.ndim - 2, self.alpha).to(first.device, non_blocking=True)
-        p, q = halves(probabilities(self.teacher(batch.unlabeled)[0], self.activation))
+        p, q = halves(probabilities(self.teacher(batch.views[self.teacher_view])[0], self.activation))
         self.target = blend(q, p, shares)
         inside, other = halves(batch.inside)
         batch.unlabeled, batch.inside = blend(second, first, shares), inside & other

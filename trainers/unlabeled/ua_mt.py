@@ -28,9 +28,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from nnunet_ssl.dataloading.views import student_and_teacher
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.members import NetworkMember
 from nnunet_ssl.losses.selective import selective_mse
 from nnunet_ssl.networks.dropout import HookedDropout
 from nnunet_ssl.patches.perturbations import add_clipped_noise
@@ -41,32 +39,22 @@ from nnunet_ssl.predictions.uncertainty import (
     ramped_threshold,
     select_certain,
 )
-from nnunet_ssl.ramps import ramped_weight
-from nnunet_ssl.trainer import nnUNetTrainerSSL
+from nnunet_ssl.trainers.unlabeled.mean_teacher import nnUNetTrainerMeanTeacher
 
 
-class nnUNetTrainerUAMT(nnUNetTrainerSSL):
+class nnUNetTrainerUAMT(nnUNetTrainerMeanTeacher):
     """UA-MT: consistency with a moving average of the student where its stochastic passes agree with each other.
 
     Passes per step: forward and backward on labeled and unlabeled patches in one batch, 1 + `passes` forward passes of the
     teacher on the unlabeled ones.
     """
 
-    networks = ("student", "teacher")
-    consistency_weight: float = (
-        5.0  # official code: 0.1, which is 0.2 beside nnU-Net's loss and has no effect, see above
-    )
-    rampup_fraction: float = 1.0  # of the run; official: 40 of 40 (LA) or 200 of 200 blocks of 150 iterations
-    ema_decay: float = 0.99  # as in the official code
-    noise_std: float = 0.1  # of z-scored intensities, clipped at twice this; as in the official code
-    teacher_view: str = "weak"  # as in `nnUNetTrainerMeanTeacher`; official: "unlabeled", the student's patch
     passes: int = 8  # stochastic teacher passes, the paper's T; as in the official code
     dropout: float = 0.5  # probability that a channel is dropped; as in the official code
     train_with_dropout: bool = False  # official: True, see above
     threshold_start: float = 0.75  # of the largest entropy; as in the official code
     threshold_end: float = 1.0  # of the largest entropy; as in the official code
     two_class_constants: bool = False  # the released code's ln 2 and 2 whatever the number of classes
-    inference: str = "teacher"  # or "student"
 
     def build_method(self) -> None:
         if self.passes < 1:
@@ -75,9 +63,6 @@ class nnUNetTrainerUAMT(nnUNetTrainerSSL):
         self.teacher_dropout = HookedDropout(self.teacher.module, self.dropout)
         if self.train_with_dropout:
             HookedDropout(self.student.module, self.dropout, in_training=True)
-
-    def unlabeled_views(self, intensity):
-        return student_and_teacher(intensity, self.teacher_view)
 
     def noisy_teacher(self, images: Tensor, dropout: bool) -> Tensor:
         """The teacher's logits at full resolution for images with noise of its own."""
@@ -108,9 +93,3 @@ class nnUNetTrainerUAMT(nnUNetTrainerSSL):
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         return {"consistency": self.consistency(logits[0], batch.views[self.teacher_view], batch.inside)}
-
-    def weights(self) -> dict[str, float]:
-        return {"consistency": ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction)}
-
-    def inference_network(self) -> NetworkMember:
-        return self.teacher_or_student(self.teacher, self.inference)
