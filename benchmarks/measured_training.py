@@ -154,11 +154,6 @@ def in_bfloat16(cls: type) -> None:
     cls.build_network_architecture = staticmethod(build_network_architecture)
 
 
-def compiled(cls: type) -> None:
-    """Let nnU-Net compile the network on CPU too, which it does not by itself. Faster in 2D."""
-    cls._do_i_compile = lambda self: True
-
-
 def become_idle() -> None:
     """Take only the processor time that no other process wants; the workers inherit it. Linux."""
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
@@ -198,7 +193,7 @@ def main() -> None:
         in_bfloat16(cls)
     precision = "bfloat16" if args.bfloat16 else "float32"
     if args.compile:
-        compiled(cls)
+        cls._do_i_compile = lambda self: True  # of itself nnU-Net does so on GPUs only
         precision += " compiled"
     measure(cls, args.measured, args.threads, not args.no_validation, not args.disable_tta, precision)
     sys.argv = ["nnUNetv2_train", *others, "-tr", args.tr]

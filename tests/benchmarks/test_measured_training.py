@@ -31,6 +31,10 @@ def test_arguments_go_to_nnunet_and_settings_to_the_class(monkeypatch, tmp_path,
     assert seen["measured"] == (cls, tmp_path / "m.json", 1, True, False, "float32") and seen["idle"]
     assert seen["argv"] == ["nnUNetv2_train", *others, "-tr", name]
     assert cls.ema_decay == 0.5 and find_trainer(MEAN_TEACHER).ema_decay != 0.5
+    assert "_do_i_compile" not in vars(cls)
+    monkeypatch.setattr(sys, "argv", ["measured_training.py", *words, "-tr", name, "--compile"])
+    measured_training.main()
+    assert seen["measured"][-1] == "float32 compiled" and vars(cls)["_do_i_compile"](None)
     monkeypatch.setattr(sys, "argv", ["measured_training.py", *words, "-tr", name, "--set", "decay=0.5"])
     with pytest.raises(SystemExit):
         measured_training.main()
