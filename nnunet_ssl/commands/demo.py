@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +41,6 @@ TRAINERS = {
     "nnUNetTrainerSemiSupervised": "SemiSupervised",
     "nnUNetTrainerMeanTeacher": "Mean Teacher",
 }
-AT_ONCE = 2  # trainings side by side on a CPU: so small a network keeps no second core busy
 NEXT = """\
 Next, your own data: labeled cases in $nnUNet_raw/Dataset102_NAME as always with nnU-Net, unlabeled images in its folder imagesUn.
   nnunet_ssl plan_and_preprocess -d 102 -c 3d_fullres
@@ -64,7 +62,7 @@ class Size:
 
 
 SIZES = {
-    "2d": Size((128, 128), 8, (16, 32, 64, 64), 4, 100),
+    "2d": Size((128, 128), 8, (16, 32, 64, 64), 4, 80),
     "3d_fullres": Size((32, 64, 64), 2, (8, 16, 32, 64), 4, 60),
 }
 
@@ -145,16 +143,10 @@ def run(args: argparse.Namespace) -> None:
     print("The commands below use these folders. To repeat one of them:")
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         print(f"  export {name}={shlex.quote(environment[name])}")
-    begin = time.monotonic() - state.setdefault("elapsed", 0)
-
-    def save() -> None:
-        state["elapsed"] = round(time.monotonic() - begin, 1)
-        _save_state(work, state)
-
-    run_steps(work, steps, state["seconds"], save, environment, AT_ONCE if args.device == "cpu" else 1)
+    run_steps(work, steps, state["seconds"], lambda: _save_state(work, state), environment)
     print()
     print((work / TABLE_FILE / "compare.md").read_text(encoding="utf-8"))
-    minutes, seconds = divmod(round(state["elapsed"]), 60)
+    minutes, seconds = divmod(round(sum(state["seconds"].values())), 60)
     slowest = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in state["seconds"].items())
     print(f"Time: {minutes} min {seconds:02d} s ({slowest})")
     print(f"Figure: {work / FIGURE_FILE}\nTable:  {work / TABLE_FILE / 'compare.md'}\n\n{NEXT}")
@@ -184,10 +176,10 @@ def plan_steps(work: Path, settings: Settings, device: str, num_processes: int) 
             lambda: _add_small_configuration(work, settings.config),
         ),
     ]
-    for trainer, label in reversed(settings.trainers.items()):  # the longest first
+    for trainer, label in settings.trainers.items():
         model = model_folder(work, trainer, settings)
         words = ["nnUNetv2_train", dataset, config, "0", "-tr", trainer, "-device", device]
-        steps.append(Step(f"train_{trainer}", f"train {label}", words, (model,), together="trainings"))
+        steps.append(Step(f"train_{trainer}", f"train {label}", words, (model,)))
     words = ["nnunet_ssl", "compare", "-d", dataset, "-c", config, "-f", "0", "-tr", *settings.trainers, "--test"]
     words += ["-o", str(work / TABLE_FILE), "-device", device, "-np", np]
     steps.append(Step("compare", "predict and compare the test cases", words, (work / TABLE_FILE,)))

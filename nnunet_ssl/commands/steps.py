@@ -5,7 +5,6 @@ Used by `nnunet_ssl demo` and `benchmarks/study.py`, which do with the public co
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shlex
@@ -36,7 +35,6 @@ class Step:
     what: str  # for the progress bar
     action: Sequence[str] | Callable[[], None]
     clean: tuple[Path, ...] = ()  # what an interrupted run of this step left behind and must go first
-    together: str = ""  # steps that follow one another with the same word here are commands that may run side by side
 
 
 class Stopped(Exception):
@@ -86,7 +84,6 @@ def run_steps(
     seconds: dict[str, float],
     save: Callable[[], None],
     environment: Mapping[str, str],
-    at_once: int = 1,
 ) -> None:
     """Run what is not done yet, showing the commands.
 
@@ -94,81 +91,40 @@ def run_steps(
         work: logs go to `work/logs`.
         seconds: name of a finished step -> its duration; steps named here are left out, and each is added when it is done.
         save: called after each step, to keep `seconds`.
-        at_once: how many of the steps that may run side by side do so. The first that fails ends the others.
     """
     from tqdm import tqdm
-
-    def run_one(number: int, step: Step, check: Callable[[], None] = lambda: None) -> float:
-        def report(epoch: int | None) -> None:
-            check()
-            running.show(step, epoch)
-
-        for leftover in step.clean:
-            shutil.rmtree(leftover, ignore_errors=True)
-        typed = "" if callable(step.action) else f"\n$ {shlex.join(step.action)}"
-        tqdm.write(f"\n[{number}/{len(steps)}] {step.what}{typed}")
-        running.show(step, None)
-        start = time.monotonic()
-        if callable(step.action):
-            step.action()
-        else:
-            run_command(step.action, work / "logs" / f"{number:02d}_{step.name}.txt", environment, report)
-        return round(time.monotonic() - start, 1)
-
-    def finish(step: Step, duration: float) -> None:
-        seconds[step.name] = duration
-        save()
-        running.end(step)
 
     with tqdm(
         total=len(steps), unit="step", bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
     ) as bar:
-        running = _Running(bar)
-        for _, group in itertools.groupby(enumerate(steps, 1), lambda pair: pair[1].together or pair[0]):
-            todo = []
-            for number, step in group:
-                if step.name in seconds:
-                    tqdm.write(f"\n[{number}/{len(steps)}] {step.what}: done before")
-                    running.end(step)
-                else:
-                    todo.append((number, step))
-            if len(todo) < 2 or at_once == 1:
-                for number, step in todo:
-                    finish(step, run_one(number, step))
+        for number, step in enumerate(steps, 1):
+            if step.name in seconds:
+                tqdm.write(f"\n[{number}/{len(steps)}] {step.what}: done before")
+                bar.update()
                 continue
-            with threads_of_commands(at_once) as (pool, check):
-                futures = {pool.submit(run_one, number, step, check): step for number, step in todo}
-                while futures:
-                    for future in done_of(futures):
-                        finish(futures.pop(future), future.result())
+            for leftover in step.clean:
+                shutil.rmtree(leftover, ignore_errors=True)
+            tqdm.write(f"\n[{number}/{len(steps)}] {step.what}")
+            bar.set_description(step.what)
+            start = time.monotonic()
+            if callable(step.action):
+                step.action()
+            else:
+                tqdm.write(f"$ {shlex.join(step.action)}")
+                log = work / "logs" / f"{number:02d}_{step.name}.txt"
+                run_command(
+                    step.action, log, environment, lambda epoch: _show(bar, "" if epoch is None else f"epoch {epoch}")
+                )
+            seconds[step.name] = round(time.monotonic() - start, 1)
+            save()
+            bar.set_postfix_str("")
+            bar.update()
 
 
-class _Running:
-    """What a bar of `run_steps` shows: the steps that run, and their epochs."""
-
-    def __init__(self, bar) -> None:
-        self.bar = bar
-        self.epochs: dict[str, int | None] = {}
-        self.lock = threading.Lock()
-
-    def show(self, step: Step, epoch: int | None) -> None:
-        with self.lock:
-            self.epochs[step.what] = epoch
-            shown = dict(self.epochs)
-            self.bar.set_description("; ".join(shown), refresh=False)
-            texts = (
-                f"epoch {n}" if len(shown) == 1 else f"{what}: epoch {n}" for what, n in shown.items() if n is not None
-            )
-            text = "; ".join(texts)
-            # a terminal sees the time move, a file gets a line only when something has changed
-            if sys.stderr.isatty() or text not in (self.bar.postfix or ""):
-                self.bar.set_postfix_str(text)
-
-    def end(self, step: Step) -> None:
-        with self.lock:
-            self.epochs.pop(step.what, None)
-            self.bar.set_postfix_str("", refresh=False)
-            self.bar.update()
+def _show(bar, text: str) -> None:
+    """Show `text` in the bar. A terminal sees the time move, a file gets a line only when something has changed."""
+    if sys.stderr.isatty() or text not in (bar.postfix or ""):
+        bar.set_postfix_str(text)
 
 
 @contextmanager

@@ -118,7 +118,7 @@ def test_all_steps_run_once_in_order_and_the_table_is_printed(stubs, tmp_path, c
         "compare",
     ]
     trained = [call[call.index("-tr") + 1] for call in calls if call[0] == "nnUNetv2_train"]
-    assert sorted(trained) == sorted(f"{name}_1epochs_2iters_seed0" for name in demo.TRAINERS)  # side by side
+    assert trained == [f"{name}_1epochs_2iters_seed0" for name in demo.TRAINERS]
     printed = capsys.readouterr().out
     assert "| the table |" in printed and printed.endswith(f"{demo.NEXT}\n")
     assert f"export nnUNet_raw={work / 'nnUNet_raw'}" in printed
@@ -231,33 +231,26 @@ def test_an_interrupted_command_leaves_no_worker_behind(tmp_path, monkeypatch):
     assert not [pid for pid in pids if _runs(pid)]
 
 
-def test_steps_run_side_by_side_and_the_first_that_fails_ends_the_others(tmp_path, monkeypatch):
-    (tmp_path / "logs").mkdir()
-    script = tmp_path / "waits"
-    script.write_text(  # waits for the file that the other one makes
+def test_commands_of_threads_end_when_the_block_is_left(tmp_path, monkeypatch):
+    script = tmp_path / "sleeper"
+    script.write_text(
         f"#!{sys.executable}\n"
-        "import os, pathlib, sys, time\n"
-        f"folder = pathlib.Path({str(tmp_path)!r})\n"
-        "(folder / sys.argv[1]).touch()\n"
-        "deadline = time.monotonic() + 60\n"
-        "while not (folder / sys.argv[2]).exists() and time.monotonic() < deadline: time.sleep(0.05)\n"
-        "sys.exit(0 if (folder / sys.argv[2]).exists() and sys.argv[3] == '0' else 3)\n"
+        "import os, time\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+        "time.sleep(60)\n"
     )
     script.chmod(0o755)
     monkeypatch.setattr(commands, "find_command", lambda name: str(script))
-
-    def step(name: str, *words: str) -> commands.Step:
-        return commands.Step(name, name, ["waits", *words], together="pairs")
-
-    seconds: dict[str, float] = {}
-    first = [step("a", "a", "b", "0"), step("b", "b", "a", "0")]
-    commands.run_steps(tmp_path, first, seconds, lambda: None, dict(os.environ), at_once=2)
-    assert set(seconds) == {"a", "b"} and max(seconds.values()) < 30
-    others = [step("c", "c", "never", "0"), step("d", "d", "c", "1"), step("e", "e", "c", "0")]
     begin = time.monotonic()
-    with pytest.raises(UserError, match="exit code 3"):
-        commands.run_steps(tmp_path, [*first, *others], seconds, lambda: None, dict(os.environ), at_once=2)
-    assert set(seconds) <= {"a", "b", "e"} and time.monotonic() - begin < 30
+    with pytest.raises(UserError, match="another one failed"), commands.threads_of_commands(2) as (pool, check):
+        future = pool.submit(
+            commands.run_command, ["sleeper"], tmp_path / "log.txt", dict(os.environ), lambda _: check()
+        )
+        while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
+            assert commands.done_of([future]) == set() and time.monotonic() - begin < 30
+        raise UserError("another one failed")
+    assert isinstance(future.exception(), commands.Stopped) and time.monotonic() - begin < 30
+    assert not _runs(int((tmp_path / "pid").read_text()))
 
 
 def _runs(pid: int) -> bool:
