@@ -11,36 +11,25 @@ DIR has the folders raw, pp and results of nnU-Net (results_VARIANT for variants
 from __future__ import annotations
 
 import argparse
-import fcntl
-import math
 import os
-import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
-import pandas as pd
 from tqdm import tqdm
 
-from benchmarks.measured_training import VALIDATED
-from benchmarks.studies import STUDIES, Pack, Row, Study
-from benchmarks.study_report import CELLS, KEY, RUNS, read_records, records_file, write_reports
-from nnunet_ssl import __version__
-from nnunet_ssl.commands.steps import Step, child_environment, done_of, run_command, run_steps, threads_of_commands
-from nnunet_ssl.data.atomic import write_atomically
-from nnunet_ssl.data.listing import files_with_ending
-from nnunet_ssl.data.splits import load_splits
+from benchmarks.studies import STUDIES, Row, Study
+from benchmarks.study_jobs import Job, TakenElsewhere, locked, measured_file, next_switches
+from benchmarks.study_packs import prepare
+from benchmarks.study_records import ENDING, costs_of, evaluate, is_recorded, record, write_records
+from benchmarks.study_report import read_records, records_file, write_reports
+from nnunet_ssl.commands.steps import child_environment, done_of, run_command, threads_of_commands
 from nnunet_ssl.discovery.variants import find_trainer
-from nnunet_ssl.errors import UserError, some
-from nnunet_ssl.evaluation.metrics import evaluate_case
-from nnunet_ssl.evaluation.runs import Experiment, load_json, patients
-from nnunet_ssl.preprocessing.dense_labels import REFERENCES
+from nnunet_ssl.errors import UserError
+from nnunet_ssl.evaluation.runs import load_json
 from tests.helpers.paths import REPOSITORY, SHARED
 
 EXAMPLE = """\
@@ -49,42 +38,6 @@ examples:
   python -m benchmarks.study run ACDC_3 --out study --rows head-room controls --jobs 2
   python -m benchmarks.study record ACDC_3 --row "SSL4MIS Mean Teacher" --seed 0 --steps 4000 --predictions FOLDER --out study
   python -m benchmarks.study report"""
-
-ENDING = ".nii.gz"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run: a row with a seed."""
-
-    row: Row
-    seed: int
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        return self.row.pack.name, self.row.key, self.seed
-
-    @property
-    def name(self) -> str:
-        return self.row.run_name(self.seed)
-
-    @property
-    def results(self) -> str:
-        """Value of nnUNet_results."""
-        folder = Path(os.environ["nnUNet_results"])
-        return str(folder.with_name(f"{folder.name}_{self.row.variant}") if self.row.variant else folder)
-
-    @property
-    def folder(self) -> Path:
-        pack = self.row.pack
-        return Path(self.results, pack.dataset, f"{self.name}__nnUNetPlans__{pack.configuration}", "fold_0")
-
-    def __str__(self) -> str:
-        return f"{self.row.pack.name}, {self.row.key}, seed {self.seed}"
-
-
-class TakenElsewhere(Exception):
-    """Another process trains this run."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -235,97 +188,6 @@ def jobs_to_run(jobs: Sequence[Job]) -> list[Job]:
     return list(found)
 
 
-def next_switches(job: Job) -> list[str] | None:
-    """What `nnUNetv2_train` needs to bring a run to its end, judged by what lies in its folder; None if it is finished."""
-    if (job.folder / "checkpoint_final.pth").is_file():
-        made = job.folder / VALIDATED
-        return None if made.is_file() and load_json(made) == {"mirroring": True} else ["--val"]
-    begun = any((job.folder / name).is_file() for name in ("checkpoint_latest.pth", "checkpoint_best.pth"))
-    return ["--c"] if begun else []
-
-
-@contextmanager
-def locked(file: Path, wait_for_it: bool = True) -> Iterator[None]:
-    """Hold a lock file, or the lock of a folder. TakenElsewhere if another process has it and is not waited for."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(file, os.O_RDONLY if file.is_dir() else os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait_for_it else fcntl.LOCK_NB))
-    except BlockingIOError:
-        os.close(descriptor)
-        raise TakenElsewhere from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-# ----------------------------------------------------------------------------------------------------------- preparing
-
-
-def prepare(root: Path, pack: Pack, args: argparse.Namespace, environment: Mapping[str, str]) -> None:
-    """Convert, plan and preprocess, unless it is done. UserError where the folder holds another plan of this name."""
-    with locked(root / "locks" / "prepare"):  # one for all packs, which may have the same source
-        plans = root / "pp" / pack.dataset / "nnUNetPlans.json"
-        if not (plans.is_file() and pack.configuration in load_json(plans)["configurations"]):
-            (root / "logs").mkdir(parents=True, exist_ok=True)
-            run_steps(root, preparing_steps(root, pack, args), {}, lambda: None, environment)
-    configurations = load_json(plans)["configurations"]
-    planned = {**configurations[pack.base], **configurations[pack.configuration]}
-    expected = {"patch_size": list(pack.patch), "batch_size": pack.batch_size} if pack.patch else {}
-    if pack.spacing:
-        expected["spacing"] = list(pack.spacing[-len(planned["spacing"]) :])
-    for key, value in expected.items():
-        if planned[key] != value:
-            raise UserError(
-                f"{plans}: {pack.configuration} has {key} {planned[key]}, the study needs {value}. Name another --out, or delete "
-                f"{plans.parent} to have it made again."
-            )
-
-
-def preparing_steps(root: Path, pack: Pack, args: argparse.Namespace) -> list[Step]:
-    """What makes a pack, those of its source included as far as they are not there."""
-    dataset, np = str(pack.dataset_id), ["-np", str(args.np)]
-    steps = []
-
-    def add_raw(pack: Pack) -> None:
-        if (root / "raw" / pack.dataset / "dataset.json").is_file():  # written last
-            return
-        if pack.source:
-            add_raw(pack.source)
-        lists = root / "lists" / pack.dataset
-        if pack.validation_list:
-            listed = args.data / pack.validation_list
-            if not listed.is_file():
-                raise UserError(
-                    f"{listed} does not exist. Give the folder of the releases with --data (docs/data_format.md)."
-                )
-            lists.mkdir(parents=True, exist_ok=True)
-            (lists / "val.list").write_text(listed.read_text())
-        words = [word.format(data=args.data.absolute(), lists=lists) for word in pack.make.split()]
-        ids = ["-d", str(pack.source.dataset_id), "-o"] if pack.source else ["-d"]
-        action = ["nnunet_ssl", *words, *ids, str(pack.dataset_id), "-name", pack.name, *np]
-        steps.append(Step(f"{pack.dataset}_raw", f"{pack.dataset}: {words[0]}", action))
-        if pack.again:
-            action = ["python", "-m", "benchmarks.labeled_again", "-d", str(pack.dataset_id)]
-            steps.append(Step(f"{pack.dataset}_again", f"{pack.dataset}: labeled images as unlabeled ones", action))
-
-    add_raw(pack)
-    plan = ["nnunet_ssl", "plan_and_preprocess", "-d", dataset, "-c", pack.base, *np, "-npfp", str(args.np)]
-    if pack.spacing:
-        plan += ["-overwrite_target_spacing", *map(str, pack.spacing)]
-    steps.append(Step(f"{pack.dataset}_plan", f"{pack.dataset}: plan and preprocess", plan))
-    if not pack.patch:
-        return steps
-    small = ["python", "-m", "nnunet_ssl.plans.small", "-d", dataset, "-b", pack.base]
-    small += ["--patch_size", *map(str, pack.patch), "--batch_size", str(pack.batch_size)]
-    small += ["--features", *map(str, pack.features)]
-    return [
-        *steps,
-        Step(f"{pack.dataset}_small", f"{pack.dataset}: add the small configuration", small),
-    ]
-
-
 # ------------------------------------------------------------------------------------------------------------ training
 
 
@@ -403,23 +265,7 @@ def commands_of(job: Job, switches: list[str] | None, args: argparse.Namespace) 
     return [*commands, (words, job.results)]
 
 
-def measured_file(job: Job) -> Path:
-    return job.folder / "measured.json"
-
-
 # ----------------------------------------------------------------------------------------------------------- recording
-
-
-def is_recorded(job: Job) -> bool:
-    """UserError where the recorded run had another number of steps than the row has now."""
-    runs = read_records(job.row.pack.records)[1]
-    found = runs[(runs["data"] == job.key[0]) & (runs["row"] == job.key[1]) & (runs["seed"] == job.key[2])]
-    if len(found) and found["steps"].item() != job.row.steps:
-        raise UserError(
-            f"{records_file(job.row.pack.records, '_runs')}: {job} has {found['steps'].item()} steps, the row of "
-            f"benchmarks/studies.py {job.row.steps}. Delete these rows to train it anew, or give the new row another key."
-        )
-    return len(found) > 0
 
 
 def record_jobs(jobs: Sequence[Job], args: argparse.Namespace) -> None:
@@ -440,88 +286,6 @@ def record_jobs(jobs: Sequence[Job], args: argparse.Namespace) -> None:
     for job in finished:
         record(job, args.measured)
     print(f"{len(finished)} of {len(jobs)} runs are finished and recorded.")
-
-
-def record(job: Job, measured_elsewhere: Path | None = None) -> None:
-    """Add a finished run to the files, replacing an earlier record of it."""
-    file = measured_elsewhere or measured_file(job)
-    costs = costs_of(load_json(file) if file.is_file() else {}, job.row.steps)
-    costs["epoch_seconds"] = epoch_seconds(job.folder, job.row.epochs)
-    write_records(job, evaluate(job, job.folder / "validation"), job.row.steps, costs)
-
-
-def costs_of(measured: Mapping, steps: int) -> dict[str, object]:
-    """What `measured_training.py` wrote; nothing of what does not cover all steps."""
-    costs: dict[str, object] = {"device": "cuda" if measured.get("memory") == "CUDA" else "cpu"}
-    costs["precision"] = measured.get("precision", "float32")
-    for key, column in (("seconds", "step_seconds"), ("cpu_seconds", "step_cpu_seconds")):
-        if len(measured.get(key, [])) == steps:
-            costs[column] = round(sum(measured[key]), 1)
-    if "peak_memory_bytes" in measured:
-        costs["peak_memory_MiB"] = round(measured["peak_memory_bytes"] / 2**20)
-    return costs
-
-
-def epoch_seconds(folder: Path, epochs: int) -> float:
-    """Wall time of all epochs by nnU-Net's log, validation of epochs and waiting for data included; NaN if one is not there."""
-    logs = "".join(file.read_text(errors="replace") for file in sorted(folder.glob("training_log_*.txt")))
-    found = re.findall(r": Epoch (\d+)\s*$|: Epoch time: ([\d.]+) s", logs, re.MULTILINE)
-    times, epoch = {}, ""
-    for number, seconds in found:
-        epoch = number or epoch
-        if seconds:
-            times[epoch] = float(seconds)  # of an epoch that was begun again, the last
-    return round(sum(times.values()), 1) if len(times) == epochs else math.nan
-
-
-def evaluate(job: Job, folder: Path) -> pd.DataFrame:
-    """Dice (%) and 95HD (mm) of every validation case and class of fold 0, against dense labels where labels are sparse.
-
-    Raises:
-        UserError: a prediction or a reference is missing, or one cannot be read.
-    """
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    base = Path(os.environ["nnUNet_preprocessed"]) / job.row.pack.dataset
-    cases = load_splits(base / "splits_final.json")[0]["val"]
-    predictions = files_with_ending(folder, ENDING)
-    references = files_with_ending(base / REFERENCES, ENDING) or files_with_ending(base / "gt_segmentations", ENDING)
-    for what, files, place in (("predictions", predictions, folder), ("references", references, base)):
-        missing = sorted(set(cases) - files.keys())
-        if missing:
-            raise UserError(f"{place}: {what} of {len(missing)} of {len(cases)} cases are missing: {some(missing, 5)}.")
-    labels = load_json(base / "dataset.json")["labels"]
-    classes = {name: label for name, label in labels.items() if name not in ("background", "ignore")}
-    reader = PlansManager(str(base / "nnUNetPlans.json")).image_reader_writer_class()
-    patient_of = patients(Experiment(job.row.pack.dataset, job.row.pack.configuration))
-    rows = []
-    for case in sorted(cases):
-        found = evaluate_case(predictions[case], references[case], classes, None, reader, "Validate again.")
-        for name, result in found.items():
-            dice, distance = 100 * result.values["Dice", "%"], result.values["95HD", "mm"]
-            rows.append([patient_of.get(case, case), case, name, round(dice, 3), round(distance, 3)])
-    return pd.DataFrame(rows, columns=CELLS[len(KEY) :])
-
-
-def write_records(job: Job, cells: pd.DataFrame, steps: int, costs: Mapping[str, object]) -> None:
-    """Put one run into both files."""
-    identity = dict(zip(KEY, job.key))
-    run = {**identity, "steps": steps, **costs, "date": date.today().isoformat()}
-    run["version"] = __version__
-    merge_records(job.row.pack.records, cells.assign(**identity)[CELLS], pd.DataFrame([run]).reindex(columns=RUNS))
-
-
-def merge_records(records: str, cells: pd.DataFrame, runs: pd.DataFrame) -> None:
-    """Put runs into both files at once, in the order of key, seed and case; earlier records of them are replaced."""
-    added_keys = pd.MultiIndex.from_frame(runs[KEY])
-    folder = records_file(records).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        for old, added, part in zip(read_records(records), (cells, runs), ("", "_runs")):
-            kept = old[~pd.MultiIndex.from_frame(old[KEY]).isin(added_keys)]
-            table = pd.concat([kept, added]) if len(kept) else added
-            table = table.sort_values(KEY, kind="stable")
-            write_atomically(records_file(records, part), lambda file, t=table: t.to_csv(file, index=False))
 
 
 # ------------------------------------------------------------------------------------------------------------- listing

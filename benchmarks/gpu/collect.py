@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks import study, study_report
+from benchmarks import study, study_records, study_report
 from nnunet_ssl.data.atomic import write_atomically
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.evaluation.tables import markdown_table
@@ -112,7 +112,7 @@ def merge(folder: Path) -> None:
     if not names and not steps.is_file():
         raise UserError(f"{folder} has neither *_runs.csv nor {FIRST_STEPS}. Name the folder that work.py wrote to.")
     for name in names:
-        study.merge_records(name, *(pd.read_csv(folder / f"{name}{part}.csv") for part in ("", "_runs")))
+        study_records.merge_records(name, *(pd.read_csv(folder / f"{name}{part}.csv") for part in ("", "_runs")))
     for file in (steps, folder / CURVES):
         if file.is_file():
             shutil.copy(file, study_report.FOLDER)

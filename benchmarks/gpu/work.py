@@ -28,7 +28,7 @@ import pandas as pd
 from benchmarks import studies, study, study_report
 from benchmarks.gpu import collect, first_steps
 from benchmarks.studies import Row, Study
-from benchmarks.study import Job
+from benchmarks.study_jobs import Job
 from nnunet_ssl.commands.steps import done_of, run_command, threads_of_commands
 from nnunet_ssl.discovery.variants import trainer_classes
 from nnunet_ssl.errors import UserError

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import studies, study, study_report
+from benchmarks import studies, study, study_jobs, study_packs, study_report
 from benchmarks.studies import STUDIES, Row, Study
 from benchmarks.study_report import CELLS, RUNS, Results
 from nnunet_ssl.commands import convert, load
@@ -92,7 +92,7 @@ def test_the_commands_accept_the_arguments_of_a_study(name, tmp_path):
     (tmp_path / "data/la").mkdir(parents=True)
     (tmp_path / "data/la/test.list").write_text("a\n")
     for pack in {row.pack for row in STUDIES[name].rows}:
-        steps = study.preparing_steps(tmp_path, pack, args)
+        steps = study_packs.preparing_steps(tmp_path, pack, args)
         commands = [step for step in steps if step.action[0] == "nnunet_ssl"]
         for step in commands:
             module, words = load(step.action[1]), list(step.action[2:])
@@ -261,7 +261,7 @@ def test_it_continues_where_it_stopped(faked, tmp_path, capsys):
     assert run(tmp_path, "--seeds", 0, "--rows", "head-room", "EMA") == 1  # the others are trained all the same
     assert "ACDC3, EMA, seed 0: exit code 1" in capsys.readouterr().err
     assert len(faked.trainings) == 3
-    folder = study.Job(study.STUDIES["S"].row("EMA"), 0).folder
+    folder = study_jobs.Job(study.STUDIES["S"].row("EMA"), 0).folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "checkpoint_latest.pth").touch()
     faked.failing.clear()
@@ -269,15 +269,15 @@ def test_it_continues_where_it_stopped(faked, tmp_path, capsys):
     assert run(tmp_path, "--seeds", 0, "--rows", "head-room", "EMA") == 0
     assert faked.trainings == [[short(0, "nnUNetTrainerEMA"), "--c"]]
 
-    job = study.Job(study.STUDIES["S"].row("EMA"), 0)
-    assert study.next_switches(job) is None
+    job = study_jobs.Job(study.STUDIES["S"].row("EMA"), 0)
+    assert study_jobs.next_switches(job) is None
     (folder / "validated.json").unlink()
-    assert study.next_switches(job) == ["--val"]
+    assert study_jobs.next_switches(job) == ["--val"]
 
 
 def test_a_row_that_needs_another_is_trained_after_it_with_its_labels_and_weights(faked, tmp_path):
     assert run(tmp_path, "--seeds", 1, "--rows", "round 1", "--jobs", 2) == 0  # nnU-Net too, which it needs
-    nnunet = study.Job(study.STUDIES["S"].row("nnU-Net"), 1)
+    nnunet = study_jobs.Job(study.STUDIES["S"].row("nnU-Net"), 1)
     label = next(w for w in faked.calls if "pseudo_label" in w)
     assert option(label, "-tr") == short(1) and option(label, "-o") == "round_1_seed1"
     parser = argparse.ArgumentParser()
@@ -297,7 +297,7 @@ def test_a_row_that_needs_another_is_trained_after_it_with_its_labels_and_weight
 
 def test_a_run_that_another_process_trains_is_left_to_it(faked, tmp_path, capsys):
     lock = tmp_path / "out" / "locks" / f"Dataset023_ACDC3_{short(0)}"
-    with study.locked(lock):
+    with study_jobs.locked(lock):
         assert run(tmp_path, "--seeds", 0, "--rows", "nnU-Net") == 0
     assert not faked.trainings and "is trained by another process" in capsys.readouterr().out
 
@@ -321,7 +321,9 @@ def test_predictions_and_finished_runs_are_recorded_by_command(faked, tmp_path, 
     assert (cells["row"] == "peer").all() and (cells["Dice"] == 100).all() and (cells["95HD"] == 0).all()
     assert runs["steps"].tolist() == [30] and runs["step_seconds"].isna().all()
 
-    faked.train(["--measured", str(study.Job(study.STUDIES["S"].row("EMA"), 1).folder / "m.json"), "-tr", "EMA"], print)
+    faked.train(
+        ["--measured", str(study_jobs.Job(study.STUDIES["S"].row("EMA"), 1).folder / "m.json"), "-tr", "EMA"], print
+    )
     measured = tmp_path / "elsewhere.json"
     measured.write_text(json.dumps({"seconds": [2.0] * 500, "cpu_seconds": [1.0] * 499}))
     assert record("--row", "EMA", "--seed", 1, "--measured", measured) == 0
