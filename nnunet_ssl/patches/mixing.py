@@ -294,6 +294,14 @@ def copy_paste(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, first, second.to(first.dtype))
 
 
+def paste_next(batch: Tensor, outside: Tensor) -> Tensor:
+    """Images or label maps `(B, C, *spatial)` where `outside` `(1, 1, *spatial)`, the next ones of the batch elsewhere.
+
+    `outside` may have another resolution, as for the targets of lower scales.
+    """
+    return copy_paste(batch, batch.roll(-1, 0), resize_nearest(outside, batch.shape[2:]))
+
+
 def halves(batch: Tensor) -> tuple[Tensor, Tensor]:
     """The first and the second half of a batch `(B, ...)`, both of `ceil(B / 2)`; of an odd one the first sample is in both."""
     count = (len(batch) + 1) // 2

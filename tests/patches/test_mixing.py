@@ -27,6 +27,7 @@ from nnunet_ssl.patches.mixing import (
     halves,
     mix_halves,
     outside_boxes,
+    paste_next,
     resize_nearest,
 )
 from tests.golden.reference.mixing import draw_grid_of_boxes, draw_stripe
@@ -73,6 +74,12 @@ def test_copy_paste_by_hand():
     assert copy_paste(first > 1, second > 7, mask).tolist() == [[[False, True, True]]]
     with pytest.raises(ValueError, match="cannot be mixed"):
         copy_paste(first, second[..., :2], mask)
+
+
+def test_the_next_of_the_batch_is_pasted():
+    outside = outside_boxes((4, 4), [[(0, 2), (0, 4)]])
+    batch = torch.arange(3.0)[:, None, None, None].expand(3, 1, 2, 2)  # of half the resolution
+    assert paste_next(batch, outside)[:, 0, :, 0].tolist() == [[1, 0], [2, 1], [0, 2]]
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])

@@ -72,11 +72,11 @@ def test_a_mixing_step_by_hand(weight, datasets, tmp_path):
     trainer, other = (make(datasets, tmp_path / x, attributes=attributes) for x in "ab")
     trainer.largest_component = other.largest_component = False
     batch = next(trainer.dataloader_train)
-    x, y, u = batch["data"], batch["target"][:, 0].long(), batch["unlabeled"]
-    inside = batch["inside"][:, 0]
+    x, y, inside = batch["data"], batch["target"][:, 0].long(), batch["inside"][:, 0]
+    u, weak = batch["unlabeled"].chunk(2, dim=1)
     mask = drawn_mask(x.shape[2:], 5)
     with torch.no_grad():
-        q = other.network(u).argmax(1)
+        q = other.network(weak).argmax(1)
 
     def l(logits, labels, counted):  # noqa: E743 - the paper's name
         p = torch.softmax(logits, 0)

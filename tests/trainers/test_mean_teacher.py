@@ -8,12 +8,16 @@ import torch
 from tests.helpers.training import make_trainer, started
 
 WITHOUT_NOISE = {"noise_std": 0.0}
+WITHOUT_PRETRAINING = {"pretrain_fraction": 0.0, "competence": 0.0}
 METHODS = {
     "nnUNetTrainerMeanTeacher": WITHOUT_NOISE,
     "nnUNetTrainerUAMT": WITHOUT_NOISE,
     "nnUNetTrainerACMT": WITHOUT_NOISE,
     "nnUNetTrainerDyCON": WITHOUT_NOISE,  # its teacher sees the labeled patches before the unlabeled ones
     "nnUNetTrainerICT": {},
+    "nnUNetTrainerUPC": WITHOUT_NOISE,
+    "nnUNetTrainerBCP": WITHOUT_PRETRAINING,
+    "nnUNetTrainerSDCL": WITHOUT_PRETRAINING,
 }
 
 

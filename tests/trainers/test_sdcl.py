@@ -18,7 +18,7 @@ def test_corrections_by_hand(regions, datasets, tmp_path):
     trainer = started(make_trainer(NAME, out, dataset, results=tmp_path, largest_component=False, **attributes))
     batch = next(trainer.dataloader_train)
     batch["inside"][0, ..., :6] = False
-    x, y, u = batch["data"], batch["target"], batch["unlabeled"]
+    x, y, (u, weak) = batch["data"], batch["target"], batch["unlabeled"].chunk(2, dim=1)
     random, shape = np.random.RandomState(5), x.shape[2:]
     size = [int(s * 2 / 3) for s in shape]
     starts = [random.randint(0, s - n + 1) for s, n in zip(shape, size)]
@@ -27,7 +27,7 @@ def test_corrections_by_hand(regions, datasets, tmp_path):
     masks = torch.stack((box, ~box))[:, None]  # True: labeled
     networks = trainer.network, trainer.second.module
     with torch.no_grad():
-        z = trainer.network(u)
+        z = trainer.network(weak)
         q = (z > 0).float() if regions else z.argmax(1, keepdim=True)
         labels = torch.where(masks, y.float(), q.float())
         logits = [network(torch.where(masks, x, u)) for network in networks]

@@ -12,13 +12,12 @@ labels y and the pseudo labels q of a teacher (hard, largest component per class
 
 For `pretrain_fraction` of the run before, and until every class is found, labeled images are pasted into labeled ones.
 
-Differs from the official code:
-* Loss scale: l with nnU-Net's forms of Dice (foreground or regions, batch Dice as planned) on every scale with nnU-Net's scale
-  weights. The sum over two directions of 0.5 (CE + Dice) is as large as nnU-Net's loss, so nothing is rescaled. Pre-training has
-  nnU-Net's own loss on the mixed labels.
-* One run and schedule: the last student of the pre-training goes on (official: the best, for LA on test cases; a new optimizer).
-* Every patch is used once (again where there are fewer of one kind; at least two mixes), half of the mixes in each direction, as
-  official. Pre-training has as many mixes as labeled patches (official: half as many). No pseudo label in padding. No dropout.
+Differs from the official code: l has nnU-Net's forms of Dice (foreground or regions, batch Dice as planned) on every scale with
+nnU-Net's scale weights; the sum over two directions of 0.5 (CE + Dice) is as large as nnU-Net's loss, so nothing is rescaled.
+Pre-training has nnU-Net's own loss on the mixed labels. One run and schedule: the last student of the pre-training goes on
+(official: the best, for LA on test cases; a new optimizer). Every patch is used once (again where there are fewer of one kind; at
+least two mixes), half of the mixes in each direction, as official; pre-training mixes all labeled patches (official: half of them).
+The teacher's patches have no intensity transforms of nnU-Net, as official. No pseudo label in padding. No dropout.
 """
 
 from __future__ import annotations
@@ -28,12 +27,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from nnunet_ssl.dataloading.views import student_and_teacher
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.features import warn_of_small_patches
 from nnunet_ssl.engine.members import as_scales
 from nnunet_ssl.losses.bidirectional import MixedLabels, mixed_labels
 from nnunet_ssl.losses.region import region_loss
-from nnunet_ssl.patches.mixing import both_directions, box_size, copy_paste, draw_box, outside_boxes, resize_nearest
+from nnunet_ssl.patches.mixing import both_directions, box_size, copy_paste, draw_box, outside_boxes, paste_next
 from nnunet_ssl.predictions.hard_labels import hard_labels, start_largest_components
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
@@ -46,19 +46,22 @@ class nnUNetTrainerBCP(nnUNetTrainerSSL):
     """
 
     networks = ("student", "teacher")
+    replaces_labeled_loss = True
     pseudo_weight: float = 0.5  # of pseudo-labeled against labeled voxels; as in the official code
     box_ratio: float = 2 / 3  # of the patch per axis; as in the official code
     ema_decay: float = 0.99  # as in the official code, no warm-up
     pretrain_fraction: float = 0.25  # of the run; official code: 10000 of 40000 (ACDC), 2000 of 17000 (LA) iterations
     competence: float = 0.7  # F1 of every class that ends it (0: none, as official), at the latest at 0.4 of the run
+    teacher_view: str = "weak"  # without nnU-Net's intensity transforms; or "unlabeled", the patch that is mixed
     largest_component: bool = True  # of each class, as in the official code; False where a class has several parts
-
-    replaces_labeled_loss = True
 
     def build_method(self) -> None:
         warn_of_small_patches(self)
         self.register_gate(self.pretrain_fraction, f1=self.competence)
         self.teacher = self.register_teacher(self.ema_decay, warmup=False)
+
+    def unlabeled_views(self, intensity):
+        return student_and_teacher(intensity, self.teacher_view)
 
     @property
     def pretraining(self) -> bool:
@@ -76,11 +79,8 @@ class nnUNetTrainerBCP(nnUNetTrainerSSL):
         return {"labeled": self.supervised_loss(self.student(images), target, batch)}
 
     def mix_labeled(self, batch: SSLBatch, outside: Tensor) -> tuple[Tensor, Tensor | list[Tensor]]:
-        def mix(x: Tensor) -> Tensor:
-            return copy_paste(x, x.roll(-1, 0), resize_nearest(outside, x.shape[2:]))
-
-        targets = [mix(target) for target in as_scales(batch.target)]
-        return mix(batch.labeled), targets if self.enable_deep_supervision else targets[0]
+        targets = [paste_next(target, outside) for target in as_scales(batch.target)]
+        return paste_next(batch.labeled, outside), targets if self.enable_deep_supervision else targets[0]
 
     def mixing_terms(self, batch: SSLBatch, outside: Tensor) -> dict[str, Tensor]:
         """Losses on the labeled and on the pseudo-labeled part of both mixes."""
@@ -92,7 +92,7 @@ class nnUNetTrainerBCP(nnUNetTrainerSSL):
         numbers = torch.arange(count := max(2, batch.num_labeled, batch.num_unlabeled), device=outside.device)
         first, second = numbers % batch.num_labeled, numbers % batch.num_unlabeled
         from_labeled = both_directions(outside, count)
-        pseudo = hard_labels(self.teacher(batch.unlabeled)[0], self.activation)
+        pseudo = hard_labels(self.teacher(batch.views[self.teacher_view])[0], self.activation)
         form = from_labeled, batch.inside[second], self.label_manager.ignore_label, self.label_manager.has_regions
         filtered = start_largest_components(pseudo) if self.largest_component else lambda: pseudo
 
