@@ -234,7 +234,7 @@ def weighted(row: Row, weight: float) -> Row:
 
 def same_view(row: Row) -> Row:
     """Student and teacher with the same intensity transforms, as it was before."""
-    return replace(row, key=f"{row.key}, same view", settings=('teacher_view="unlabeled"',), variant="same_view")
+    return replace(row, key=f"{row.key}, same view", settings=('teacher_view="student"',), variant="same_view")
 
 
 def few_labels(name: str, title: str, pack: Pack, full: Pack, again: Pack, epochs: int, about: str) -> Study:

@@ -70,6 +70,15 @@ def poly_lr(initial_lr: float, progress: float, exponent: float = 0.9) -> float:
     return initial_lr * (1.0 - _clip(progress)) ** exponent
 
 
+def warmup_poly(epoch: int, epochs: int, warmup: int) -> float:
+    """Factor of the learning rate in `epoch`, counted from 0: `(epoch + 1) / (warmup + 1)` in the first `warmup` epochs, then
+    `poly_lr` over the others. nnU-Net's schedule for transformers, except that its first epoch has a rate of 0.
+    """
+    if epoch < warmup:
+        return (epoch + 1) / (warmup + 1)
+    return poly_lr(1.0, ramp_progress(epoch - warmup, epochs - warmup))
+
+
 def ramped_weight(weight: float, progress: float, fraction: float) -> float:
     """`sigmoid_rampup` up to `weight` over the first `fraction` of the training; 0: no ramp.
 

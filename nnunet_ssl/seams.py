@@ -60,7 +60,7 @@ class MethodSeams(ConfigurableTrainer):
         needs_unlabeled: False: the method has labeled patches only (weak or partial labels), `terms` gets no unlabeled ones.
         one_graph_at_a_time: a method of independent networks (see its passes per step) goes backward after each of them: about
             half of the memory, one more forward pass of the unlabeled patches. False: all networks at once.
-        max_nonfinite_steps: stop after this many steps in a row with a loss that is not finite.
+        max_nonfinite_steps: stop after this many steps in a row with a loss or a gradient that is not finite.
         replaces_labeled_loss: the method's `terms` replaces nnU-Net's loss on the labeled patches, so it runs even when all
             weights are zero.
         knows_partial_labels: the labeled loss takes a class that a case does not annotate for unknown, not for background.

@@ -254,12 +254,12 @@ class nnUNetTrainerSSL(MethodSeams):
             self._of_this_pool(batch), self.view_names, self.device, self.labeled_view_names, self.further_view_names
         )
         try:
-            values = training_step(self, moved, weights)
+            values, made = training_step(self, moved, weights)
         except torch.cuda.OutOfMemoryError as error:
             unlabeled = unlabeled_batch_size_here(self) if self._pool else None
             raise RuntimeError(out_of_memory_message(type(self).__name__, self.batch_size, unlabeled)) from error
         self.iteration += 1
-        problem = self.nonfinite.see(values, self.max_nonfinite_steps)
+        problem = self.nonfinite.see(values, made, self.gradient_shares, self.max_nonfinite_steps)
         if problem is not None:
             self.print_to_log_file(f"Skipped step {self.iteration}: {problem}")
         self._step_ended = perf_counter()
@@ -287,6 +287,8 @@ class nnUNetTrainerSSL(MethodSeams):
         return labeled | weights
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        if self.grad_scaler is not None:
+            self.nonfinite.see_scaler(self.grad_scaler, self.gradient_shares, self.max_nonfinite_steps)
         train_outputs = finite_outputs(train_outputs)
         super().on_train_epoch_end(train_outputs)
         others = {f"weight/{k}": v for k, v in self._current_weights().items()}
@@ -396,6 +398,8 @@ class nnUNetTrainerSSL(MethodSeams):
         """
         filename = os.fspath(checkpoint if filename_or_checkpoint is None else filename_or_checkpoint)
         super().load_checkpoint(filename)
-        restore(self, torch.load(filename, map_location=self.device, weights_only=False), filename)
+        restore(
+            self, torch.load(filename, map_location="cpu", weights_only=False), filename
+        )  # nnU-Net's copy is on the device
         self._randomness = random_states()
         self._loaded_checkpoint = True

@@ -15,6 +15,7 @@ from nnunet_ssl.ramps import (
     ramp_progress,
     sigmoid_rampup,
     stepwise_progress,
+    warmup_poly,
 )
 
 
@@ -82,3 +83,9 @@ def test_a_delayed_ramp_is_zero_before_its_start_and_complete_after_start_and_le
     assert delayed_sigmoid_rampup(0.3, 0.1, 0.4, 3.0) == pytest.approx(3 * math.exp(-1.25))
     assert delayed_sigmoid_rampup(0.51, 0.1, 0.4, 3.0) == delayed_sigmoid_rampup(1.0, 0.1, 0.4, 3.0) == 3
     assert delayed_sigmoid_rampup(0.0, 0.0, 0.0) == 1
+
+
+def test_a_warm_up_rises_in_equal_steps_and_then_decays_over_the_rest():
+    assert [warmup_poly(epoch, 8, 3) for epoch in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert warmup_poly(7, 8, 3) == pytest.approx(0.2**0.9)
+    assert warmup_poly(0, 8, 0) == 1.0

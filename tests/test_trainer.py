@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 from tests.helpers.paths import REPOSITORY
-from tests.helpers.trainers import needs
+from tests.helpers.trainers import PARTIAL, SPARSE, UNLABELED, needs
 from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
 
 MEAN_TEACHER = "nnUNetTrainerMeanTeacher"
@@ -38,13 +39,14 @@ def test_the_logits_of_labeled_patches_are_kept_for_the_method(datasets, tmp_pat
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(scales, found, strict=True))
 
 
+EVERY = [*UNLABELED, *SPARSE, *PARTIAL]
 WITHOUT_CHANCE = {
     MEAN_TEACHER: {"noise_std": 0.0, "consistency_weight": 0.5},
     "nnUNetTrainerTestTwoNetworks": {},
     "nnUNetTrainerTestSecondDecoding": {},
     "nnUNetTrainerPseudoLabels": {"pseudo_weight": 0.5},
     "nnUNetTrainerCPS": {"rampup_fraction": 0.0},  # networks in turn, a backward pass each
-    # one network in two passes with a backward pass each; Dice sums go over the patches of one process
+    # one network in two passes with a backward pass each
     "nnUNetTrainerUniMatch": {
         "earliest": 0.0,
         "competence": 0.0,
@@ -52,7 +54,6 @@ WITHOUT_CHANCE = {
         "confidence": 0.34,
         "feature_dropout": 0.0,
         "cutmix": 0.0,
-        "form": "cross_entropy",
     },
     # a discriminator with Adam beside the student
     "nnUNetTrainerDAN": {"discriminator_dropout": 0.0, "rampup_fraction": 0.0},
@@ -96,12 +97,16 @@ def both_ways(datasets, tmp_path_factory):
             for batch in batches:
                 trainer.train_step(batch)
             trained[name] = work / name, trainer
-        torch.save(jobs, work / "jobs.pth")
-        command = [sys.executable, "-m", "tests.helpers.ddp_worker"]
-        arguments = ["2", str(work / "jobs.pth")]
-        processes = [subprocess.Popen([*command, str(rank), *arguments], cwd=REPOSITORY) for rank in range(2)]
-        assert [p.wait(timeout=300) for p in processes] == [0, 0]
+        in_two_processes(jobs, work)
     return trained
+
+
+def in_two_processes(jobs: list[dict], work: Path) -> None:
+    torch.save(jobs, work / "jobs.pth")
+    command = [sys.executable, "-m", "tests.helpers.ddp_worker"]
+    arguments = ["2", str(work / "jobs.pth")]
+    processes = [subprocess.Popen([*command, str(rank), *arguments], cwd=REPOSITORY) for rank in range(2)]
+    assert [p.wait(timeout=600) for p in processes] == [0, 0]
 
 
 @pytest.mark.parametrize("name", WITHOUT_CHANCE)
@@ -122,6 +127,33 @@ def test_two_processes_train_like_one(name, both_ways):
     expected = weights_of(trainer.inference_network().module)
     assert largest_difference(expected, checkpoint["network_weights"]) < 1e-5
     assert len(checkpoint["ssl_state"]["random_states"]) == 2
+
+
+@pytest.fixture(scope="module")
+def of_both_processes(datasets, tmp_path_factory):
+    """Trainer -> what each of two processes holds of every network, after steps with random numbers of its own."""
+    work = tmp_path_factory.mktemp("ranks")
+    jobs = []
+    with mock.patch.dict(os.environ):
+        for name in EVERY:
+            out, dataset = datasets(**needs(name, batch_size=4))
+            attributes = {"num_iterations_per_epoch": 4}
+            jobs.append({"name": name, "attributes": attributes, "out": out, "dataset": dataset, "work": work / name})
+            (work / name).mkdir()
+        in_two_processes(jobs, work)
+    return {
+        job["name"]: [torch.load(job["work"] / f"rank{r}.pth", weights_only=False) for r in range(2)] for job in jobs
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY)
+def test_all_processes_hold_the_same_networks(name, of_both_processes):
+    first, second = of_both_processes[name]
+    assert largest_difference(first["student"], second["student"]) == 0
+    for member, weights in first["members"].items():
+        if member != "competence":  # counts of this process, added up between epochs
+            assert largest_difference(weights, second["members"][member]) == 0, member
 
 
 def test_scalars_go_to_other_loggers_too(datasets, tmp_path):

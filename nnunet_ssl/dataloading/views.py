@@ -92,18 +92,18 @@ def without_intensity(intensity: Sequence[BasicTransform]) -> list[BasicTransfor
 
 
 def student_and_teacher(intensity: list[BasicTransform], teacher_view: str) -> dict[str, list[BasicTransform]]:
-    """Views of a student with nnU-Net's intensity transforms, and of its teacher: what `unlabeled_views` returns.
+    """Views of a student with nnU-Net's intensity transforms, and of its teacher, for `unlabeled_views` and `labeled_views`.
 
     Args:
-        teacher_view: "weak", without these transforms; or "unlabeled", the student's patch, which costs no second view.
+        teacher_view: "weak", without these transforms; or "student", the same patch, which costs no second view.
 
     Raises:
         ValueError: another `teacher_view`.
     """
-    if teacher_view not in ("weak", "unlabeled"):
-        raise ValueError(f"teacher_view must be 'weak' or 'unlabeled', got {teacher_view!r}")
+    if teacher_view not in ("weak", "student"):
+        raise ValueError(f"teacher_view must be 'weak' or 'student', got {teacher_view!r}")
     weak = {"weak": without_intensity(intensity)} if teacher_view == "weak" else {}
-    return {"unlabeled": intensity} | weak
+    return {"student": intensity} | weak
 
 
 def with_blank_rectangles(

@@ -74,12 +74,17 @@ def active_groups(trainer, batch: SSLBatch, weights: Mapping[str, float]) -> Ite
         yield terms
 
 
-def training_step(trainer, batch: SSLBatch, weights: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """Forward and backward pass, optimizers, teachers; returns the weighted loss and all terms, see `numbers_of`."""
+def training_step(trainer, batch: SSLBatch, weights: Mapping[str, float]) -> tuple[dict[str, np.ndarray], bool]:
+    """Forward and backward pass, optimizers, teachers.
+
+    Returns:
+        the weighted loss and all terms, see `numbers_of`; whether the step was made, see `step_optimizers`.
+    """
     optimizers = trainer.members.optimizers
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
-    measured = GradientShares(trainer, weights) if ends_an_epoch(trainer) else None
+    # also after a step that was left out, on all ranks alike: a share that is not finite tells the term
+    measured = GradientShares(trainer, weights) if ends_an_epoch(trainer) or trainer.nonfinite.left_out else None
     losses, values = [], {}
     groups = active_groups(trainer, batch, weights)
     while True:
@@ -97,10 +102,11 @@ def training_step(trainer, batch: SSLBatch, weights: Mapping[str, float]) -> dic
         del terms, loss  # the graph of this group, before the next one is made
     if measured is not None:
         trainer.gradient_shares = measured.found()
-    if step_optimizers((trainer.student, *trainer.members), optimizers, trainer.grad_scaler):
+    made = step_optimizers((trainer.student, *trainer.members), optimizers, trainer.grad_scaler)
+    if made:
         trainer.members.update_teachers()
         trainer.after_step()
-    return numbers_of(sum(losses[1:], start=losses[0]), values, weights)
+    return numbers_of(sum(losses[1:], start=losses[0]), values, weights), made
 
 
 def ends_an_epoch(trainer) -> bool:
@@ -115,36 +121,76 @@ def numbers_of(loss: Tensor, terms: Mapping[str, Tensor], names: Iterable[str]) 
     return {name: np.asarray(value) for name, value in found.items()}
 
 
+INITIAL_SCALE = 2.0**16
+"""Of `torch.amp.GradScaler`."""
+
+ADVICE = (
+    "The last checkpoint is kept. Lower `initial_lr` or the weight of this term in a subclass, check the images for NaN, and the "
+    "term for roots and logarithms of 0."
+)
+
+
 class NonFiniteWatch:
-    """Counts steps whose loss is not finite, and ends the training after too many in a row.
+    """Counts steps that were left out because the loss or a gradient is not finite, and ends the training after too many in a row.
 
     Attributes:
-        skipped: such steps since the training began.
+        skipped: such steps since the training began, as far as they are known without waiting for a GPU: with a gradient scaler
+            those with a loss that is not finite.
+        left_out: whether the last step was not made, for a gradient that is not finite.
     """
 
     def __init__(self) -> None:
         self.skipped = 0
+        self.left_out = False
         self._in_a_row = 0
 
-    def see(self, values: Mapping[str, np.ndarray], most_in_a_row: int) -> str | None:
+    def see(
+        self, values: Mapping[str, np.ndarray], made: bool, shares: Mapping[str, float], most_in_a_row: int
+    ) -> str | None:
         """What to log of a step with these values; None of one that is finite.
+
+        Args:
+            made: what `step_optimizers` returned.
+            shares: of the gradients, as far as they were measured in this step.
 
         Raises:
             RuntimeError: `most_in_a_row` steps in a row were not finite.
         """
-        if np.isfinite(values["loss"]):
+        self.left_out = not made
+        if made and np.isfinite(values["loss"]):
             self._in_a_row = 0
             return None
         self.skipped += 1
         self._in_a_row += 1
-        culprits = [name for name, value in values.items() if name != "loss" and not np.isfinite(value)] or ["loss"]
+        problem = _culprits(values, shares)
         if self._in_a_row >= most_in_a_row:
+            raise RuntimeError(f"{self._in_a_row} steps in a row were not finite: {problem}. {ADVICE}")
+        return f"not finite: {problem}"
+
+    @staticmethod
+    def see_scaler(scaler: torch.amp.GradScaler, shares: Mapping[str, float], most_in_a_row: int) -> None:
+        """The same with mixed precision, where the scaler leaves steps out and halves its scale. Waits for the GPU: once per epoch.
+
+        Raises:
+            RuntimeError: the scale is below that of `most_in_a_row` such steps in a row at the start.
+        """
+        scale = scaler.get_scale()
+        if scale < INITIAL_SCALE * scaler.get_backoff_factor() ** most_in_a_row:
             raise RuntimeError(
-                f"{self._in_a_row} steps in a row had a loss that is not finite; term(s): {', '.join(culprits)}. "
-                "The last checkpoint is kept. Lower `initial_lr` or this term's weight in a subclass, and check the images "
-                "for NaN."
+                f"The gradient scaler has left out so many steps that its scale is {scale:g}; not finite: {_culprits({}, shares)}. "
+                f"{ADVICE}"
             )
-        return f"not finite: {', '.join(culprits)}"
+
+
+def _culprits(values: Mapping[str, np.ndarray], shares: Mapping[str, float]) -> str:
+    """Terms that are not finite; else those whose gradient is not; else what is known."""
+    terms = [name for name, value in values.items() if name != "loss" and not np.isfinite(value)]
+    if terms:
+        return f"term(s) {', '.join(terms)}"
+    gradients = [name.split("/", 1)[-1] for name, share in shares.items() if not np.isfinite(share)]
+    if gradients:
+        return f"gradient of term(s) {', '.join(gradients)}"
+    return "a gradient" if np.isfinite(values.get("loss", 0.0)) else "the loss"
 
 
 def finite_outputs(outputs: Sequence[dict]) -> list[dict]:

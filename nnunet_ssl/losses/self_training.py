@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from torch import Tensor
 
 from nnunet_ssl.losses.region import one_hot
@@ -52,12 +53,27 @@ def confident_cross_entropy(
     return torch.where(sure & inside, values, 0).sum() / voxels
 
 
+def _sums(values: tuple[Tensor, ...], counted: Tensor, all_ranks: bool) -> Tensor:
+    """Sums of each of `values` `(B, C, *spatial)` over voxels that count and patches, `(numbers, C)`."""
+    axes = (0, *range(2, counted.ndim))
+    sums = torch.stack([torch.where(counted, z, 0).sum(axes) for z in values])
+    return AllGatherGrad.apply(sums).sum(0) if all_ranks else sums
+
+
 def present_dice_loss(
-    logits: Tensor, labels: Tensor, sure: Tensor, inside: Tensor, activation: str = "softmax"
+    logits: Tensor,
+    labels: Tensor,
+    sure: Tensor,
+    inside: Tensor,
+    activation: str = "softmax",
+    all_ranks: bool = False,
 ) -> Tensor:
     """`mean_c 1 - (2 sum_v M p y + s) / (sum_v M (p + y) + s)` over the foreground classes c that M y has in the batch, s = 1e-5.
 
-    Sums go over voxels and batch. 0 with a gradient of 0 where no class occurs. Arguments as in `confident_cross_entropy`.
+    Sums go over voxels and batch. 0 with a gradient of 0 where no class occurs. Arguments as in `confident_cross_entropy`, and
+
+    Args:
+        all_ranks: sums go over the batches of all processes, as nnU-Net's batch Dice under DDP.
 
     Raises:
         ValueError: shapes do not fit.
@@ -65,30 +81,31 @@ def present_dice_loss(
     _check(logits, labels, sure, activation)
     p, y = probabilities(logits, activation), one_hot(labels, logits.shape[1], activation)
     first = 1 if activation == "softmax" else 0
-    counted = sure & inside
-    axes = (0, *range(2, p.ndim))
-    overlap, predicted, size = (torch.where(counted, z, 0).sum(axes)[first:] for z in (p * y, p, y))
+    overlap, predicted, size = _sums((p * y, p, y), sure & inside, all_ranks)[:, first:]
     present = size > 0
     losses = 1 - (2 * overlap + 1e-5) / (predicted + size + 1e-5)
     return torch.where(present, losses, 0).sum() / present.sum().clamp(min=1)
 
 
 def confident_dice_loss(
-    logits: Tensor, labels: Tensor, sure: Tensor, inside: Tensor, activation: str = "softmax"
+    logits: Tensor,
+    labels: Tensor,
+    sure: Tensor,
+    inside: Tensor,
+    activation: str = "softmax",
+    all_ranks: bool = False,
 ) -> Tensor:
     """`mean_c 1 - (2 sum_v M p y + s) / (sum_v M (p^2 + y^2) + s)` over all classes, background included, s = 1e-5.
 
     Sums go over voxels and batch. A class that M y does not have is pushed down by it. Yang et al., "UniMatch", CVPR 2023, its code
-    for medical images. Arguments as in `confident_cross_entropy`.
+    for medical images. Arguments as in `present_dice_loss`.
 
     Raises:
         ValueError: shapes do not fit.
     """
     _check(logits, labels, sure, activation)
     p, y = probabilities(logits, activation), one_hot(labels, logits.shape[1], activation)
-    counted = sure & inside
-    axes = (0, *range(2, p.ndim))
-    overlap, sizes = (torch.where(counted, z, 0).sum(axes) for z in (p * y, p * p + y * y))
+    overlap, sizes = _sums((p * y, p * p + y * y), sure & inside, all_ranks)
     return (1 - (2 * overlap + 1e-5) / (sizes + 1e-5)).mean()
 
 
@@ -96,12 +113,19 @@ FORMS = ("both", "cross_entropy", "dice")
 
 
 def self_training_loss(
-    logits: Tensor, labels: Tensor, sure: Tensor, inside: Tensor, activation: str = "softmax", form: str = "both"
+    logits: Tensor,
+    labels: Tensor,
+    sure: Tensor,
+    inside: Tensor,
+    activation: str = "softmax",
+    form: str = "both",
+    all_ranks: bool = False,
 ) -> Tensor:
     """`confident_cross_entropy + present_dice_loss`; maps of other spatial sizes are resized to the logits, nearest neighbor.
 
     Args:
         form: "both"; or "cross_entropy" alone; or "dice", `confident_dice_loss` alone.
+        all_ranks: of the Dice, as in `present_dice_loss`.
 
     Raises:
         ValueError: shapes do not fit, or another form.
@@ -110,8 +134,8 @@ def self_training_loss(
         raise ValueError(f"form must be one of {FORMS}, got {form!r}")
     labels, sure, inside = (resize_nearest(m, logits.shape[2:]) for m in (labels, sure, inside))
     if form == "dice":
-        return confident_dice_loss(logits, labels, sure, inside, activation)
+        return confident_dice_loss(logits, labels, sure, inside, activation, all_ranks)
     cross_entropy = confident_cross_entropy(logits, labels, sure, inside, activation)
     if form == "cross_entropy":
         return cross_entropy
-    return cross_entropy + present_dice_loss(logits, labels, sure, inside, activation)
+    return cross_entropy + present_dice_loss(logits, labels, sure, inside, activation, all_ranks)

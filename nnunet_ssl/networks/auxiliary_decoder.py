@@ -23,6 +23,8 @@ class AuxiliaryDecoder(nn.Module):
     Args:
         network: a network of the plans with weights of its own. Its decoder is taken, its encoder is not kept.
         dropout: probability that a channel is dropped; 0: none.
+        single_scale: logits of the highest resolution only. The layers of the lower scales, which nnU-Net's decoder keeps, are not
+            trained then: DDP waits for the gradient of every parameter that is.
         perturb: from the features of all stages, the bottleneck last, to such a list, before the dropout; None: nothing.
 
     Raises:
@@ -35,6 +37,7 @@ class AuxiliaryDecoder(nn.Module):
         network: nn.Module,
         dropout: float = 0.0,
         perturb: Callable[[list[Tensor]], list[Tensor]] | None = None,
+        single_scale: bool = False,
     ):
         super().__init__()
         if not 0 <= dropout < 1:
@@ -46,6 +49,9 @@ class AuxiliaryDecoder(nn.Module):
         if hasattr(self.decoder, "encoder"):
             # nnU-Net's decoder holds the encoder that it was made for: parameters that would never get a gradient
             del self.decoder.encoder
+        if single_scale:
+            self.decoder.deep_supervision = False
+            self.decoder.seg_layers[:-1].requires_grad_(False)
 
     def forward(self, features: list[Tensor]) -> Tensor | list[Tensor]:
         """Logits as those of the network, a list with deep supervision.

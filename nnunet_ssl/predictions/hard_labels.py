@@ -106,12 +106,13 @@ def start_largest_components(labels: Tensor, connectivity: int | None = None) ->
     def work() -> Tensor:
         if arrived is not None:
             arrived.synchronize()
-        return largest_components(host, connectivity)
+        kept = largest_components(host, connectivity)
+        return kept.pin_memory() if on_gpu else kept  # else the copy back would wait for all that the GPU has to do
 
     executor = ThreadPoolExecutor(1)
     pending = executor.submit(work)
     executor.shutdown(wait=False)
-    return lambda: pending.result().to(labels.device, labels.dtype)
+    return lambda: pending.result().to(labels.device, non_blocking=True).to(labels.dtype)
 
 
 def largest_structure(labels: Tensor, classes: Sequence[int] | None = None, connectivity: int = 1) -> Tensor:

@@ -50,8 +50,44 @@ def test_many_steps_in_a_row_that_are_not_finite_stop_the_run_and_name_the_term(
     batch = next(trainer.dataloader_train)
     poisoned(trainer, "consistency")
     trainer.train_step(copy_batch(batch)), trainer.train_step(copy_batch(batch))
-    with pytest.raises(RuntimeError, match=r"3 steps in a row .* term\(s\): consistency"):
+    with pytest.raises(RuntimeError, match=r"3 steps in a row were not finite: term\(s\) consistency\."):
         trainer.train_step(copy_batch(batch))
+
+
+def with_a_root_of_zero(trainer) -> None:
+    """A term of value 0 whose gradient is not a number."""
+    original = trainer.unlabeled_terms
+    trainer.unlabeled_terms = lambda logits, batch: {
+        "consistency": 0 * original(logits, batch)["consistency"] + (logits[0] * 0).square().sum().sqrt()
+    }
+
+
+def test_steps_with_a_gradient_that_is_not_finite_are_counted_and_stop_the_run_and_the_term_is_named(
+    datasets, tmp_path
+):
+    out, dataset = datasets()
+    trainer = start(out, dataset, tmp_path, max_nonfinite_steps=3)
+    batch = next(trainer.dataloader_train)
+    student = weights_of(trainer.network)
+    with_a_root_of_zero(trainer)
+    assert np.isfinite(trainer.train_step(copy_batch(batch))["loss"]) and trainer.nonfinite.skipped == 1
+    assert largest_difference(student, weights_of(trainer.network)) == 0
+    trainer.train_step(copy_batch(batch))
+    with pytest.raises(RuntimeError, match=r"3 steps in a row were not finite: gradient of term\(s\) consistency\."):
+        trainer.train_step(copy_batch(batch))
+
+
+def test_a_gradient_scaler_that_leaves_out_every_step_stops_the_run(datasets, tmp_path):
+    out, dataset = datasets()
+    trainer = start(out, dataset, tmp_path, max_nonfinite_steps=3, num_iterations_per_epoch=4)
+    trainer.grad_scaler = torch.amp.GradScaler("cpu")
+    outputs = [trainer.train_step(next(trainer.dataloader_train)) for _ in range(4)]
+    trainer.on_train_epoch_end(outputs)  # of steps that were made
+    with_a_root_of_zero(trainer)
+    trainer.on_train_epoch_start()
+    outputs = [trainer.train_step(next(trainer.dataloader_train)) for _ in range(4)]
+    with pytest.raises(RuntimeError, match=r"scale is 4096; not finite: gradient of term\(s\) consistency\."):
+        trainer.on_train_epoch_end(outputs)
 
 
 def test_out_of_gpu_memory_names_the_unlabeled_batch_size(datasets, tmp_path):

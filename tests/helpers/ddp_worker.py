@@ -15,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ssl.dataloading.streams import unlabeled_batch_size_here
 from nnunet_ssl.engine import members, prediction
-from tests.helpers.training import make_trainer, weights_of
+from tests.helpers.trainers import next_batches, run_steps, to_the_last_quarter
+from tests.helpers.training import make_trainer, started, weights_of
 
 
 class CpuDDP(DistributedDataParallel):
@@ -65,13 +66,30 @@ def train(rank: int, ranks: int, job: dict) -> None:
     dist.barrier()
 
 
+def train_from_the_start(rank: int, job: dict) -> None:
+    """Steps of a trainer as a user starts it: every process has random numbers and loaders of its own."""
+    trainer = make_trainer(job["name"], job["out"], job["dataset"], results=job["work"], **job["attributes"])
+    trainer.device, trainer.grad_scaler = torch.device("cpu"), None
+    started(trainer, seed=rank)
+    batches = next_batches(trainer, 2)
+    run_steps(trainer, batches[:1])
+    to_the_last_quarter(trainer)
+    run_steps(trainer, batches)
+    members = {m.name: weights_of(m.module) for m in trainer.members}
+    torch.save({"student": weights_of(trainer.student.module), "members": members}, job["work"] / f"rank{rank}.pth")
+    dist.barrier()
+
+
 def run(rank: int, ranks: int, jobs: Path) -> None:
     stock.DDP = members.DistributedDataParallel = prediction.DistributedDataParallel = CpuDDP
     torch.set_num_threads(1)
     torch.cuda.device_count = lambda: ranks
     dist.init_process_group("gloo", init_method=f"file://{jobs.with_name('store')}", rank=rank, world_size=ranks)
     for job in torch.load(jobs, weights_only=False):
-        train(rank, ranks, job)
+        if "reference" in job:
+            train(rank, ranks, job)
+        else:
+            train_from_the_start(rank, job)
     dist.destroy_process_group()
 
 

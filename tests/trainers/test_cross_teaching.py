@@ -39,5 +39,15 @@ def test_the_transformer_teaches_later_than_it_learns(datasets, tmp_path):
 def test_the_transformer_has_its_own_optimizer(datasets, tmp_path):
     trainer = started(make_trainer(NAME, *datasets(), results=tmp_path))
     optimizer = trainer.transformer.optimizer
-    assert isinstance(optimizer, torch.optim.AdamW) and optimizer.param_groups[0]["lr"] == pytest.approx(3e-4)
-    assert trainer.transformer.clip == 1.0
+    assert isinstance(optimizer, torch.optim.AdamW) and trainer.transformer.clip == 1.0
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(3e-4 / 51)  # in the first of 50 epochs of warm-up
+
+
+def test_the_rate_of_the_transformer_rises_in_a_twentieth_of_the_run(datasets, tmp_path):
+    trainer = started(make_trainer(NAME, *datasets(), results=tmp_path, num_epochs=40))
+    rates = []
+    for _ in range(4):
+        rates.append(trainer.transformer.optimizer.param_groups[0]["lr"])
+        trainer.transformer.optimizer.step()
+        trainer.transformer.scheduler.step()
+    assert rates == pytest.approx([1e-4, 2e-4, 3e-4, 3e-4 * (37 / 38) ** 0.9])

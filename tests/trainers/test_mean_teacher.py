@@ -1,52 +1,64 @@
-"""Mean Teacher and those of its kind: what the teacher sees."""
+"""Mean Teacher and all whose teacher labels patches: what the teacher sees."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from tests.helpers.trainers import needs
 from tests.helpers.training import make_trainer, started
 
 WITHOUT_NOISE = {"noise_std": 0.0}
 WITHOUT_PRETRAINING = {"pretrain_fraction": 0.0, "competence": 0.0}
+UNLABELED, LABELED = ("unlabeled",), ("data",)
+# attributes, and the streams whose patches the teacher sees, in their order
 METHODS = {
-    "nnUNetTrainerMeanTeacher": WITHOUT_NOISE,
-    "nnUNetTrainerUAMT": WITHOUT_NOISE,
-    "nnUNetTrainerACMT": WITHOUT_NOISE,
-    "nnUNetTrainerDyCON": WITHOUT_NOISE,  # its teacher sees the labeled patches before the unlabeled ones
-    "nnUNetTrainerICT": {},
-    "nnUNetTrainerUPC": WITHOUT_NOISE,
-    "nnUNetTrainerBCP": WITHOUT_PRETRAINING,
-    "nnUNetTrainerSDCL": WITHOUT_PRETRAINING,
+    "nnUNetTrainerMeanTeacher": (WITHOUT_NOISE, UNLABELED),
+    "nnUNetTrainerUAMT": (WITHOUT_NOISE, UNLABELED),
+    "nnUNetTrainerACMT": (WITHOUT_NOISE, UNLABELED),
+    "nnUNetTrainerDyCON": (WITHOUT_NOISE, LABELED + UNLABELED),
+    "nnUNetTrainerICT": ({}, UNLABELED),
+    "nnUNetTrainerUPC": (WITHOUT_NOISE, LABELED + UNLABELED),
+    "nnUNetTrainerBCP": (WITHOUT_PRETRAINING, UNLABELED),
+    "nnUNetTrainerSDCL": (WITHOUT_PRETRAINING, UNLABELED),
+    "nnUNetTrainerScribbleUSTM": (WITHOUT_NOISE, LABELED),
+    "nnUNetTrainerPartialLabelMT": ({"warmup_fraction": 0.0, "competence": 0.0}, LABELED),
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_the_teacher_sees_the_patch_without_nnunets_intensities(name, datasets, tmp_path):
-    out, dataset = datasets()
-    trainer = started(make_trainer(name, out, dataset, results=tmp_path, **METHODS[name]))
+def seen_by_the_teacher(name, datasets, tmp_path, monkeypatch, teacher_view: str, views: int):
+    """What the teacher gets in a step, and what it should see: the last of `views` views, where all differ."""
+    monkeypatch.setattr("nnunet_ssl.trainers.sparse.ustm.np.random.randint", lambda *_: 0)  # no rotation
+    out, dataset = datasets(**needs(name))
+    attributes, streams = METHODS[name]
+    trainer = started(make_trainer(name, out, dataset, results=tmp_path, teacher_view=teacher_view, **attributes))
     seen = []
     trainer.teacher.module.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
     batch = next(trainer.dataloader_train)
-    student, weak = batch["unlabeled"].chunk(2, dim=1)
-    student += 0.1 * torch.randn_like(student)  # in place: they differ, whatever was drawn for the batch
+    expected = []
+    for stream in streams:
+        parts = batch[stream].chunk(views, dim=1)
+        if views == 2:
+            parts[0].add_(0.1 * torch.randn_like(parts[0]))  # they differ, whatever was drawn for the batch
+        expected.append(parts[-1].clone())
     trainer.train_step(batch)
-    assert seen and all(torch.equal(images[-len(weak) :], weak) for images in seen)
+    return seen, torch.cat(expected)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_official_view_is_one_attribute_away(name, datasets, tmp_path):
-    out, dataset = datasets()
-    trainer = started(make_trainer(name, out, dataset, results=tmp_path, **METHODS[name], teacher_view="unlabeled"))
-    seen = []
-    trainer.teacher.module.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
-    batch = next(trainer.dataloader_train)
-    unlabeled = batch["unlabeled"].clone()
-    trainer.train_step(batch)
-    assert seen and all(torch.equal(images[-len(unlabeled) :], unlabeled) for images in seen)
+def test_the_teacher_sees_the_patch_without_nnunets_intensities(name, datasets, tmp_path, monkeypatch):
+    seen, weak = seen_by_the_teacher(name, datasets, tmp_path, monkeypatch, "weak", 2)
+    assert seen and all(torch.equal(images, weak) for images in seen)
 
 
-def test_another_view_is_refused(datasets, tmp_path):
-    out, dataset = datasets()
-    with pytest.raises(ValueError, match="teacher_view must be 'weak' or 'unlabeled', got 'strong'"):
-        started(make_trainer("nnUNetTrainerMeanTeacher", out, dataset, results=tmp_path, teacher_view="strong"))
+@pytest.mark.parametrize("name", METHODS)
+def test_the_students_view_is_one_attribute_away(name, datasets, tmp_path, monkeypatch):
+    seen, patch = seen_by_the_teacher(name, datasets, tmp_path, monkeypatch, "student", 1)
+    assert seen and all(torch.equal(images, patch) for images in seen)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_another_view_is_refused(name, datasets, tmp_path):
+    out, dataset = datasets(**needs(name))
+    with pytest.raises(ValueError, match="teacher_view must be 'weak' or 'student', got 'strong'"):
+        started(make_trainer(name, out, dataset, results=tmp_path, teacher_view="strong"))

@@ -20,9 +20,9 @@ def test_the_step_is_the_one_put_together_by_hand(datasets, tmp_path, monkeypatc
     trainer = started(make_trainer(UPC, out, dataset, results=tmp_path, **options))
     monkeypatch.setattr("nnunet_ssl.trainers.unlabeled.upc.add_clipped_noise", lambda images, std: images + std)
     batch = next(trainer.dataloader_train)
-    labeled, (unlabeled, weak) = batch["data"].clone(), batch["unlabeled"].clone().chunk(2, dim=1)
+    (labeled, weak_labeled), (unlabeled, weak) = (batch[k].clone().chunk(2, dim=1) for k in ("data", "unlabeled"))
     with torch.no_grad():
-        teacher = trainer.teacher(torch.cat((labeled, weak)))[0]
+        teacher = trainer.teacher(torch.cat((weak_labeled, weak)))[0]
         student = [
             torch.cat(scales)
             for scales in zip(

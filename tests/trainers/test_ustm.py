@@ -32,7 +32,8 @@ def test_passes_per_step(datasets, tmp_path, monkeypatch):
 @pytest.mark.parametrize("turns", range(4))
 def test_student_teacher_and_mask_are_compared_in_one_frame(turns, datasets, tmp_path, monkeypatch):
     """Without noise, dropout and threshold, and with the student as its own teacher, by hand."""
-    trainer, batch = a_step(datasets, tmp_path, noise_std=0.0, dropout=0.0, threshold_start=9.0, threshold_end=9.0)
+    certain = {"threshold_start": 9.0, "threshold_end": 9.0}
+    trainer, batch = a_step(datasets, tmp_path, noise_std=0.0, dropout=0.0, teacher_view="student", **certain)
     monkeypatch.setattr(np.random, "randint", lambda high: turns)
     with torch.no_grad():
         student = trainer.network(batch["data"])[0].softmax(1).rot90(turns, (2, 3))

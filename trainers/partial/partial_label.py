@@ -20,7 +20,8 @@ NeurIPS 2017), after a warm-up and only where a 0 is stored:
 
     K_v = {k}, k = argmax_{c in S_b} p'_c, where p'_k / sum_{c in S_b} p'_c >= threshold;    S_b elsewhere
 
-Annotated voxels keep their label; the Dice does not see pseudo labels. No official code; the teacher sees the student's own patch.
+Annotated voxels keep their label; the Dice does not see pseudo labels. No official code; the teacher sees the patch without
+nnU-Net's intensity transforms.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from torch import Tensor
 
 from nnunet_ssl.dataloading.inside import recording_inside
+from nnunet_ssl.dataloading.views import student_and_teacher
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.members import NetworkMember
 from nnunet_ssl.losses.candidate_sets import partial_label_loss, partial_region_loss
@@ -78,11 +80,15 @@ class nnUNetTrainerPartialLabelMT(nnUNetTrainerPartialLabel):
     warmup_fraction: float = 0.25  # of the run, without pseudo labels
     competence: float = 0.7  # F1 of every class that ends it (0: none), at the latest at 0.4 of the run
     threshold: float = 0.9  # of the probability among the classes that a voxel may have
+    teacher_view: str = "weak"  # without nnU-Net's intensity transforms; or "student", the student's patch
     inference: str = "teacher"  # or "student"
 
     def build_method(self) -> None:
         self.register_gate(self.warmup_fraction, f1=self.competence)
         self.teacher = self.register_teacher(self.ema_decay)
+
+    def labeled_views(self, intensity):
+        return student_and_teacher(intensity, self.teacher_view)
 
     def labeled_transforms(self, transforms: list[BasicTransform]) -> list[BasicTransform]:
         return recording_inside(transforms, padding_label=0)  # the padding of patches gets no pseudo label
@@ -91,7 +97,7 @@ class nnUNetTrainerPartialLabelMT(nnUNetTrainerPartialLabel):
         if self.gate.since_opening is None or batch.labeled_inside is None:  # validation has none
             return None
         if "pseudo" not in batch.extras:
-            teacher_logits = self.teacher(batch.labeled)[0]
+            teacher_logits = self.teacher(batch.labeled_views[self.teacher_view])[0]
             found = candidate_pseudo_labels(teacher_logits, annotated, self.threshold)
             batch.extras["pseudo"] = torch.where(batch.labeled_inside, found, -1)
         return resize_nearest(batch.extras["pseudo"], logits.shape[2:])

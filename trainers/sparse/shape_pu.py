@@ -71,13 +71,15 @@ class nnUNetTrainerShapePU(nnUNetTrainerWeak):
                 f"{type(self).__name__}.mixture_of must be 'unannotated' or 'annotated', got {self.mixture_of!r}"
             )
         classes = self.label_manager.num_segmentation_heads
-        mean = RunningMean((classes,), self.mixture_decay, initial=1.0)  # a share of 1 rules nothing out
+        mean = RunningMean(
+            (classes,), self.mixture_decay, initial=1.0, all_ranks=self.is_ddp
+        )  # a share of 1 rules nothing out
         self.mixture = self.register_module("mixture", mean, optimizer=None)
 
     def weak_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         shape = batch.labeled.shape[2:]
         target, p = as_scales(batch.target)[0], probabilities(logits[0])
-        kept = cutout_masks(batch.num_labeled, shape, box_size(shape, self.cutout)).to(p.device)
+        kept = cutout_masks(batch.num_labeled, shape, box_size(shape, self.cutout)).to(p.device, non_blocking=True)
         turn = draw_turn(self.spacing, shape)
         scales, targets, back = cut_and_turned_pass(
             self.student, batch.labeled, target, kept, turn, self.label_manager.ignore_label

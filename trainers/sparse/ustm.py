@@ -12,11 +12,12 @@ the image plane:
     H(t) = (0.75 + 0.25 exp(-5 (1 - progress)^2)) ln C,    w(t) = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
 
 Differs from WSL4MIS: ln C and C instead of ln 2 and 2, as in `nnUNetTrainerUAMT` (`two_class_constants = True`: the released
-numbers); rotations by 180 degrees only where patch or spacing differ along the last two axes; in 3D in the plane of these two axes;
-dropout in the teacher's T passes at two places, not in every encoder stage and not in the student (`nnUNetTrainerUAMT` says why;
-`train_with_dropout = True`). L_sup is nnU-Net's cross entropy + Dice on annotated voxels (official: cross entropy alone), the
-weight is as published. Padding does not count; the ramp moves every iteration instead of every 1000; the teacher is validated and
-stored (official: the student; `inference = "student"`). PyMIC's version, whose teacher never follows its student, is not followed.
+numbers); rotations by 180 degrees only where patch or spacing differ along the last two axes; in 3D in the plane of these two
+axes; dropout in the teacher's T passes at two places, not in every encoder stage and not in the student (`nnUNetTrainerUAMT` says
+why; `train_with_dropout = True`). L_sup is nnU-Net's cross entropy + Dice on annotated voxels (official: cross entropy alone),
+the weight is as published. The teacher sees patches without nnU-Net's intensity transforms, which the official code does not
+have. Padding does not count; the ramp moves every iteration instead of every 1000; the teacher is validated and stored (official:
+the student; `inference = "student"`). PyMIC's version, whose teacher never follows its student, is not followed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from nnunet_ssl.dataloading.views import student_and_teacher
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.patches.turns import quarter_turns_fit, turn_and_flip
 from nnunet_ssl.trainers import nnUNetTrainerUAMT
@@ -38,8 +40,12 @@ class nnUNetTrainerScribbleUSTM(nnUNetTrainerWeak, nnUNetTrainerUAMT):
 
     consistency_weight: float = 1.0  # as in the official code, see above
 
+    def labeled_views(self, intensity):
+        return student_and_teacher(intensity, self.teacher_view)
+
     def weak_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         step = 1 if quarter_turns_fit(self.spacing, logits[0].shape) else 2
         turns = step * np.random.randint(4 // step)
-        turned = [turn_and_flip(x, turns) for x in (logits[0], batch.labeled, batch.labeled_inside)]
+        seen = batch.labeled_views[self.teacher_view]
+        turned = [turn_and_flip(x, turns) for x in (logits[0], seen, batch.labeled_inside)]
         return {"consistency": self.consistency(*turned)}

@@ -20,7 +20,7 @@ Differs from the official code: C classes instead of two (ln C, one prototype ea
 channels like the others (official: their sum, for MU twice the weight); the entropy term of P-Err belongs to its voxel (official:
 batch and channel axes are mixed up); classes that the teacher does not see in a patch have no prototype (official: one at 0). L_sup
 is nnU-Net's, about twice 0.5 (CE + Dice), hence twice the official weight; highest resolution; no padding; the teacher is stored,
-and sees u without nnU-Net's intensity transforms, for the reason given in `mean_teacher.py` (`teacher_view = "unlabeled"`: with).
+and sees u without nnU-Net's intensity transforms, for the reason given in `mean_teacher.py` (`teacher_view = "student"`: with).
 """
 
 from __future__ import annotations

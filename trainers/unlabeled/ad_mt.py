@@ -33,6 +33,7 @@ from nnunet_ssl.dataloading.views import without_intensity
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.features import large_enough_to_mix
 from nnunet_ssl.engine.members import NetworkMember
+from nnunet_ssl.engine.ranks import of_first_rank
 from nnunet_ssl.losses.combine import over_scales
 from nnunet_ssl.losses.self_training import self_training_loss
 from nnunet_ssl.patches.mixing import copy_paste, draw_centered_masks
@@ -65,7 +66,11 @@ class nnUNetTrainerADMT(nnUNetTrainerSSL):
         self.first = self.register_teacher(self.ema_decay, "first_teacher", warmup=False)
         self.second = self.register_teacher(self.ema_decay, "second_teacher", warmup=False)
         longest = max(1, round(self.longest_turn * self.num_iterations_per_epoch))
-        self.turns = self.register_state("turns", Alternation(lambda: int(np.random.randint(1, longest + 1))))
+
+        def draw() -> int:
+            return of_first_rank(int(np.random.randint(1, longest + 1)), self.is_ddp)
+
+        self.turns = self.register_state("turns", Alternation(draw))
         self.cutmix = large_enough_to_mix(self, self.smallest_share)
 
     def unlabeled_views(self, intensity):
@@ -92,7 +97,7 @@ class nnUNetTrainerADMT(nnUNetTrainerSSL):
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         def loss(z: Tensor) -> Tensor:
-            return self_training_loss(z, self.labels, self.sure, batch.inside, self.activation)
+            return self_training_loss(z, self.labels, self.sure, batch.inside, self.activation, all_ranks=self.is_ddp)
 
         return {"pseudo": over_scales(loss, logits, self.scale_weights)}
 

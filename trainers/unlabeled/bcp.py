@@ -52,7 +52,7 @@ class nnUNetTrainerBCP(nnUNetTrainerSSL):
     ema_decay: float = 0.99  # as in the official code, no warm-up
     pretrain_fraction: float = 0.25  # of the run; official code: 10000 of 40000 (ACDC), 2000 of 17000 (LA) iterations
     competence: float = 0.7  # F1 of every class that ends it (0: none, as official), at the latest at 0.4 of the run
-    teacher_view: str = "weak"  # without nnU-Net's intensity transforms; or "unlabeled", the patch that is mixed
+    teacher_view: str = "weak"  # without nnU-Net's intensity transforms; or "student", the patch that is mixed
     largest_component: bool = True  # of each class, as in the official code; False where a class has several parts
 
     def build_method(self) -> None:

@@ -60,8 +60,7 @@ class nnUNetTrainerCCT(nnUNetTrainerSSL):
         perturbations = FeatureNoise(self.noise), ElementDropout(self.dropout), FeatureDropout(self.strongest)
         self.auxiliaries = []
         for name, perturb in zip(("noise", "dropout", "strongest"), perturbations):
-            decoder = AuxiliaryDecoder(self.build_network(), perturb=perturb)
-            decoder.decoder.deep_supervision = False
+            decoder = AuxiliaryDecoder(self.build_network(), perturb=perturb, single_scale=True)
             self.auxiliaries.append(self.register_module(f"decoder_{name}", decoder, optimizer="shared"))
         self.features = FeatureTap(encoder_of(self.student.module), "output")
 

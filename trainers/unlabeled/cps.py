@@ -35,7 +35,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from nnunet_ssl.dataloading.streams import refuse_single_patches
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.features import warn_of_small_patches
 from nnunet_ssl.engine.members import NetworkMember
 from nnunet_ssl.losses.cross_pseudo import pseudo_cross_entropy
 from nnunet_ssl.patches.mixing import box_masks, copy_paste
@@ -62,6 +64,9 @@ class nnUNetTrainerCPS(nnUNetTrainerSSL):
     def build_method(self) -> None:
         if self.mix and self.on_labeled:
             raise ValueError("mix and on_labeled exclude each other: the official code mixes unlabeled images only")
+        if self.mix:
+            refuse_single_patches(self)
+            warn_of_small_patches(self)
         self.second = self.register_network("second", supervised=True)
 
     def term_groups(self, batch: SSLBatch) -> Iterator[dict[str, Tensor]]:

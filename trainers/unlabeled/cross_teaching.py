@@ -10,8 +10,8 @@ Dice loss, without a threshold:
     w(t) = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
 
 Network 1 is nnU-Net's; it alone is validated, stored and predicted with. Network 2 is Primus, the vision transformer of
-nnU-Net's own package of architectures, in 3D and (in tokens of one slice) in 2D, trained as nnU-Net trains it: AdamW, clipped
-at a gradient norm of 1.
+nnU-Net's own package of architectures, in 3D and (in tokens of one slice) in 2D, trained as nnU-Net trains it: AdamW, a warm-up of
+0.05 of the run, clipped at a gradient norm of 1.
 
 Differs from the official code: Primus in place of Swin-UNet with weights of ImageNet. Without these a transformer learns
 slowly, and what it teaches is poor for long, so it teaches (w_1) only from `transformer_delay` of the run on; the convolutional
@@ -30,7 +30,7 @@ from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.losses.mixed_pseudo_labels import pseudo_dice
 from nnunet_ssl.networks.transformer import Transformer
 from nnunet_ssl.predictions.hard_labels import hard_labels
-from nnunet_ssl.ramps import delayed, ramped_weight
+from nnunet_ssl.ramps import delayed, ramped_weight, warmup_poly
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 
@@ -46,8 +46,9 @@ class nnUNetTrainerCrossTeaching(nnUNetTrainerSSL):
     transformer_delay: float = 0.2  # of the run, before the transformer teaches; official: 0
     transformer_size: str = "S"  # of Primus, or "B", "M"; nnU-Net's sizes, 24, 93 and 146 million parameters
     transformer_lr: float = (
-        3e-4  # AdamW with betas 0.9, 0.98 and weight decay 0.05; nnU-Net's for Primus; official (Swin): SGD, 0.01
+        3e-4  # AdamW, betas 0.9, 0.98, weight decay 0.05; nnU-Net's for Primus; official (Swin): SGD, 0.01
     )
+    transformer_warmup: float = 0.05  # of the run, in which its rate rises; nnU-Net's for Primus
     drop_path: float = 0.2  # stochastic depth of the transformer; nnU-Net's for Primus
 
     def build_method(self) -> None:
@@ -59,15 +60,14 @@ class nnUNetTrainerCrossTeaching(nnUNetTrainerSSL):
             self.drop_path,
         )
         self.transformer = self.register_network(
-            "transformer",
-            network,
-            optimizer=lambda parameters: torch.optim.AdamW(
-                parameters, self.transformer_lr, betas=(0.9, 0.98), weight_decay=0.05, fused=self.device.type != "mps"
-            ),
-            clip=1.0,
-            supervised=True,
-            follows_pretrained=False,
+            "transformer", network, optimizer=self.adamw, clip=1.0, supervised=True, follows_pretrained=False
         )
+
+    def adamw(self, parameters) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        options = {"betas": (0.9, 0.98), "weight_decay": 0.05, "fused": self.device.type != "mps"}
+        optimizer = torch.optim.AdamW(parameters, self.transformer_lr, **options)
+        form = self.num_epochs, round(self.transformer_warmup * self.num_epochs)
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: warmup_poly(epoch, *form))
 
     def supervised_loss(self, logits: list[Tensor], target: Tensor | list[Tensor], batch: SSLBatch) -> Tensor:
         if len(logits) == 1 and isinstance(target, list):  # the transformer has no deep supervision

@@ -20,7 +20,7 @@ Differs from the official code: any number of classes (b in units of ln C / ln 2
 `max_cells` cells, drawn in each step; instance norm in the head (official: batch norm), no dropout; padding and ignored voxels do
 not count; softmax once, and the row's maximum in the contrast (official, `as_released = True`: twice, and the column's, which
 changes the loss); nnU-Net's clip and rates; 25 times the consistency's weight. The teacher is stored (official: the student), and
-sees unlabeled patches without nnU-Net's intensity transforms, as Mean Teacher's (`teacher_view = "unlabeled"`: with them).
+sees patches without nnU-Net's intensity transforms, as Mean Teacher's (`teacher_view = "student"`: with them).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nnunet_ssl.dataloading.views import student_and_teacher
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.curves import BOTH
 from nnunet_ssl.engine.members import as_scales
@@ -79,6 +80,9 @@ class nnUNetTrainerDyCON(nnUNetTrainerMeanTeacher):
         teacher_stage, *_ = encoder_stage(self.teacher.module, self.cell_stride)
         self.teacher_features = FeatureTap(teacher_stage, "output", in_evaluation=True)
 
+    def labeled_views(self, intensity):
+        return student_and_teacher(intensity, self.teacher_view)
+
     def labels(self, batch: SSLBatch, teacher_logits: Tensor) -> Tensor:
         """Labels of the cells, `(L + U, N)`: of the annotation, and of the teacher's prediction of unlabeled patches."""
         manager, channels = self.label_manager, teacher_logits.shape[1]
@@ -88,7 +92,7 @@ class nnUNetTrainerDyCON(nnUNetTrainerMeanTeacher):
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         n, activation = batch.num_labeled, self.activation
-        seen = torch.cat((batch.labeled, batch.views[self.teacher_view]))
+        seen = torch.cat([views[self.teacher_view] for views in (batch.labeled_views, batch.views)])
         scales, teacher = self.student(batch.images), self.teacher(add_clipped_noise(seen, self.noise_std))[0]
         student, counted = scales[0], batch.counted()
         beta = geometric_ramp(self.progress, self.beta_start, self.beta_end)

@@ -16,7 +16,7 @@ of them). With alpha = 0.2 most mixes are mild: lambda is within 0.05 of 0 or 1 
 
 Differs from SSL4MIS: the weight is that of `nnUNetTrainerMeanTeacher`, for its reason: at the official 0.1, 0.2 beside
 nnU-Net's loss, the gradient of a squared difference of probabilities trains nothing; the teacher sees u without nnU-Net's
-intensity transforms, which the official code does not have (`teacher_view = "unlabeled"`: with them, as the student);
+intensity transforms, which the official code does not have (`teacher_view = "student"`: with them, as the student);
 consistency on the highest resolution only; what is padding in either patch does not count; the ramp moves every iteration
 instead of every 150; the teacher is in evaluation mode and it is the teacher that is validated and stored (official: the
 student; `inference = "student"`). Regions: sigmoid probabilities. No mixup of labeled patches, which the published classifier
@@ -50,7 +50,7 @@ class nnUNetTrainerICT(nnUNetTrainerSSL):
     rampup_fraction: float = 1.0  # of the run; official: 30000 of 30000 iterations
     alpha: float = 0.2  # of the Beta distribution of the shares; as in the official code
     ema_decay: float = 0.99  # as in SSL4MIS; vikasverma1077/ICT: 0.999
-    teacher_view: str = "weak"  # as in `nnUNetTrainerMeanTeacher`; official: "unlabeled", the student's patches
+    teacher_view: str = "weak"  # as in `nnUNetTrainerMeanTeacher`; official: "student", the same patches
     inference: str = "teacher"  # or "student"
 
     def build_method(self) -> None:

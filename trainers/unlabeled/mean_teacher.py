@@ -14,7 +14,7 @@ Differs from SSL4MIS: the weight: L_sup is nnU-Net's loss with deep supervision,
 that the official weight is 0.2, at which the term's gradient at the segmentation layers is 1 % of the labeled loss's (ACDC in
 2D, 3 labeled patients, after 4000 steps) and trains nothing; u' has nnU-Net's intensity transforms, u their geometry only
 (official: no such transforms, u' = u; with them in both, the Dice was 2.7 below nnU-Net's there, now it is equal, one seed each:
-docs/studies; `teacher_view = "unlabeled"`); consistency on the highest resolution only; padding does not
+docs/studies; `teacher_view = "student"`); consistency on the highest resolution only; padding does not
 count; the ramp moves every iteration instead of every 150; the teacher is in evaluation mode (nnU-Net's networks have instance
 norm and no dropout, so this changes nothing; buffers, if there are any, are copied from the student) and it is the teacher that
 is validated and stored (official: the student; `inference = "student"`). Region-based training uses sigmoid probabilities.
@@ -46,7 +46,7 @@ class nnUNetTrainerMeanTeacher(nnUNetTrainerSSL):
     )
     rampup_fraction: float = 1.0  # of the run; official: all 30000 iterations
     ema_decay: float = 0.99  # as in the official code
-    teacher_view: str = "weak"  # without nnU-Net's intensity transforms; official: "unlabeled", the student's patch
+    teacher_view: str = "weak"  # without nnU-Net's intensity transforms; official: "student", the same patch
     noise_std: float = 0.1  # of z-scored intensities, clipped at twice this; as in the official code
     inference: str = "teacher"  # or "student"
 

@@ -78,7 +78,7 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
         labels, sure = sure_labels(self.teacher(batch.views["weak"])[0], self.confidence, self.activation)
 
         def loss(z: Tensor) -> Tensor:
-            return self_training_loss(z, labels, sure, batch.inside, self.activation)
+            return self_training_loss(z, labels, sure, batch.inside, self.activation, all_ranks=self.is_ddp)
 
         return {"pseudo": over_scales(loss, logits, self.scale_weights)}
 

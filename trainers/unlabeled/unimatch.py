@@ -109,7 +109,7 @@ class nnUNetTrainerUniMatch(nnUNetTrainerSSL):
 
     def taught_loss(self, scales: Sequence[Tensor], label: Tensor, sure: Tensor, inside: Tensor) -> Tensor:
         def loss(z: Tensor) -> Tensor:
-            return self_training_loss(z, label, sure, inside, self.activation, self.form)
+            return self_training_loss(z, label, sure, inside, self.activation, self.form, self.is_ddp)
 
         return over_scales(loss, scales, self.scale_weights)
 

@@ -15,7 +15,7 @@ Gradients go through the cross entropy, its weight and the divergence. As publis
 and take part in the consistency, where a pseudo-label may contradict their label.
 
 Differs from the official code: L_sup is nnU-Net's loss with deep supervision, about twice the official 0.5 (CE + Dice), so
-the weight is twice the official one; the teacher sees unlabeled patches without nnU-Net's intensity transforms, which the
+the weight is twice the official one; the teacher sees patches without nnU-Net's intensity transforms, which the
 official code does not have; consistency on the highest resolution only; padding of unlabeled patches does not
 count; the ramp moves every iteration instead of every 150. Regions: one Bernoulli distribution each. No dropout (official:
 p = 0.9 in V-Net). The default flags of the official script train a fixed threshold instead of the paper's weight
@@ -51,9 +51,7 @@ class nnUNetTrainerUPC(nnUNetTrainerSSL):
     consistency_weight: float = 2.0  # official code: 1.0, see above
     rampup_fraction: float = 1.0  # of the run; official: all 6000 iterations
     ema_decay: float | None = None  # None: by the length of the run, see above; official: 0.9999
-    teacher_view: str = (
-        "weak"  # of unlabeled patches, without nnU-Net's intensity transforms; or "unlabeled", the student's
-    )
+    teacher_view: str = "weak"  # without nnU-Net's intensity transforms; or "student", the same patches
     noise_std: float = 0.2  # of z-scored intensities, clipped at twice this; as in the official code
     noise_on_labeled: bool = True  # as in the official code; False: labeled patches as nnU-Net has them
     selection: str = "divergence"  # the paper; or "threshold", the default flags of the official script
@@ -71,11 +69,14 @@ class nnUNetTrainerUPC(nnUNetTrainerSSL):
     def unlabeled_views(self, intensity):
         return student_and_teacher(intensity, self.teacher_view)
 
+    def labeled_views(self, intensity):
+        return student_and_teacher(intensity, self.teacher_view)
+
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         n = batch.num_labeled
         noisy = add_clipped_noise(batch.images, self.noise_std)
         scales = self.student(noisy if self.noise_on_labeled else torch.cat((batch.labeled, noisy[n:])))
-        clean = torch.cat((batch.labeled, batch.views[self.teacher_view]))
+        clean = torch.cat([views[self.teacher_view] for views in (batch.labeled_views, batch.views)])
         logits, teacher_logits = scales[0], self.teacher(clean)[0]
         counted = batch.counted()
         if self.selection == "threshold":
