@@ -143,8 +143,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     module = load(name)
     debug = "--debug" in rest
-    args = make_parser(name, module).parse_args([word for word in rest if word != "--debug"])
     try:
+        args = make_parser(name, module).parse_args([word for word in rest if word != "--debug"])
         check_names(args)
         with _terminated_like_interrupted(), only_writer(*outputs(name, args)):
             return module.run(args) or 0

@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Sequence
 from types import ModuleType
 
 from nnunet_ssl.data.names import plain_name
+from nnunet_ssl.errors import UserError
+
+# option -> smallest and largest number; what a command says of its own options beyond that, it says itself
+RANGES = {
+    "-np": (1, 1024),
+    "-npfp": (1, 1024),
+    "-f": (-1, 1000),
+    "--seed": (0, 2**32 - 20_000),  # numpy's, with what is added for folds
+    "-gpu_memory_target": (1, 10_000),
+    "--iterations": (1, 10_000),
+    "--background_points": (0, 100_000),
+    "--radius": (0, 100),
+}
+OTHERWISE = (-(2**31), 2**31 - 1)
 
 
-def make_parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Refuses numbers that no command can mean: not finite, or outside of `RANGES`."""
+
+    def parse_args(self, args: Sequence[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
+        """Raises UserError for such a number."""
+        parsed = super().parse_args(args)
+        for action in self._actions:
+            given = getattr(parsed, action.dest, None)
+            for value in given if isinstance(given, list) else [given]:
+                if isinstance(value, (int, float)) and not isinstance(value, bool):
+                    option = action.option_strings[0] if action.option_strings else action.dest
+                    low, high = RANGES.get(option, OTHERWISE)
+                    if not (math.isfinite(value) and low <= value <= high):
+                        raise UserError(f"{option} is {value}; allowed are numbers from {low} to {high}.")
+        return parsed
+
+
+def make_parser(name: str, module: ModuleType) -> Parser:
     """The parser of a subcommand or a converter: a module with `DESCRIPTION`, `EXAMPLE` and `add_arguments`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"nnunet_ssl {name}",
         description=module.DESCRIPTION,
         epilog=module.EXAMPLE,

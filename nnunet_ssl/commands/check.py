@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+import os
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from nnunet_ssl.data.atomic import write_atomically
 from nnunet_ssl.data.inspection import check_dataset
-from nnunet_ssl.data.inspection_report import print_report
+from nnunet_ssl.data.inspection_report import Report, print_report
+from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.errors import UserError
 
 DESCRIPTION = (
@@ -38,13 +40,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no_pbar", action="store_true", help="[OPTIONAL] no progress bars")
 
 
+def _refuse_to_replace(given: str) -> None:
+    """UserError unless this file can be made, or is a report of an earlier check."""
+    file = Path(given)
+    if not given or not file.parent.is_dir():
+        raise UserError(f"--json {given!r}: the folder {file.parent} does not exist. Create it, or name another file.")
+    if not os.path.lexists(file):
+        return
+    if file.is_file() and not file.is_symlink():
+        try:
+            if read_json(file, dict).keys() == {field.name for field in fields(Report)}:
+                return
+        except UserError:
+            pass
+    raise UserError(
+        f"--json {given}: it exists and is no report of `nnunet_ssl check`, so it is not replaced. Name another file."
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     if not -1 < args.near_duplicate_threshold <= 1:
         raise UserError(
             f"--near_duplicate_threshold is {args.near_duplicate_threshold}; allowed is a correlation in (-1, 1]."
         )
-    if args.json and not Path(args.json).resolve().parent.is_dir():
-        raise UserError(f"--json {args.json}: the folder {Path(args.json).resolve().parent} does not exist. Create it.")
+    if args.json is not None:
+        _refuse_to_replace(args.json)
     report = check_dataset(
         args.d,
         args.np,

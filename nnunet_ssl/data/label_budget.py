@@ -111,6 +111,7 @@ def _load_list(name: str, num_processes: int) -> tuple[UnlabeledList, list[str]]
             f"Neither {raw_folder(name)} nor {file} exists; the images or the list made from them are needed. "
             f"Set nnUNet_raw to the folder of the raw data set {name}."
         )
+    print(f"{raw_folder(name)} does not exist: the cases are those of {file}, and the splits go to its folder alone.")
     return UnlabeledList.load(file), []
 
 
@@ -156,14 +157,16 @@ def make_budget(
         UserError: too few patients for the request, an unknown case, an argument out of its range.
     """
     cases, groups = sorted(content.labeled), content.groups
-    if folds is not None and folds < 1:
-        raise UserError(f"-f is {folds}; allowed are 1 and more.")
+    if folds is not None and not 1 <= folds <= 1000:
+        raise UserError(f"-f is {folds}; allowed are 1 to 1000.")
     patients = cases_by_patient(cases, groups)
     if val is not None:
         parts = [sorted(read_case_list(val, cases))] * (folds or 1)
     elif val_fraction is not None:
+        if not 0 < val_fraction < 1:
+            raise UserError(f"--val_fraction is {val_fraction}; allowed are numbers between 0 and 1.")
         number = round(val_fraction * len(patients))
-        if not 0 < val_fraction < 1 or not 1 <= number < len(patients):
+        if not 1 <= number < len(patients):
             raise UserError(
                 f"--val_fraction {val_fraction} gives {number} of {len(patients)} patients for validation; allowed are "
                 f"1 to {len(patients) - 1}. Choose another fraction."

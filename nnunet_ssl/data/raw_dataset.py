@@ -19,7 +19,7 @@ from nnunet_ssl.data.geometry import geometry_hash, read_grid
 from nnunet_ssl.data.json_files import expect, read_json
 from nnunet_ssl.data.label_values import label_values
 from nnunet_ssl.data.listing import channels_of_cases, files_with_ending, refuse_hidden_files
-from nnunet_ssl.data.names import check_case_ids, dataset_number
+from nnunet_ssl.data.names import check_case_ids, dataset_number, plain_name
 from nnunet_ssl.errors import UserError, excerpt, some
 
 FOLDERS = {"unlabeled": "imagesUn", "labeled": "imagesTr", "test": "imagesTs"}
@@ -28,13 +28,18 @@ MASKS_FOLDER = "masksUn"  # label maps without images
 
 
 def dataset_name(name_or_id: str | int) -> str:
-    """`DatasetXXX_Name` of an id or a name, as nnU-Net looks it up. UserError where nnU-Net finds none or several."""
+    """`DatasetXXX_Name` of an id or a name, as nnU-Net looks it up; a name may end with the slash that a shell adds to a folder.
+
+    Raises:
+        UserError: nnU-Net finds none or several; a path.
+    """
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
+    given = plain_name(str(name_or_id).removesuffix("/"), "-d, -i")
     try:
-        return str(maybe_convert_to_dataset_name(name_or_id))
+        return plain_name(str(maybe_convert_to_dataset_name(given)), "-d, -i")
     except (RuntimeError, ValueError) as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"data set {given}: {error}") from error
 
 
 def raw_folder(name: str) -> Path:
@@ -49,6 +54,17 @@ def preprocessed_folder(name: str) -> Path:
     from nnunetv2.paths import nnUNet_preprocessed
 
     return _environment_folder(nnUNet_preprocessed) / name
+
+
+def _refuse_one_folder_for_both(raw: Path, name: str) -> None:
+    """UserError where nnU-Net would write what it makes of the raw data set into it."""
+    from nnunetv2.paths import nnUNet_preprocessed
+
+    if nnUNet_preprocessed.is_set() and preprocessed_folder(name).resolve() == raw.resolve():
+        raise UserError(
+            f"{raw} and {preprocessed_folder(name)} are one folder; raw and preprocessed data need two. Set nnUNet_preprocessed to "
+            "another folder."
+        )
 
 
 def _environment_folder(path: os.PathLike) -> Path:
@@ -87,6 +103,7 @@ class RawDataset:
             raise UserError(
                 f"{folder} does not exist; this command reads the raw images. Set nnUNet_raw to their folder."
             )
+        _refuse_one_folder_for_both(folder, name)
         dataset_json = load_dataset_json(folder / "dataset.json")
         ending = dataset_json["file_ending"]
         if "dataset" in dataset_json:

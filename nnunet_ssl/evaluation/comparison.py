@@ -11,6 +11,7 @@ import pandas as pd
 
 from nnunet_ssl.data.derived import files_under_construction
 from nnunet_ssl.data.pool import run_in_processes
+from nnunet_ssl.data.raw_dataset import dataset_name
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.evaluation import runs as results
 from nnunet_ssl.evaluation.crossval import check_folds, select_on_dense_labels
@@ -65,7 +66,7 @@ def compare(
         UserError: results or files are missing, splits differ, geometries differ, or the output exists.
     """
     settings = settings or PredictionSettings(num_processes=num_processes)
-    experiment = Experiment(results.dataset_name(dataset), configuration, plans)
+    experiment = Experiment(dataset_name(dataset), configuration, plans)
     fold_numbers = results.parse_folds(folds)
     trainers = list(trainers)
     if len(set(trainers)) < len(trainers):

@@ -113,16 +113,6 @@ def nnunet_folder(variable: str) -> Path:
     return Path(value)
 
 
-def dataset_name(name_or_id: str) -> str:
-    """`101` or `Dataset101_LA` -> `Dataset101_LA`. UserError where nnU-Net knows none or several data sets of this id."""
-    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
-
-    try:
-        return str(maybe_convert_to_dataset_name(name_or_id))
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"-d {name_or_id}: {error}") from error
-
-
 def patients(experiment: Experiment) -> dict[str, str]:
     """Case -> patient, from the key `groups` of the data set's unlabeled.json; a case that is not named is a patient of its own."""
     import nnunetv2.paths

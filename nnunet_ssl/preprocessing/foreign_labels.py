@@ -43,7 +43,7 @@ class CodeMap:
         allowed = set(names.values()) | {code for value in labels.values() if isinstance(value, list) for code in value}
         if words is None:
             return cls({code: code for code in sorted(allowed)})
-        codes, other = {0: 0}, None
+        codes, other, named = {0: 0}, None, set()
         for key, value in _pairs(words):
             target = names.get(str(value), whole_number(str(value)))
             if target not in allowed:
@@ -51,9 +51,13 @@ class CodeMap:
                     f"--map {key}={value}: allowed after '=' are {', '.join(names)} and the numbers "
                     f"{', '.join(map(str, sorted(allowed)))} of dataset.json ('ignore': no decision). Correct it."
                 )
-            if key == OTHER:
+            code = OTHER if key == OTHER else whole_number(key)
+            if code in named:
+                raise UserError(f"--map names {code} twice. Give each number once.")
+            named.add(code)
+            if code == OTHER:
                 other = target
-            elif (code := whole_number(key)) is not None:
+            elif code is not None:
                 codes[code] = target
             else:
                 raise UserError(f"--map {key}={value}: allowed before '=' are whole numbers and '{OTHER}'. Correct it.")

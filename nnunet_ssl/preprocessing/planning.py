@@ -28,6 +28,7 @@ from nnunet_ssl.preprocessing.unlabeled import preprocess_rest
 
 FORMAT = 1
 FINGERPRINT_RECORD = "dataset_fingerprint_made_from.json"
+OTHER_FILES = ("dataset", "dataset_fingerprint", "splits_final", "unlabeled")  # .json, beside the plans
 # the record of what nnU-Net is writing, or was writing when it failed or was killed
 UNFINISHED = {"format": FORMAT, "unfinished": True}
 DEFAULT_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}  # nnU-Net's; 4 for any other configuration
@@ -216,6 +217,11 @@ def _fingerprint_and_plans(raw: RawDataset, base: Path, cases: dict, planning: P
     _find_class("fingerprint extractor", planning.fingerprint_extractor)
     _find_class("preprocessor", planning.preprocessor, "preprocessing")
     plans_name = planning.plans_name or inspect.signature(planner.__init__).parameters["plans_name"].default
+    if plans_name in OTHER_FILES or plans_name.endswith("_made_from"):
+        raise UserError(
+            f"-overwrite_plans_name {plans_name}: {base / plans_name}.json is another file of the data set. Give another name, "
+            "nnUNetPlans_mine."
+        )
     moved = _are_moved(base, plans_name)
     kept = _fingerprint(raw, base, made_from, planning.fingerprint_extractor, manner)
     _plans(raw, base, made_from, plans_name, planning, kept or moved)

@@ -12,7 +12,7 @@ from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.leakage import find_overlaps
 from nnunet_ssl.data.list_update import prepare_lists
 from nnunet_ssl.data.model_files import read_properties
-from nnunet_ssl.data.ownership import foreign_files, remove_folder
+from nnunet_ssl.data.ownership import Known, foreign_files, remove_folder
 from nnunet_ssl.data.progress import progress
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
@@ -114,7 +114,7 @@ def make_round(
     else:
         settings = source.settings()
     settings |= {**asdict(selection), "save_probabilities": options.save_probabilities}
-    made = _open(raw, settings, options)
+    made, replaced = _open(raw, settings, options, source)
     before = None if selection.previous is None else find_round(base, selection.previous, configuration)
     if before is not None and before.name == made.name:
         raise UserError(f"--previous {before.name} is the round to be made itself. Give another name with -o.")
@@ -123,7 +123,8 @@ def make_round(
 
     records = {**content.labeled, **content.unlabeled}
     hashes = {case: made_from(records[case].sha256, raw.geometry(case)) for case in cases}
-    scores = {case: load_scores(made, case, hashes[case], raw.file_ending) for case in cases}
+    kept = [] if replaced is not None else cases
+    scores = {case: load_scores(made, case, hashes[case], raw.file_ending) for case in kept}
     scores = {case: s for case, s in scores.items() if s and (not files or s.source == file_hash(files[case]))}
     done = sorted(scores)
     images = {**raw.labeled, **raw.unlabeled}
@@ -137,6 +138,9 @@ def make_round(
             check_label_maps(
                 maps, images, code_map, raw.reader_writer_class, options.num_processes, options.show_progress
             )
+        if replaced is not None:
+            (made.folder / FILE).unlink(missing_ok=True)  # first: a folder half deleted must not look like a round
+            remove_folder(made.folder, replaced)
         made.finished, made.cases = None, {}
         made.folder.mkdir(parents=True, exist_ok=True)
         made.save()
@@ -238,8 +242,14 @@ def _foreground_everywhere(folder: Path, cases: Sequence[str], trust: bool) -> b
 # ------------------------------------------------------------------------------------------------------------------ the round
 
 
-def _open(raw: RawDataset, settings: dict, options: RoundOptions) -> Round:
-    """The round to be made or continued. UserError where the name has other settings, or is none."""
+def _open(
+    raw: RawDataset, settings: dict, options: RoundOptions, source: Model | Elsewhere
+) -> tuple[Round, Known | None]:
+    """The round to be made or continued, and what is to be deleted of an earlier one of its name; None: nothing.
+
+    Raises:
+        UserError: the name has other settings, or is none; a folder that may not be replaced.
+    """
     base = raw.preprocessed
     rounds = {r.name: r for r in all_rounds(base)}
     name = options.name
@@ -265,8 +275,12 @@ def _open(raw: RawDataset, settings: dict, options: RoundOptions) -> Round:
                 f"{folder} holds {len(foreign)} file(s) that `nnunet_ssl pseudo_label` has not written: {some(foreign, 5)}. "
                 "Nothing was changed. Move them away, or give this round another name with -o."
             )
-        (folder / FILE).unlink(missing_ok=True)  # first: a folder half deleted must not look like a round
-        remove_folder(folder, known)
+        if isinstance(source, Elsewhere) and source.folder.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"--from {source.folder} lies in {folder}, which would be replaced. Nothing was changed. Move it out of there, or "
+                "give this round another name with -o."
+            )
+        return Round(folder, settings, ignore=0), known
     elif name in rounds:
         present = rounds[name]
         if different := [
@@ -276,8 +290,8 @@ def _open(raw: RawDataset, settings: dict, options: RoundOptions) -> Round:
                 f"{folder} was made with other settings: {some(different)}. Give this round another name with -o, or replace it "
                 "with --overwrite."
             )
-        return present
-    return Round(folder, settings, ignore=0)
+        return present, None
+    return Round(folder, settings, ignore=0), None
 
 
 def _load(model: Model, raw: RawDataset):

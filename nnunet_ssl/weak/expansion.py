@@ -40,7 +40,7 @@ def make_method(name: str, options: Mapping[str, float | None]) -> RandomWalker 
         if option not in known:
             allowed = ", ".join(f"--{other}" for other in known)
             raise UserError(f"--{option} does nothing for --method {name}. Its options: {allowed}.")
-        if not low <= value <= high:
+        if not low <= value <= high or value == float("inf"):
             allowed = f"{low:g} and more" if high == float("inf") else f"a number from {low:g} to {high:g}"
             raise UserError(f"--{option} is {value}; allowed is {allowed}.")
         given[option] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from nnunet_ssl.errors import UserError
@@ -53,7 +54,7 @@ def make_recipe(
             what = f"--kind {kind}" + (f" with the rule {rule}" if rule else "")
             allowed = ", ".join(f"--{option}" for option in chosen) or "none"
             raise UserError(f"--{name} does nothing for {what}. Its options: {allowed}.")
-        if value < low or (high is not None and not low < value < high):
+        if not value >= low or value == math.inf or (high is not None and not low < value < high):
             allowed = f"{low} and more" if high is None else f"a number between {low} and {high}"
             raise UserError(f"--{name} is {value}; allowed is {allowed}.")
         chosen[name] = value

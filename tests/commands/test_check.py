@@ -231,3 +231,23 @@ def test_the_repeated_case_of_the_left_atrium_data_is_found_and_no_other(tmp_pat
         ("imagesTr/06SR5RBREL16DQ6M8LWS", "imagesTr/1GU15S0GJ6PFNARO469W")
     ]
     assert report.leaks == []
+
+
+@pytest.mark.parametrize(
+    "place", ["dataset.json", "labelsTr/lab_0.nii.gz", "mine.md", "link.json", "imagesTr", "x/../y.json", ""]
+)
+def test_a_report_replaces_nothing_but_a_report(raw, place, capsys):
+    (raw / "mine.md").write_text("notes")
+    (raw / "link.json").symlink_to(raw / "dataset.json")
+    before = {file: file.read_bytes() for file in raw.rglob("*") if file.is_file()}
+    assert check("--json", str(raw / place) if place else "") == 1
+    assert "--json" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in raw.rglob("*") if file.is_file()} == before
+
+
+def test_a_report_is_replaced_by_the_next_one(raw, tmp_path):
+    file = tmp_path / "report.json"
+    assert check("--json", str(file)) == 0
+    first = file.read_text()
+    (raw / "imagesUn" / "unl_10_0000.nii.gz").unlink()
+    assert check("--json", str(file)) == 0 and file.read_text() != first

@@ -529,6 +529,15 @@ def test_a_setting_with_which_nnunet_cannot_plan_is_named(own, capsys, monkeypat
     assert "nnUNet_n_proc_DA is 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["splits_final", "dataset", "dataset_fingerprint", "nnUNetPlans_made_from"])
+def test_plans_do_not_take_the_name_of_another_file(own, capsys, name):
+    folder = own / "nnUNet_preprocessed" / NAME
+    before = {file: file.read_bytes() for file in folder.glob("*.json")}
+    assert command("plan_and_preprocess", "-c", "3d_fullres", "-overwrite_plans_name", name) == 1
+    assert f"{name}.json is another file of the data set" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in folder.glob("*.json")} == before
+
+
 def test_what_nnunets_own_check_refuses_is_one_sentence(own, capfd):
     image = own / "nnUNet_raw" / NAME / "labelsTr" / "lab_0.nii.gz"
     write_image(phantom(0)[1], image, (1.0, 1.0, 2.0))

@@ -486,6 +486,33 @@ def test_label_maps_made_elsewhere_become_a_round(own, tmp_path):
     assert trainer.unlabeled_pool == CASES[:2]
 
 
+def test_a_round_is_not_replaced_by_itself_or_by_what_is_refused(own, tmp_path, capsys):
+    write_maps(own, tmp_path / "maps")
+    arguments = ("--from", str(tmp_path / "maps"), "-o", "mine", "--overwrite")
+    assert pseudo_label(*arguments, "--map", "5=1", "9=2", folds=()) == 0
+    before = contents(folder_of(own, "mine"))
+    itself = ("--from", str(folder_of(own, "mine") / "labels"), "-o", "mine", "--overwrite")
+    assert pseudo_label(*itself, folds=()) == 1
+    assert "lies in" in capsys.readouterr().err and contents(folder_of(own, "mine")) == before
+    assert pseudo_label(*arguments, "--map", "5=1", folds=()) == 1  # 9 is not named
+    assert "holds 9" in capsys.readouterr().err and contents(folder_of(own, "mine")) == before
+    assert pseudo_label(*arguments, "--map", "5=1", "9=2", "--previous", "mine", folds=()) == 1
+    assert "the round to be made itself" in capsys.readouterr().err and contents(folder_of(own, "mine")) == before
+    assert pseudo_label(*arguments, "--map", "5=1", "9=1", folds=()) == 0
+    assert set(np.unique(labels(own, "free_00", "mine"))) == {0, 1}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("words", [("5=1", "5=background"), ("5=1", "05=2"), ("other=1", "other=2")])
+def test_a_number_that_is_mapped_twice_is_refused(own, tmp_path, capsys, words):
+    write_maps(own, tmp_path / "maps")
+    assert pseudo_label("--from", str(tmp_path / "maps"), "--map", *words, folds=()) == 1
+    assert "twice" in capsys.readouterr().err
+
+
 def test_a_number_may_mean_no_decision_and_rounds_can_be_compared(own, tmp_path):
     made = write_maps(own, tmp_path / "maps")
     arguments = ("--from", str(tmp_path / "maps"), "--map", "5=1", "9=ignore")

@@ -137,3 +137,19 @@ def test_ids_of_dataset_json_are_plain_names(folder, case):
     change(folder, dataset={case: {"images": images, "label": "labelsTr/lab_0.nii.gz"}})
     with pytest.raises(UserError, match=r"1 case id\(s\) cannot be file names"):
         RawDataset.open(801)
+
+
+def test_a_name_may_end_with_the_slash_that_a_shell_adds(folder):
+    assert RawDataset.open(f"{NAME}/").name == NAME
+
+
+@pytest.mark.parametrize("name", [f"{NAME}/../{NAME}", f"./{NAME}", f"{NAME}//", "", "Dataset801_Balls/imagesTr"])
+def test_a_path_is_no_name_of_a_data_set(folder, name):
+    with pytest.raises(UserError, match="Allowed is the plain name of one file or folder"):
+        RawDataset.open(name)
+
+
+def test_one_folder_for_raw_and_preprocessed_data_is_refused(folder, monkeypatch):
+    monkeypatch.setenv("nnUNet_preprocessed", str(folder.parent))
+    with pytest.raises(UserError, match="are one folder"):
+        RawDataset.open(NAME)
