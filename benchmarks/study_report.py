@@ -160,6 +160,13 @@ class Results:
             return UNKNOWN
         return self.estimate(100 * self.differences(key, seeds) / self.differences(self.study.upper, seeds))
 
+    def share_text(self, key: str) -> str:
+        """The share, with its seeds where the difference beside it has others."""
+        seeds, text = self.seeds(key, self.study.baseline, self.study.upper), self.share(key).text(0)
+        if text == "-" or seeds == self.seeds(key, self.study.baseline):
+            return text
+        return f"{text} (seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))})"
+
     def patients_better(self, key: str) -> str:
         """Patients with a higher and with a lower mean Dice than the baseline, in the mean over seeds."""
         seeds = self.seeds(key, self.study.baseline)
@@ -238,7 +245,7 @@ def main_table(results: Results) -> str:
                 *(f"{value:.1f}" for value in dice),
                 f"{np.mean(dice):.1f}",
                 results.difference(row.key).text(),
-                results.share(row.key).text(0),
+                results.share_text(row.key),
                 results.patients_better(row.key),
                 f"{distance:.1f}",
                 results.missed(row.key),
@@ -259,7 +266,7 @@ def short_table(results: Results, keys: Sequence[str] | None = None) -> str:
             results.time(row.key),
             f"{np.mean(results.mean(row.key, 'Dice')):.1f}",
             results.difference(row.key).text(),
-            results.share(row.key).text(0),
+            results.share_text(row.key),
         ]
         for row in results.rows
         if keys is None or row.key in keys
@@ -298,28 +305,34 @@ def page(results: Results) -> str:
         f"Dice in %: mean over classes of the mean over {results.num_cases} cases of {len(results.patients)} patients, mean over "
         f"seeds. *difference* [95 % interval]: to {study.baseline} of the same seeds; the interval is a bootstrap over patients, "
         "each with all of its cases, and seeds, where there are several. With one seed it says nothing about seeds. *share of the "
-        f"head-room*: difference in % of {study.upper} minus {study.baseline}, with an interval of the same kind. *patients better "
-        f"/ worse* than {study.baseline} in mean Dice. *95HD*: mean over the cases that have one. *missed*: classes of a case "
-        "without any voxel, per run; they have no 95HD. *time*: of the training steps relative to "
+        f"head-room*: difference in % of {study.upper} minus {study.baseline}, of the seeds that all three rows have, with an "
+        f"interval of the same kind. *patients better / worse* than {study.baseline} in mean Dice. *95HD*: mean over the cases "
+        "that have one. *missed*: classes of a case without any voxel, per run; they have no 95HD. *time*: of the training steps "
+        "relative to "
         f"{study.baseline}, processor time on a CPU and wall time on a GPU, with the training of earlier rounds; "
         f"-: not measured. Networks of the runs: {results.precisions()} (mixed precision, where it is not float32).",
     ]
     return "\n\n".join(parts) + "\n"
 
 
+COLORS = {"head-room": "0.3", "controls": "#D55E00", "new": "#009E73", "variants": "#CC79A7"}  # of groups of rows
+OTHER_COLOR = "#0072B2"
+
+
 def draw_figure(file: Path, results: Results) -> None:
     """Gain of each row over the baseline: a dot per seed, the interval as a line, the head-room as a dashed line."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     study = results.study
     rows = [row for row in results.rows if results.seeds(row.key, study.baseline) and row.key != study.baseline]
-    figure = Figure(figsize=(8, 1.7 + 0.32 * len(rows)), dpi=150, layout="constrained")
+    figure = Figure(figsize=(8, 1.9 + 0.32 * len(rows)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     for position, row in enumerate(rows):
         estimate = results.difference(row.key)
-        color = {"head-room": "0.3", "controls": "#D55E00", "new": "#009E73"}.get(row.group, "#0072B2")
+        color = COLORS.get(row.group, OTHER_COLOR)
         axis.plot([estimate.low, estimate.high], [position] * 2, color=color, linewidth=1.5)
         axis.plot(estimate.value, position, "|", color=color, markersize=12, markeredgewidth=2)
         for seed in results.seeds(row.key, study.baseline):
@@ -334,11 +347,12 @@ def draw_figure(file: Path, results: Results) -> None:
     axis.set_xlabel(f"difference to {study.baseline} in Dice, %")
     axis.grid(axis="x", color="0.9")
     axis.set_axisbelow(True)
+    groups = dict.fromkeys(row.group for row in rows)
+    handles = [Line2D([], [], color=COLORS.get(group, OTHER_COLOR), marker="o", label=group) for group in groups]
     if results.has_head_room:
-        unit = results.head_room.value / 100
-        axis.axvline(100 * unit, color="0.3", linestyle="--", linewidth=0.8)
-        top = axis.secondary_xaxis("top", functions=(lambda dice: dice / unit, lambda share: share * unit))
-        top.set_xlabel(f"share of the head-room, % (dashed: {study.upper})")
+        axis.axvline(results.head_room.value, color="0.3", linestyle="--", linewidth=0.8)
+        handles.append(Line2D([], [], color="0.3", linestyle="--", label=f"head-room: {study.upper}"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
     figure.suptitle(
         f"{study.title}, {usual} steps: dots are seeds, lines 95 % intervals over patients and seeds", fontsize=10
     )

@@ -117,8 +117,8 @@ def shipped_list(name: str) -> list[str]:
 
 def check_known(entries: Iterable[str], known: Iterable[str], what: str) -> None:
     """UserError if `entries` holds what is not in `known`; `what` names the list, e.g. its path."""
-    known = sorted(set(known))
-    unknown = [entry for entry in entries if entry not in set(known)]
+    known = dict.fromkeys(sorted(known))
+    unknown = [entry for entry in entries if entry not in known]
     if unknown:
         raise UserError(
             f"{what} names {len(unknown)} unknown case(s): {some(unknown, 5)}. Found in the input are {len(known)}, such as "

@@ -31,7 +31,7 @@ def _overview() -> str:
         f"subcommands:\n{rows}\n\n"
         "--debug after a subcommand shows where in the program an error arose.\n\n"
         "Training and prediction are nnU-Net's own commands, for example\n"
-        "  nnUNetv2_train 101 3d_fullres 0 -tr nnUNetTrainerMeanTeacher"
+        "  nnUNetv2_train 101 3d_fullres 0 -tr nnUNetTrainerSemiSupervised"
     )
 
 

@@ -13,15 +13,17 @@ nnunet_ssl is not installed. The original stays as it is. nnUNetv2_install_pretr
 file, in which the model keeps its data set and its name, so that it does not replace a model of nnUNetTrainer. For
 nnUNetv2_export_model_to_zip the folder has to be RESULTS/DATASET/TRAINER__PLANS__CONFIGURATION, and nnUNet_results RESULTS."""
 EXAMPLE = """example:
-  nnunet_ssl export -d 101 -c 3d_fullres -tr nnUNetTrainerMeanTeacher -f 0 -o LA_model
+  nnunet_ssl export -d 101 -c 3d_fullres -tr nnUNetTrainerSemiSupervised -f 0 -o LA_model
   nnUNetv2_predict_from_modelfolder -i imagesTs -o pred -m LA_model -f 0
-  nnunet_ssl export -d 101 -c 3d_fullres -tr nnUNetTrainerMeanTeacher --zip LA_model.zip"""
+  nnunet_ssl export -d 101 -c 3d_fullres -tr nnUNetTrainerSemiSupervised --zip LA_model.zip"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", required=True, metavar="DATASET", help="Data set name or id.")
     parser.add_argument("-c", required=True, metavar="CONFIG", help="Configuration, for example 3d_fullres.")
-    parser.add_argument("-tr", required=True, metavar="TRAINER", help="Trainer, for example nnUNetTrainerMeanTeacher.")
+    parser.add_argument(
+        "-tr", required=True, metavar="TRAINER", help="Trainer, for example nnUNetTrainerSemiSupervised."
+    )
     parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="[OPTIONAL] Plans. Default: nnUNetPlans")
     parser.add_argument(
         "-f",

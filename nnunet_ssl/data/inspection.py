@@ -122,7 +122,7 @@ def _load_splits(raw: RawDataset, report: Report) -> list[dict[str, list[str]]]:
     if not found:
         report.warnings.append(
             f"{files[0]} does not exist: nnU-Net would make random folds, by case and not by patient. Write it with "
-            f"`nnunet_ssl split -d {raw.id} --labeled ...`"
+            f"`nnunet_ssl split -d {raw.id} --labeled 1.0` (all labels are used)"
         )
         return []
     if len(found) == 2 and [split_hash(s) for s in found[0]][: len(found[1])] != [split_hash(s) for s in found[1]]:

@@ -55,7 +55,7 @@ def prepare_lists(
     elif not splits_file.is_file():
         print(
             f"{splits_file} does not exist. nnU-Net would make a random split on its own, by case and not by patient. "
-            f"Write one with `nnunet_ssl split -d {raw.id} --labeled ...`."
+            f"Write one with `nnunet_ssl split -d {raw.id} --labeled 1.0` (all labels are used)."
         )
     return content
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -135,6 +136,10 @@ def check_copy(
     return target, splits
 
 
+def _repeated(cases: Iterable[str]) -> list[str]:
+    return sorted(case for case, number in Counter(cases).items() if number > 1)
+
+
 def read_case_list(file: str | Path, known: Iterable[str] | None = None) -> list[str]:
     """Case ids of a text file, one per line, in order; CRLF, blank lines, a byte order mark and trailing commas are
     tolerated. UserError names the file when it is missing, empty, names a case twice, or one that is not in `known`.
@@ -143,16 +148,16 @@ def read_case_list(file: str | Path, known: Iterable[str] | None = None) -> list
     cases = [name for name in (line.strip().rstrip(",").strip() for line in lines) if name]
     if not cases:
         raise UserError(f"list {file} names no case. It is a text file with one case id per line.")
-    twice = sorted({case for case in cases if cases.count(case) > 1})
+    twice = _repeated(cases)
     if twice:
         raise UserError(f"list {file} names {some(twice, 5)} more than once. Delete the repeated lines.")
     if known is not None:
-        known = sorted(known)
-        unknown = [case for case in cases if case not in set(known)]
+        known = set(known)
+        unknown = [case for case in cases if case not in known]
         if unknown:
             raise UserError(
                 f"list {file} names {len(unknown)} unknown case(s): {some(unknown, 5)}. Allowed are the "
-                f"{len(known)} case ids of the data set, such as {', '.join(known[:3])}. Correct the list."
+                f"{len(known)} case ids of the data set, such as {', '.join(sorted(known)[:3])}. Correct the list."
             )
     return cases
 
@@ -218,7 +223,7 @@ def _check(splits: object, file: Path) -> None:
         for side, cases in split.items():
             if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
                 raise UserError(f"{file}, fold {fold}: '{side}' must be a list of case ids. {_REMEDY}")
-            twice = sorted({case for case in cases if cases.count(case) > 1}) if len(set(cases)) < len(cases) else []
+            twice = _repeated(cases)
             if twice:
                 raise UserError(f"{file}, fold {fold}: '{side}' names {some(twice, 5)} more than once. {_REMEDY}")
         check_case_ids([*split["train"], *split["val"]], f"{file}, fold {fold}")

@@ -17,7 +17,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import matplotlib.style
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import distributed as dist
 
 # beginning of the names that a panel shows -> its title, in the order of the figure
@@ -126,6 +126,9 @@ class Curves:
         else:  # 0 is in every other panel, so that heights can be compared; nnU-Net's loss (cross entropy - Dice) ends below it
             low, high = axis.get_ylim()
             axis.set_ylim(low if np.nanmin([v for name in names for v in self.values[name]]) < 0 else 0, max(0, high))
+        if names[0].startswith("loader/"):
+            axis.set_ylim(0, max(0.01, axis.get_ylim()[1]))  # less than 1 % is nothing
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0))
         axis.set_title(title, fontsize=10, loc="left")
         axis.grid(alpha=0.3)
         axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)

@@ -198,7 +198,8 @@ def verified_labels(
         f"Make another round of this fold: `nnunet_ssl pseudo_label -d {d} -c "
         f"{configuration_name(plans_manager, configuration_manager)} -f ...`."
     )
-    if elsewhere := [case for case in found.kept if case in known and case not in set(unlabeled)]:
+    of_this_fold = set(unlabeled)
+    if elsewhere := [case for case in found.kept if case in known and case not in of_this_fold]:
         raise UserError(
             f"{found.folder} holds pseudo labels of {some(elsewhere, 5)}, labeled or test case(s) of this fold. {again}"
         )

@@ -59,7 +59,7 @@ def preprocess_with_plans(
         raise UserError(
             f"{raw.folder / 'imagesUn'} holds no images, and no labels are hidden: there is nothing unlabeled in "
             f"{raw.name}. Put images CASE_0000{raw.file_ending} into imagesUn, or hide labels with "
-            f"`nnunet_ssl split -d {raw.id} --labeled ...`."
+            f"`nnunet_ssl split -d {raw.id} --labeled 0.5` (or another share)."
         )
     processes = [num_processes] * len(configurations)
     preprocess_rest(raw, content, plans_name, configurations, processes, verbose, show_progress)

@@ -177,10 +177,9 @@ def _report(
         true = dense[code] > 0 and weak[code] <= dense[code]
         share = f"{100 * weak[code] / dense[code]:.2f} %" if true else "-"
         print(f"{name:<16}{dense[code]:>14}{weak[code]:>14}{share:>14}")
-    print(
-        f"{len(made)} cases, {100 * (total - weak[codes.ignore]) / total:.2f} % of all voxels annotated; "
-        f"{len(raw.unlabeled)} cases in imagesUn, {len(raw.test)} in imagesTs."
-    )
+    # with partial labels every voxel has a code, and a 0 may be a class that is not annotated
+    share = "" if partial_labels else f", {100 * (total - weak[codes.ignore]) / total:.2f} % of all voxels annotated"
+    print(f"{len(made)} cases{share}; {len(raw.unlabeled)} cases in imagesUn, {len(raw.test)} in imagesTs.")
     for name, source in partial_labels.get("sources", {}).items():
         print(f"{name}: {len(source['cases'])} cases")
     for fold, split in enumerate(relabeling.splits or ()):
