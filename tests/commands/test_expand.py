@@ -216,7 +216,7 @@ def test_the_same_request_writes_nothing_another_is_refused_and_overwrite_replac
         ("random_walker", ("--iterations", 2), "--iterations does nothing"),
         ("random_walker", ("--threshold", 1.5), "--threshold is 1.5; allowed is a number from 0 to 1"),
         ("geodesic", ("--weight", "nan"), "--weight is nan"),
-        ("geodesic", ("--iterations", 0), "allowed is 1 and more"),
+        ("geodesic", ("--iterations", 0), "allowed are numbers from 1 to 10000"),
         ("geodesic", ("-name", "a b"), "-name a b"),
     ],
 )
