@@ -364,7 +364,7 @@ def test_impossible_requests_are_refused(study, options, match):
 
 
 def test_an_unset_folder_variable_and_an_unknown_data_set_are_named(study, monkeypatch):
-    with pytest.raises(UserError, match="-d 993"):
+    with pytest.raises(UserError, match="data set 993"):
         compare("993", "2d", ["0"], [A])
     monkeypatch.delenv("nnUNet_results")
     with pytest.raises(UserError, match="nnUNet_results is not set"):

@@ -165,6 +165,7 @@ def stock_step(out, dataset, results, weights, batch):
     stock.network.train()
     stock.lr_scheduler.step(0)
     labeled = {k: batch[k] for k in ("data", "target", "keys")}
+    labeled["data"] = labeled["data"][:, : stock.num_input_channels]  # of several views the first
     loss = stock.train_step(copy_batch(labeled))["loss"]
     return weights_of(stock.network), loss
 
