@@ -89,8 +89,8 @@ class nnUNetTrainerSSL(MethodSeams):
             # teachers and further networks run the student's code: dynamo must tell those with hooks (dropout, feature taps)
             # from those without, or it runs whichever it compiled first
             torch._dynamo.config.skip_nnmodule_hook_guards = False
-            # a step has few batch sizes (labeled, unlabeled, both): each gets code of its own. Code for any size is slower, and
-            # fails to compile where a decoder sees a part of the batch twice (UniMatch)
+            # a step has few batch sizes (labeled, unlabeled, both): each gets code of its own. Code for any size failed to compile
+            # where a decoder sees a part of the batch twice (UniMatch, PyTorch 2.14 on CPU)
             torch._dynamo.config.automatic_dynamic_shapes = False
             keep_compiled_graphs()
         super().initialize()
