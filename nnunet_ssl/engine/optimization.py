@@ -188,8 +188,8 @@ def _culprits(values: Mapping[str, np.ndarray], shares: Mapping[str, float]) -> 
     if terms:
         return f"term(s) {', '.join(terms)}"
     gradients = [name.split("/", 1)[-1] for name, share in shares.items() if not np.isfinite(share)]
-    if gradients:
-        return f"gradient of term(s) {', '.join(gradients)}"
+    if gradients:  # shares are relative to the labeled loss's gradient, which may be the one
+        return f"gradient of term(s) {', '.join(gradients)}, or of the labeled loss"
     return "a gradient" if np.isfinite(values.get("loss", 0.0)) else "the loss"
 
 

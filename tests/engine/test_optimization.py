@@ -73,7 +73,7 @@ def test_steps_with_a_gradient_that_is_not_finite_are_counted_and_stop_the_run_a
     assert np.isfinite(trainer.train_step(copy_batch(batch))["loss"]) and trainer.nonfinite.skipped == 1
     assert largest_difference(student, weights_of(trainer.network)) == 0
     trainer.train_step(copy_batch(batch))
-    with pytest.raises(RuntimeError, match=r"3 steps in a row were not finite: gradient of term\(s\) consistency\."):
+    with pytest.raises(RuntimeError, match=r"3 steps in a row were not finite: gradient of term\(s\) consistency, or"):
         trainer.train_step(copy_batch(batch))
 
 
@@ -86,7 +86,7 @@ def test_a_gradient_scaler_that_leaves_out_every_step_stops_the_run(datasets, tm
     with_a_root_of_zero(trainer)
     trainer.on_train_epoch_start()
     outputs = [trainer.train_step(next(trainer.dataloader_train)) for _ in range(4)]
-    with pytest.raises(RuntimeError, match=r"scale is 4096; not finite: gradient of term\(s\) consistency\."):
+    with pytest.raises(RuntimeError, match=r"scale is 4096; .* of term\(s\) consistency, or"):
         trainer.on_train_epoch_end(outputs)
 
 
