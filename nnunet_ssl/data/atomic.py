@@ -56,15 +56,22 @@ def write_atomically(filename: str | Path, write: Callable[[Path], object]) -> N
 
 
 def write_named_atomically(filename: str | Path, ending: str, write: Callable[[str], object]) -> None:
-    """`write_atomically` for writers that take the format from the name: `write` gets a name with `ending`, such as ".nii.gz"."""
+    """`write_atomically` for writers that take the format from the name: `write` gets a name with `ending`, such as ".nii.gz".
+
+    A JSON file that they write beside it, as nnU-Net's does for the spacing of TIFFs, is put beside `filename`.
+    """
+    filename = Path(filename)
 
     def write_and_rename(temporary: Path) -> None:
-        named = Path(f"{temporary}{ending}")
+        named, beside = Path(f"{temporary}{ending}"), Path(f"{temporary}.json")
         try:
             write(str(named))
+            if beside.exists():
+                os.replace(beside, filename.with_name(f"{filename.name.removesuffix(ending)}.json"))
             os.replace(named, temporary)
         finally:
             named.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
 
     write_atomically(filename, write_and_rename)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_ssl.data.geometry import has_spacing_files, spacing_file
 from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.progress import progress
 from nnunet_ssl.data.raw_dataset import DENSE_FOLDER, RawDataset, read_label_map
@@ -95,14 +96,21 @@ def same_request(target: Path, dataset_json: Mapping, cases: Sequence[str]) -> b
 
 
 def place_files(raw: RawDataset, dense: Mapping[str, str], staging: Path, copy: bool) -> bool:
-    """Link (or copy) images, dense labels (case -> file) and test labels. Returns whether they are links."""
+    """Link (or copy) images, dense labels (case -> file) and test labels, with the spacing beside TIFFs. Whether they are links."""
     ending = raw.file_ending
-    files: list[tuple[str, Path]] = []
-    for images, cases in (("imagesTr", raw.labeled), ("imagesUn", raw.unlabeled), ("imagesTs", raw.test)):
+    images: list[tuple[str, Path]] = []
+    for section, cases in (("imagesTr", raw.labeled), ("imagesUn", raw.unlabeled), ("imagesTs", raw.test)):
         for case, channels in cases.items():
-            files += [(file, staging / images / f"{case}_{i:04d}{ending}") for i, file in enumerate(channels)]
-    files += [(file, staging / DENSE_FOLDER / f"{case}{ending}") for case, file in dense.items()]
-    files += [(file, staging / "labelsTs" / f"{case}{ending}") for case, file in raw.test_labels.items()]
+            images += [(file, staging / section / f"{case}_{i:04d}{ending}") for i, file in enumerate(channels)]
+    labels = [(file, staging / DENSE_FOLDER / f"{case}{ending}") for case, file in dense.items()]
+    labels += [(file, staging / "labelsTs" / f"{case}{ending}") for case, file in raw.test_labels.items()]
+    spacings = {
+        spacing_file(target, is_image): str(spacing_file(source, is_image))
+        for placed, is_image in ((images, True), (labels, False))
+        for source, target in placed
+        if has_spacing_files(raw.reader_writer_class) and spacing_file(source, is_image).is_file()
+    }
+    files = [*images, *labels, *((source, target) for target, source in spacings.items())]
     for folder in {file.parent for _, file in files} | {staging / "labelsTr"}:
         folder.mkdir()
     # links take no time, and need no line in a log

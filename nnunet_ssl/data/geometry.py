@@ -78,9 +78,7 @@ def geometry_hash(image_files: Sequence[str | Path], reader_writer_class: type) 
     Args:
         reader_writer_class: nnU-Net's reader. "" for one whose files have no geometry, and for one that nnU-Net does not have.
     """
-    from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
-
-    if reader_writer_class is Tiff3DIO:
+    if has_spacing_files(reader_writer_class):
         found: list = [_of_tiff(Path(file)) for file in image_files]
     else:
         grids = [read_grid(file, reader_writer_class) for file in image_files]
@@ -145,6 +143,23 @@ def _of_nibabel(file: str) -> Grid:
 
 
 def _of_tiff(file: Path) -> str:
-    """nnU-Net reads the spacing from CASE.json beside CASE_0000.tif."""
-    sidecar = file.with_name(f"{file.stem[:-5]}.json")
+    sidecar = spacing_file(file, is_image=True)
     return sidecar.read_text(encoding="utf-8") if sidecar.is_file() else ""
+
+
+def has_spacing_files(reader_writer_class: type) -> bool:
+    """Whether the spacing of this reader's files lies in further ones."""
+    from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
+
+    return issubclass(reader_writer_class, Tiff3DIO)
+
+
+def has_spacing(label_file: str | Path, reader_writer_class: type) -> bool:
+    """Whether a label map says its spacing: nnU-Net takes 1 mm for 3D TIFFs that do not."""
+    return not has_spacing_files(reader_writer_class) or spacing_file(label_file, is_image=False).is_file()
+
+
+def spacing_file(file: str | Path, is_image: bool) -> Path:
+    """Where nnU-Net looks for the spacing of a 3D TIFF: CASE.json beside CASE.tif, and beside all channels CASE_0000.tif."""
+    file = Path(file)
+    return file.with_name(f"{file.stem[:-5] if is_image else file.stem}.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -57,18 +58,27 @@ def write_budget(
     if not overwrite:
         for folder in folders:  # before the first of them is written
             refuse_other_split(folder / SPLITS_FILE, splits)
-    for folder in folders:
-        try:
-            written = write_splits(folder / SPLITS_FILE, splits, overwrite)
-        except PermissionError as error:
-            raise UserError(
-                f"{folder / SPLITS_FILE} cannot be written ({error.strerror}). nnU-Net's planner refuses to run while the "
-                "splits of the raw and the preprocessed data set differ: make the file writable and run this again."
-            ) from error
+    for folder in _that_can_be_written(folders, splits):
+        written = write_splits(folder / SPLITS_FILE, splits, overwrite)
         print(f"{folder / SPLITS_FILE}: {'written' if written else 'is the same already'}")
     content.hidden_labels = {str(fold): cases for fold, cases in enumerate(hidden)}
     save_list(content, name)
     _report(name, content, splits, hidden, notes, channel_names)
+
+
+def _that_can_be_written(folders: Sequence[Path], splits: Sequence[Mapping[str, Sequence[str]]]) -> list[Path]:
+    """Without raw data that are read-only and hold no other splits, of which it is said. UserError where nothing may be written."""
+    writable = [folder for folder in folders if os.access(folder, os.W_OK)]
+    for folder in folders:
+        if folder in writable:
+            continue
+        if not writable or ((folder / SPLITS_FILE).is_file() and load_splits(folder / SPLITS_FILE) != splits):
+            raise UserError(
+                f"{folder / SPLITS_FILE} cannot be written. nnU-Net's planner refuses to run while the splits of the raw and the "
+                "preprocessed data set differ: make the file writable and run this again. Nothing was written."
+            )
+        print(f"{folder} cannot be written; its splits are kept in {writable[0] / SPLITS_FILE} alone.")
+    return writable
 
 
 def _report(

@@ -226,8 +226,17 @@ class RawDataset:
     @cached_property
     def reader_writer_class(self) -> type:
         """nnU-Net's reader for these files, chosen as nnU-Net chooses it. UserError where none of them can read them."""
-        from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+        from nnunetv2.imageio.reader_writer_registry import (
+            LIST_OF_IO_CLASSES,
+            determine_reader_writer_from_dataset_json,
+        )
 
+        readable = sorted({ending for reader in LIST_OF_IO_CLASSES for ending in reader.supported_file_endings})
+        if "overwrite_image_reader_writer" not in self.dataset_json and self.file_ending.lower() not in readable:
+            raise UserError(
+                f"{self.folder / 'dataset.json'}: 'file_ending' is '{self.file_ending}'; nnU-Net reads {', '.join(readable)}. "
+                "Convert the images and labels, or correct the key."
+            )
         case, (example, *_) = next(iter(self.labeled.items()))
         if problem := damaged_file(case, [example]):
             raise UserError(problem)

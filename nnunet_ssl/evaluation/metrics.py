@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import binary_erosion, distance_transform_edt, generate_binary_structure
 
+from nnunet_ssl.data.geometry import has_spacing
 from nnunet_ssl.data.raw_dataset import read_label_map
 from nnunet_ssl.errors import UserError
 
@@ -195,6 +196,8 @@ def read_pair(
     """
     prediction, prediction_properties = _read(prediction_file, reader_writer, repair)
     reference, reference_properties = _read(reference_file, reader_writer, "Put the label file there again.")
+    if not has_spacing(reference_file, type(reader_writer)):
+        reference_properties |= {"spacing": prediction_properties["spacing"]}
     difference = _geometry_difference(prediction, prediction_properties, reference, reference_properties)
     if difference:
         raise UserError(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunet_ssl.data.geometry import has_spacing_files, spacing_file
 from nnunet_ssl.data.label_files import checked_label_files
 from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.ownership import remove_folder
@@ -112,9 +113,10 @@ class DenseLabels:
         )
 
 
-def _remove_references(folder: Path, ending: str) -> None:
-    """The label maps that were copied here, of all cases; other files stay."""
-    remove_folder(folder, lambda path, file: "/" not in path and path.endswith(ending) and not file.is_symlink())
+def _remove_references(folder: Path, raw: RawDataset) -> None:
+    """The label maps that were copied here, of all cases, with the spacing of TIFFs; other files stay."""
+    endings = (raw.file_ending, ".json") if has_spacing_files(raw.reader_writer_class) else (raw.file_ending,)
+    remove_folder(folder, lambda path, file: "/" not in path and path.endswith(endings) and not file.is_symlink())
 
 
 def preprocess_dense(
@@ -134,13 +136,15 @@ def preprocess_dense(
     files = raw.dense_files()
     references = raw.preprocessed / REFERENCES
     if not files:
-        _remove_references(references, raw.file_ending)
+        _remove_references(references, raw)
         return
     hashes = checked_label_files(raw, files, "dense label map", max(num_processes), show_progress, raw.labels)
-    _remove_references(references, raw.file_ending)
+    _remove_references(references, raw)
     references.mkdir(parents=True, exist_ok=True)
     for file in files.values():
         shutil.copy(file, references)
+        if has_spacing_files(raw.reader_writer_class) and spacing_file(file, is_image=False).is_file():
+            shutil.copy(spacing_file(file, is_image=False), references)
     hashes = {
         case: made_from(content.labeled[case].sha256, digest, raw.geometry(case)) for case, digest in hashes.items()
     }

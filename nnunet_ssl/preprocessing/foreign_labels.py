@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_ssl.data.files import file_hash
+from nnunet_ssl.data.geometry import has_spacing
 from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.label_values import label_values
 from nnunet_ssl.data.listing import files_with_ending
@@ -172,6 +173,8 @@ def _read(
     """The label map `(*spatial)` in the data set's numbers, and the properties of its image."""
     image, properties = read_case(case, images, reader_writer_class)
     labels, own = read_label_map(case, file, reader_writer_class)
+    if not has_spacing(file, reader_writer_class):
+        own |= {"spacing": properties["spacing"]}
     if labels.shape[1:] != image.shape[1:]:
         raise UserError(f"{file}: shape {labels.shape[1:]}, but {images[0]} has {image.shape[1:]}. Resample it.")
     for what, found, expected in _geometry(own, properties):

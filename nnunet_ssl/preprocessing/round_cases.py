@@ -238,7 +238,7 @@ def remove_cases(made: Round, keep: Collection[str], cases: Collection[str], end
     """
     scored = {file.stem for file in (made.folder / "scores").glob("*.json")}
     ours, gone = (set(cases) | scored) - set(keep), set()
-    for folder, of_folder in (("scores", ".json"), ("labels", ending), ("probabilities", ".npz")):
+    for folder, of_folder in (("scores", ".json"), ("labels", ending), ("labels", ".json"), ("probabilities", ".npz")):
         for case in sorted(ours):
             file = made.folder / folder / f"{case}{of_folder}"
             if file.is_file():

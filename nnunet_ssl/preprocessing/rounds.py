@@ -55,7 +55,7 @@ FORMAT = 1
 def files_of_round(folder: Path, cases: Iterable[str], file_ending: str) -> Known:
     """What the head of this module lists is ours, of `cases` and of those that have scores."""
     names = {*cases, *(file.stem for file in (folder / "scores").glob("*.json"))}
-    endings = {"labels": (file_ending,), "probabilities": (".npz",), "scores": (".json",)}
+    endings = {"labels": (file_ending, ".json"), "probabilities": (".npz",), "scores": (".json",)}
 
     def known(path: str, file: Path) -> bool:
         first, *below = path.split("/")

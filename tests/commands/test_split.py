@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,33 @@ def test_an_existing_other_split_stays_untouched_without_overwrite(dataset, caps
     assert split("--labeled", "3", "--overwrite") == 0
     assert load_splits(preprocessed / "splits_final.json.1.bak")[0]["train"] == ACDC_LIKE[0]["train"]
     assert split("--labeled", "3") == 0  # the same again needs no permission
+
+
+@pytest.fixture
+def read_only(dataset, monkeypatch):
+    """The raw folder cannot be written (by root it always can)."""
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != dataset[0] and may(path, mode))
+    return dataset
+
+
+def test_raw_data_with_another_split_that_cannot_be_written_are_refused_before_anything_is(read_only, capsys):
+    raw, preprocessed = read_only
+    before = {folder: {file.name: file.read_bytes() for file in folder.glob("*.json*")} for folder in read_only}
+    assert split("--labeled", "3", "--overwrite") == 1
+    assert str(raw / "splits_final.json") in capsys.readouterr().err
+    after = {folder: {file.name: file.read_bytes() for file in folder.glob("*split*")} for folder in read_only}
+    assert all(before[folder][name] == content for folder in after for name, content in after[folder].items())
+    assert not list(preprocessed.glob("*.bak"))
+
+
+def test_raw_data_without_a_split_that_cannot_be_written_are_passed_by(read_only, capsys):
+    raw, preprocessed = read_only
+    (raw / "splits_final.json").unlink()
+    assert split("--labeled", "3", "--overwrite") == 0
+    assert f"{raw} cannot be written" in capsys.readouterr().out
+    assert len(load_splits(preprocessed / "splits_final.json")[0]["train"]) == 6
+    assert not (raw / "splits_final.json").exists()
 
 
 def test_a_larger_budget_shows_labels_again(dataset):
