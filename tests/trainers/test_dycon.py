@@ -78,6 +78,18 @@ def test_schedules_are_fractions_of_the_run(datasets, tmp_path, monkeypatch):
     assert trainer.weights()["consistency"] == pytest.approx(2.5 * np.exp(-5 / 9), rel=1e-3)
 
 
+@pytest.mark.parametrize(("rampup", "shares"), [(0.4, [np.exp(-5), np.exp(-5 / 4), 1, 1]), (0.0, [1, 1, 1, 1])])
+def test_uncertainty_and_contrast_come_in_when_the_network_has_learned(rampup, shares, datasets, tmp_path):
+    trainer, _ = a_trainer(datasets, tmp_path, further_rampup=rampup)
+    found = []
+    for progress in (0, 0.2, 0.4, 1):
+        trainer.iteration = int(progress * trainer.total_steps)
+        weights = trainer.weights()
+        assert weights["uncertainty"] == weights["contrast"] == weights["negatives"]
+        found.append(weights["uncertainty"] / 0.5)
+    assert found == pytest.approx(shares)
+
+
 @pytest.mark.parametrize("as_released", [False, True])
 def test_what_the_released_code_does_is_one_option(as_released, datasets, tmp_path, monkeypatch):
     trainer, batch = a_trainer(datasets, tmp_path, as_released=as_released)

@@ -4,11 +4,11 @@ Assefa, Naseer, Ganapathi, Ali, Seghier & Werghi, "DyCON: Dynamic Uncertainty-aw
 Semi-supervised Medical Image Segmentation", CVPR 2025, arXiv:2504.04566. Official code: KU-CVML/DyCON (train_DyCON_BraTS19.py).
 
 Mean Teacher with two more losses, on labeled and unlabeled patches x (p: student of x, q: teacher of x + noise):
-    L      = L_sup + uncertainty_weight L_UnCL + contrast_weight (L_FeCL + L_neg) + w(t) mean (p - q)^2 on unlabeled patches
+    L      = L_sup + r(t) [uncertainty_weight L_UnCL + contrast_weight (L_FeCL + L_neg)] + w(t) mean (p - q)^2 on unlabeled patches
     L_UnCL = mean_v [ |p - q|^2 / (e^{b H(p)} + e^{b H(q)}) + b (H(p) + H(q)) ],    b = beta_start (beta_end / beta_start)^progress
     L_FeCL = focal contrast of the cells of a feature map: cells of one label are drawn together
     L_neg  = mean -ln(1 - S) over cells of the student and of the teacher with different labels and similarity S > h(t)
-    w(t)   = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
+    w(t)   = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2),    r(t): the same ramp to 1 over further_rampup
 
 **The released code takes the labels of the contrast from the true labels of the unlabeled images** (its issues 1 and 9): its
 published numbers are not semi-supervised. Here unlabeled patches have the teacher's labels, labeled ones (official: none) theirs.
@@ -53,6 +53,7 @@ class nnUNetTrainerDyCON(nnUNetTrainerMeanTeacher):
 
     consistency_weight: float = 2.5  # official code: 0.1, a gradient of 0.5 % of the labeled loss's (docs/studies)
     rampup_fraction: float = 1.5  # of the run, so w ends at 0.57 of its limit; official: 30000 of 20000 iterations
+    further_rampup: float = 0.4  # of the run, of the next two weights; official: 0, full weight from the first step
     uncertainty_weight: float = 0.5  # as in the official code
     contrast_weight: float = 0.5  # as in the official code
     beta_start: float = 5.0  # per nat of entropy, for two classes; as in the official code
@@ -114,5 +115,6 @@ class nnUNetTrainerDyCON(nnUNetTrainerMeanTeacher):
 
     def weights(self) -> dict[str, float]:
         consistency = ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction)
-        contrasts = dict.fromkeys(("contrast", "negatives"), self.contrast_weight)
-        return {"consistency": consistency, "uncertainty": self.uncertainty_weight, **contrasts}
+        ramp = ramped_weight(1.0, self.progress, self.further_rampup)
+        contrasts = dict.fromkeys(("contrast", "negatives"), ramp * self.contrast_weight)
+        return {"consistency": consistency, "uncertainty": ramp * self.uncertainty_weight, **contrasts}
