@@ -18,8 +18,8 @@ from torch import Tensor
 
 from nnunet_ssl.losses.consistency import softmax_kl
 from nnunet_ssl.losses.masked import mean_where
-from nnunet_ssl.predictions.hard_labels import hard_labels
-from nnunet_ssl.predictions.probabilities import in_float32, probabilities
+from nnunet_ssl.predictions.hard_labels import hard_labels, sure_labels
+from nnunet_ssl.predictions.probabilities import in_float32
 
 
 def _check_shapes(first: Tensor, second: Tensor) -> None:
@@ -115,6 +115,5 @@ def confident_pseudo_label_loss(
         student_logits, teacher_logits, activation, mask: as in `rectified_pseudo_label_loss`; so are the errors.
     """
     losses = pseudo_label_loss_map(student_logits, teacher_logits, activation)
-    q = probabilities(teacher_logits, activation)
-    confidence = q.amax(dim=1, keepdim=True) if activation == "softmax" else torch.maximum(q, 1 - q)
-    return mean_where(losses * (confidence >= threshold), mask)
+    _, sure = sure_labels(teacher_logits, threshold, activation)
+    return mean_where(losses * sure, mask)

@@ -29,6 +29,15 @@ def hard_labels(logits: Tensor, activation: str = "softmax") -> Tensor:
     raise ValueError(f"activation must be 'softmax' or 'sigmoid', got {activation!r}")
 
 
+def label_and_confidence(p: Tensor, activation: str = "softmax") -> tuple[Tensor, Tensor]:
+    """The label map of probabilities and how probable it is: `max_c p_c`, of a region `max(p, 1 - p)`."""
+    p = p.detach()
+    if activation == "softmax":
+        confidence, label = p.max(1, keepdim=True)
+        return label, confidence
+    return p > 0.5, torch.maximum(p, 1 - p)
+
+
 def sure_labels(logits: Tensor, threshold: float, activation: str = "softmax") -> tuple[Tensor, Tensor]:
     """`hard_labels`, and where the network is sure of them: `max_c p_c >= threshold`, per region `max(p, 1 - p) >= threshold`.
 
@@ -38,9 +47,8 @@ def sure_labels(logits: Tensor, threshold: float, activation: str = "softmax") -
     Returns:
         the labels, and bool of their shape. No gradient.
     """
-    p = probabilities(logits.detach(), activation)
-    certainty = p.amax(1, keepdim=True) if activation == "softmax" else torch.maximum(p, 1 - p)
-    return hard_labels(logits, activation), certainty >= threshold
+    _, confidence = label_and_confidence(probabilities(logits, activation), activation)
+    return hard_labels(logits, activation), confidence >= threshold
 
 
 def _largest(mask: np.ndarray, structure: np.ndarray) -> np.ndarray:

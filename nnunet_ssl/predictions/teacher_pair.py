@@ -37,15 +37,6 @@ def entropy_weighted_mean(first: Tensor, second: Tensor, activation: str = "soft
     return torch.lerp(second.detach(), first.detach(), weight_of_first(*entropies).expand_as(first))
 
 
-def label_and_confidence(p: Tensor, activation: str = "softmax") -> tuple[Tensor, Tensor]:
-    """The label map of probabilities and how probable it is: `max_c p_c`, of a region `max(p, 1 - p)`."""
-    p = p.detach()
-    if activation == "softmax":
-        confidence, label = p.max(1, keepdim=True)
-        return label, confidence
-    return p > 0.5, torch.maximum(p, 1 - p)
-
-
 def compromise(
     label: Tensor, confidence: Tensor, student_label: Tensor, student_confidence: Tensor, conflict: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import torch
 import nnunet_ssl.predictions.hard_labels as hard_labels_module
 from nnunet_ssl.predictions.hard_labels import (
     hard_labels,
+    label_and_confidence,
     largest_components,
     largest_structure,
     start_largest_components,
@@ -24,6 +25,15 @@ def test_classes_and_regions():
     assert hard_labels(logits, "sigmoid").tolist() == [[[[True, False]], [[True, True]], [[False, False]]]]
     with pytest.raises(ValueError, match="activation"):
         hard_labels(logits, "tanh")
+
+
+def test_how_probable_a_label_is():
+    p = torch.tensor([[[[0.2, 0.5]], [[0.7, 0.1]], [[0.1, 0.4]]]])
+    label, confidence = label_and_confidence(p)
+    assert label.tolist() == [[[[1, 0]]]] and confidence.flatten().tolist() == pytest.approx([0.7, 0.5])
+    label, confidence = label_and_confidence(p[:, :2], "sigmoid")
+    assert label.flatten().tolist() == [False, False, True, False]
+    assert confidence.flatten().tolist() == pytest.approx([0.8, 0.5, 0.7, 0.9])
 
 
 def test_largest_component_of_every_class_by_hand():

@@ -12,7 +12,6 @@ from nnunet_ssl.predictions.teacher_pair import (
     compromise,
     entropy_in_bits,
     entropy_weighted_mean,
-    label_and_confidence,
 )
 
 
@@ -35,8 +34,6 @@ def test_regions_are_weighed_one_by_one():
     a = math.exp(-1) / (math.exp(-1) + 1)
     mean = entropy_weighted_mean(first, second, "sigmoid").flatten().tolist()
     assert mean == pytest.approx([a * 0.5 + 1 - a, 0.9], rel=1e-5)
-    label, confidence = label_and_confidence(voxel(0.2, 0.7), "sigmoid")
-    assert label.flatten().tolist() == [False, True] and confidence.flatten().tolist() == pytest.approx([0.8, 0.7])
 
 
 def test_the_student_decides_where_teachers_disagree_and_it_is_surer_of_another_class():

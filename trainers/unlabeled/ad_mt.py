@@ -37,8 +37,9 @@ from nnunet_ssl.engine.ranks import of_first_rank
 from nnunet_ssl.losses.combine import over_scales
 from nnunet_ssl.losses.self_training import self_training_loss
 from nnunet_ssl.patches.mixing import copy_paste, draw_centered_masks
+from nnunet_ssl.predictions.hard_labels import label_and_confidence
 from nnunet_ssl.predictions.probabilities import probabilities
-from nnunet_ssl.predictions.teacher_pair import Alternation, compromise, entropy_weighted_mean, label_and_confidence
+from nnunet_ssl.predictions.teacher_pair import Alternation, compromise, entropy_weighted_mean
 from nnunet_ssl.ramps import ramped_weight
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 

@@ -41,8 +41,8 @@ from nnunet_ssl.losses.self_training import self_training_loss
 from nnunet_ssl.networks.dropout import ComplementaryDropout
 from nnunet_ssl.networks.second_decoding import DroppedChannels
 from nnunet_ssl.patches.mixing import copy_paste, draw_occasional_masks
+from nnunet_ssl.predictions.hard_labels import label_and_confidence
 from nnunet_ssl.predictions.probabilities import probabilities
-from nnunet_ssl.predictions.teacher_pair import label_and_confidence
 from nnunet_ssl.ramps import ramped_weight
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 

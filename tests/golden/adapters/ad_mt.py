@@ -12,13 +12,13 @@ from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.losses.mixed_pseudo_labels import pseudo_dice
 from nnunet_ssl.losses.region import masked_cross_entropy
 from nnunet_ssl.patches.mixing import centered_box, copy_paste, cutmix_sides, outside_boxes
+from nnunet_ssl.predictions.hard_labels import label_and_confidence
 from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.predictions.teacher_pair import (
     Alternation,
     compromise,
     entropy_in_bits,
     entropy_weighted_mean,
-    label_and_confidence,
     weight_of_first,
 )
 from nnunet_ssl.ramps import sigmoid_rampup, stepwise_progress
@@ -36,7 +36,7 @@ USES = (
     "nnunet_ssl.predictions.teacher_pair.compromise",
     "nnunet_ssl.predictions.teacher_pair.entropy_in_bits",
     "nnunet_ssl.predictions.teacher_pair.entropy_weighted_mean",
-    "nnunet_ssl.predictions.teacher_pair.label_and_confidence",
+    "nnunet_ssl.predictions.hard_labels.label_and_confidence",
     "nnunet_ssl.predictions.teacher_pair.weight_of_first",
     "nnunet_ssl.ramps.sigmoid_rampup",
 )

@@ -13,8 +13,8 @@ from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.losses.self_training import confident_cross_entropy, confident_dice_loss
 from nnunet_ssl.networks.dropout import complementary_masks, scale_channels
 from nnunet_ssl.patches.mixing import copy_paste, draw_occasional_masks
+from nnunet_ssl.predictions.hard_labels import label_and_confidence
 from nnunet_ssl.predictions.probabilities import probabilities
-from nnunet_ssl.predictions.teacher_pair import label_and_confidence
 from tests.golden.framework import GoldenFile, grad
 from tests.golden.reference.supervised import ce_dice_loss
 from tests.golden.reference.unimatch import (
@@ -33,7 +33,7 @@ USES = (
     "nnunet_ssl.losses.combine.weighted_sum",
     "nnunet_ssl.losses.self_training.confident_cross_entropy",
     "nnunet_ssl.predictions.probabilities.probabilities",
-    "nnunet_ssl.predictions.teacher_pair.label_and_confidence",
+    "nnunet_ssl.predictions.hard_labels.label_and_confidence",
 )
 _CUTMIX = "where patches show most of an image; test_unimatch.py sees it called"
 REFERENCE_ONLY = {
