@@ -102,7 +102,8 @@ class Curves:
             for place in (LABELED, UNLABELED, BOTH)
         }
         for beginning, title in _PANELS.items():
-            found[title] = [name for name in self.values if name.startswith(beginning) and not self._trivial(name)]
+            shown = [name for name in self.values if name.startswith(beginning) and not self._trivial(name)]
+            found[title] = sorted(shown, key=lambda name: self._place(name) or 0)
         return {
             title: names
             for title, names in found.items()
@@ -115,12 +116,20 @@ class Curves:
             return set(self.values[name]) == {1.0}
         return name.startswith("steps/") and not np.nan_to_num(self.values[name]).any()
 
+    def _place(self, name: str) -> int | None:
+        """Which of the terms a curve is of, so that a term has one color and one place in all panels; None for other curves."""
+        what = name.split("/", 1)[1]
+        terms = [term.removeprefix("term/") for term in self.values if term.startswith("term/")]
+        return terms.index(what) if what in terms else None
+
     def _draw(self, axis, title: str, names: Sequence[str]) -> None:
         for name in names:
-            series = self.values[name]
+            series, place = self.values[name], self._place(name)
+            color = None if place is None else f"C{place}"
             marker = "." if len(series) < 30 else None
             shown = np.maximum(series, _LOWEST_SHARE) if name.startswith("gradient_share") else series
-            axis.plot(range(len(series)), shown, marker=marker, label=name.split("/", 1)[1], clip_on=False)
+            label = name.split("/", 1)[1]
+            axis.plot(range(len(series)), shown, marker=marker, color=color, label=label, clip_on=False)
         if names[0].startswith("gradient_share"):
             _scale_shares(axis)
         else:  # 0 is in every other panel, so that heights can be compared; nnU-Net's loss (cross entropy - Dice) ends below it

@@ -70,6 +70,18 @@ def test_terms_stand_in_the_panel_of_their_patches_under_the_title_of_the_run(tm
     assert [axis.get_lines()[0].get_label() for axis in figure.axes] == ["labeled", "consistency", "mix", "consistency"]
 
 
+def test_a_term_has_one_color_and_one_place_in_all_panels(tmp_path, drawn):
+    curves = Curves()
+    names = ("term/labeled", "term/strong", "term/features", "gradient_share/features", "gradient_share/strong")
+    names += ("weight/strong", "weight/features", "ema_decay/teacher", "ema_decay/head")
+    curves.log(0, dict.fromkeys(names, 0.5))
+    curves.plot(tmp_path / "a.png", "", {"labeled": LABELED, "strong": UNLABELED, "features": UNLABELED})
+    (figure,) = drawn
+    lines = [[(line.get_label(), line.get_color()) for line in axis.get_lines()] for axis in figure.axes]
+    assert lines[1] == lines[2][:2] == lines[3] == [("strong", "C1"), ("features", "C2")] and lines[0][0][1] == "C0"
+    assert len({color for _, color in lines[4]}) == 2
+
+
 def test_axes_begin_at_0_and_epochs_are_whole(tmp_path, drawn):
     curves = Curves()
     for epoch in range(3):
