@@ -159,6 +159,13 @@ def has_spacing(label_file: str | Path, reader_writer_class: type) -> bool:
     return not has_spacing_files(reader_writer_class) or spacing_file(label_file, is_image=False).is_file()
 
 
+def label_endings(file_ending: str) -> tuple[str, ...]:
+    """Of the files that nnU-Net writes for one label map, after the name of the case."""
+    from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
+
+    return (file_ending, ".json") if file_ending.lower() in Tiff3DIO.supported_file_endings else (file_ending,)
+
+
 def spacing_file(file: str | Path, is_image: bool) -> Path:
     """Where nnU-Net looks for the spacing of a 3D TIFF: CASE.json beside CASE.tif, and beside all channels CASE_0000.tif."""
     file = Path(file)

@@ -66,13 +66,19 @@ def write_budget(
     _report(name, content, splits, hidden, notes, channel_names)
 
 
+def _hashes(splits: Sequence[Mapping[str, Sequence[str]]]) -> list[str]:
+    return [split_hash(split) for split in splits]
+
+
 def _that_can_be_written(folders: Sequence[Path], splits: Sequence[Mapping[str, Sequence[str]]]) -> list[Path]:
     """Without raw data that are read-only and hold no other splits, of which it is said. UserError where nothing may be written."""
     writable = [folder for folder in folders if os.access(folder, os.W_OK)]
     for folder in folders:
         if folder in writable:
             continue
-        if not writable or ((folder / SPLITS_FILE).is_file() and load_splits(folder / SPLITS_FILE) != splits):
+        if not writable or (
+            (folder / SPLITS_FILE).is_file() and _hashes(load_splits(folder / SPLITS_FILE)) != _hashes(splits)
+        ):
             raise UserError(
                 f"{folder / SPLITS_FILE} cannot be written. nnU-Net's planner refuses to run while the splits of the raw and the "
                 "preprocessed data set differ: make the file writable and run this again. Nothing was written."

@@ -47,8 +47,8 @@ def sure_labels(logits: Tensor, threshold: float, activation: str = "softmax") -
     Returns:
         the labels, and bool of their shape. No gradient.
     """
-    _, confidence = label_and_confidence(probabilities(logits, activation), activation)
-    return hard_labels(logits, activation), confidence >= threshold
+    labels, confidence = label_and_confidence(probabilities(logits.detach(), activation), activation)
+    return labels, confidence >= threshold
 
 
 def _largest(mask: np.ndarray, structure: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_ssl.data.geometry import has_spacing_files, spacing_file
+from nnunet_ssl.data.geometry import has_spacing_files, label_endings, spacing_file
 from nnunet_ssl.data.label_files import checked_label_files
 from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.ownership import remove_folder
@@ -115,8 +115,9 @@ class DenseLabels:
 
 def _remove_references(folder: Path, raw: RawDataset) -> None:
     """The label maps that were copied here, of all cases, with the spacing of TIFFs; other files stay."""
-    endings = (raw.file_ending, ".json") if has_spacing_files(raw.reader_writer_class) else (raw.file_ending,)
-    remove_folder(folder, lambda path, file: "/" not in path and path.endswith(endings) and not file.is_symlink())
+    maps = [file.name.removesuffix(raw.file_ending) for file in folder.glob(f"*{raw.file_ending}")]
+    ours = {f"{case}{ending}" for case in maps for ending in label_endings(raw.file_ending)}
+    remove_folder(folder, lambda path, file: path in ours and not file.is_symlink())
 
 
 def preprocess_dense(

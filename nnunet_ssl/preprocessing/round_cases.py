@@ -11,6 +11,7 @@ import numpy as np
 
 from nnunet_ssl.data.atomic import remove_unfinished, write_json_atomically, write_named_atomically
 from nnunet_ssl.data.files import file_hash, stream_damage
+from nnunet_ssl.data.geometry import label_endings
 from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.label_values import label_values
 from nnunet_ssl.data.raw_dataset import read_label_map
@@ -238,7 +239,8 @@ def remove_cases(made: Round, keep: Collection[str], cases: Collection[str], end
     """
     scored = {file.stem for file in (made.folder / "scores").glob("*.json")}
     ours, gone = (set(cases) | scored) - set(keep), set()
-    for folder, of_folder in (("scores", ".json"), ("labels", ending), ("labels", ".json"), ("probabilities", ".npz")):
+    of_labels = [("labels", of_label) for of_label in label_endings(ending)]
+    for folder, of_folder in (("scores", ".json"), *of_labels, ("probabilities", ".npz")):
         for case in sorted(ours):
             file = made.folder / folder / f"{case}{of_folder}"
             if file.is_file():

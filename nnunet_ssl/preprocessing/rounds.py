@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_ssl.data.atomic import is_unfinished, write_json_atomically
+from nnunet_ssl.data.geometry import label_endings
 from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.label_values import label_values
 from nnunet_ssl.data.names import dataset_number
@@ -55,7 +56,7 @@ FORMAT = 1
 def files_of_round(folder: Path, cases: Iterable[str], file_ending: str) -> Known:
     """What the head of this module lists is ours, of `cases` and of those that have scores."""
     names = {*cases, *(file.stem for file in (folder / "scores").glob("*.json"))}
-    endings = {"labels": (file_ending, ".json"), "probabilities": (".npz",), "scores": (".json",)}
+    endings = {"labels": label_endings(file_ending), "probabilities": (".npz",), "scores": (".json",)}
 
     def known(path: str, file: Path) -> bool:
         first, *below = path.split("/")

@@ -91,6 +91,17 @@ def test_raw_data_without_a_split_that_cannot_be_written_are_passed_by(read_only
     assert not (raw / "splits_final.json").exists()
 
 
+def test_raw_data_that_cannot_be_written_and_hold_this_split_in_another_order_are_passed_by(read_only):
+    raw, _ = read_only
+    may = os.access
+    os.access = lambda path, mode: True  # undone by the fixture
+    assert split("--labeled", "3", "--overwrite") == 0
+    (found,) = load_splits(raw / "splits_final.json")
+    write_split(raw, (found["train"][::-1], found["val"][::-1]))
+    os.access = may
+    assert split("--labeled", "3", "--overwrite") == 0
+
+
 def test_a_larger_budget_shows_labels_again(dataset):
     _, preprocessed = dataset
     for labeled, hidden in (("3", 10), ("6", 4), ("8", 0)):

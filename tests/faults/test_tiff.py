@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunet_ssl.cli import main
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.evaluation.metrics import read_pair
+from nnunet_ssl.preprocessing.round_cases import remove_cases
+from nnunet_ssl.preprocessing.rounds import files_of_round
 from tests.helpers.raw_data import phantom, use_folders
 
 SPACING = [2.0, 1.0, 0.5]
@@ -75,8 +78,9 @@ def test_dense_labels_that_are_kept_for_validation_keep_it(raw):
     plan(52)
     references = RawDataset.open("52").preprocessed / "gt_segmentations_dense"
     assert spacings(references) == {f"{case}.tif": SPACING for case in "abc"}
+    (references / "notes.json").write_text("{}")
     plan(52)
-    assert len(spacings(references)) == 3
+    assert len(spacings(references)) == 3 and (references / "notes.json").is_file()
 
 
 @pytest.mark.parametrize("with_spacing", [True, False])
@@ -106,6 +110,16 @@ def test_label_maps_of_another_spacing_are_refused(raw, capsys):
     (maps / "u.json").write_text(json.dumps({"spacing": [3, 1, 1]}))
     assert main(["pseudo_label", "-d", "51", "-c", "2d", "--from", str(maps), "-np", "1", "--no_pbar"]) == 1
     assert "u.tif: spacing (3, 1, 1)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ending", "ours"), [(".tif", True), (".nii.gz", False)])
+def test_a_json_beside_a_label_map_is_ours_only_where_nnunet_writes_one(tmp_path, ending, ours):
+    file = tmp_path / "labels" / "u.json"
+    put(phantom(0)[1], file.with_suffix(".tif"), "u")
+    assert files_of_round(tmp_path, ["u"], ending)("labels/u.json", file) == ours
+    made = SimpleNamespace(folder=tmp_path)
+    remove_cases(made, [], ["u"], ending)
+    assert file.is_file() != ours
 
 
 def test_references_without_a_spacing_take_that_of_the_prediction(tmp_path):
