@@ -106,19 +106,30 @@ def student_and_teacher(intensity: list[BasicTransform], teacher_view: str) -> d
     return {"student": intensity} | weak
 
 
+class _SharedRectangles(BlankRectangleTransform):
+    """The same rectangles in all channels: what one channel hides, another would show."""
+
+    def get_parameters(self, image: torch.Tensor, **data) -> dict:
+        of_one = super().get_parameters(image=image[:1], **data)
+        return {name: values * len(image) for name, values in of_one.items()}
+
+
 def with_blank_rectangles(
     intensity: Sequence[BasicTransform], patch_size: Sequence[int], probability: float
 ) -> list[BasicTransform]:
-    """nnU-Net's intensity transforms, then 1 to 4 rectangles of their mean intensity, for a view that hides something.
+    """nnU-Net's intensity transforms with 1 to 4 rectangles of their mean intensity, for a view that hides something.
 
-    The sizes are those of nnUNetTrainerDA5: a tenth to a third of the patch along each axis, for each channel others.
+    The sizes are those of nnUNetTrainerDA5: a tenth to a third of the patch along each axis. Differs from it: all channels have the
+    same rectangles. What nnU-Net sets to 0 outside the non-zero mask stays 0.
 
     Args:
         patch_size: voxels, of the patch that is trained on.
         probability: of a patch to get rectangles.
     """
     sizes = tuple((max(1, p // 10), max(2, p // 3)) for p in patch_size)
-    return [*intensity, RandomTransform(BlankRectangleTransform(sizes, torch.mean, (1, 5)), probability)]
+    rectangles = RandomTransform(_SharedRectangles(sizes, torch.mean, (1, 5)), probability)
+    masks = without_intensity(intensity)
+    return [*(transform for transform in intensity if transform not in masks), rectangles, *masks]
 
 
 class UnlabeledViews(BasicTransform):

@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nnunet_ssl.evaluation.statistics import average_folds, case_matrix
+from nnunet_ssl.evaluation.statistics import (
+    average_folds,
+    case_differences,
+    case_matrix,
+    common_distances,
+    fold_values,
+)
 
 # Okabe and Ito's colors, told apart with any color vision
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -24,7 +30,7 @@ def write_figure(file: Path, cases: pd.DataFrame, trainers: Sequence[str], class
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    values = average_folds(cases)
+    values = average_folds(common_distances(cases))  # as in the tables: a mean over what all trainers have
     others = list(trainers[1:])
     num_cases = values["case"].nunique()
     heights = [3.2] * len(_STRIPS) + [2.6] * len(others)
@@ -35,7 +41,7 @@ def write_figure(file: Path, cases: pd.DataFrame, trainers: Sequence[str], class
     for axis, (metric, unit) in zip(axes, _STRIPS):
         _draw_strips(axis, values, trainers, classes, metric, unit)
     for axis, (index, trainer) in zip(axes[len(_STRIPS) :], enumerate(others, start=1)):
-        _draw_differences(axis, values, trainer, trainers[0], classes, _color(index))
+        _draw_differences(axis, cases, trainer, trainers[0], classes, _color(index))
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=1, frameon=False, title=title, fontsize=9)
     figure.savefig(file)
@@ -69,16 +75,15 @@ def _draw_strips(axis, values, trainers, classes, metric: str, unit: str) -> Non
     axis.set_xlim(-0.5, len(classes) - 0.5)
     axis.set_ylabel(f"{metric} ({unit})")
     better = "higher" if metric == "Dice" else "lower"
-    axis.set_title(f"{metric} per case ({better} is better; diamond: mean, box: quartiles)", fontsize=9)
+    common = "" if metric == "Dice" else "; cases in which all trainers have one"
+    axis.set_title(f"{metric} per case ({better} is better; diamond: mean, box: quartiles{common})", fontsize=9)
     axis.grid(axis="y", color="0.9")
     axis.set_axisbelow(True)
 
 
-def _draw_differences(axis, values, trainer: str, reference: str, classes, color: str) -> None:
-    one, other = (case_matrix(values, name, "Dice", "%", classes) for name in (trainer, reference))
-    # as in the paired test, cases with different classes defined are not compared
-    comparable = (one.isna() == other.isna()).all(axis=1) & one.notna().any(axis=1)
-    difference = (one[comparable].mean(axis=1) - other[comparable].mean(axis=1)).sort_values()
+def _draw_differences(axis, cases, trainer: str, reference: str, classes, color: str) -> None:
+    of_cases, _ = case_differences(*(fold_values(cases, name, "Dice", "%", classes) for name in (trainer, reference)))
+    difference = pd.Series(of_cases, sorted(cases["case"].unique())).dropna().sort_values()
     axis.bar(range(len(difference)), difference, color=color, width=0.8)
     axis.axhline(0, color="black", linewidth=0.8)
     if len(difference):

@@ -7,8 +7,9 @@ The foreground mean is nnU-Net's: the mean over classes of the mean over cases. 
 the mean over classes of that case.
 
 A distance is undefined where a mask is empty, so a trainer that misses the difficult structures would have the better mean. Means
-of distances are therefore over the cases in which all trainers have one, class by class, and there is no foreground mean where
-a class has no such case.
+of distances are therefore over the cases in which all trainers have one, class by class and fold by fold, and there is no
+foreground mean where a class has no such case. What is defined for one trainer alone is left out before folds are averaged: a
+case that several folds validate would else be compared with another choice of folds.
 
 Cases of one patient are not independent. Intervals resample patients, and a test has one difference per patient.
 """
@@ -42,10 +43,47 @@ def average_folds(cases: pd.DataFrame) -> pd.DataFrame:
     return cases.groupby(keys, sort=False, as_index=False)["value"].mean()
 
 
+def common_distances(cases: pd.DataFrame) -> pd.DataFrame:
+    """The same rows; a distance is NaN where another trainer has none in this fold, case and class."""
+    lacking = (
+        cases["value"]
+        .isna()
+        .groupby([cases[key] for key in ("fold", "case", "class", "metric", "unit")])
+        .transform("any")
+    )
+    distances = pd.MultiIndex.from_frame(cases[["metric", "unit"]]).isin(DISTANCES)
+    return cases.assign(value=cases["value"].mask(lacking & distances))
+
+
 def case_matrix(values: pd.DataFrame, trainer: str, metric: str, unit: str, classes: Sequence[str]) -> pd.DataFrame:
-    """Rows: cases, sorted. Columns: classes. NaN where a value is undefined."""
+    """Rows: cases, sorted. Columns: classes. NaN where a value is undefined. `values`: of `average_folds`."""
     rows = values[(values["trainer"] == trainer) & (values["metric"] == metric) & (values["unit"] == unit)]
     return rows.pivot(index="case", columns="class", values="value")[list(classes)].sort_index()
+
+
+def fold_values(cases: pd.DataFrame, trainer: str, metric: str, unit: str, classes: Sequence[str]) -> np.ndarray:
+    """`(cases, folds, classes)`, cases sorted; NaN where a value is undefined or a fold does not validate the case."""
+    rows = cases[(cases["trainer"] == trainer) & (cases["metric"] == metric) & (cases["unit"] == unit)]
+    folds = sorted(cases["fold"].unique())
+    table = rows.pivot(index="case", columns=["fold", "class"], values="value").sort_index()
+    columns = pd.MultiIndex.from_product([folds, classes], names=["fold", "class"])
+    return table.reindex(columns=columns).to_numpy(float).reshape(len(table), len(folds), len(classes))
+
+
+def case_differences(values: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Difference of each case in the mean over classes, of two `(cases, folds, classes)`.
+
+    A fold of a case in which a class is defined on one side only (say, one trainer misses it and has no distance) has means of
+    different things and is left out.
+
+    Returns:
+        `(cases,)` `values` minus `reference`, mean over the other folds, NaN where there is none; and `(cases,)` bool, where a fold
+        was left out.
+    """
+    defined = ~np.isnan(values)
+    same = (defined == ~np.isnan(reference)).all(2)
+    of_folds = np.where(same, _mean_without_nan(values - reference, axis=2), np.nan)
+    return _mean_without_nan(of_folds, axis=1), ~same.all(1)
 
 
 def class_mean(matrix: np.ndarray) -> float:
@@ -95,31 +133,28 @@ def bootstrap_interval(
     return float(interval.low), float(interval.high)
 
 
-def paired_test(matrix: np.ndarray, reference: np.ndarray, patients: Sequence[str] | None = None) -> dict:
-    """Wilcoxon signed-rank test, two-sided, on the case-wise mean over classes of two `(cases, classes)`, row by row.
+def paired_test(values: np.ndarray, reference: np.ndarray, patients: Sequence[str] | None = None) -> dict:
+    """Wilcoxon signed-rank test, two-sided, on `case_differences` of two `(cases, folds, classes)`.
 
     One difference per patient: the mean over the cases of that patient (`patients` of each case; None: every case is a patient of
     its own).
 
-    A case in which a class is defined on one side only (say, one trainer misses it and has no distance) has means of
-    different things; it is dropped and counted as unpaired. Differences of zero carry no sign and are dropped too (Wilcoxon's
-    own rule). The p value is scipy's `method="auto"`: exact up to 50 differences without ties and up to 13 with ties, else the
-    normal approximation.
+    Cases with a fold in which a class is defined on one side only are counted as unpaired. Differences of zero carry no sign and
+    are dropped (Wilcoxon's own rule). The p value is scipy's `method="auto"`: exact up to 50 differences without ties and up to 13
+    with ties, else the normal approximation.
 
     Returns:
-        n_pairs (patients), n_unpaired (cases), n_zero, mean_difference and median_difference (`matrix` minus `reference`, zeros
+        n_pairs (patients), n_unpaired (cases), n_zero, mean_difference and median_difference (`values` minus `reference`, zeros
         included), p (NaN where not reported) and remark (why it is not, or how it was found).
     """
-    defined, defined_reference = ~np.isnan(matrix), ~np.isnan(reference)
-    same = (defined == defined_reference).all(1)
-    paired = same & defined.any(1)
-    of_cases = _mean_without_nan(matrix[paired] - reference[paired], axis=1)
-    index = _patient_index(len(matrix), patients)[paired]
-    difference = np.round([of_cases[index == patient].mean() for patient in np.unique(index)], _DIGITS)
+    of_cases, unpaired = case_differences(values, reference)
+    paired = ~np.isnan(of_cases)
+    index = _patient_index(len(of_cases), patients)[paired]
+    difference = np.round([of_cases[paired][index == patient].mean() for patient in np.unique(index)], _DIGITS)
     nonzero = difference[difference != 0]
     result = {
         "n_pairs": len(difference),
-        "n_unpaired": int((~same).sum()),
+        "n_unpaired": int(unpaired.sum()),
         "n_zero": len(difference) - len(nonzero),
         "mean_difference": float(difference.mean()) if len(difference) else float("nan"),
         "median_difference": float(np.median(difference)) if len(difference) else float("nan"),
@@ -148,12 +183,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def common_cases(matrices: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same matrices `(cases, classes)` of several trainers, with NaN wherever one of them has no value."""
-    common = np.logical_and.reduce([~np.isnan(matrix) for matrix in matrices.values()])
-    return {trainer: np.where(common, matrix, np.nan) for trainer, matrix in matrices.items()}
-
-
 def summarize(
     cases: pd.DataFrame,
     trainers: Sequence[str],
@@ -171,7 +200,7 @@ def summarize(
     Args:
         patients: case -> patient; cases that are not named are patients of their own.
     """
-    values = average_folds(cases)
+    values = average_folds(common_distances(cases))
     empty = cases[(cases["metric"] == METRICS[0][0])].groupby(["trainer", "class", "empty"]).size()
     rows = []
     case_sets = {trainer: set(cases.loc[cases["trainer"] == trainer, "case"]) for trainer in trainers}
@@ -180,10 +209,9 @@ def summarize(
     for metric, unit in METRICS:
         tables = {t: case_matrix(values, t, metric, unit, classes) for t in trainers}
         patient_of = [(patients or {}).get(case, case) for case in tables[trainers[0]].index]
-        found = {t: table.to_numpy(float) for t, table in tables.items()}
-        matrices = common_cases(found) if (metric, unit) in DISTANCES else found
+        by_fold = {t: fold_values(cases, t, metric, unit, classes) for t in trainers}
         for trainer in trainers:
-            matrix = matrices[trainer]
+            matrix = tables[trainer].to_numpy(float)
             for name in [FOREGROUND, *classes]:
                 columns = list(range(len(classes))) if name == FOREGROUND else [list(classes).index(name)]
                 part = matrix[:, columns]
@@ -217,7 +245,7 @@ def summarize(
                     row[f"n_empty_{key}"] = int(sum(empty.get((trainer, n, which), 0) for n in names))
                 if trainer != trainers[0]:
                     row |= {"compared_with": trainers[0]}
-                    row |= paired_test(found[trainer][:, columns], found[trainers[0]][:, columns], patient_of)
+                    row |= paired_test(by_fold[trainer][..., columns], by_fold[trainers[0]][..., columns], patient_of)
                 rows.append(row)
     summary = pd.DataFrame(rows)
     summary["p_holm"] = np.nan

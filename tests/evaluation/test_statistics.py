@@ -26,6 +26,11 @@ def column(*values: float) -> np.ndarray:
     return np.array(values, float)[:, None]
 
 
+def signed_rank(values: np.ndarray, reference: np.ndarray, patients: list[str] | None = None) -> dict:
+    """`paired_test` of `(cases, classes)`, all from one fold."""
+    return paired_test(values[:, None], reference[:, None], patients)
+
+
 def long_table(dice: dict[str, dict[str, list[float]]], fold: str = "0", empty: str = "") -> pd.DataFrame:
     """trainer -> class -> value per case; every metric gets the same value."""
     rows = [
@@ -90,26 +95,26 @@ def test_one_case_has_no_interval():
 
 
 def test_six_cases_all_better_give_the_smallest_two_sided_p_of_six_signs():
-    result = paired_test(column(1, 2, 3, 4, 5, 6), column(0, 0, 0, 0, 0, 0))
+    result = signed_rank(column(1, 2, 3, 4, 5, 6), column(0, 0, 0, 0, 0, 0))
     assert result["p"] == pytest.approx(2 / 2**6)
     assert result["median_difference"] == 3.5 and result["n_pairs"] == 6 and result["remark"] == ""
 
 
 def test_five_cases_are_not_tested_and_the_table_says_why():
-    result = paired_test(column(1, 2, 3, 4, 5), column(0, 0, 0, 0, 0))
+    result = signed_rank(column(1, 2, 3, 4, 5), column(0, 0, 0, 0, 0))
     assert np.isnan(result["p"]) and "6 are needed" in result["remark"]
     assert result["median_difference"] == 3
 
 
 def test_equal_results_are_zero_differences_and_not_tested():
     values = column(*np.linspace(0, 1, 12))
-    result = paired_test(values, values + 1e-14)
+    result = signed_rank(values, values + 1e-14)
     assert result["n_zero"] == 12 and np.isnan(result["p"]) and result["median_difference"] == 0
 
 
 def test_zero_differences_leave_the_test_but_not_the_median():
     differences = np.array([0, 0, 0, 0, 1, 2, 3, 4, 5, 6, -7.5])
-    result = paired_test(column(*differences), np.zeros((11, 1)))
+    result = signed_rank(column(*differences), np.zeros((11, 1)))
     assert result["n_zero"] == 4
     assert result["p"] == pytest.approx(stats.wilcoxon(differences[4:], method="exact").pvalue)
     assert result["median_difference"] == np.median(differences)
@@ -117,7 +122,7 @@ def test_zero_differences_leave_the_test_but_not_the_median():
 
 def test_missing_values_are_dropped_in_pairs_and_counted():
     one, other = column(1, 2, NAN, 4, 5, 6, 7, 8), column(0, NAN, NAN, 0, 0, 0, 0, 0)
-    result = paired_test(one, other)
+    result = signed_rank(one, other)
     assert (result["n_pairs"], result["n_unpaired"]) == (6, 1)
     assert result["p"] == pytest.approx(2 / 2**6)
 
@@ -125,15 +130,15 @@ def test_missing_values_are_dropped_in_pairs_and_counted():
 def test_a_case_with_different_classes_defined_is_not_paired():
     one = np.array([[80.0, 70.0], [90.0, NAN], [60.0, NAN]])
     other = np.array([[70.0, 70.0], [10.0, 10.0], [50.0, NAN]])
-    result = paired_test(one, other)
+    result = signed_rank(one, other)
     assert (result["n_pairs"], result["n_unpaired"]) == (2, 1)
     assert result["median_difference"] == 7.5  # of (75 - 70) and (60 - 50)
 
 
 def test_many_or_tied_differences_use_the_normal_approximation_and_say_so():
     rng = np.random.default_rng(3)
-    many = paired_test(rng.normal(0.1, 1, (60, 1)), np.zeros((60, 1)))
-    tied = paired_test(column(*([1.0] * 10 + [-2.0] * 6)), np.zeros((16, 1)))
+    many = signed_rank(rng.normal(0.1, 1, (60, 1)), np.zeros((60, 1)))
+    tied = signed_rank(column(*([1.0] * 10 + [-2.0] * 6)), np.zeros((16, 1)))
     assert many["remark"] == tied["remark"] == "normal approximation"
     assert 0 < many["p"] <= 1 and 0 < tied["p"] <= 1
 
@@ -226,6 +231,37 @@ def test_distances_are_compared_on_common_cases():
     assert row(summary, "a", "organ")["mean"] == 40  # Dice: all three
 
 
+def test_a_miss_in_one_of_the_folds_of_a_case_makes_no_distance_better():
+    """Eight cases, each validated by two folds, far off in the second; `misses` finds nothing there."""
+    near = long_table({"finds": {"organ": [5] * 8}, "misses": {"organ": [5] * 8}})
+    far = long_table({"finds": {"organ": [25] * 8}, "misses": {"organ": [0] * 8}}, fold="1")
+    missed = (far["trainer"] == "misses") & (far["unit"] != "%")
+    far.loc[far["trainer"] == "misses", "empty"] = "prediction"
+    far.loc[missed, "value"] = NAN
+    table = pd.concat([near, far])
+    for trainers in (["finds", "misses"], ["misses", "finds"]):
+        summary = summarize(table, trainers, ["organ"])
+        found, tests = (
+            [row(summary, t, "organ", "95HD", "mm") for t in trainers],
+            row(summary, trainers[1], "organ", "95HD", "mm"),
+        )
+        assert [r["mean"] for r in found] == [5, 5]
+        assert (tests["median_difference"], tests["n_zero"], tests["n_unpaired"]) == (0, 8, 8)
+        assert row(summary, "misses", "organ", "95HD", "mm")["n_empty_prediction"] == 8
+        assert abs(row(summary, trainers[1], "organ")["median_difference"]) == 12.5  # Dice: 15 and 2.5
+
+
+def test_a_third_trainer_does_not_change_a_test_of_two():
+    table = long_table({"a": {"organ": [9] * 7}, "b": {"organ": [8, 7, 6, 5, 4, 3, 2]}, "c": {"organ": [1] * 7}})
+    table.loc[(table["trainer"] == "c") & (table["unit"] != "%"), "value"] = NAN
+    of_three, of_two = (
+        row(summarize(table[table["trainer"].isin(names)], names, ["organ"]), "b", "organ", "ASSD", "mm")
+        for names in (["a", "b", "c"], ["a", "b"])
+    )
+    assert of_three["p"] == of_two["p"] < 0.05
+    assert np.isnan(of_three["mean"]) and of_two["mean"] == 5
+
+
 def test_two_frames_of_a_heart_are_one_patient():
     rng = np.random.default_rng(5)
     of_patient = rng.normal(80, 5, (30, 1))
@@ -236,15 +272,15 @@ def test_two_frames_of_a_heart_are_one_patient():
     low, high = bootstrap_interval(twice)
     assert high - low < 0.8 * (once[1] - once[0])  # as independent cases the interval would be too narrow
     gain = np.arange(1.0, 31.0)[:, None] * np.where(np.arange(30) % 3, 1, -1)[:, None]
-    alone = paired_test(of_patient + gain, of_patient)
-    found = paired_test(twice + np.repeat(gain, 2, axis=0), twice, patients)
+    alone = signed_rank(of_patient + gain, of_patient)
+    found = signed_rank(twice + np.repeat(gain, 2, axis=0), twice, patients)
     assert found["n_pairs"] == 30 and found["p"] == pytest.approx(alone["p"])
     assert found["median_difference"] == pytest.approx(alone["median_difference"])
 
 
 def test_patients_of_unequal_size_weigh_as_their_cases_in_the_mean_and_once_in_the_test():
     matrix, reference = column(1, 1, 1, 5), column(0, 0, 0, 0)
-    result = paired_test(matrix, reference, ["a", "a", "a", "b"])
+    result = signed_rank(matrix, reference, ["a", "a", "a", "b"])
     assert (result["n_pairs"], result["mean_difference"]) == (2, 3)
     low, high = bootstrap_interval(matrix, patients=["a", "a", "a", "b"])
     assert (low, high) == (1, 5)
