@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
@@ -40,6 +40,30 @@ class TrainingCases:
         """The split as it is kept in checkpoints and in `split.json`."""
         split = {"train": list(self.train), "val": list(self.validation)}
         return {**split, "hash": split_hash(split)[:12], "unlabeled": list(self.unlabeled)}
+
+    def of_run(self, began_with: Sequence[str]) -> TrainingCases:
+        """Those of a run that is continued: of the unlabeled cases, what it began with and what is still there, with notes.
+
+        The state of a run (moving averages, its pool, the share of unlabeled cases) belongs to these cases.
+        """
+        known = set(began_with)
+        added = [case for case in self.unlabeled if case not in known]
+        gone = sorted(known - set(self.unlabeled))
+        notes = list(self.notes)
+        if added:
+            notes.append(
+                f"Note: {len(added)} image(s) of the list, such as {added[0]}, were not there when this run began and are not in "
+                "its pool. To use them, start a new run (without --c)."
+            )
+        if gone:
+            notes.append(f"Note: {len(gone)} unlabeled image(s) that this run began with are gone: {some(gone, 5)}.")
+        return replace(
+            self,
+            unlabeled=tuple(case for case in self.unlabeled if case in known),
+            hidden=self.hidden & known,
+            folders={case: folder for case, folder in self.folders.items() if case in known},
+            notes=tuple(notes),
+        )
 
     def __str__(self) -> str:
         return (
