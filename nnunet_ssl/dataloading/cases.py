@@ -24,9 +24,10 @@ class TrainingCases:
     """What a run trains and validates on.
 
     Attributes:
-        hidden: the unlabeled cases that lie in `imagesTr`, with labels that `nnunet_ssl split` hides.
+        hidden: the cases that lie in `imagesTr`, with labels that `nnunet_ssl split` hides.
         folders: unlabeled case -> folder of its preprocessed image.
         notes: what the user should read in the log.
+        seen_validation: validation cases whose labels networks have learned that this run learns from.
     """
 
     train: tuple[str, ...]
@@ -35,11 +36,13 @@ class TrainingCases:
     hidden: frozenset[str]
     folders: dict[str, str]
     notes: tuple[str, ...]
+    seen_validation: tuple[str, ...] = ()
 
     def record(self) -> dict:
         """The split as it is kept in checkpoints and in `split.json`."""
         split = {"train": list(self.train), "val": list(self.validation)}
-        return {**split, "hash": split_hash(split)[:12], "unlabeled": list(self.unlabeled)}
+        seen = {"seen_val": list(self.seen_validation)} if self.seen_validation else {}
+        return {**split, "hash": split_hash(split)[:12], "unlabeled": list(self.unlabeled), **seen}
 
     def of_run(self, began_with: Sequence[str]) -> TrainingCases:
         """Those of a run that is continued: of the unlabeled cases, what it began with and what is still there, with notes.
@@ -60,14 +63,14 @@ class TrainingCases:
         return replace(
             self,
             unlabeled=tuple(case for case in self.unlabeled if case in known),
-            hidden=self.hidden & known,
             folders={case: folder for case, folder in self.folders.items() if case in known},
             notes=tuple(notes),
         )
 
     def __str__(self) -> str:
+        hidden = self.hidden.intersection(self.unlabeled)
         return (
-            f"labeled: {len(self.train)}, unlabeled: {len(self.unlabeled)} ({len(self.hidden)} of them with hidden labels), "
+            f"labeled: {len(self.train)}, unlabeled: {len(self.unlabeled)} ({len(hidden)} of them with hidden labels), "
             f"validation: {len(self.validation)} cases; split {self.record()['hash']}"
         )
 

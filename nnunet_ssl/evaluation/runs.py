@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 SHOWN = 5  # cases that a message names
+SEEN = (
+    "seen_val"  # key of a recorded split: validation cases that the networks have learned which made its pseudo labels
+)
 
 Fold = int | str  # a number or "all"
 Split = Mapping[str, Sequence[str]]
@@ -84,6 +87,11 @@ class Run:
     @property
     def num_unlabeled(self) -> int | None:
         return len(self.split["unlabeled"]) if self.split and "unlabeled" in self.split else None
+
+    @property
+    def seen_validation(self) -> Sequence[str]:
+        """Validation cases whose labels have reached the training through pseudo labels."""
+        return self.split.get(SEEN, ()) if self.split else ()
 
 
 @dataclass(frozen=True)
@@ -245,7 +253,7 @@ def _recorded_splits(folder: Path, ssl_state: Mapping) -> dict[str, Split]:
     records = {source: split for source, split in records.items() if split is not None}
     for source, split in records.items():
         fine = isinstance(split, dict) and {"train", "val"} <= split.keys()
-        for side in {"train", "val", "unlabeled"} & split.keys() if fine else ():
+        for side in {"train", "val", "unlabeled", SEEN} & split.keys() if fine else ():
             cases = split[side]
             fine = fine and isinstance(cases, (list, tuple)) and all(isinstance(case, str) for case in cases)
         place = f"{folder}/split.json" if source.endswith(".json") else f"{folder}, the checkpoint"

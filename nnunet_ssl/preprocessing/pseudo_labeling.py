@@ -119,7 +119,7 @@ def make_round(
     before = None if selection.previous is None else find_round(base, selection.previous, configuration)
     if before is not None and before.name == made.name:
         raise UserError(f"--previous {before.name} is the round to be made itself. Give another name with -o.")
-    made.trained_on = train if isinstance(source, Model) else []
+    made.trained_on = sorted({*train, *source.seen_validation()}) if isinstance(source, Model) else []
     made.ignore = uncertain_code(raw.dataset_json)
 
     records = {**content.labeled, **content.unlabeled}

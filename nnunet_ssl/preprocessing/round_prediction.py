@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_ssl.data.files import explain_reading_error, file_hash
+from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.memory import available_memory
 from nnunet_ssl.data.model_files import load_predictor
 from nnunet_ssl.data.names import dataset_number
@@ -52,6 +53,11 @@ class Model:
             checkpoints[str(fold)] = file_hash(file)
         of_model = {"trainer": self.trainer, "plans": self.plans, "configuration": self.configuration}
         return {**of_model, "checkpoint": self.checkpoint, "checkpoints": checkpoints, "mirroring": self.mirroring}
+
+    def seen_validation(self) -> set[str]:
+        """Validation cases of its folds that it has learned nevertheless, from pseudo labels: `seen_val` of their split.json."""
+        files = [self.folder / f"fold_{fold}" / "split.json" for fold in self.folds]
+        return {case for file in files if file.is_file() for case in read_json(file).get("seen_val", [])}
 
     def load(self):
         """nnU-Net's predictor. UserError where it cannot load the model, or this is not trusted."""

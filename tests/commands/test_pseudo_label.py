@@ -236,6 +236,14 @@ def test_the_most_unstable_cases_are_dropped_against_the_round_before(own, capsy
         assert float(row["instability"]) == pytest.approx((expected[case] + second) / 2, rel=1e-5)
 
 
+def test_what_a_network_has_learned_from_pseudo_labels_counts_as_learned(own):
+    fold = own / "nnUNet_results" / DATASET / "nnUNetTrainer__nnUNetPlans__2d" / "fold_0"
+    split = {"train": ["case_00", "case_01", "case_02"], "val": ["case_03"], "seen_val": ["case_03"]}
+    (fold / "split.json").write_text(json.dumps(split))
+    assert pseudo_label() == 0
+    assert Round.load(folder_of(own)).trained_on == ["case_00", "case_01", "case_02", "case_03"]
+
+
 def test_without_a_round_before_the_entropy_decides(own):
     assert pseudo_label("--drop", "0.3") == 0
     rows = table(own)

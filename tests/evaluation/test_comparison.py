@@ -219,6 +219,20 @@ def test_a_validation_older_than_the_checkpoint_and_other_plans_are_noted(study)
     assert "different plans: batch_size differ" in report
 
 
+def test_a_run_whose_pseudo_labels_know_validation_cases_is_named(study, capsys):
+    study.add_run(A, error=3)
+    folder = study.add_run(B, error=1, record_split=True)
+    checkpoint = torch.load(folder / "checkpoint_final.pth", weights_only=False)
+    checkpoint["ssl_state"]["split"]["seen_val"] = ["case_1", "case_2"]
+    torch.save(checkpoint, folder / "checkpoint_final.pth")
+    (folder / "split.json").write_text(json.dumps(checkpoint["ssl_state"]["split"]))
+    os.utime(folder / "checkpoint_final.pth", (0, 0))
+    report = (run() / "compare.md").read_text()
+    note = f"{B}, fold 0: the networks that made its pseudo labels had learned 2 of its 7 validation cases (case_1, case_2)"
+    assert f"**Note.** {note}" in report and note in capsys.readouterr().out
+    assert report.count("pseudo labels") == 1
+
+
 # ------------------------------------------------------------------------------------------------------------- refusals
 
 
