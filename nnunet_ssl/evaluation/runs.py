@@ -22,8 +22,7 @@ from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.plans_file import read_plans
 from nnunet_ssl.data.raw_dataset import load_dataset_json
 from nnunet_ssl.data.texts import whole_number
-from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
-from nnunet_ssl.data.unlabeled_list import UnlabeledList
+from nnunet_ssl.data.unlabeled_list import known_groups
 from nnunet_ssl.errors import UserError, some
 from nnunet_ssl.preprocessing.dense_labels import REFERENCES as DENSE_REFERENCES
 
@@ -122,15 +121,11 @@ def nnunet_folder(variable: str) -> Path:
 
 
 def patients(experiment: Experiment) -> dict[str, str]:
-    """Case -> patient, from the key `groups` of the data set's unlabeled.json; a case that is not named is a patient of its own."""
+    """Case -> patient, see `known_groups`."""
     import nnunetv2.paths
 
-    for variable in ("nnUNet_preprocessed", "nnUNet_raw"):
-        if getattr(nnunetv2.paths, variable).is_set():
-            file = nnunet_folder(variable) / experiment.dataset / LIST_FILE
-            if file.is_file():
-                return UnlabeledList.load(file).groups
-    return {}
+    variables = [name for name in ("nnUNet_preprocessed", "nnUNet_raw") if getattr(nnunetv2.paths, name).is_set()]
+    return known_groups(*(nnunet_folder(variable) / experiment.dataset for variable in variables))
 
 
 def parse_folds(texts: Sequence[str]) -> tuple[Fold, ...]:

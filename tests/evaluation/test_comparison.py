@@ -93,11 +93,15 @@ def test_several_folds_are_pooled_and_a_case_in_two_of_them_counts_once(study):
 
 
 @pytest.mark.parametrize("place", ["preprocessed", "raw"])
-def test_patients_of_the_unlabeled_list_are_the_unit_of_intervals_and_tests(study, place):
+@pytest.mark.parametrize("name", ["unlabeled.json", "dataset.json"])
+def test_patients_of_both_files_are_the_unit_of_intervals_and_tests(study, place, name):
     study.add_run(A, error=3)
     study.add_run(B, error=1, record_split=True)
     groups = {case: f"patient_{index // 2}" for index, case in enumerate(study.cases[1:])}
-    UnlabeledList(groups=groups).save(getattr(study, place) / "unlabeled.json")
+    if name == "unlabeled.json":
+        UnlabeledList(groups=groups).save(getattr(study, place) / name)
+    else:
+        (getattr(study, place) / name).write_text(json.dumps({"groups": groups}))
     output = run()
     summary = pd.read_csv(output / "compare_summary.csv").set_index(["trainer", "class", "metric"])
     found = summary.loc[(B, "foreground mean", "Dice")]
