@@ -168,7 +168,7 @@ def name_of_device(device: str) -> str:
     words = [sys.executable, "-c", "import torch; print(torch.cuda.get_device_name())"]
     asked = subprocess.run(words, capture_output=True, text=True)
     if asked.returncode:
-        raise UserError(f"torch finds no GPU here ({asked.stderr.strip().splitlines()[-1]}). On a CPU: --rehearse.")
+        raise UserError(f"torch finds no GPU here ({asked.stderr.strip()[-200:]}). On a CPU: --rehearse.")
     return asked.stdout.strip()
 
 

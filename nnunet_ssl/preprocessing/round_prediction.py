@@ -19,8 +19,9 @@ from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.predictions.fold_ensemble import mean_as_logits
 
-# of the probabilities of a whole image in float32, while it is resampled, put back into its borders, scored and written
-COPIES = 4
+# of the probabilities of a whole image in float32, while it is resampled, put back into its borders, scored (which takes the
+# most: 3 of classes, 5 of regions, measured) and written
+COPIES = 5
 SHARE_OF_MEMORY = 0.5  # for these; the rest for the network, its sliding window and the images that wait
 
 
