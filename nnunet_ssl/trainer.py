@@ -75,6 +75,7 @@ class nnUNetTrainerSSL(MethodSeams):
         self._weight_names: tuple[str, ...] | None = None
         self._loaded_checkpoint = False
         self._randomness: dict | None = None  # of the checkpoint that is continued
+        self._began_with: list[str] | None = None  # its unlabeled cases
         self._weights_at_start: list[float] = []
         self._waited = 0.0
         self._waiting_said = False
@@ -162,6 +163,8 @@ class nnUNetTrainerSSL(MethodSeams):
             self.allow_transductive,
             self.needs_unlabeled,
         )
+        if self._began_with is not None and self.needs_unlabeled:
+            self.cases = self.cases.of_run(self._began_with)
         self.print_to_log_file(self.cases)
         if PARTIAL_LABELS in self.dataset_json and not self.knows_partial_labels:
             self.print_to_log_file(

@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu.collect FOLDER
 
-takes the files that `work.py` left in FOLDER into the records of the repository, where the same runs are replaced, writes the pages
-of the studies, and prints the table of the first steps.
+takes the files that `work.py` left in FOLDER into the records of the repository, where equal rows are replaced and all others stay,
+writes the pages of the studies, and prints the table of the first steps.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from nnunet_ssl.evaluation.tables import markdown_table
 
 FIRST_STEPS = "GPU_first_steps.csv"
 CURVES = "GPU_curves.csv"
+# what makes rows equal
+KEYS = {FIRST_STEPS: ["trainer", "configuration", "device"], CURVES: ["results", "data", "run", "epoch"]}
 _LINE = re.compile(r": (Epoch time:|Epoch|train_loss|val_loss|Pseudo dice) (.+?)\s*$", re.MULTILINE)
 _NUMBER = re.compile(r"(?<![\w.])(?:nan|-?\d+(?:\.\d+)?(?:e-?\d+)?)")
 
@@ -82,7 +84,7 @@ def draw(curves: pd.DataFrame, file: Path) -> None:
 def first_steps_table(table: pd.DataFrame) -> str:
     """Step time and memory relative to nnU-Net's, and the step time over the floor of its arithmetic."""
     lines = []
-    for configuration, rows in table.groupby("configuration"):
+    for (configuration, device), rows in table.groupby(["configuration", "device"]):
         vanilla = rows.set_index("trainer").reindex(["nnUNetTrainer"]).iloc[0]
         for row in rows.itertuples():
             time, floor, memory = (
@@ -91,10 +93,11 @@ def first_steps_table(table: pd.DataFrame) -> str:
             numbers = [row.first_step_s, row.step_ms, time, floor, time / floor, row.peak_memory_MiB, memory]
             shown = ["-" if pd.isna(n) else f"{n:.{d}f}" for n, d in zip(numbers, (0, 1, 2, 2, 2, 0, 2))]
             error = "" if pd.isna(row.error) else row.error
-            lines.append([row.trainer.removeprefix("nnUNetTrainer") or "nnU-Net", configuration, *shown, error])
+            lines.append([row.trainer.removeprefix("nnUNetTrainer") or "nnU-Net", configuration, device, *shown, error])
     header = [
         "trainer",
         "configuration",
+        "device",
         "first step, s",
         "step, ms",
         "x nnU-Net",
@@ -113,9 +116,20 @@ def merge(folder: Path) -> None:
         raise UserError(f"{folder} has neither *_runs.csv nor {FIRST_STEPS}. Name the folder that work.py wrote to.")
     for name in names:
         study_records.merge_records(name, *(pd.read_csv(folder / f"{name}{part}.csv") for part in ("", "_runs")))
-    for file in (steps, folder / CURVES):
-        if file.is_file():
-            shutil.copy(file, study_report.FOLDER)
+    for file, key in KEYS.items():
+        if (folder / file).is_file():
+            merge_rows(folder / file, study_report.FOLDER / file, key)
+
+
+def merge_rows(added: Path, file: Path, key: Sequence[str]) -> None:
+    """Rows of the CSV file `added` into `file`, in the place of those that are equal in `key`, in the order of the key."""
+    new, key = pd.read_csv(added), list(key)
+    if file.is_file():
+        old = pd.read_csv(file)
+        kept = old[~pd.MultiIndex.from_frame(old[key]).isin(pd.MultiIndex.from_frame(new[key]))]
+        new = pd.concat([kept, new]) if len(kept) else new
+    new = new.sort_values(key, kind="stable")
+    write_atomically(file, lambda temporary: new.to_csv(temporary, index=False))
 
 
 def main(words: Sequence[str] | None = None) -> int:

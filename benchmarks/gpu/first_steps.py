@@ -78,7 +78,7 @@ def main() -> int:
         traceback.print_exc()
         row["error"] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     with locked(args.table):
-        add_row(args.table, row, COLUMNS, ["trainer", "configuration"])
+        add_row(args.table, row, COLUMNS, ["trainer", "configuration", "device"])
     return 1 if "error" in row else 0
 
 

@@ -8,13 +8,15 @@
 
 Runs go side by side, one process with `WORKERS` workers each, as many as there are cores for (docs/gpu.md). Every half minute OUT
 gets what `collect.py` keeps. On SIGTERM all processes end; called again, runs continue from their last epoch. Records lie in
-DIR/records.
+DIR/records; a new DIR begins with those of docs/studies, so that what an earlier machine has done is not done again. First steps
+that failed are done again in a new DIR, and in the same one with --retry.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -30,6 +32,7 @@ from benchmarks.gpu import collect, first_steps
 from benchmarks.studies import Row, Study
 from benchmarks.study_jobs import Job
 from nnunet_ssl.commands.steps import done_of, run_command, threads_of_commands
+from nnunet_ssl.data.atomic import write_atomically
 from nnunet_ssl.discovery.variants import trainer_classes
 from nnunet_ssl.errors import UserError
 from tests.helpers import acdc_release
@@ -89,6 +92,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--stages", nargs="+", choices=("steps2d", "rows", "steps3d"), default=["steps2d", "rows", "steps3d"]
     )
     parser.add_argument("--trainers", nargs="+", help="of the first steps. Default: nnU-Net's and all of nnunet_ssl")
+    parser.add_argument("--retry", action="store_true", help="first steps again whose row here is an error")
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument(
@@ -110,10 +114,12 @@ def run(args: argparse.Namespace) -> int:
     """All stages that were asked for; 1 if something failed."""
     args.work, args.out = args.work.absolute(), args.out.absolute()
     # not those of the repository, which a later call may find as they were: `collect.py` brings them together
-    study_report.FOLDER = args.work / "records"
+    committed, study_report.FOLDER = study_report.FOLDER, args.work / "records"
     os.environ.setdefault("nnUNet_compile", "f" if args.rehearse else "t")
     for folder in (study_report.FOLDER, args.work / "logs"):
         folder.mkdir(parents=True, exist_ok=True)
+    if not args.rehearse:
+        take_over(committed, study_report.FOLDER)
     stages: dict[str, Callable[[], int]] = {
         "steps2d": lambda: steps(args, 2),
         "rows": lambda: rows(args),
@@ -135,6 +141,37 @@ def run(args: argparse.Namespace) -> int:
         collect.write(args.work, args.out)
 
 
+def take_over(committed: Path, records: Path) -> None:
+    """Records GPU_* of the repository to `records`, where a file is not there yet. First steps that failed are left out."""
+    for file in sorted(committed.glob("GPU_*.csv")):
+        if file.name == collect.CURVES or (records / file.name).is_file():
+            continue
+        table = pd.read_csv(file)
+        if file.name == collect.FIRST_STEPS:
+            table = table[table["error"].isna()]
+        write_atomically(records / file.name, lambda temporary, t=table: t.to_csv(temporary, index=False))
+
+
+def measured_here(table: Path, dimension: int, device: str, retry: bool) -> set[str]:
+    """Trainers whose first steps have a row of this device; with `retry` one that is no error."""
+    if not table.is_file():
+        return set()
+    rows = pd.read_csv(table)
+    known = rows["configuration"].str.startswith(str(dimension)) & (rows["device"] == device)
+    return set(rows.loc[known & rows["error"].isna() if retry else known, "trainer"])
+
+
+def name_of_device(device: str) -> str:
+    """As `first_steps.py` writes it; asked in another process, since this one is to hold no memory of the GPU."""
+    if device == "cpu":
+        return device
+    words = [sys.executable, "-c", "import torch; print(torch.cuda.get_device_name())"]
+    asked = subprocess.run(words, capture_output=True, text=True)
+    if asked.returncode:
+        raise UserError(f"torch finds no GPU here ({asked.stderr.strip()[-200:]}). On a CPU: --rehearse.")
+    return asked.stdout.strip()
+
+
 def collect_now_and_then(args: argparse.Namespace, ended: threading.Event) -> None:
     while not ended.wait(COLLECT_EVERY):
         collect.write(args.work, args.out)
@@ -143,8 +180,7 @@ def collect_now_and_then(args: argparse.Namespace, ended: threading.Event) -> No
 def steps(args: argparse.Namespace, dimension: int) -> int:
     """First steps of the trainers that have no row yet; 1 if one failed."""
     table = study_report.FOLDER / collect.FIRST_STEPS
-    known = pd.read_csv(table) if table.is_file() else pd.DataFrame(columns=first_steps.COLUMNS)
-    known = set(known.loc[known["configuration"].str.startswith(str(dimension)), "trainer"])
+    known = measured_here(table, dimension, name_of_device(args.device), args.retry)
     names = args.trainers or [first_steps.VANILLA, *trainer_classes()]
     words = ["python", "-m", "benchmarks.gpu.first_steps", "--table", str(table), "--dimension", str(dimension)]
     words += ["--device", args.device, *(REHEARSED_STEPS if args.rehearse else [])]

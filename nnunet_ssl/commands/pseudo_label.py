@@ -48,7 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="[REQUIRED] configuration of the model, and the one that the round is preprocessed for",
     )
     parser.add_argument(
-        "-f", nargs="+", type=fold, default=[], help="[REQUIRED without --from] folds, an ensemble; or all"
+        "-f",
+        nargs="+",
+        type=fold,
+        default=[],
+        help="[REQUIRED without --from] folds, an ensemble; or all. "
+        "With --from: those that the round is for. Default: all",
     )
     parser.add_argument("-tr", default=None, help="[OPTIONAL] trainer of the model. Default: nnUNetTrainer")
     parser.add_argument("-p", default="nnUNetPlans", help="[OPTIONAL] name of the plans. Default: nnUNetPlans")

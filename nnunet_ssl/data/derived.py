@@ -20,7 +20,7 @@ from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import load_splits
 from nnunet_ssl.data.staging import disk_message, put_in_place, recover, staging_folder
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
-from nnunet_ssl.data.unlabeled_list import UnlabeledList
+from nnunet_ssl.data.unlabeled_list import UnlabeledList, known_groups
 from nnunet_ssl.errors import UserError, listed, some
 
 
@@ -73,15 +73,16 @@ def files_under_construction(folder: Path, last: str) -> Iterator[Path]:
 
 
 def carried_lists(raw: RawDataset) -> tuple[UnlabeledList | None, list[dict[str, list[str]]] | None]:
-    """unlabeled.json and splits_final.json of the data set, from the raw folder, else from the preprocessed one; None
-    where neither has one."""
+    """unlabeled.json (with the groups of dataset.json) and splits_final.json of the data set, from the raw folder, else from the
+    preprocessed one; None where neither has one."""
     folders = (raw.folder, raw.preprocessed)
     lists = [folder / LIST_FILE for folder in folders if (folder / LIST_FILE).is_file()]
     splits = [folder / SPLITS_FILE for folder in folders if (folder / SPLITS_FILE).is_file()]
-    return (
-        UnlabeledList.load(lists[0]) if lists else None,
-        load_splits(splits[0], raw.labeled) if splits else None,
-    )
+    groups = known_groups(raw.preprocessed, raw.folder)
+    found = UnlabeledList.load(lists[0]) if lists else UnlabeledList() if groups else None
+    if found is not None:
+        found.groups = groups
+    return found, load_splits(splits[0], raw.labeled) if splits else None
 
 
 def same_request(target: Path, dataset_json: Mapping, cases: Sequence[str]) -> bool:

@@ -27,7 +27,7 @@ from nnunet_ssl.data.similarity import (
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import load_splits, patients_on_both_sides, split_hash
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
-from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, content_hash
+from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, content_hash, known_groups
 from nnunet_ssl.errors import UserError, some
 
 DETAIL_THRESHOLD = 0.6  # fine structure agrees this much only in scans of one patient (seen on LA and ACDC)
@@ -103,15 +103,14 @@ def check_dataset(
 
 def _load_lists(raw: RawDataset, report: Report) -> UnlabeledList:
     files = [folder / LIST_FILE for folder in (raw.preprocessed, raw.folder)]
-    lists = [UnlabeledList.load(file) for file in files if file.is_file()]
-    if not lists:
+    lists = [UnlabeledList.load(file) for file in files if file.is_file()] or [UnlabeledList()]
+    lists[0].groups = known_groups(raw.preprocessed, raw.folder)
+    if not any(file.is_file() for file in files) and not lists[0].groups:
         report.warnings.append(
             f"{files[1]} does not exist: patients with several cases are not known. "
             f"`nnunet_ssl preprocess_unlabeled -d {raw.id}` writes it; add `groups` to it"
         )
-        return UnlabeledList()
     for other in lists[1:]:
-        lists[0].groups.update(other.groups)
         lists[0].hidden_labels = lists[0].hidden_labels or other.hidden_labels
     return lists[0]
 

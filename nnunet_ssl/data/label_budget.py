@@ -20,7 +20,7 @@ from nnunet_ssl.data.splits import (
     write_splits,
 )
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
-from nnunet_ssl.data.unlabeled_list import UnlabeledList
+from nnunet_ssl.data.unlabeled_list import UnlabeledList, known_groups
 from nnunet_ssl.errors import UserError
 
 DEFAULT_FOLDS = 5  # as nnU-Net's own splits
@@ -128,7 +128,9 @@ def _load_list(name: str, num_processes: int) -> tuple[UnlabeledList, list[str]]
             f"Set nnUNet_raw to the folder of the raw data set {name}."
         )
     print(f"{raw_folder(name)} does not exist: the cases are those of {file}, and the splits go to its folder alone.")
-    return UnlabeledList.load(file), []
+    content = UnlabeledList.load(file)
+    content.groups = known_groups(file.parent)
+    return content, []
 
 
 def _present_splits(folders: Sequence[Path], content: UnlabeledList, overwrite: bool) -> list[dict] | None:

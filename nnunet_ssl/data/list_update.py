@@ -13,7 +13,7 @@ from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import FOLDERS, RawDataset, preprocessed_folder, raw_folder, read_case
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import check_copy, copy_splits, load_splits
-from nnunet_ssl.data.unlabeled_list import FILE_NAME, CaseRecord, UnlabeledList, content_hash
+from nnunet_ssl.data.unlabeled_list import FILE_NAME, CaseRecord, UnlabeledList, content_hash, known_groups
 from nnunet_ssl.errors import UserError
 
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)  # raw data is often mounted read-only
@@ -70,7 +70,8 @@ def update_list(
     """Bring `unlabeled.json` up to date with the images, in the raw folder and in `nnUNet_preprocessed`.
 
     Hashes of an existing list are reused for a folder whose case ids are those of the list, except for images changed
-    after the list was written; `rehash` computes all. Groups and hidden labels of existing lists are kept. Where the raw
+    after the list was written; `rehash` computes all. Groups and hidden labels of existing lists are kept, and groups of
+    dataset.json added. Where the raw
     folder cannot be written to, only the copy in `nnUNet_preprocessed` is.
 
     Raises:
@@ -114,11 +115,11 @@ def update_list(
 
     for place in ("preprocessed", "raw"):
         if place in lists:
-            new.groups.update(lists[place].groups)
             # the copy in nnUNet_preprocessed is the one that training reads, so its hidden labels win
             new.hidden_labels = new.hidden_labels or lists[place].hidden_labels
     everything = {*new.unlabeled, *new.labeled, *new.test}
-    new.groups = {case: patient for case, patient in new.groups.items() if case in everything}
+    groups = known_groups(raw.preprocessed, raw.folder)
+    new.groups = {case: patient for case, patient in groups.items() if case in everything}
     new.hidden_labels = {f: [c for c in cases if c in new.labeled] for f, cases in new.hidden_labels.items()}
     if before_writing is not None:
         before_writing(new)

@@ -106,10 +106,7 @@ class UnlabeledList:
             check_case_ids(cases, f"{path}, key '{section}'")
             sections[section] = {case: CaseRecord(r["source"], r["sha256"]) for case, r in cases.items()}
 
-        groups = content.get("groups", {})
-        expect(isinstance(groups, dict), "groups", groups, "an object that gives each case its patient")
-        for case, patient in groups.items():
-            expect(isinstance(patient, str), f"groups.{case}", patient, "the name of a patient")
+        groups = _groups_in(content, path, _REMEDY)
 
         hidden = content.get("hidden_labels", {})
         expect(isinstance(hidden, dict), "hidden_labels", hidden, "an object of folds")
@@ -120,7 +117,7 @@ class UnlabeledList:
                 cases,
                 "a list of case ids",
             )
-        return cls(**sections, groups=dict(groups), hidden_labels={fold: list(c) for fold, c in hidden.items()})
+        return cls(**sections, groups=groups, hidden_labels={fold: list(c) for fold, c in hidden.items()})
 
     def save(self, path: str | Path) -> None:
         """Write the file atomically, keys sorted. Empty `groups` and `hidden_labels` are left out."""
@@ -141,3 +138,32 @@ class UnlabeledList:
     def unlabeled_cases(self, fold: int | str) -> list[str]:
         """What training on `fold` uses without labels: `imagesUn` and the hidden labels of this fold, sorted."""
         return sorted({*self.unlabeled, *self.hidden_labels.get(str(fold), [])})
+
+
+def known_groups(*folders: str | Path) -> dict[str, str]:
+    """Case -> patient, by the key `groups` of dataset.json and of unlabeled.json in the folders of one data set.
+
+    What unlabeled.json says wins, and of several folders the last. A case that nobody names is a patient of its own.
+
+    Raises:
+        UserError: a file that cannot be read, or a malformed key.
+    """
+    groups: dict[str, str] = {}
+    for folder in map(Path, folders):
+        if (folder / "dataset.json").is_file():
+            file = folder / "dataset.json"
+            groups |= _groups_in(read_json(file), file, "Correct it, or give the key another name.")
+    for folder in map(Path, folders):
+        if (folder / FILE_NAME).is_file():
+            groups |= UnlabeledList.load(folder / FILE_NAME).groups
+    return groups
+
+
+def _groups_in(content: dict, file: Path, remedy: str) -> dict[str, str]:
+    groups = content.get("groups", {})
+    json_files.expect(
+        isinstance(groups, dict), file, "groups", groups, "an object that gives each case its patient", remedy
+    )
+    for case, patient in groups.items():
+        json_files.expect(isinstance(patient, str), file, f"groups.{case}", patient, "the name of a patient", remedy)
+    return dict(groups)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
@@ -24,9 +24,10 @@ class TrainingCases:
     """What a run trains and validates on.
 
     Attributes:
-        hidden: the unlabeled cases that lie in `imagesTr`, with labels that `nnunet_ssl split` hides.
+        hidden: the cases that lie in `imagesTr`, with labels that `nnunet_ssl split` hides.
         folders: unlabeled case -> folder of its preprocessed image.
         notes: what the user should read in the log.
+        seen_validation: validation cases whose labels networks have learned that this run learns from.
     """
 
     train: tuple[str, ...]
@@ -35,15 +36,41 @@ class TrainingCases:
     hidden: frozenset[str]
     folders: dict[str, str]
     notes: tuple[str, ...]
+    seen_validation: tuple[str, ...] = ()
 
     def record(self) -> dict:
         """The split as it is kept in checkpoints and in `split.json`."""
         split = {"train": list(self.train), "val": list(self.validation)}
-        return {**split, "hash": split_hash(split)[:12], "unlabeled": list(self.unlabeled)}
+        seen = {"seen_val": list(self.seen_validation)} if self.seen_validation else {}
+        return {**split, "hash": split_hash(split)[:12], "unlabeled": list(self.unlabeled), **seen}
+
+    def of_run(self, began_with: Sequence[str]) -> TrainingCases:
+        """Those of a run that is continued: of the unlabeled cases, what it began with and what is still there, with notes.
+
+        The state of a run (moving averages, its pool, the share of unlabeled cases) belongs to these cases.
+        """
+        known = set(began_with)
+        added = [case for case in self.unlabeled if case not in known]
+        gone = sorted(known - set(self.unlabeled))
+        notes = list(self.notes)
+        if added:
+            notes.append(
+                f"Note: {len(added)} image(s) of the list, such as {added[0]}, were not there when this run began and are not in "
+                "its pool. To use them, start a new run (without --c)."
+            )
+        if gone:
+            notes.append(f"Note: {len(gone)} unlabeled image(s) that this run began with are gone: {some(gone, 5)}.")
+        return replace(
+            self,
+            unlabeled=tuple(case for case in self.unlabeled if case in known),
+            folders={case: folder for case, folder in self.folders.items() if case in known},
+            notes=tuple(notes),
+        )
 
     def __str__(self) -> str:
+        hidden = self.hidden.intersection(self.unlabeled)
         return (
-            f"labeled: {len(self.train)}, unlabeled: {len(self.unlabeled)} ({len(self.hidden)} of them with hidden labels), "
+            f"labeled: {len(self.train)}, unlabeled: {len(self.unlabeled)} ({len(hidden)} of them with hidden labels), "
             f"validation: {len(self.validation)} cases; split {self.record()['hash']}"
         )
 

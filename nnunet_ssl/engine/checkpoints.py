@@ -132,6 +132,8 @@ def restore(trainer, checkpoint: dict[str, Any], source: str) -> None:
     trainer.iteration = state["iteration"]
     trainer.nonfinite.skipped = state["nonfinite_steps"]
     trainer._pool = state["unlabeled_pool"]
+    if state["split"] is not None:
+        trainer._began_with = state["split"]["unlabeled"]
     trainer.curves.values = state["curves"]
     if trainer.local_rank < len(state["random_states"]):
         restore_random_states(state["random_states"][trainer.local_rank])

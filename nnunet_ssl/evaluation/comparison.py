@@ -12,7 +12,7 @@ import pandas as pd
 from nnunet_ssl.data.derived import files_under_construction
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import dataset_name
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, some
 from nnunet_ssl.evaluation import runs as results
 from nnunet_ssl.evaluation.crossval import check_folds, select_on_dense_labels
 from nnunet_ssl.evaluation.figures import write_figure
@@ -111,6 +111,12 @@ def compare(
             command = f"Validate again: {experiment.train_command(r.trainer, r.fold, '--val')}"
             for case, (prediction, reference) in validations[r.trainer, r.fold].items():
                 jobs.append(_Job(r.trainer, str(r.fold), case, str(prediction), str(reference), command))
+            if seen := r.seen_validation:
+                notes.append(
+                    f"{r.trainer}, fold {r.fold}: the networks that made its pseudo labels had learned {len(seen)} of its "
+                    f"{len(validations[r.trainer, r.fold])} validation cases ({some(seen, results.SHOWN)}). Its results here are "
+                    "too good; --test compares on the test cases."
+                )
             if results.validation_is_older(r, settings.checkpoint_name):
                 notes.append(
                     f"The validation of {r.trainer}, fold {r.fold}, is older than its checkpoint. If it is of an earlier "

@@ -22,8 +22,7 @@ from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.plans_file import read_plans
 from nnunet_ssl.data.raw_dataset import load_dataset_json
 from nnunet_ssl.data.texts import whole_number
-from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
-from nnunet_ssl.data.unlabeled_list import UnlabeledList
+from nnunet_ssl.data.unlabeled_list import known_groups
 from nnunet_ssl.errors import UserError, some
 from nnunet_ssl.preprocessing.dense_labels import REFERENCES as DENSE_REFERENCES
 
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 SHOWN = 5  # cases that a message names
+SEEN = (
+    "seen_val"  # key of a recorded split: validation cases that the networks have learned which made its pseudo labels
+)
 
 Fold = int | str  # a number or "all"
 Split = Mapping[str, Sequence[str]]
@@ -85,6 +87,11 @@ class Run:
     def num_unlabeled(self) -> int | None:
         return len(self.split["unlabeled"]) if self.split and "unlabeled" in self.split else None
 
+    @property
+    def seen_validation(self) -> Sequence[str]:
+        """Validation cases whose labels have reached the training through pseudo labels."""
+        return self.split.get(SEEN, ()) if self.split else ()
+
 
 @dataclass(frozen=True)
 class LabelDefinition:
@@ -114,15 +121,11 @@ def nnunet_folder(variable: str) -> Path:
 
 
 def patients(experiment: Experiment) -> dict[str, str]:
-    """Case -> patient, from the key `groups` of the data set's unlabeled.json; a case that is not named is a patient of its own."""
+    """Case -> patient, see `known_groups`."""
     import nnunetv2.paths
 
-    for variable in ("nnUNet_preprocessed", "nnUNet_raw"):
-        if getattr(nnunetv2.paths, variable).is_set():
-            file = nnunet_folder(variable) / experiment.dataset / LIST_FILE
-            if file.is_file():
-                return UnlabeledList.load(file).groups
-    return {}
+    variables = [name for name in ("nnUNet_preprocessed", "nnUNet_raw") if getattr(nnunetv2.paths, name).is_set()]
+    return known_groups(*(nnunet_folder(variable) / experiment.dataset for variable in variables))
 
 
 def parse_folds(texts: Sequence[str]) -> tuple[Fold, ...]:
@@ -245,7 +248,7 @@ def _recorded_splits(folder: Path, ssl_state: Mapping) -> dict[str, Split]:
     records = {source: split for source, split in records.items() if split is not None}
     for source, split in records.items():
         fine = isinstance(split, dict) and {"train", "val"} <= split.keys()
-        for side in {"train", "val", "unlabeled"} & split.keys() if fine else ():
+        for side in {"train", "val", "unlabeled", SEEN} & split.keys() if fine else ():
             cases = split[side]
             fine = fine and isinstance(cases, (list, tuple)) and all(isinstance(case, str) for case in cases)
         place = f"{folder}/split.json" if source.endswith(".json") else f"{folder}, the checkpoint"

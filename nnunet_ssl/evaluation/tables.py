@@ -119,7 +119,7 @@ def markdown(head: Head, runs: Sequence[Run], summary: pd.DataFrame, trainers: S
         "## Definitions",
         _DEFINITIONS,
         f"Intervals: percentile bootstrap, {RESAMPLES} resamples, seed {SEED}. What is resampled are patients, each with all "
-        "of its cases (key groups of unlabeled.json; a case that it does not name is a patient of its own). Intervals describe "
+        "of its cases (key groups of unlabeled.json or dataset.json; a case without one is a patient of its own). They describe "
         "the choice of patients, not that of the split or of the seed of a training. A case that several folds validate enters "
         "once, with its mean.",
     ]

@@ -81,7 +81,8 @@ def make_round(
     """Label the unlabeled images, decide, and preprocess what is kept for `configuration`. What is finished is not done again.
 
     Args:
-        folds: whose unlabeled cases are labeled; may be empty of labels that were made elsewhere, unless a fold hides labels.
+        folds: whose unlabeled cases are labeled; may be empty of labels that were made elsewhere, unless a fold hides labels: a
+            round for any fold, whose images are validation images of none.
 
     Raises:
         UserError: the data set, the model or the label maps cannot be used; an unlabeled image is also a validation or test image;
@@ -118,7 +119,7 @@ def make_round(
     before = None if selection.previous is None else find_round(base, selection.previous, configuration)
     if before is not None and before.name == made.name:
         raise UserError(f"--previous {before.name} is the round to be made itself. Give another name with -o.")
-    made.trained_on = train if isinstance(source, Model) else []
+    made.trained_on = sorted({*train, *source.seen_validation()}) if isinstance(source, Model) else []
     made.ignore = uncertain_code(raw.dataset_json)
 
     records = {**content.labeled, **content.unlabeled}
@@ -180,7 +181,7 @@ def make_round(
 
 
 def unlabeled_cases(raw: RawDataset, content: UnlabeledList, folds: Sequence[int | str]) -> tuple[list[str], list[str]]:
-    """The unlabeled cases that all `folds` have, and the cases whose labels they train on, both sorted.
+    """The unlabeled cases that all `folds` (none: all that there are) have, and the cases whose labels they train on, both sorted.
 
     Raises:
         UserError: there are none; folds hide different labels; a case is also a validation or test case, by name or by content.
@@ -203,18 +204,19 @@ def unlabeled_cases(raw: RawDataset, content: UnlabeledList, folds: Sequence[int
             f"{raw.name} has no unlabeled cases. Put images CASE_0000{raw.file_ending} into {raw.folder / 'imagesUn'} and run "
             f"`nnunet_ssl preprocess_unlabeled -d {raw.id}`, or hide labels with `nnunet_ssl split -d {raw.id} --labeled N`."
         )
-    trained: set[str] = set()
-    leaks: set[str] = set()
-    for fold in of_folds:
-        train, validation = _split(raw, fold)
-        trained |= set(train)
-        overlaps = find_overlaps(content, cases, train, validation)
-        leaks |= {str(o) for o in overlaps if o.place != "training" or o.by == "id"}
+    splits = [_split(raw, fold) for fold in of_folds]
+    trained = {case for train, _ in splits for case in train}
+    file = raw.preprocessed / SPLITS_FILE
+    if not folds and file.is_file():
+        splits += [(split["train"], split["val"]) for split in load_splits(file, raw.labeled)]
+    found = [overlap for split in splits for overlap in find_overlaps(content, cases, *split)]
+    leaks = {str(o) for o in found if o.place != "training" or o.by == "id"}
+    of_one_fold = "" if folds else " If this round is for one fold alone, name it with -f."
     if leaks:
         raise UserError(
             f"{len(leaks)} unlabeled case(s) are also labeled, validation or test cases:\n{listed(sorted(leaks))}\nA network must "
             f"not learn from predictions of them. Take them out of imagesUn (`nnunet_ssl check -d {raw.id}` lists all) and run "
-            f"`nnunet_ssl preprocess_unlabeled -d {raw.id}`."
+            f"`nnunet_ssl preprocess_unlabeled -d {raw.id}`.{of_one_fold}"
         )
     return cases, sorted(trained)
 

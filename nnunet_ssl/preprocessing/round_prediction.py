@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -11,10 +12,17 @@ from typing import Any
 import numpy as np
 
 from nnunet_ssl.data.files import explain_reading_error, file_hash
+from nnunet_ssl.data.json_files import read_json
+from nnunet_ssl.data.memory import available_memory
 from nnunet_ssl.data.model_files import load_predictor
 from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.predictions.fold_ensemble import mean_as_logits
+
+# of the probabilities of a whole image in float32, while it is resampled, put back into its borders, scored (which takes the
+# most: 3 of classes, 5 of regions, measured) and written
+COPIES = 5
+SHARE_OF_MEMORY = 0.5  # for these; the rest for the network, its sliding window and the images that wait
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,11 @@ class Model:
         of_model = {"trainer": self.trainer, "plans": self.plans, "configuration": self.configuration}
         return {**of_model, "checkpoint": self.checkpoint, "checkpoints": checkpoints, "mirroring": self.mirroring}
 
+    def seen_validation(self) -> set[str]:
+        """Validation cases of its folds that it has learned nevertheless, from pseudo labels: `seen_val` of their split.json."""
+        files = [self.folder / f"fold_{fold}" / "split.json" for fold in self.folds]
+        return {case for file in files if file.is_file() for case in read_json(file).get("seen_val", [])}
+
     def load(self):
         """nnU-Net's predictor. UserError where it cannot load the model, or this is not trusted."""
         return load_predictor(
@@ -69,7 +82,8 @@ def predict_cases(
     """Predict images and yield `(case, finish(case, label map, probabilities, properties))` as they are finished.
 
     Images are preprocessed in background processes; while the network predicts one, others are resampled and written by
-    `finish` in threads. At most `num_processes` of each wait at a time, so that memory is bounded.
+    `finish` in threads. At most `num_processes` of each wait at a time, and of predictions at their full size as many as half of
+    the free memory holds, or one.
 
     Args:
         predictor: `nnUNetPredictor` with a model.
@@ -78,10 +92,15 @@ def predict_cases(
     Raises:
         UserError: an image cannot be read, or a background process died.
     """
+    memory = SHARE_OF_MEMORY * available_memory()
     with ThreadPoolExecutor(max(1, num_processes)) as threads:
         running: dict[Future, str] = {}
+        needed: dict[str, int] = {}
         for case, image, properties in _preprocessed(predictor, cases, num_processes):
             logits = _mean_of_folds(predictor, image)
+            needed[case] = COPIES * 4 * len(logits) * math.prod(properties["shape_before_cropping"])
+            while running and sum(needed[held] for held in (case, *running.values())) > memory:
+                yield from _finished(running)
             running[threads.submit(_to_image, predictor, logits, properties, case, finish)] = case
             while running and (len(running) >= num_processes or any(f.done() for f in running)):
                 yield from _finished(running)

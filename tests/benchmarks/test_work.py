@@ -39,6 +39,54 @@ def test_published_rows_begin_after_as_many_epochs_as_published(name, start, rat
     assert set(without.settings) - set(row.settings) == {"filter_rounds=0"}
 
 
+def first_steps_row(trainer: str, device: str = "H200", **values) -> dict:
+    return {column: None for column in first_steps.COLUMNS} | {
+        "trainer": trainer,
+        "configuration": "2d",
+        "device": device,
+        **values,
+    }
+
+
+def test_a_new_folder_begins_with_the_records_of_the_repository(tmp_path, monkeypatch):
+    committed, out = tmp_path / "studies", tmp_path / "out"
+    committed.mkdir()
+    rows = [first_steps_row("A", step_ms=1.0), first_steps_row("B", error="Error: no memory")]
+    pd.DataFrame(rows).to_csv(committed / collect.FIRST_STEPS, index=False)
+    runs = pd.DataFrame([dict.fromkeys(study_report.RUNS, 1)])
+    runs.to_csv(committed / "GPU_ACDC_3_runs.csv", index=False)
+    runs.to_csv(committed / "ACDC_2.5mm_runs.csv", index=False)
+    (committed / collect.CURVES).write_text("results,data,run,epoch\n")
+    monkeypatch.setattr(study_report, "FOLDER", committed)
+    seen = []
+    monkeypatch.setattr(work, "rows", lambda args: seen.append(study_report.read_records("GPU_ACDC_3")[1]) or 0)
+    monkeypatch.setenv("nnUNet_compile", "f")
+    words = ["--work", str(tmp_path / "work"), "--out", str(out), "--stages", "rows"]
+    assert work.main(words) == 0
+    records = tmp_path / "work" / "records"
+    assert len(seen[0]) == 1 and sorted(f.name for f in records.iterdir()) == [
+        "GPU_ACDC_3_runs.csv",
+        collect.FIRST_STEPS,
+    ]
+    # what failed is tried again on a new machine, and what was done here is not replaced
+    assert pd.read_csv(records / collect.FIRST_STEPS)["trainer"].tolist() == ["A"]
+    pd.DataFrame(rows[1:]).to_csv(records / collect.FIRST_STEPS, index=False)
+    monkeypatch.setattr(study_report, "FOLDER", committed)
+    assert work.main(words) == 0
+    assert pd.read_csv(records / collect.FIRST_STEPS)["trainer"].tolist() == ["B"]
+
+
+def test_what_is_measured_on_this_device_is_not_measured_again(tmp_path):
+    table = tmp_path / "steps.csv"
+    assert work.measured_here(table, 2, "H200", retry=False) == set()
+    rows = [first_steps_row("A"), first_steps_row("B", error="Error"), first_steps_row("C", device="A100")]
+    pd.DataFrame([*rows, first_steps_row("D", configuration="3d_fullres")]).to_csv(table, index=False)
+    assert work.measured_here(table, 2, "H200", retry=False) == {"A", "B"}
+    assert work.measured_here(table, 2, "H200", retry=True) == {"A"}
+    assert work.measured_here(table, 3, "H200", retry=False) == {"D"}
+    assert work.name_of_device("cpu") == "cpu"
+
+
 def rehearsal(folder: Path) -> subprocess.Popen:
     """A call of its own, which may take an hour."""
     words = ["-m", "benchmarks.gpu.start", "--work", folder / "work", "--out", folder / "out", "--rehearse"]

@@ -108,6 +108,16 @@ def test_a_patient_on_both_sides_is_a_leak(raw, groups, side):
     assert side in leak and leak.endswith(": p")
 
 
+def test_patients_of_dataset_json_are_known(raw):
+    (raw / "unlabeled.json").unlink(missing_ok=True)
+    file = raw / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"groups": {"lab_1": "p", "lab_3": "p"}}))
+    report = report_of(raw)
+    (leak,) = report.leaks
+    assert "training and validation" in leak and leak.endswith(": p")
+    assert not any("patients with several cases" in warning for warning in report.warnings)
+
+
 def test_a_patient_with_labeled_and_unlabeled_cases_is_no_leak(raw):
     UnlabeledList(groups={"unl_11": "p", "lab_1": "p"}).save(raw / "unlabeled.json")
     assert report_of(raw).leaks == []

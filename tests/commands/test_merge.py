@@ -107,12 +107,14 @@ def test_every_fold_validates_on_every_data_set_and_each_case_is_validated_once(
     assert load_splits(root / "nnUNet_raw" / "Dataset203_Abdomen" / "splits_final.json") == again
 
 
-def test_patients_and_images_that_two_data_sets_share_are_not_cut_apart(root, capsys):
-    raw = root / "nnUNet_raw"
-    source = UnlabeledList(
-        labeled={f"c{i}": CaseRecord("x", "") for i in range(6)}, groups={"c0": "p", "c1": "p", "c2": "p"}
-    )
-    source.save(raw / "Dataset017_Organs" / "unlabeled.json")
+@pytest.mark.parametrize("name", ["unlabeled.json", "dataset.json"])
+def test_patients_and_images_that_two_data_sets_share_are_not_cut_apart(root, capsys, name):
+    raw, patients = root / "nnUNet_raw", {"c0": "p", "c1": "p", "c2": "p"}
+    file = raw / "Dataset017_Organs" / name
+    if name == "unlabeled.json":
+        UnlabeledList(labeled={f"c{i}": CaseRecord("x", "") for i in range(6)}, groups=patients).save(file)
+    else:
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"groups": patients}))
     image = (raw / "Dataset017_Organs" / "imagesTr" / "c1_0000.nii.gz").read_bytes()
     (raw / "Dataset009_Spleen" / "imagesTr" / "c3_0000.nii.gz").write_bytes(image)
     assert merge(root, "--ignore", "-f", "3") == 0

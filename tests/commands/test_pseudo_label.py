@@ -236,6 +236,14 @@ def test_the_most_unstable_cases_are_dropped_against_the_round_before(own, capsy
         assert float(row["instability"]) == pytest.approx((expected[case] + second) / 2, rel=1e-5)
 
 
+def test_what_a_network_has_learned_from_pseudo_labels_counts_as_learned(own):
+    fold = own / "nnUNet_results" / DATASET / "nnUNetTrainer__nnUNetPlans__2d" / "fold_0"
+    split = {"train": ["case_00", "case_01", "case_02"], "val": ["case_03"], "seen_val": ["case_03"]}
+    (fold / "split.json").write_text(json.dumps(split))
+    assert pseudo_label() == 0
+    assert Round.load(folder_of(own)).trained_on == ["case_00", "case_01", "case_02", "case_03"]
+
+
 def test_without_a_round_before_the_entropy_decides(own):
     assert pseudo_label("--drop", "0.3") == 0
     rows = table(own)
@@ -484,6 +492,20 @@ def test_label_maps_made_elsewhere_become_a_round(own, tmp_path):
     assert int(row["voxels_organ"]) == (made["free_00"] == 5).sum() and row["classes"] == "organ;lesion"
     trainer = started(make_trainer("nnUNetTrainerPseudoLabels", own, DATASET, "2d", results=tmp_path / "results"))
     assert trainer.unlabeled_pool == CASES[:2]
+
+
+def test_without_a_fold_a_validation_image_of_any_fold_is_refused(own, tmp_path, capsys):
+    raw = own / "nnUNet_raw" / DATASET
+    write_maps(own, tmp_path / "maps")
+    arguments = ("--from", str(tmp_path / "maps"), "--map", "5=1", "9=2")
+    for case in ("case_03", "case_00"):  # the validation cases of fold 0 and 1
+        shutil.copy(raw / "imagesTr" / f"{case}_0000.nii.gz", raw / "imagesUn" / "free_00_0000.nii.gz")
+        assert pseudo_label(*arguments, folds=()) == 1
+        said = capsys.readouterr().err
+        assert f"free_00 is the same image as {case} of the validation set" in said and "name it with -f" in said
+        assert not folder_of(own).exists()
+    of_fold_0 = ["pseudo_label", "-d", "991", "-c", "2d", "-np", "1", "--no_pbar", *arguments, "-f", "0"]
+    assert main(of_fold_0) == 0  # which trains on case_00
 
 
 def test_a_round_is_not_replaced_by_itself_or_by_what_is_refused(own, tmp_path, capsys):

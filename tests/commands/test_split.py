@@ -37,6 +37,16 @@ def split(*arguments: str) -> int:
     return main(["split", "-d", "802", "-np", "1", *arguments])
 
 
+def test_patients_that_dataset_json_names_stay_together(dataset):
+    raw, preprocessed = dataset
+    (raw / "unlabeled.json").unlink()
+    file = raw / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"groups": GROUPS}))
+    assert split("--labeled", "3", "--overwrite") == 0
+    content = UnlabeledList.load(preprocessed / "unlabeled.json")
+    assert content.groups == GROUPS and len({GROUPS[case] for case in content.hidden_labels["0"]}) == 5
+
+
 def test_the_command_writes_split_and_hidden_labels_to_both_folders_and_says_so(dataset, capsys):
     raw, preprocessed = dataset
     assert split("--labeled", "3", "--overwrite") == 0

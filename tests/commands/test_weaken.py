@@ -231,7 +231,11 @@ def test_boxes_are_kept_beside_the_label_map(raw):
     assert np.array_equal(weak, np.where(inside, 3, 0))
 
 
-def test_partial_labels_are_described_in_dataset_json_and_patients_stay_together(raw, capsys):
+@pytest.mark.parametrize("name", ["unlabeled.json", "dataset.json"])
+def test_partial_labels_are_described_in_dataset_json_and_patients_stay_together(raw, capsys, name):
+    if name == "dataset.json":
+        (raw / "unlabeled.json").unlink()
+        change(raw, groups={case: case[:2] for case in CASES})
     assert weaken(kind="partial") == 0
     target = made(raw, "partial")
     description = json.loads((target / "dataset.json").read_text())

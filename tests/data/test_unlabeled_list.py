@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, content_hash, hash_case
+from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, content_hash, hash_case, known_groups
 from nnunet_ssl.errors import UserError
 from tests.helpers.raw_data import phantom, write_image
 
@@ -101,3 +101,19 @@ def test_broken_json_and_a_missing_list_are_refused(tmp_path):
     file.write_text('{"format": 1')
     with pytest.raises(UserError, match="not valid JSON"):
         UnlabeledList.load(file)
+
+
+def test_groups_of_dataset_json_are_known_and_the_list_wins(tmp_path):
+    first, last = tmp_path / "preprocessed", tmp_path / "raw"
+    assert known_groups(first, last) == {}
+    for folder in (first, last):
+        folder.mkdir()
+    (first / "dataset.json").write_text(json.dumps({"groups": {"a": "old", "b": "old", "c": "p"}}))
+    (last / "dataset.json").write_text(json.dumps({"labels": {}, "groups": {"a": "q", "b": "q"}}))
+    assert known_groups(first, last) == {"a": "q", "b": "q", "c": "p"}
+    UnlabeledList(groups={"b": "r"}).save(first / "unlabeled.json")
+    assert known_groups(first, last) == {"a": "q", "b": "r", "c": "p"}
+    for wrong, key in ((["a"], "'groups'"), ({"a": 1}, "groups.a")):
+        (last / "dataset.json").write_text(json.dumps({"groups": wrong}))
+        with pytest.raises(UserError, match=rf"raw/dataset\.json: key .*{key}"):
+            known_groups(first, last)

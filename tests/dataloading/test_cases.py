@@ -131,3 +131,25 @@ def test_the_log_names_counts_and_split(datasets, tmp_path):
     assert "labeled: 3, unlabeled: 3 (0 of them with hidden labels), validation: 1 cases; split" in log
     assert json.loads(Path(trainer.output_folder, "split.json").read_text())["hash"] in log
     assert "consistency_weight: 5.0" in log
+
+
+def test_a_run_that_is_continued_stays_with_the_unlabeled_images_it_began_with(own_copy, tmp_path):
+    out, dataset, folder = own_copy
+    whole = (folder / "unlabeled.json").read_text()
+    edit_json(folder / "unlabeled.json", lambda c: c["unlabeled"].pop("free_02") and None)
+    file = str(tmp_path / "checkpoint.pth")
+    start(out, dataset, tmp_path).save_checkpoint(file)
+    (folder / "unlabeled.json").write_text(whole)  # an image is added
+    edit_json(folder / "unlabeled.json", lambda c: c["unlabeled"].pop("free_01") and None)  # and one is taken away
+
+    other = make_trainer(MEAN_TEACHER, out, dataset, results=tmp_path / "results")
+    other.initialize()
+    other.load_checkpoint(file)
+    other.on_train_start()
+    log = Path(other.log_file).read_text()
+    assert "labeled: 3, unlabeled: 1 (0 of them" in log
+    assert "1 image(s) of the list, such as free_02, were not there" in log and "start a new run" in log
+    assert "1 unlabeled image(s) that this run began with are gone: free_01" in log
+    assert other.unlabeled_pool == list(other.cases.folders) == ["free_00"]
+    assert json.loads(Path(other.output_folder, "split.json").read_text())["unlabeled"] == ["free_00"]
+    assert start(out, dataset, tmp_path).unlabeled_pool == ["free_00", "free_02"]  # a new run

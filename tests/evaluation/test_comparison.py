@@ -93,11 +93,15 @@ def test_several_folds_are_pooled_and_a_case_in_two_of_them_counts_once(study):
 
 
 @pytest.mark.parametrize("place", ["preprocessed", "raw"])
-def test_patients_of_the_unlabeled_list_are_the_unit_of_intervals_and_tests(study, place):
+@pytest.mark.parametrize("name", ["unlabeled.json", "dataset.json"])
+def test_patients_of_both_files_are_the_unit_of_intervals_and_tests(study, place, name):
     study.add_run(A, error=3)
     study.add_run(B, error=1, record_split=True)
     groups = {case: f"patient_{index // 2}" for index, case in enumerate(study.cases[1:])}
-    UnlabeledList(groups=groups).save(getattr(study, place) / "unlabeled.json")
+    if name == "unlabeled.json":
+        UnlabeledList(groups=groups).save(getattr(study, place) / name)
+    else:
+        (getattr(study, place) / name).write_text(json.dumps({"groups": groups}))
     output = run()
     summary = pd.read_csv(output / "compare_summary.csv").set_index(["trainer", "class", "metric"])
     found = summary.loc[(B, "foreground mean", "Dice")]
@@ -217,6 +221,20 @@ def test_a_validation_older_than_the_checkpoint_and_other_plans_are_noted(study)
     report = (run() / "compare.md").read_text()
     assert f"The validation of {B}, fold 0, is older than its checkpoint" in report and "--val" in report
     assert "different plans: batch_size differ" in report
+
+
+def test_a_run_whose_pseudo_labels_know_validation_cases_is_named(study, capsys):
+    study.add_run(A, error=3)
+    folder = study.add_run(B, error=1, record_split=True)
+    checkpoint = torch.load(folder / "checkpoint_final.pth", weights_only=False)
+    checkpoint["ssl_state"]["split"]["seen_val"] = ["case_1", "case_2"]
+    torch.save(checkpoint, folder / "checkpoint_final.pth")
+    (folder / "split.json").write_text(json.dumps(checkpoint["ssl_state"]["split"]))
+    os.utime(folder / "checkpoint_final.pth", (0, 0))
+    report = (run() / "compare.md").read_text()
+    note = f"{B}, fold 0: the networks that made its pseudo labels had learned 2 of its 7 validation cases (case_1, case_2)"
+    assert f"**Note.** {note}" in report and note in capsys.readouterr().out
+    assert report.count("pseudo labels") == 1
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from nnunet_ssl.errors import UserError
+from nnunet_ssl.preprocessing.round_prediction import Model
 from nnunet_ssl.preprocessing.rounds import Round
 from tests.helpers.synthetic import SHAPE, add_to_round
 from tests.helpers.trainers import hide_labels, next_batches, run_steps
@@ -259,6 +261,14 @@ def test_a_teacher_that_knows_the_validation_cases_is_named(own, tmp_path):
     made.save()
     trainer = started(student(own, tmp_path))
     assert "were trained on case_03, validation case(s) of this fold" in log_of(trainer)
+    file = Path(trainer.output_folder, "split.json")
+    assert json.loads(file.read_text())["seen_val"] == ["case_03"] == trainer.cases.record()["seen_val"]
+    # whoever labels with this network knows them too
+    model = Model(file.parents[1], NAME, "nnUNetPlans", "2d", (0,))
+    assert model.seen_validation() == {"case_03"}
+    made.trained_on = ["case_00"]
+    made.save()
+    assert "seen_val" not in started(student(own, tmp_path)).cases.record()
 
 
 def test_names_with_suffixes_and_pretrained_weights(own, tmp_path):

@@ -20,6 +20,7 @@ baseline of AbdomenCT-1K (100 of 1100 epochs; JunMa11/AbdomenCT-1K, task 2), and
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
@@ -83,6 +84,7 @@ class nnUNetTrainerPseudoLabels(nnUNetTrainerSSL):
         self.set_unlabeled_cases(kept)
         self.print_to_log_file(f"Pseudo labels of {found.folder}: {len(kept)} of {len(found.cases)} cases.")
         if seen := sorted(set(found.trained_on) & set(self.cases.validation) - set(self.cases.train)):
+            self.cases = replace(self.cases, seen_validation=tuple(seen))  # for split.json and `nnunet_ssl compare`
             self.print_to_log_file(
                 f"Note: the networks that made them were trained on {some(seen, 5)}, validation case(s) of this fold. The "
                 "validation is too good; compare on the test cases, or make a round with the networks of this fold alone."
