@@ -36,7 +36,7 @@ from nnunet_ssl.engine.checkpoints import (
     write_checkpoint,
 )
 from nnunet_ssl.engine.configurable import declared_hyperparameters
-from nnunet_ssl.engine.curves import LABELED, UNLABELED, Curves, epoch_values
+from nnunet_ssl.engine.curves import LABELED, UNLABELED, Curves, epoch_values, is_drawn
 from nnunet_ssl.engine.gradient_shares import described, keep_compiled_graphs
 from nnunet_ssl.engine.optimization import (
     LARGEST_WAITING,
@@ -324,7 +324,7 @@ class nnUNetTrainerSSL(MethodSeams):
 
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
-        if self.local_rank == 0:
+        if self.local_rank == 0 and is_drawn(self.current_epoch - 1, self.num_epochs):
             self.curves.plot(join(self.output_folder, "progress_ssl.png"), self._run_title, self._patches_of_terms())
 
     @property
