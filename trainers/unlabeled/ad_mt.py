@@ -94,7 +94,7 @@ class nnUNetTrainerADMT(nnUNetTrainerSSL):
         mean = label_and_confidence(entropy_weighted_mean(p, q, self.activation), self.activation)
         label, confidence = compromise(*mean, *label_and_confidence(own, self.activation), conflict)
         if self.cutmix and not self.turns.first:
-            masks = draw_centered_masks(len(weak), weak.shape[2:], self.cutmix_alpha).to(weak.device, non_blocking=True)
+            masks = draw_centered_masks(len(weak), weak.shape[2:], self.cutmix_alpha, device=weak.device)
             shift = int(np.random.randint(1, len(weak)))
             batch.unlabeled, batch.inside, label, confidence = (
                 copy_paste(x, x.roll(shift, 0), masks) for x in (weak, batch.inside, label, confidence)

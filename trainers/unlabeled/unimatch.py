@@ -104,7 +104,7 @@ class nnUNetTrainerUniMatch(nnUNetTrainerSSL):
         if not self.mixes:
             return maps
         count, *shape = maps[0][:, 0].shape
-        masks = draw_occasional_masks(count, shape, self.cutmix).to(maps[0].device, non_blocking=True)
+        masks = draw_occasional_masks(count, shape, self.cutmix, device=maps[0].device)
         return tuple(copy_paste(x, x.roll(1, 0), masks) for x in maps)
 
     def taught_loss(self, scales: Sequence[Tensor], label: Tensor, sure: Tensor, inside: Tensor) -> Tensor:
