@@ -476,7 +476,7 @@ class MethodSeams(ConfigurableTrainer):
         Returns:
             case -> number, of the whole pool on every GPU.
         """
-        images = UnlabeledDataset({c: self.cases.folders[c] for c in self.unlabeled_pool}, self.dataset_class)
+        images = UnlabeledDataset({c: self.cases.folders[c] for c in self.unlabeled_pool})
         return score_cases(self, images, score, tile_step_size, mirroring)
 
     def predicted_cases(

@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import join, save_json
 from torch import autocast
+from torch import distributed as dist
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.atomic import remove_unfinished
 from nnunet_ssl.data.locks import OutputLock
 from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.dataloading.cases import check_fold, gather_cases
+from nnunet_ssl.dataloading.dataset import unpack_images
 from nnunet_ssl.dataloading.loader import TwoStreamLoader
 from nnunet_ssl.dataloading.pool import UnlabeledPool
 from nnunet_ssl.dataloading.streams import loader_of, two_streams, unlabeled_batch_size_here
@@ -34,7 +36,7 @@ from nnunet_ssl.engine.checkpoints import (
     write_checkpoint,
 )
 from nnunet_ssl.engine.configurable import declared_hyperparameters
-from nnunet_ssl.engine.curves import LABELED, UNLABELED, Curves, epoch_values
+from nnunet_ssl.engine.curves import LABELED, UNLABELED, Curves, epoch_values, is_drawn
 from nnunet_ssl.engine.gradient_shares import described, keep_compiled_graphs
 from nnunet_ssl.engine.optimization import (
     LARGEST_WAITING,
@@ -46,6 +48,7 @@ from nnunet_ssl.engine.optimization import (
 )
 from nnunet_ssl.engine.prediction import inference_network_in_place
 from nnunet_ssl.preprocessing.dense_labels import DenseLabels, preprocessing_command, raw_dense_labels
+from nnunet_ssl.preprocessing.preprocessed import dataset_class_of
 from nnunet_ssl.seams import MethodSeams
 
 
@@ -115,6 +118,9 @@ class nnUNetTrainerSSL(MethodSeams):
             lock.acquire(wait=False)
             self._lock = lock  # ours now, to be given up
             remove_unfinished(Path(self.output_folder))
+            unpack_images(self.cases.folders.values())
+        if self.is_ddp:
+            dist.barrier()  # nobody reads a file that is being unpacked
         super().on_train_start()
         if self._randomness is not None:  # nnU-Net has drawn batches, to see that its loaders work
             restore_random_states(self._randomness)
@@ -181,7 +187,9 @@ class nnUNetTrainerSSL(MethodSeams):
         """nnU-Net's, but cases of sparse or partial labels are validated on their dense labels where there are any."""
         train, validation = super().get_tr_and_val_datasets()
         dense = self.dense_labels()
-        validation = validation if dense is None else self.dataset_class(dense.folder, validation.identifiers)
+        if dense is not None:
+            cases = validation.identifiers
+            validation = dataset_class_of(dense.folder, cases)(dense.folder, cases)
         return self.labeled_dataset(train), validation
 
     def dense_labels(self) -> DenseLabels | None:
@@ -319,7 +327,7 @@ class nnUNetTrainerSSL(MethodSeams):
 
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
-        if self.local_rank == 0:
+        if self.local_rank == 0 and is_drawn(self.current_epoch - 1, self.num_epochs):
             self.curves.plot(join(self.output_folder, "progress_ssl.png"), self._run_title, self._patches_of_terms())
 
     @property

@@ -7,12 +7,21 @@ nor the true labels of cases whose labels `nnunet_ssl split` hides.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import blosc2
 import numpy as np
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset, nnUNetDatasetBlosc2, nnUNetDatasetNumpy
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetNumpy
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+
+from nnunet_ssl.errors import UserError
+
+ENDINGS = (
+    ".b2nd",
+    ".npy",
+    ".npz",
+)  # of images, in the order in which they are looked for; the last two of earlier nnU-Net
 
 
 def open_b2nd(file: Path):
@@ -21,43 +30,46 @@ def open_b2nd(file: Path):
     return blosc2.open(urlpath=str(file), mode="r", dparams={"nthreads": 1}, **mmap)
 
 
+def unpack_images(folders: Iterable[str]) -> None:
+    """Unpack the `.npz` files in these folders, if there are any, as nnU-Net does with labeled cases. For one process of all."""
+    for folder in sorted(set(folders)):
+        if any(name.endswith(".npz") for name in os.listdir(folder)):
+            nnUNetDatasetNumpy.unpack_dataset(folder, num_processes=max(1, get_allowed_n_proc_DA() // 2))
+
+
 class UnlabeledDataset:
     """Preprocessed images of unlabeled cases, with the interface that `nnUNetDataLoader` uses.
 
+    Each is read in the format that it has, whatever the labeled cases have: `.b2nd`, or `.npz` of earlier versions of nnU-Net.
+
     Args:
         folders: case identifier -> folder with its preprocessed files.
-        dataset_class: nnU-Net's data set class of these folders, which decides the file format.
 
     Raises:
-        NotImplementedError: for a file format other than nnU-Net's own two.
-        FileNotFoundError: when the image of a case does not exist.
+        UserError: there is no image of a case.
     """
 
-    def __init__(self, folders: Mapping[str, str], dataset_class: type[nnUNetBaseDataset]):
-        if issubclass(dataset_class, nnUNetDatasetBlosc2):
-            self._ending = ".b2nd"
-        elif issubclass(dataset_class, nnUNetDatasetNumpy):
-            self._ending = ".npz"
-        else:
-            raise NotImplementedError(
-                f"Unlabeled images cannot be read in the format of {dataset_class.__name__}; nnU-Net's .b2nd and .npz can."
-            )
+    def __init__(self, folders: Mapping[str, str]):
         self.folders = dict(sorted(folders.items()))
         self.identifiers = list(self.folders)
         blosc2.set_nthreads(1)
-        for case in self.identifiers:
-            if not self._file(case).is_file():
-                raise FileNotFoundError(self._file(case))
+        self._files = {case: self._file(case) for case in self.identifiers}
 
     def _file(self, case: str) -> Path:
-        return Path(self.folders[case]) / f"{case}{self._ending}"
+        folder = Path(self.folders[case])
+        for ending in ENDINGS:
+            if (file := folder / f"{case}{ending}").is_file():
+                return file
+        raise UserError(
+            f"{folder} holds no preprocessed image of case {case}, neither {case}.b2nd nor {case}.npz. Run "
+            "`nnunet_ssl preprocess_unlabeled` for images of imagesUn, `nnUNetv2_preprocess` for those of imagesTr."
+        )
 
     def _image(self, case: str):
-        file = self._file(case)
-        if self._ending == ".b2nd":
+        file = self._files[case]
+        if file.suffix == ".b2nd":
             return open_b2nd(file)
-        unpacked = file.with_suffix(".npy")
-        return np.load(unpacked, mmap_mode="r") if unpacked.is_file() else np.load(file)["data"]
+        return np.load(file, mmap_mode="r") if file.suffix == ".npy" else np.load(file)["data"]
 
     def load_case(self, case: str):
         """Image `(C, *spatial)` and zeros `(1, *spatial)` in place of a segmentation; padding by the loader adds -1."""

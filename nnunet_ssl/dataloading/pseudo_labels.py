@@ -47,7 +47,7 @@ def pseudo_labeled_loader(
         label_manager: of these labels, with an ignore label; the labeled cases may have none.
     """
     first = 1 if labeled.patch_size_was_2d else 0
-    images = UnlabeledDataset({case: trainer.cases.folders[case] for case in cases}, trainer.dataset_class)
+    images = UnlabeledDataset({case: trainer.cases.folders[case] for case in cases})
     loader = nnUNetDataLoader(
         PseudoLabeledDataset(images, folder),
         unlabeled_batch_size_here(trainer),

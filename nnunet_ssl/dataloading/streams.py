@@ -97,7 +97,7 @@ def _unlabeled_loader(
     """Unlabeled patches of the labeled loader's sizes, through the same geometry."""
     first = 1 if labeled.patch_size_was_2d else 0
     return UnlabeledLoader(
-        UnlabeledDataset(trainer.cases.folders, trainer.dataset_class),
+        UnlabeledDataset(trainer.cases.folders),
         unlabeled_batch_size_here(trainer),
         labeled.patch_size[first:],
         labeled.final_patch_size[first:],

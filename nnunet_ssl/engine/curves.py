@@ -51,6 +51,14 @@ def epoch_values(outputs: Sequence[Mapping], others: Mapping[str, float], is_ddp
     return values
 
 
+def is_drawn(epoch: int, epochs: int) -> bool:
+    """Whether the figure is drawn after `epoch`, counted from 0: at first always, later at every `epoch // 50`th, and at the end.
+
+    A figure of many epochs takes more than a second.
+    """
+    return epoch % max(1, epoch // 50) == 0 or epoch + 1 >= epochs
+
+
 class Curves:
     """One value per epoch and name. Names are `<panel>/<what>`; an epoch without a value is NaN."""
 

@@ -1,7 +1,8 @@
 """Copy-paste between images: binary masks of boxes, and mixing of images and label maps with them.
 
 A mask `(1 or B, 1, *spatial)` is True where the first image is kept and False where the second one is pasted in. Boxes are drawn on
-the host from numpy's generator (nnU-Net's own randomness; its state is in checkpoints), so that drawing never waits for a GPU.
+the host from numpy's generator (nnU-Net's own randomness; its state is in checkpoints) and filled in on the `device` where the mask
+is needed, so that nothing waits for a GPU: copying a mask to it would.
 
 Boxes of Bai et al., "Bidirectional Copy-Paste for Semi-Supervised Medical Image Segmentation", CVPR 2023, and of its code,
 DeepMed-Lab-ECNU/BCP (`generate_mask`, `random_mask` and `contact_mask` of ACDC_BCP_train.py, `context_mask` of BCP_utils.py).
@@ -67,8 +68,9 @@ def box_masks(
     share: tuple[float, float] = (0.25, 0.5),
     num_boxes: int = 3,
     random: np.random.RandomState | np.random.Generator | None = None,
-) -> np.ndarray:
-    """Masks for CutMix: 1, but 0 inside boxes; where an even number of boxes overlap, 1 again.
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Masks for CutMix: True, but False inside boxes; where an even number of boxes overlap, True again.
 
     French et al., "Semi-supervised semantic segmentation needs strong, varied perturbations", BMVC 2020, arXiv:1906.01916, in
     the form of charlesCXK/TorchSemiSeg (`exp.voc/voc8.res50v3+.CPS+CutMix/mask_gen.py`).
@@ -87,7 +89,7 @@ def box_masks(
         random: source of random numbers; numpy's global one if None.
 
     Returns:
-        `(B, 1, *shape)` float32.
+        `(B, 1, *shape)` bool.
 
     Raises:
         ValueError: `share` or `num_boxes` out of range.
@@ -102,15 +104,20 @@ def box_masks(
     sides = np.exp(exponents * np.log(p)[..., None]) * num_boxes ** (-1 / axes)
     sides = np.round(sides * sizes)
     starts = np.round((sizes - sides) * random.uniform(0.0, 1.0, size=sides.shape))
-    masks = np.ones((count, 1, *shape), dtype=np.float32)
+    masks = torch.ones((count, 1, *shape), dtype=torch.bool, device=device)
     for mask, boxes in zip(masks, zip(starts.astype(int), (starts + sides).astype(int), strict=True), strict=True):
         for start, end in zip(*boxes, strict=True):
-            box = (0, *map(slice, start, end))
-            mask[box] = 1 - mask[box]
+            mask[(0, *map(slice, start.tolist(), end.tolist()))].logical_not_()
     return masks
 
 
-def cutout_masks(count: int, shape: Sequence[int], length: Sequence[int] | int, random=np.random) -> Tensor:
+def cutout_masks(
+    count: int,
+    shape: Sequence[int],
+    length: Sequence[int] | int,
+    random=np.random,
+    device: torch.device | str | None = None,
+) -> Tensor:
     """Cutout: a mask per image, False in one box around a random voxel; what lies outside of the image is cut off.
 
     DeVries & Taylor, arXiv:1708.04552, in the form of BWGZK/CycleMix and BWGZK/ShapePU (`Cutout`): the box reaches from
@@ -132,7 +139,7 @@ def cutout_masks(count: int, shape: Sequence[int], length: Sequence[int] | int, 
         for extent, side in zip(shape, lengths, strict=True):
             center = int(random.randint(extent))
             box.append((max(center - side // 2, 0), min(center + side // 2, extent)))
-        masks.append(outside_boxes(shape, [box]))
+        masks.append(outside_boxes(shape, [box], device))
     return torch.cat(masks)
 
 
@@ -152,7 +159,9 @@ def centered_box(shape: Sequence[int], sides: Sequence[int], center: Sequence[in
     ]
 
 
-def draw_centered_masks(count: int, shape: Sequence[int], alpha: float = 4.0, random=np.random) -> Tensor:
+def draw_centered_masks(
+    count: int, shape: Sequence[int], alpha: float = 4.0, random=np.random, device: torch.device | str | None = None
+) -> Tensor:
     """CutMix masks of AD-MT: one share ~ Beta(alpha, alpha) for all, and for each a box around a random voxel.
 
     Official code: ZhenZHAO/AD-MT (`mixaugs.py`); centers are uniform in `N_i // 8 ... N_i - 1`.
@@ -167,7 +176,7 @@ def draw_centered_masks(count: int, shape: Sequence[int], alpha: float = 4.0, ra
     """
     sides = cutmix_sides(shape, float(random.beta(alpha, alpha)))
     boxes = [centered_box(shape, sides, [int(random.randint(n // 8, n)) for n in shape]) for _ in range(count)]
-    return torch.cat([outside_boxes(shape, [box]) for box in boxes])
+    return torch.cat([outside_boxes(shape, [box], device) for box in boxes])
 
 
 def draw_fitting_box(
@@ -217,6 +226,7 @@ def draw_occasional_masks(
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
     random=np.random,
     coin: Callable[[], float] | None = None,
+    device: torch.device | str | None = None,
 ) -> Tensor:
     """CutMix masks of UniMatch: each has a `draw_fitting_box` with this probability.
 
@@ -231,7 +241,7 @@ def draw_occasional_masks(
     """
     coin = random.uniform if coin is None else coin
     boxes = [[draw_fitting_box(shape, share, aspect, random)] if coin() <= probability else [] for _ in range(count)]
-    return torch.cat([outside_boxes(shape, own) for own in boxes])
+    return torch.cat([outside_boxes(shape, own, device) for own in boxes])
 
 
 def draw_block_masks(count: int, blocks: Sequence[int], alpha: float = 0.5, random=np.random) -> Tensor:

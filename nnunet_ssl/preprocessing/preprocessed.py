@@ -25,6 +25,7 @@ from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
 
 if TYPE_CHECKING:
+    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 FORMAT = 1
@@ -199,3 +200,11 @@ def complete_cases(folder: Path, images: bool = True) -> set[str]:
     if not images:
         return {c for c in cases if f"{c}_seg.b2nd" in files}
     return {c for c in cases if {f"{c}.b2nd", f"{c}_seg.b2nd"} <= files or f"{c}.npz" in files}
+
+
+def dataset_class_of(folder: str | Path, cases: Iterable[str]) -> type[nnUNetBaseDataset]:
+    """nnU-Net's data set class that reads these complete cases; those of another folder may have another format."""
+    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2, nnUNetDatasetNumpy
+
+    has_blosc2 = all(Path(folder, f"{case}_seg.b2nd").is_file() for case in cases)
+    return nnUNetDatasetBlosc2 if has_blosc2 else nnUNetDatasetNumpy

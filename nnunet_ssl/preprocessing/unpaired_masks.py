@@ -24,6 +24,7 @@ from nnunet_ssl.preprocessing.cases import preprocess_cases
 from nnunet_ssl.preprocessing.preprocessed import (
     complete_cases,
     configuration_name,
+    dataset_class_of,
     get_configuration,
     load_manifest,
     load_plans,
@@ -44,11 +45,10 @@ class MaskDataset:
     Args:
         folder: of the preprocessed cases.
         cases: their identifiers.
-        dataset_class: nnU-Net's data set class, which decides the file format.
     """
 
-    def __init__(self, folder: str, cases: Sequence[str], dataset_class: type):
-        self._cases = dataset_class(folder, list(cases))
+    def __init__(self, folder: str, cases: Sequence[str]):
+        self._cases = dataset_class_of(folder, cases)(folder, list(cases))
         self.identifiers = sorted(cases)
 
     def load_case(self, case: str):

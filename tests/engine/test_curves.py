@@ -6,8 +6,10 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 import seaborn
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_ssl.engine.curves import BOTH, LABELED, UNLABELED, Curves
+from nnunet_ssl.engine.curves import BOTH, LABELED, UNLABELED, Curves, is_drawn
+from tests.helpers.training import make_trainer, started
 
 
 def test_an_epoch_that_is_trained_again_overwrites_its_values():
@@ -132,3 +134,20 @@ def test_a_term_of_unknown_patches_is_an_error(tmp_path):
 def test_nothing_to_draw_writes_no_file(tmp_path):
     Curves().plot(tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_figure_is_drawn_less_and_less_often_and_at_the_end():
+    drawn = [epoch for epoch in range(1000) if is_drawn(epoch, 1000)]
+    assert drawn[:103] == [*range(100), 100, 102, 104] and drawn[-2:] == [988, 999]
+    assert len(drawn) < 260
+    assert [is_drawn(121, 122), is_drawn(121, 123)] == [True, False]
+
+
+def test_a_trainer_draws_after_these_epochs(datasets, tmp_path, monkeypatch):
+    trainer = started(make_trainer("nnUNetTrainerMeanTeacher", *datasets(), results=tmp_path, num_epochs=125))
+    drawn = []
+    monkeypatch.setattr(trainer.curves, "plot", lambda *_: drawn.append(trainer.current_epoch - 1))
+    monkeypatch.setattr(nnUNetTrainer, "on_epoch_end", lambda t: setattr(t, "current_epoch", t.current_epoch + 1))
+    for trainer.current_epoch in (0, 49, 120, 121, 124):
+        trainer.on_epoch_end()
+    assert drawn == [0, 49, 120, 124]

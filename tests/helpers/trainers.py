@@ -73,7 +73,7 @@ _AT_ONCE = {"earliest": 0.0, "competence": 0.0, "ramp": 0.0}  # no start that is
 # this loss, or are nnU-Net's own in the beginning (tested for the trainer alone).
 WEIGHTED: dict[str, Callable[[float], dict] | None] = {
     "nnUNetTrainerACMT": lambda w: {"consistency_weight": w},
-    "nnUNetTrainerADMT": lambda w: {"unlabeled_weight": w},
+    "nnUNetTrainerADMT": lambda w: _AT_ONCE | {"unlabeled_weight": w},
     "nnUNetTrainerBCP": None,
     "nnUNetTrainerBoxTightness": lambda w: {"tightness_weight": w, "size_weight": w},
     "nnUNetTrainerCCT": lambda w: {"consistency_weight": w},

@@ -133,10 +133,10 @@ def test_the_other_networks_label_outside_the_box_and_the_own_inside():
 @pytest.mark.parametrize("shape", [(40, 30), (24, 30, 20)])
 def test_one_box_covers_its_share(shape):
     masks = box_masks(200, shape, (0.4, 0.4), 1, np.random.RandomState(0))
-    assert masks.shape == (200, 1, *shape) and masks.dtype == np.float32 and set(np.unique(masks)) == {0, 1}
-    assert abs((1 - masks).mean() - 0.4) < 0.02
+    assert masks.shape == (200, 1, *shape) and masks.dtype == torch.bool
+    assert abs((~masks).float().mean() - 0.4) < 0.02
     for mask in masks[:20, 0]:
-        inside = np.argwhere(mask == 0)
+        inside = np.argwhere(~mask.numpy())
         sides = inside.max(0) - inside.min(0) + 1
         assert len(inside) == np.prod(sides)  # a full box
 
@@ -149,18 +149,18 @@ def test_boxes_that_overlap_cancel():
             return np.full(size, high if (low, high) != (0.0, 1.0) else 0.5)
 
     # two boxes with the side 1/sqrt(2) of 10 voxels, both in the middle
-    assert (box_masks(1, (10, 10), (1.0, 1.0), 2, Full()) == 1).all()
+    assert box_masks(1, (10, 10), (1.0, 1.0), 2, Full()).all()
     mask = box_masks(1, (10, 10), (1.0, 1.0), 3, Full())[0, 0]  # the side is 6, at 2
-    expected = np.ones((10, 10))
-    expected[2:8, 2:8] = 0
-    assert np.array_equal(mask, expected)
+    expected = torch.ones(10, 10, dtype=torch.bool)
+    expected[2:8, 2:8] = False
+    assert torch.equal(mask, expected)
 
 
 def test_boxes_are_drawn_from_the_source_given():
     first, again = (box_masks(2, (9, 8), random=np.random.RandomState(3)) for _ in range(2))
-    assert np.array_equal(first, again)
+    assert torch.equal(first, again)
     np.random.seed(3)
-    assert np.array_equal(first, box_masks(2, (9, 8)))
+    assert torch.equal(first, box_masks(2, (9, 8)))
     for share, boxes in [((0.0, 0.5), 3), ((0.5, 0.2), 3), ((0.2, 1.1), 3), ((0.2, 0.5), 0)]:
         with pytest.raises(ValueError, match="share"):
             box_masks(1, (4, 4), share, boxes)
@@ -249,3 +249,21 @@ def test_occasional_masks_have_a_box_as_often_as_they_should():
     coin = iter((0.9, 0.1))
     masks = draw_occasional_masks(2, (16, 16), 0.5, random=random, coin=lambda: next(coin))
     assert masks[0].all() and not masks[1].all()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda **k: box_masks(3, (9, 8), **k),
+        lambda **k: draw_centered_masks(3, (9, 8), **k),
+        lambda **k: draw_occasional_masks(3, (9, 8), 1.0, **k),
+        lambda **k: cutout_masks(3, (9, 8), 4, **k),
+    ],
+)
+def test_masks_are_made_where_they_are_needed(draw):
+    random = np.random.RandomState(5)
+    on_host = draw(random=random)
+    drawn = random.uniform()
+    random = np.random.RandomState(5)
+    assert not on_host.all() and draw(random=random, device="meta").device.type == "meta"
+    assert random.uniform() == drawn  # the same random numbers

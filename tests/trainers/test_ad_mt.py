@@ -10,11 +10,12 @@ from tests.golden.framework import record_calls
 from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
 
 NAME = "nnUNetTrainerADMT"
+AT_ONCE = {"earliest": 0.0, "competence": 0.0}
 
 
 def admt(datasets, tmp_path, configuration="2d", options=None, **attributes):
     out, dataset = datasets(**(options or {}))
-    return started(make_trainer(NAME, out, dataset, configuration, results=tmp_path, **attributes))
+    return started(make_trainer(NAME, out, dataset, configuration, results=tmp_path, **AT_ONCE | attributes))
 
 
 def halfway(trainer):
@@ -28,6 +29,7 @@ def test_the_teacher_whose_turn_it_is_follows_the_student_and_the_other_one_rest
     for teacher in (trainer.first, trainer.second):
         assert largest_difference(weights_of(teacher.module), weights_of(trainer.network)) == 0
     halfway(trainer)
+    trainer.first.updates = trainer.second.updates = 1000
     for first_is_active in (True, False):
         trainer.turns.first = first_is_active
         trainer.turns._done = 0
@@ -38,6 +40,46 @@ def test_the_teacher_whose_turn_it_is_follows_the_student_and_the_other_one_rest
         expected = {k: 0.99 * before[0][k] + 0.01 * student[k] for k in student}
         assert largest_difference(expected, weights_of(active.module)) < 1e-6
         assert largest_difference(before[1], weights_of(resting.module)) == 0
+    assert trainer.first.updates == trainer.second.updates == 1001
+
+
+def test_after_the_copies_a_teacher_averages_from_anew(datasets, tmp_path):
+    trainer = admt(datasets, tmp_path, copy_fraction=0.5, num_epochs=2, num_iterations_per_epoch=2)
+    assert trainer.total_steps == 4
+    for copies in (1, 1, 2):
+        trainer.turns.first, trainer.turns._done = True, 0
+        before = weights_of(trainer.first.module)
+        trainer.train_step(next(trainer.dataloader_train))
+        assert trainer.first.updates == copies
+    expected = {k: (before[k] + v) / 2 for k, v in weights_of(trainer.network).items()}
+    assert largest_difference(expected, weights_of(trainer.first.module)) < 1e-6
+
+
+def test_before_the_start_no_pseudo_label_is_learned_and_both_teachers_follow(datasets, tmp_path):
+    trainer = admt(datasets, tmp_path, earliest=0.3, competence=0.7)
+    trainer.iteration = round(0.2 * trainer.total_steps)
+    turns, trainer.first.updates, trainer.second.updates = trainer.turns.state_dict(), 1000, 1000
+    before = weights_of(trainer.first.module)
+    values = trainer.train_step(next(trainer.dataloader_train))
+    assert values["pseudo"] == 0 and values["loss"] == values["labeled"] and trainer.turns.state_dict() == turns
+    student = weights_of(trainer.network)
+    expected = {k: 0.99 * before[k] + 0.01 * student[k] for k in student}
+    for teacher in (trainer.first, trainer.second):
+        assert largest_difference(expected, weights_of(teacher.module)) < 1e-6
+    trainer.gate.opened_at = trainer.progress
+    assert 0 < trainer.weights()["pseudo"] < 0.01  # the ramp begins
+    trainer.train_step(next(trainer.dataloader_train))
+    assert trainer.turns.state_dict() != turns and trainer.first.updates == trainer.second.updates + 1
+    trainer.iteration = trainer.total_steps
+    assert trainer.weights() == {"pseudo": 1.0}
+
+
+@pytest.mark.parametrize("iteration, weight", [(0, 0.00674), (3000, 0.28650), (6000, 1.0), (15000, 1.0)])
+def test_two_attributes_give_the_official_start(iteration, weight, datasets, tmp_path):
+    length = {"num_epochs": 100, "num_iterations_per_epoch": 150}
+    trainer = admt(datasets, tmp_path, ramp=0.4, **length)
+    trainer.iteration = iteration
+    assert trainer.weights()["pseudo"] == pytest.approx(weight, rel=1e-3)
 
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])

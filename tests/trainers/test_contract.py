@@ -297,7 +297,8 @@ def test_save_load_step_equals_step(name, datasets, tmp_path):
     for key, member in ((m.name, m) for m in trainer.members):
         assert largest_difference(weights_of(member.module), weights_of(other.members[key].module)) == 0
         if isinstance(member, Teacher):
-            assert member.updates == other.members[key].updates == 4
+            steps = 3 if name == "nnUNetTrainerADMT" else 4  # its teachers take turns in the second epoch
+            assert member.updates == other.members[key].updates == steps
     for key, state in trainer.members.states.items():
         assert state.state_dict() == other.members.states[key].state_dict()
     assert other.curves.values == trainer.curves.values

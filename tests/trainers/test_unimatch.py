@@ -90,6 +90,32 @@ def test_the_perturbation_of_the_second_version(datasets, tmp_path, monkeypatch)
         trained("FixMatch", datasets, tmp_path / "b", complementary_dropout=True)
 
 
+class Plain(torch.nn.Module):
+    """A network without stages."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.decoder = torch.nn.Conv2d(1, 3, 1), torch.nn.Module()
+
+    def forward(self, images):
+        return self.layer(images)
+
+
+@pytest.mark.parametrize("name, attributes", [("FixMatch", {}), ("UniMatch", {"feature_weight": 0.0})])
+def test_where_no_feature_is_perturbed_any_network_will_do(name, attributes, datasets, tmp_path):
+    plain = {"enable_deep_supervision": False, "build_network_architecture": staticmethod(lambda *_, **__: Plain())}
+    trainer = trained(name, datasets, tmp_path, **UNMIXED | attributes | plain)
+    assert trainer.train_step(next(trainer.dataloader_train))["strong"] > 0
+    with pytest.raises(NotImplementedError):
+        trained(
+            "UniMatch",
+            datasets,
+            tmp_path / "b",
+            complementary_dropout=True,
+            **UNMIXED | {"feature_weight": 0.0} | plain,
+        )
+
+
 @pytest.mark.parametrize("form, function", [("dice", "confident_dice_loss"), ("both", "present_dice_loss")])
 def test_the_form_of_the_loss(form, function, datasets, tmp_path, monkeypatch):
     trainer = trained("FixMatch", datasets, tmp_path, form=form, **UNMIXED)

@@ -64,8 +64,8 @@ class nnUNetTrainerCycleMix(nnUNetTrainerWeak):
         shape, p = images.shape[2:], probabilities(logits[0])
         number = int(np.random.choice(self.blocks))
         grid = draw_block_masks(len(images), [min(number, extent) for extent in shape], self.mix_alpha)
-        own = resize_nearest(grid, shape).to(images.device, non_blocking=True)
-        kept = cutout_masks(len(images), shape, box_size(shape, self.cutout)).to(images.device, non_blocking=True)
+        own = resize_nearest(grid.to(images.device, non_blocking=True), shape)  # a few numbers
+        kept = cutout_masks(len(images), shape, box_size(shape, self.cutout), device=images.device)
 
         def mix(x: Tensor) -> Tensor:
             return copy_paste(x, x.roll(-1, 0), own)

@@ -82,7 +82,7 @@ class nnUNetTrainerMAAG(nnUNetTrainerWeak):
         self.print_to_log_file(f"{len(cases)} dense masks of other patients from {folder}")
         first = 1 if labeled.patch_size_was_2d else 0
         masks = nnUNetDataLoader(
-            MaskDataset(folder, cases, self.dataset_class),
+            MaskDataset(folder, cases),
             labeled.batch_size,
             labeled.patch_size[first:],
             labeled.final_patch_size[first:],

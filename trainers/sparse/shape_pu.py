@@ -79,7 +79,7 @@ class nnUNetTrainerShapePU(nnUNetTrainerWeak):
     def weak_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         shape = batch.labeled.shape[2:]
         target, p = as_scales(batch.target)[0], probabilities(logits[0])
-        kept = cutout_masks(batch.num_labeled, shape, box_size(shape, self.cutout)).to(p.device, non_blocking=True)
+        kept = cutout_masks(batch.num_labeled, shape, box_size(shape, self.cutout), device=p.device)
         turn = draw_turn(self.spacing, shape)
         scales, targets, back = cut_and_turned_pass(
             self.student, batch.labeled, target, kept, turn, self.label_manager.ignore_label

@@ -97,8 +97,7 @@ class nnUNetTrainerCPS(nnUNetTrainerSSL):
     def _mix_unlabeled(self, batch: SSLBatch) -> tuple[Tensor, Tensor]:
         """Replace the unlabeled patches by mixes; returns the pseudo labels of the mixes from both networks."""
         images = batch.unlabeled
-        masks = box_masks(len(images), images.shape[2:], self.mix_share, self.mix_boxes)
-        masks = torch.from_numpy(masks > 0).to(images.device, non_blocking=True)
+        masks = box_masks(len(images), images.shape[2:], self.mix_share, self.mix_boxes, device=images.device)
         logits = [self.without_gradient(network, images)[0] for network in (self.student, self.second)]
         first, second = (copy_paste(z, z.roll(1, 0), masks) for z in logits)
         batch.unlabeled = copy_paste(images, images.roll(1, 0), masks)

@@ -27,6 +27,7 @@ Differs from the official code:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ class nnUNetTrainerUniMatch(nnUNetTrainerSSL):
             refuse_single_patches(self)
         if self.feature_weight:
             self.decode_twice = self.register_second_decoding(DroppedChannels(self.feature_dropout))
-        self.complementary = ComplementaryDropout(self.student.module)
+        self.complementary = ComplementaryDropout(self.student.module).on if self.complementary_dropout else nullcontext
 
     def unlabeled_views(self, intensity):
         strong = {f"strong_{i}": intensity for i in range(self.strong_views)}
@@ -93,7 +94,7 @@ class nnUNetTrainerUniMatch(nnUNetTrainerSSL):
         terms = {"labeled": self.supervised_loss(batch.labeled_part(scales), batch.target, batch)}
         yield terms | ({} if perturbed is None else {"features": self.taught_loss(perturbed, *taught)})
         mixed = [self.mix((batch.views[f"strong_{i}"], *taught)) for i in range(self.strong_views)]
-        with self.complementary.on(self.complementary_dropout):
+        with self.complementary():
             scales = self.student(torch.cat([view for view, *_ in mixed]))
         views = zip(*(z.chunk(self.strong_views) for z in scales), strict=True)
         losses = [self.taught_loss(own, *labels) for own, (_, *labels) in zip(views, mixed, strict=True)]
@@ -104,7 +105,7 @@ class nnUNetTrainerUniMatch(nnUNetTrainerSSL):
         if not self.mixes:
             return maps
         count, *shape = maps[0][:, 0].shape
-        masks = draw_occasional_masks(count, shape, self.cutmix).to(maps[0].device, non_blocking=True)
+        masks = draw_occasional_masks(count, shape, self.cutmix, device=maps[0].device)
         return tuple(copy_paste(x, x.roll(1, 0), masks) for x in maps)
 
     def taught_loss(self, scales: Sequence[Tensor], label: Tensor, sure: Tensor, inside: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from tests.golden.reference.supervised import ce_dice_loss
 TRAINER = "nnUNetTrainerADMT"
 _CUTMIX = "in the second teacher's turns; test_ad_mt.py sees it called"
 USES = (
+    "nnunet_ssl.engine.ema.ema_decay_at",
     "nnunet_ssl.engine.ema.ema_update_tensors",
     "nnunet_ssl.losses.combine.weighted_sum",
     "nnunet_ssl.predictions.probabilities.probabilities",
@@ -41,7 +42,6 @@ USES = (
     "nnunet_ssl.ramps.sigmoid_rampup",
 )
 REFERENCE_ONLY = {
-    "nnunet_ssl.engine.ema.ema_decay_at": "our teachers have a constant decay, without a warm-up",
     "nnunet_ssl.losses.mixed_pseudo_labels.pseudo_dice": "the loss of the official 2D script; ours has the sum of both",
     "nnunet_ssl.losses.region.masked_cross_entropy": "the loss of the official 3D script, a mean over the sure voxels alone",
     "nnunet_ssl.patches.mixing.centered_box": _CUTMIX,
@@ -50,7 +50,7 @@ REFERENCE_ONLY = {
     "nnunet_ssl.patches.mixing.outside_boxes": _CUTMIX,
     "nnunet_ssl.predictions.teacher_pair.Alternation": "made when the training starts, and stepped in every step",
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",
-    "tests.golden.reference.alternating_ema.decay_of_iteration": "our teachers have a constant decay, without a warm-up",
+    "tests.golden.reference.alternating_ema.decay_of_iteration": "counts half of the iterations; ours its updates",
     "tests.golden.reference.supervised.ce_dice_loss": "the literature's supervised loss; our trainers have nnU-Net's",
 }
 _COUNTER = "averages an integer counter of batches, which turns it into a fraction"

@@ -70,15 +70,14 @@ def _cutmix(file: GoldenFile) -> dict[str, Any]:
     u0, u1 = file.tensor("cutmix_u0"), file.tensor("cutmix_u1")
     random = np.random.RandomState(file.constant("numpy_RandomState_seed", "cutmix_mask"))
     share, boxes = file.constant("prop_range", "cutmix_mask"), file.constant("n_boxes", "cutmix_mask")
-    mask = torch.from_numpy(box_masks(len(u0), u0.shape[2:], share, boxes, random))
+    mask = box_masks(len(u0), u0.shape[2:], share, boxes, random)
     labels = tuple(
-        hard_labels(copy_paste(*(file.tensor(f"cutmix_logits_t{net}u{u}") for u in (1, 0)), mask.bool()))
-        for net in (1, 2)
+        hard_labels(copy_paste(*(file.tensor(f"cutmix_logits_t{net}u{u}") for u in (1, 0)), mask)) for net in (1, 2)
     )
     losses = cross_pseudo_losses(file.tensor("cutmix_logits_s1"), file.tensor("cutmix_logits_s2"), labels=labels)
     return {
-        "cutmix_mask": mask,
-        "cutmix_mixed": copy_paste(u1, u0, mask.bool()),
+        "cutmix_mask": mask.float(),
+        "cutmix_mixed": copy_paste(u1, u0, mask),
         "cutmix_ps_label_1": labels[0][:, 0],
         "cutmix_ps_label_2": labels[1][:, 0],
         "cutmix_cps_loss": _total(losses),

@@ -1,4 +1,4 @@
-"""The decay of AD-MT's teachers as released; our trainer's is constant after the start."""
+"""The decay of AD-MT's teachers as released; our trainer's counts a teacher's own updates."""
 
 from __future__ import annotations
 
