@@ -384,7 +384,9 @@ class MethodSeams(ConfigurableTrainer):
     def labeled_name(member: NetworkMember) -> str:
         return "labeled" if member.name == "student" else f"labeled_{member.name}"
 
-    def networks_in_turn(self, batch: SSLBatch, of_others: str = "unlabeled") -> Iterator[NetworkMember]:
+    def networks_in_turn(
+        self, batch: SSLBatch, of_others: str = "unlabeled", networks: Sequence[NetworkMember] | None = None
+    ) -> Iterator[NetworkMember]:
         """For a `term_groups` of one's own: each supervised network after its forward pass of `batch.images`, one after the other.
 
         At each turn `batch.logits` and `batch.labeled_logits` have the logits of this network with their graph, and those of the
@@ -399,13 +401,14 @@ class MethodSeams(ConfigurableTrainer):
 
         Args:
             of_others: which logits of networks whose turn is to come are needed: of "unlabeled" patches, of "all", or "none".
+            networks: in which order; default: the supervised ones, the student first. The first one has no pass without gradient.
 
         Raises:
             ValueError: another `of_others`.
         """
         if of_others not in ("unlabeled", "all", "none"):
             raise ValueError(f"of_others must be 'unlabeled', 'all' or 'none', got {of_others!r}")
-        networks = self.supervised_networks()
+        networks = self.supervised_networks() if networks is None else networks
         scales: dict[str, list[Tensor]] = {}
         for member in networks[self.one_graph_at_a_time :]:
             if not self.one_graph_at_a_time:

@@ -131,6 +131,11 @@ class GoldenFile:
         """A scalar input as a Python number."""
         return self.inputs[key].item()
 
+    def length(self, key: str) -> int:
+        """Size of an array's first axis, also of an output: how many samples were labeled, say, is no value to reproduce."""
+        array = self._expected[key] if key in self._expected else self.inputs[key]
+        return len(array)
+
     def match(self, pattern: str) -> list[str]:
         """What the single group of `pattern` is in each array key that it matches as a whole, sorted, without repeats.
 

@@ -22,7 +22,7 @@ The teacher's patches have no intensity transforms of nnU-Net, as official. No p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -67,25 +67,25 @@ class nnUNetTrainerBCP(nnUNetTrainerSSL):
     def pretraining(self) -> bool:
         return self.gate.since_opening is None
 
-    def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
+    def term_groups(self, batch: SSLBatch) -> Iterator[dict[str, Tensor]]:
         self.teacher.decay = 0.0 if self.pretraining else self.ema_decay  # 0: the teacher is a copy of the student
         shape = batch.labeled.shape[2:]
         outside = outside_boxes(shape, [draw_box(shape, box_size(shape, self.box_ratio))], batch.labeled.device)
-        return (self.pretraining_terms if self.pretraining else self.mixing_terms)(batch, outside)
+        yield from (self.pretraining_terms if self.pretraining else self.mixing_terms)(batch, outside)
 
-    def pretraining_terms(self, batch: SSLBatch, outside: Tensor) -> dict[str, Tensor]:
+    def pretraining_terms(self, batch: SSLBatch, outside: Tensor) -> Iterator[dict[str, Tensor]]:
         """nnU-Net's loss on labeled patches with the next labeled patch pasted into them."""
         images, target = self.mix_labeled(batch, outside)
-        return {"labeled": self.supervised_loss(self.student(images), target, batch)}
+        yield {"labeled": self.supervised_loss(self.student(images), target, batch)}
 
     def mix_labeled(self, batch: SSLBatch, outside: Tensor) -> tuple[Tensor, Tensor | list[Tensor]]:
         targets = [paste_next(target, outside) for target in as_scales(batch.target)]
         return paste_next(batch.labeled, outside), targets if self.enable_deep_supervision else targets[0]
 
-    def mixing_terms(self, batch: SSLBatch, outside: Tensor) -> dict[str, Tensor]:
+    def mixing_terms(self, batch: SSLBatch, outside: Tensor) -> Iterator[dict[str, Tensor]]:
         """Losses on the labeled and on the pseudo-labeled part of both mixes."""
         images, labels = self.mix(batch, outside)
-        return self.mix_losses(self.student(images), labels())
+        yield self.mix_losses(self.student(images), labels())
 
     def mix(self, batch: SSLBatch, outside: Tensor) -> tuple[Tensor, Callable[[], list[MixedLabels]]]:
         """The mixes, labeled patches with a box of unlabeled ones first, and what gives their labels at every scale."""

@@ -23,6 +23,8 @@ on the highest resolution; padding does not count; the ramp moves every iteratio
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -37,7 +39,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerCrossTeaching(nnUNetTrainerSSL):
     """Cross teaching: nnU-Net's network and a transformer learn each other's hard decisions on unlabeled patches.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch, for each of the two networks.
+    Passes per step: forward and backward on labeled and unlabeled patches in one batch, for the transformer and then for nnU-Net's
+    network, and a forward pass of the unlabeled patches without gradient for the latter.
     """
 
     networks = ("student", "transformer")
@@ -74,14 +77,18 @@ class nnUNetTrainerCrossTeaching(nnUNetTrainerSSL):
             return self.loss.loss(logits[0], target[0])
         return super().supervised_loss(logits, target, batch)
 
-    def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
-        first, second = logits[0], batch.logits["transformer"][0]
-        labels = hard_labels(first, self.activation), hard_labels(second, self.activation)
+    def term_groups(self, batch: SSLBatch) -> Iterator[dict[str, Tensor]]:
         options = {"activation": self.activation, "mask": batch.inside, "all_ranks": self.is_ddp}
-        return {
-            "cross_teaching": pseudo_dice(first, labels[1], **options),
-            "cross_teaching_transformer": pseudo_dice(second, labels[0], **options),
-        }
+        # the transformer first: a pass without gradient of the other one is cheap, and makes no second draw of its drop path
+        for member in self.networks_in_turn(batch, networks=(self.transformer, self.student)):
+            other, name = self.student, "cross_teaching_transformer"
+            if member is self.student:
+                other, name = self.transformer, "cross_teaching"
+            label = hard_labels(batch.logits[other.name][0], self.activation)
+            yield {
+                self.labeled_name(member): self.supervised_loss(batch.labeled_logits[member.name], batch.target, batch),
+                name: pseudo_dice(batch.logits[member.name][0], label, **options),
+            }
 
     def weights(self) -> dict[str, float]:
         weight = ramped_weight(self.consistency_weight, self.progress, self.rampup_fraction)

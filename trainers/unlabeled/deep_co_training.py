@@ -26,11 +26,15 @@ Differs from SSL4MIS ("rotation"): 2D and 3D; k = 0, the same image again, is no
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.curves import BOTH
+from nnunet_ssl.engine.members import NetworkMember
 from nnunet_ssl.losses.adversarial_examples import against_own_decision
 from nnunet_ssl.losses.consistency import jensen_shannon, mutual_mse
 from nnunet_ssl.losses.mixed_pseudo_labels import soft_cross_entropy
@@ -43,9 +47,9 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerDeepCoTraining(nnUNetTrainerSSL):
     """Deep co-training: two networks agree on unlabeled patches, and each resists the other's adversarial examples.
 
-    Passes per step, for each of two networks: forward and backward on labeled and unlabeled patches, on the adversarial
-    examples of the other one, and once more to make its own. With views = "rotation": forward and backward of one network on L
-    + 2 U.
+    Passes per step, for each of two networks in turn: forward and backward on labeled and unlabeled patches, on the adversarial
+    examples of the other one, and once more to make its own; a forward pass of the patches without gradient for the second. With
+    views = "rotation": forward and backward of one network on L + 2 U.
     """
 
     networks = ("student", "second")
@@ -55,6 +59,7 @@ class nnUNetTrainerDeepCoTraining(nnUNetTrainerSSL):
     rotation_weight: float = 5.0  # SSL4MIS: 0.1, which is 0.2 beside nnU-Net's loss and has no effect, see above
     step: float = 0.02  # of the adversarial examples, in standard deviations of intensities; the paper: of the range of intensities
     rampup_fraction: float = 1.0  # of the run; SSL4MIS: 30000 of 30000 iterations; the paper: 80 of 600 epochs
+    term_patches = dict.fromkeys(("difference", "difference_second"), BOTH)
 
     def build_method(self) -> None:
         if self.views not in ("adversarial", "rotation"):
@@ -62,23 +67,29 @@ class nnUNetTrainerDeepCoTraining(nnUNetTrainerSSL):
         if self.views == "adversarial":
             self.second = self.register_network("second", supervised=True)
 
-    def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
+    def term_groups(self, batch: SSLBatch) -> Iterator[dict[str, Tensor]]:
+        """Of each network: labels and JS, in which the other's prediction is constant, as in half of JS' gradient; then H."""
         if self.views == "rotation":
-            return {"rotation": self.rotation(logits[0], batch)}
-        return {
-            "agreement": jensen_shannon(logits[0], batch.logits["second"][0], self.activation, batch.inside),
-            "difference": self.difference(batch),
-        }
+            yield self.terms(batch)
+            return
+        for member in self.networks_in_turn(batch, of_others="all"):
+            other, suffix = (self.second, "") if member is self.student else (self.student, "_second")
+            own, others = (batch.logits[network.name][0] for network in (member, other))
+            yield {
+                self.labeled_name(member): self.supervised_loss(batch.labeled_logits[member.name], batch.target, batch),
+                f"agreement{suffix}": jensen_shannon(own, others, self.activation, batch.inside),
+            }
+            yield {f"difference{suffix}": self.difference(member, other, batch)}
 
-    def difference(self, batch: SSLBatch) -> Tensor:
-        """What each network makes of the other's adversarial examples, against what the other makes of the images."""
-        pairs, images, losses = (self.student, self.second), batch.images, []
-        for network, other in (pairs, pairs[::-1]):
-            scales = batch.labeled_logits[network.name][0], batch.logits[network.name][0]
-            target = probabilities(torch.cat(scales).detach(), self.activation)
-            examples = against_own_decision(network.module, images, self.step, self.activation)
-            losses.append(soft_cross_entropy(other(examples)[0], target, self.activation, batch.counted()))
-        return torch.stack(losses).sum()
+    def difference(self, member: NetworkMember, other: NetworkMember, batch: SSLBatch) -> Tensor:
+        """What a network makes of the other's adversarial examples, against what the other makes of the images."""
+        scales = batch.labeled_logits[other.name][0], batch.logits[other.name][0]
+        target = probabilities(torch.cat(scales).detach(), self.activation)
+        examples = against_own_decision(other.module, batch.images, self.step, self.activation)
+        return soft_cross_entropy(member(examples)[0], target, self.activation, batch.counted())
+
+    def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
+        return {"rotation": self.rotation(logits[0], batch)}
 
     def rotation(self, logits: Tensor, batch: SSLBatch) -> Tensor:
         square = quarter_turns_fit(self.configuration_manager.spacing, logits.shape[2:])
@@ -88,7 +99,7 @@ class nnUNetTrainerDeepCoTraining(nnUNetTrainerSSL):
         return mutual_mse(turned, probabilities(rotated, self.activation), turn_and_flip(batch.inside, turns))
 
     def weights(self) -> dict[str, float]:
-        rotation = {"rotation": self.rotation_weight}
         final = {"agreement": self.agreement_weight, "difference": self.difference_weight}
-        final = rotation if self.views == "rotation" else final
+        final |= {f"{term}_second": weight for term, weight in final.items()}
+        final = {"rotation": self.rotation_weight} if self.views == "rotation" else final
         return {name: ramped_weight(weight, self.progress, self.rampup_fraction) for name, weight in final.items()}

@@ -23,9 +23,12 @@ Differs from the official code, beside what `bcp.py` says:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.losses.bidirectional import MixedLabels
 from nnunet_ssl.losses.discrepancy_correction import correction_loss, doubt_loss
 from nnunet_ssl.losses.mutual_correction import disagreement
 from nnunet_ssl.networks.counterpart import build_counterpart
@@ -35,8 +38,9 @@ from nnunet_ssl.trainers.unlabeled.bcp import nnUNetTrainerBCP
 class nnUNetTrainerSDCL(nnUNetTrainerBCP):
     """SDCL: BCP with two students, which are corrected where they disagree.
 
-    Passes per step, for each of two networks: forward and backward of as many mixed patches as there are labeled (or unlabeled, if
-    more); one forward pass of the teacher on the unlabeled patches. None of the teacher in pre-training.
+    Passes per step, for each of two networks in turn: forward and backward of as many mixed patches as there are labeled (or
+    unlabeled, if more); a forward pass of them without gradient for the second, and one of the teacher on the unlabeled patches.
+    None of these two in pre-training.
     """
 
     networks = ("student", "teacher", "second")
@@ -49,27 +53,30 @@ class nnUNetTrainerSDCL(nnUNetTrainerBCP):
         network = build_counterpart(self.configuration_manager, *form)
         self.second = self.register_network("second", network, supervised=True, follows_pretrained=False)
 
-    def pretraining_terms(self, batch: SSLBatch, outside: Tensor) -> dict[str, Tensor]:
+    def pretraining_terms(self, batch: SSLBatch, outside: Tensor) -> Iterator[dict[str, Tensor]]:
         images, target = self.mix_labeled(batch, outside)
-        return {
-            self.labeled_name(member): self.supervised_loss(member(images), target, batch)
-            for member in self.supervised_networks()
-        }
+        mixes = SSLBatch(images, target, batch.keys, unlabeled=images[:0])
+        for member in self.networks_in_turn(mixes, of_others="none"):
+            loss = self.supervised_loss(mixes.labeled_logits[member.name], target, batch)
+            yield {self.labeled_name(member): loss}
 
-    def mixing_terms(self, batch: SSLBatch, outside: Tensor) -> dict[str, Tensor]:
+    def mixing_terms(self, batch: SSLBatch, outside: Tensor) -> Iterator[dict[str, Tensor]]:
         images, labels = self.mix(batch, outside)
-        scales = {member.name: member(images) for member in self.supervised_networks()}
-        of_scales = labels()
+        mixes, of_scales = SSLBatch(images, batch.target, batch.keys, unlabeled=images[:0]), []
+        for member in self.networks_in_turn(mixes, of_others="all"):
+            of_scales = of_scales or labels()  # made while the first forward passes ran
+            terms = self.student_terms(mixes, of_scales, member.name)
+            yield {key if member is self.student else f"{key}_{member.name}": loss for key, loss in terms.items()}
+
+    def student_terms(self, mixes: SSLBatch, of_scales: list[MixedLabels], name: str) -> dict[str, Tensor]:
+        """BCP's losses and both corrections of one student."""
         mixed, weights = of_scales[0], of_scales[0].weights(self.pseudo_weight)
-        first, second = (of_network[0] for of_network in scales.values())
+        first, second = (mixes.labeled_logits[member.name][0] for member in self.supervised_networks())
         differ = disagreement(first, second, self.activation, mixed.labeled | mixed.pseudo)
-        terms = {}
-        for name, of_network in scales.items():
-            logits, losses = of_network[0], self.mix_losses(of_network, of_scales)
-            losses["correction"] = correction_loss(logits, mixed.labels, differ, weights, self.activation)
-            losses["doubt"] = doubt_loss(logits, mixed.labels, differ, weights, self.activation)
-            terms |= {key if name == "student" else f"{key}_{name}": loss for key, loss in losses.items()}
-        return terms
+        logits, losses = mixes.labeled_logits[name][0], self.mix_losses(mixes.labeled_logits[name], of_scales)
+        losses["correction"] = correction_loss(logits, mixed.labels, differ, weights, self.activation)
+        losses["doubt"] = doubt_loss(logits, mixed.labels, differ, weights, self.activation)
+        return losses
 
     def weights(self) -> dict[str, float]:
         final = {"pseudo": self.pseudo_weight, "correction": self.correction_weight, "doubt": self.doubt_weight}

@@ -18,6 +18,18 @@ FIRST_EMA_STEP = {"from0": 0, "cross": 97}
 RAMP_INTERVAL = 150
 
 
+def labeled_count(file: GoldenFile, whole: str, unlabeled: str | None = None) -> int:
+    """How many samples of a batch are labeled; they come first.
+
+    Args:
+        whole: array of the whole batch.
+        unlabeled: array of its unlabeled samples alone. None where the file has none: half of the batch, rounded down, is
+            labeled, as the sidecars' `meaning` says ("indices 0..B/2-1").
+    """
+    samples = file.length(whole)
+    return divmod(samples, 2)[0] if unlabeled is None else samples - file.length(unlabeled)
+
+
 def ssl4mis_weight(file: GoldenFile, key: str, **constants: float) -> float:
     """The weight at `iter_num` of an array, ramped up to `consistency` over `rampup` blocks of 150 iterations.
 

@@ -22,9 +22,8 @@ from nnunet_ssl.predictions.teacher_pair import (
     weight_of_first,
 )
 from nnunet_ssl.ramps import sigmoid_rampup, stepwise_progress
-from tests.golden.adapters._common import RAMP_INTERVAL
 from tests.golden.framework import GoldenFile, grad
-from tests.golden.reference.alternating_ema import decay_of_iteration
+from tests.golden.reference.alternating_ema import decay_of_iteration, sharpened_mean
 from tests.golden.reference.supervised import ce_dice_loss
 
 TRAINER = "nnUNetTrainerADMT"
@@ -51,6 +50,7 @@ REFERENCE_ONLY = {
     "nnunet_ssl.predictions.teacher_pair.Alternation": "made when the training starts, and stepped in every step",
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",
     "tests.golden.reference.alternating_ema.decay_of_iteration": "counts half of the iterations; ours its updates",
+    "tests.golden.reference.alternating_ema.sharpened_mean": "the official temperature is 1, which sharpens nothing",
     "tests.golden.reference.supervised.ce_dice_loss": "the literature's supervised loss; our trainers have nnU-Net's",
 }
 _COUNTER = "averages an integer counter of batches, which turns it into a fraction"
@@ -60,12 +60,14 @@ ONE_STEP = 1
 
 
 def _weight(file: GoldenFile, case: str, iteration: int) -> float:
-    progress = stepwise_progress(iteration, RAMP_INTERVAL, file.constant("consistency_rampup", case))
+    interval = file.constant("iterations_per_ramp_step", "ramp")
+    progress = stepwise_progress(iteration, interval, file.constant("consistency_rampup", case))
     return sigmoid_rampup(progress, file.constant("consistency", case))
 
 
-def _unlabeled_loss(case: str, logits: Tensor, label: Tensor, counted: Tensor) -> Tensor:
-    loss = masked_cross_entropy if case.endswith("3d") else pseudo_dice
+def _unlabeled_loss(file: GoldenFile, case: str, logits: Tensor, label: Tensor, counted: Tensor) -> Tensor:
+    form = file.constant("unlabeled_loss", case)
+    loss = masked_cross_entropy if form.startswith("cross entropy") else pseudo_dice
     return loss(logits, label, mask=counted)
 
 
@@ -82,7 +84,7 @@ def _step(file: GoldenFile, case: str) -> dict[str, Any]:
     labeled, weak, changed = student.split([len(labels), len(weak_images), len(weak_images)])
     p = [probabilities(file.tensor(f"{case}/in/teacher{i}_logits")) for i in (1, 2)]
     entropies = [entropy_in_bits(q) for q in p]
-    ensemble = entropy_weighted_mean(*p)
+    ensemble = sharpened_mean(entropy_weighted_mean(*p), file.constant("ensemble_temperature", case))
     label, confidence = label_and_confidence(ensemble)
     conflict = label_and_confidence(p[0])[0] != label_and_confidence(p[1])[0]
     own_label, own_confidence = label_and_confidence(probabilities(weak))
@@ -94,7 +96,7 @@ def _step(file: GoldenFile, case: str) -> dict[str, Any]:
         return weighted_sum({"supervised": supervised, "unlabeled": loss}, {"supervised": 1.0, "unlabeled": weight})
 
     def outcome(name: str, suffix: str, found: tuple[Tensor, Tensor]) -> dict[str, Any]:
-        loss = _unlabeled_loss(case, changed, found[0], found[1] >= threshold)
+        loss = _unlabeled_loss(file, case, changed, found[0], found[1] >= threshold)
         return {
             f"{name}_label{suffix}": found[0][:, 0],
             f"{name}_confidence{suffix}": found[1][:, 0],
@@ -115,8 +117,8 @@ def _step(file: GoldenFile, case: str) -> dict[str, Any]:
     released = compromise(*of_mix, own_label, own_confidence, mixed(conflict))
     sure = taken[1] >= threshold
     parts = {
-        "agreement": _unlabeled_loss(case, changed, taken[0], sure & conflict.logical_not()),
-        "conflict": _unlabeled_loss(case, changed, taken[0], sure & conflict),
+        "agreement": _unlabeled_loss(file, case, changed, taken[0], sure & conflict.logical_not()),
+        "conflict": _unlabeled_loss(file, case, changed, taken[0], sure & conflict),
     }
     lower = file.constant("alt_param_conflict_weight", f"{case}/out/true_loss_u_conflict_weight")
     weighted = weighted_sum(parts, {"agreement": 1.0, "conflict": lower})
@@ -154,8 +156,9 @@ def _boxes(file: GoldenFile, case: str) -> list:
     return rows
 
 
-def _turns(lengths, steps: int) -> list[bool]:
+def _turns(file: GoldenFile, lengths, steps: int) -> list[bool]:
     alternation, states = Alternation(lambda: next(lengths)), []
+    alternation.first = file.constant("initial_state", "alternator")
     for _ in range(steps):
         states.append(alternation.first)
         alternation.step()
@@ -185,9 +188,8 @@ def adapt(file: GoldenFile) -> dict[str, Any]:
     for case in file.match(r"(cutmix_boxes_\dd)/in/lambda"):
         produced[f"{case}/out/bounds"] = _boxes(file, case)
     produced["ramp/out/weight_f64"] = [_weight(file, "ramp", i) for i in file.numbers("ramp/in/iteration")]
-    produced["alternator/out/state"] = _turns(
-        iter(file.numbers("alternator/in/periods")), file.constant("steps", "alternator")
-    )
+    periods = iter(file.numbers("alternator/in/periods"))
+    produced["alternator/out/state"] = _turns(file, periods, file.constant("steps", "alternator"))
     key = "alternator/out/state_not_random_as_released"
-    produced[key] = _turns(iter(lambda: ONE_STEP, None), len(file.byproduct(key)))
+    produced[key] = _turns(file, iter(lambda: ONE_STEP, None), file.length(key))
     return produced

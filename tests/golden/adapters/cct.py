@@ -9,7 +9,7 @@ from nnunet_ssl.losses.consistency import softmax_mse
 from nnunet_ssl.networks.feature_perturbations import kept_elements, noisy_features, without_strongest
 from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.ramps import ramp_progress, sigmoid_rampup
-from tests.golden.adapters._common import ssl4mis_weight
+from tests.golden.adapters._common import labeled_count, ssl4mis_weight
 from tests.golden.framework import GoldenFile, grad
 from tests.golden.reference.cross_consistency import (
     adversarial_direction,
@@ -58,21 +58,21 @@ NOT_FOLLOWED = {
 # numbers that stand in the specification or in the sidecar's `meaning` only
 CONSISTENCY, RAMP_LENGTH = 0.1, 200
 OFFICIAL_RAMP = 800
+MAIN = "0"  # number of the main decoder
 
 
 def _step(file: GoldenFile) -> dict[str, Any]:
-    logits = {i: file.tensor(f"logits_{i}", requires_grad=True) for i in file.match(r"logits_(\d)")}
-    # `meaning`: the first half of the samples is labeled
-    labeled, (main, *others) = zip(*(z.chunk(2) for z in logits.values()))
-    target = file.tensor("labels").chunk(2)[0]
-    supervised = mean_loss([ce_dice_loss(z, target) for z in labeled])
-    terms = [softmax_mse(z, main) for z in others]
-    consistency = mean_loss(terms)
+    logits = {i: file.tensor(f"logits_{i}", requires_grad=True) for i in file.match(r"logits_(\d+)")}
+    labeled = labeled_count(file, "labels")
+    target = file.tensor("labels")[:labeled]
+    supervised = mean_loss([ce_dice_loss(z[:labeled], target) for z in logits.values()])
+    terms = {i: softmax_mse(z[labeled:], logits[MAIN][labeled:]) for i, z in logits.items() if i != MAIN}
+    consistency = mean_loss([*terms.values()])
     weight = ssl4mis_weight(file, "weight", consistency=CONSISTENCY, rampup=RAMP_LENGTH)
     parts = {"supervised": supervised, "consistency": consistency}
     return {
         "supervised": supervised,
-        **{f"consistency_{i}": term for i, term in enumerate(terms, start=1)},
+        **{f"consistency_{i}": term for i, term in terms.items()},
         "consistency": consistency,
         "weight": weight,
         "loss": weighted_sum(parts, {"supervised": 1.0, "consistency": weight}),
@@ -96,7 +96,7 @@ def _official(file: GoldenFile) -> dict[str, Any]:
     features, low = file.tensor("off_feature"), file.tensor("off_pred_low")
     decode = pointwise(file.tensor("vat_w"), file.tensor("vat_b"))
     xi, eps, iterations = (file.constant(name, "vat_r_adv") for name in ("xi", "eps", "it"))
-    main, *others = (file.tensor(f"logits_{i}") for i in file.match(r"logits_(\d)"))
+    main, *others = (file.tensor(f"logits_{i}") for i in file.match(r"logits_(\d+)"))
     target, first = probabilities(main), others[0]
     thresholds = {name: file.constant("threshold", f"off_{name}_conf") for name in ("mse", "kl")}
     final = file.constant("final_w", "off_weight")

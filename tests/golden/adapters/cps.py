@@ -12,6 +12,7 @@ from nnunet_ssl.losses.cross_pseudo import cross_pseudo_losses
 from nnunet_ssl.patches.mixing import box_masks, copy_paste
 from nnunet_ssl.predictions.hard_labels import hard_labels
 from nnunet_ssl.ramps import sigmoid_rampup, stepwise_progress
+from tests.golden.adapters._common import labeled_count
 from tests.golden.framework import GoldenFile, grad
 from tests.golden.reference.supervised import ce_dice_loss
 
@@ -37,15 +38,14 @@ SUM = {"first": 1.0, "second": 1.0}
 def _ssl4mis(file: GoldenFile, dim: str) -> dict[str, Any]:
     first = file.tensor(f"logits{dim}_1", requires_grad=True)
     second = file.tensor(f"logits{dim}_2", requires_grad=True)
-    # `meaning`: the first half of the samples is labeled
-    labeled, (target, _) = (first.chunk(2)[0], second.chunk(2)[0]), file.tensor(f"labels{dim}").chunk(2)
-    unlabeled = first.chunk(2)[1], second.chunk(2)[1]
+    labeled = labeled_count(file, f"labels{dim}", f"pseudo_label{dim}_1")
+    target, unlabeled = file.tensor(f"labels{dim}")[:labeled], (first[labeled:], second[labeled:])
 
     key = f"weight{dim}"
     progress = stepwise_progress(file.constant("iter_num", key), RAMP_INTERVAL, file.constant("rampup", key))
     weight = sigmoid_rampup(progress, file.constant("consistency", key))
     pseudo = cross_pseudo_losses(*unlabeled)
-    supervised = ce_dice_loss(labeled[0], target), ce_dice_loss(labeled[1], target)
+    supervised = ce_dice_loss(first[:labeled], target), ce_dice_loss(second[:labeled], target)
     terms = {"sup_1": supervised[0], "sup_2": supervised[1], "cps_1": pseudo[0], "cps_2": pseudo[1]}
     loss = weighted_sum(terms, {"sup_1": 1.0, "sup_2": 1.0, "cps_1": weight, "cps_2": weight})
     return {

@@ -7,7 +7,7 @@ from typing import Any
 from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.losses.mixed_pseudo_labels import pseudo_dice
 from nnunet_ssl.predictions.hard_labels import hard_labels
-from tests.golden.adapters._common import ssl4mis_weight
+from tests.golden.adapters._common import labeled_count, ssl4mis_weight
 from tests.golden.framework import GoldenFile, grad
 from tests.golden.reference.supervised import ce_dice_loss
 
@@ -26,10 +26,9 @@ REFERENCE_ONLY = {
 
 def _step(file: GoldenFile, dim: str) -> dict[str, Any]:
     logits = [file.tensor(f"logits{dim}_{network}", requires_grad=True) for network in ("cnn", "vit")]
-    # `meaning`: the first half of the samples is labeled
-    target = file.tensor(f"labels{dim}").chunk(2)[0]
-    labeled, unlabeled = zip(*(z.chunk(2) for z in logits))
-    supervised = {f"sup_loss{dim}_{i}": ce_dice_loss(z, target) for i, z in enumerate(labeled, start=1)}
+    labeled = labeled_count(file, f"labels{dim}")
+    target, unlabeled = file.tensor(f"labels{dim}")[:labeled], [z[labeled:] for z in logits]
+    supervised = {f"sup_loss{dim}_{i}": ce_dice_loss(z[:labeled], target) for i, z in enumerate(logits, start=1)}
     pseudo = {
         f"pseudo_loss{dim}_{i}": pseudo_dice(z, hard_labels(other))
         for i, (z, other) in enumerate(zip(unlabeled, unlabeled[::-1]), start=1)

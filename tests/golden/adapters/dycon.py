@@ -12,7 +12,7 @@ from nnunet_ssl.losses.selective import uncertainty_weighted_mse
 from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.predictions.uncertainty import ramped_threshold
 from nnunet_ssl.ramps import geometric_ramp, ramp_progress, sigmoid_rampup, stepwise_progress
-from tests.golden.adapters._common import stored_ema_sequences
+from tests.golden.adapters._common import labeled_count, stored_ema_sequences
 from tests.golden.framework import GoldenFile, grad, grad_sums
 from tests.golden.reference.binary import foreground_dice_loss
 from tests.golden.reference.supervised import cross_entropy
@@ -111,11 +111,12 @@ def _step(file: GoldenFile) -> dict[str, Any]:
     student.requires_grad_()
     features = file.tensor("step_student_features", requires_grad=True)
     label = file.tensor("step_label")
-    # half of a batch is labeled; the released script takes the other half's labels too
-    (labeled, unlabeled), (target, _), (_, unlabeled_teacher) = student.chunk(2), label.chunk(2), teacher.chunk(2)
+    # the released script takes the labels of the unlabeled part too
+    count = labeled_count(file, "step_label")
+    labeled, unlabeled, target, unlabeled_teacher = student[:count], student[count:], label[:count], teacher[count:]
     labels = cell_labels(label.unsqueeze(1), CLASSES, STRIDE)
-    (_, embeddings), (_, teacher_embeddings) = (
-        unit_embeddings(f).chunk(2) for f in (features, file.tensor("step_teacher_features"))
+    embeddings, teacher_embeddings = (
+        unit_embeddings(f)[count:] for f in (features, file.tensor("step_teacher_features"))
     )
     epoch, weight = file.constant("epoch"), _ramp(file.constant("iter_num"))
     beta = _beta(file, epoch)
@@ -123,7 +124,7 @@ def _step(file: GoldenFile) -> dict[str, Any]:
         "ce": cross_entropy(labeled, target),
         "dice": foreground_dice_loss(probabilities(labeled)[:, 1], target),
         "consistency": softmax_mse(probabilities(unlabeled), probabilities(unlabeled_teacher)),
-        "contrast": _contrast(file, embeddings, labels.chunk(2)[1], epoch, teacher=teacher_embeddings),
+        "contrast": _contrast(file, embeddings, labels[count:], epoch, teacher=teacher_embeddings),
         "uncertainty": uncertainty_weighted_mse(student, teacher, beta, as_released=True),
     }
     supervised, unsupervised = file.constant("l_weight"), file.constant("u_weight")

@@ -8,7 +8,7 @@ from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.losses.entropy import entropy_loss
 from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.predictions.uncertainty import predictive_entropy, relative_entropy
-from tests.golden.adapters._common import ssl4mis_weight
+from tests.golden.adapters._common import labeled_count, ssl4mis_weight
 from tests.golden.framework import GoldenFile, grad
 from tests.golden.reference.entropy import weighted_self_information
 from tests.golden.reference.supervised import ce_dice_loss
@@ -32,8 +32,8 @@ REFERENCE_ONLY = {
 def _step(file: GoldenFile, dim: str) -> dict[str, Any]:
     logits = file.tensor(f"logits{dim}", requires_grad=True)
     p = probabilities(logits)
-    # `meaning`: the first half of the samples is labeled
-    supervised = ce_dice_loss(logits.chunk(2)[0], file.tensor(f"labels{dim}").chunk(2)[0])
+    labeled = labeled_count(file, f"labels{dim}")
+    supervised = ce_dice_loss(logits[:labeled], file.tensor(f"labels{dim}")[:labeled])
     consistency = entropy_loss(p, channels=file.constant("C_in_script", f"step{dim}_consistency"))
     weight = ssl4mis_weight(file, f"step{dim}_weight")
     terms = {"supervised": supervised, "entropy": consistency}

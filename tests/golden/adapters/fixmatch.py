@@ -7,7 +7,7 @@ from typing import Any
 from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.predictions.hard_labels import hard_labels
 from nnunet_ssl.predictions.probabilities import probabilities
-from tests.golden.adapters._common import ssl4mis_weight
+from tests.golden.adapters._common import labeled_count, ssl4mis_weight
 from tests.golden.framework import GoldenFile, grad
 from tests.golden.reference.ctaugment import sampling_weights, transformed, updated_rates
 from tests.golden.reference.fixmatch import (
@@ -65,12 +65,13 @@ def _standard(file: GoldenFile) -> dict[str, Any]:
     p_weak, p_strong = probabilities(weak).detach(), probabilities(strong)
     normalized = relative_range(p_weak)
     mask = above(normalized, file.constant("conf_thresh", "pseudo_mask"))
-    label = label_of_masked(p_weak, mask).chunk(2)[1]
+    labeled = labeled_count(file, "logits_weak", "pseudo_label")
+    label = label_of_masked(p_weak, mask)[labeled:]
     certainty = spatial_certainty(p_strong)
     complementary = complementary_loss(p_strong, p_weak, certainty)
     terms = {
-        "sup_loss": full_loss(weak.chunk(2)[0], file.tensor("labels").chunk(2)[0]),
-        "unsup_loss": unlabeled_loss(strong.chunk(2)[1], label, certainty, complementary),
+        "sup_loss": full_loss(weak[:labeled], file.tensor("labels")[:labeled]),
+        "unsup_loss": unlabeled_loss(strong[labeled:], label, certainty, complementary),
     }
     weight = _weight(file)
     loss = weighted_sum(terms, {"sup_loss": 1.0, "unsup_loss": weight})
@@ -88,10 +89,11 @@ def _standard(file: GoldenFile) -> dict[str, Any]:
 
 
 def _with_ctaugment(file: GoldenFile) -> dict[str, Any]:
-    label = hard_labels(file.tensor("cta_ema_logits")).chunk(2)[1]
+    labeled = labeled_count(file, "logits_weak", "pseudo_label")
+    weak, strong, teacher = (file.tensor(key) for key in ("logits_weak", "logits_strong", "cta_ema_logits"))
     terms = {
-        "cta_sup_loss": full_loss(file.tensor("logits_weak").chunk(2)[0], file.tensor("labels").chunk(2)[0]),
-        "cta_unsup_loss": full_loss(file.tensor("logits_strong").chunk(2)[1], label),
+        "cta_sup_loss": full_loss(weak[:labeled], file.tensor("labels")[:labeled]),
+        "cta_unsup_loss": full_loss(strong[labeled:], hard_labels(teacher)[labeled:]),
     }
     levels, decay = file.numbers("cta_update_levels"), file.constant("decay", "cta_p")
     rates = {}

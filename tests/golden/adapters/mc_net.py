@@ -7,7 +7,7 @@ from typing import Any
 from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.losses.mutual_consistency import mutual_consistency, sharpened
 from nnunet_ssl.predictions.probabilities import probabilities
-from tests.golden.adapters._common import ssl4mis_weight
+from tests.golden.adapters._common import labeled_count, ssl4mis_weight
 from tests.golden.framework import GoldenFile, grad
 from tests.golden.reference.mc_net import binary_dice_loss, half_dice_loss, kl_of_probabilities
 
@@ -28,12 +28,12 @@ REFERENCE_ONLY = {
 
 
 def _step(file: GoldenFile, case: str) -> dict[str, Any]:
-    logits = {i: file.tensor(f"{case}_logits{i}", requires_grad=True) for i in file.match(rf"{case}_logits(\d)")}
-    # `meaning`: the first half of the samples is labeled
-    target = file.tensor(f"{case}_labels").chunk(2)[0]
+    logits = {i: file.tensor(f"{case}_logits{i}", requires_grad=True) for i in file.match(rf"{case}_logits(\d+)")}
+    labeled = labeled_count(file, f"{case}_labels")
+    target = file.tensor(f"{case}_labels")[:labeled]
     dice = {}
     for i, z in logits.items():
-        p = probabilities(z.chunk(2)[0])
+        p = probabilities(z[:labeled])
         dice[i] = half_dice_loss(p, target) if case.startswith("2d") else binary_dice_loss(p[:, 1], target == 1)
     consistency = mutual_consistency(list(logits.values()), file.constant("temperature", f"{case}_consistency"))
     weight = ssl4mis_weight(file, f"{case}_weight")
@@ -52,9 +52,9 @@ def adapt(file: GoldenFile) -> dict[str, Any]:
     p = file.tensor("sharp_in")
     produced = {
         f"sharp_{name}": sharpened(p, file.constant("temperature", f"sharp_{name}"))
-        for name in file.match(r"sharp_(\dp\d)")
+        for name in file.match(r"sharp_(\dp\d+)")
     }
-    for case in file.match(r"(\dd_n\d)_labels"):
+    for case in file.match(r"(\dd_n\d+)_labels"):
         produced |= _step(file, case)
     p, target = file.tensor("bin_p"), file.tensor("bin_t")
     return produced | {"bin_dice": binary_dice_loss(p, target), "kl": kl_of_probabilities(p, target)}

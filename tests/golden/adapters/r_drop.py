@@ -6,7 +6,7 @@ from typing import Any
 
 from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.losses.consistency import symmetric_kl
-from tests.golden.adapters._common import ssl4mis_weight
+from tests.golden.adapters._common import labeled_count, ssl4mis_weight
 from tests.golden.framework import GoldenFile, grad
 from tests.golden.reference.regularized_dropout import last_axis_kl, summed_kl
 from tests.golden.reference.supervised import ce_dice_loss
@@ -27,12 +27,11 @@ REFERENCE_ONLY = {
 
 def _step(file: GoldenFile, dim: str) -> dict[str, Any]:
     logits = [file.tensor(f"logits{dim}_{i}", requires_grad=True) for i in (1, 2)]
-    # `meaning`: the first half of the samples is labeled
-    target = file.tensor(f"labels{dim}").chunk(2)[0]
-    labeled, unlabeled = zip(*(z.chunk(2) for z in logits))
+    labeled = labeled_count(file, f"labels{dim}")
+    target, unlabeled = file.tensor(f"labels{dim}")[:labeled], [z[labeled:] for z in logits]
     weight = ssl4mis_weight(file, f"loss{dim}")
     last_axis, over_classes = last_axis_kl(*unlabeled), symmetric_kl(*unlabeled)
-    terms = {str(i): ce_dice_loss(z, target) for i, z in enumerate(labeled)}
+    terms = {str(i): ce_dice_loss(z[:labeled], target) for i, z in enumerate(logits)}
     weights = dict.fromkeys(terms, 1.0)
     return {
         f"kl_lastaxis{dim}": last_axis,

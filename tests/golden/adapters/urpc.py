@@ -6,7 +6,7 @@ from typing import Any
 
 from nnunet_ssl.losses.combine import weighted_sum
 from nnunet_ssl.losses.pyramid import pyramid_consistency, pyramid_divergences, pyramid_terms
-from tests.golden.adapters._common import ssl4mis_weight
+from tests.golden.adapters._common import labeled_count, ssl4mis_weight
 from tests.golden.framework import GoldenFile, grad
 from tests.golden.reference.supervised import ce_dice_loss, mean_loss
 
@@ -27,12 +27,11 @@ REFERENCE_ONLY = {
 
 def _step(file: GoldenFile, dim: str) -> dict[str, Any]:
     scales = {
-        s: file.tensor(f"logits{dim}_scale{s}", requires_grad=True) for s in file.match(rf"logits{dim}_scale(\d)")
+        s: file.tensor(f"logits{dim}_scale{s}", requires_grad=True) for s in file.match(rf"logits{dim}_scale(\d+)")
     }
-    # `meaning`: the first half of the samples is labeled
-    labeled, unlabeled = zip(*(z.chunk(2) for z in scales.values()))
-    target = file.tensor(f"labels{dim}").chunk(2)[0]
-    supervised = mean_loss([ce_dice_loss(z, target) for z in labeled])
+    labeled = labeled_count(file, f"labels{dim}", f"variance{dim}_scale{min(scales)}")
+    target, unlabeled = file.tensor(f"labels{dim}")[:labeled], [z[labeled:] for z in scales.values()]
+    supervised = mean_loss([ce_dice_loss(z[:labeled], target) for z in scales.values()])
     consistency = pyramid_consistency(unlabeled)
     weight = ssl4mis_weight(file, f"weight{dim}")
     terms = {"supervised": supervised, "consistency": consistency}
