@@ -18,6 +18,8 @@ from nnunet_ssl.discovery.listing import trainer_facts
 from nnunet_ssl.discovery.variants import find_trainer, trainer_classes
 from nnunet_ssl.engine.configurable import ConfigurableTrainer
 from nnunet_ssl.trainers import nnUNetTrainerMeanTeacher
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.synthetic import make_dataset
 from tests.helpers.training import make_trainer
 
 USER_TRAINER = """
@@ -27,6 +29,22 @@ from nnunet_ssl.trainers import nnUNetTrainerMeanTeacher
 class nnUNetTrainerMine(nnUNetTrainerMeanTeacher):
     ema_decay = 0.999
     num_epochs = 7
+"""
+STOCK_TRAINERS = """
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+
+class nnUNetTrainerMine_9epochs(nnUNetTrainerMine):
+    ema_decay = 0.5
+
+
+class nnUNetTrainerPlain(nnUNetTrainer):
+    pass
+
+
+class nnUNetTrainerPlain_9epochs(nnUNetTrainer):
+    pass
 """
 
 
@@ -155,6 +173,72 @@ def test_a_two_line_subclass_in_a_folder_of_the_users_own_takes_effect(datasets,
     trainer = make_trainer("nnUNetTrainerMine", out, dataset, "2d", results=tmp_path / "results")
     assert isinstance(trainer, nnUNetTrainerMeanTeacher)
     assert (trainer.ema_decay, trainer.num_epochs) == (0.999, 7)
+
+
+@pytest.fixture
+def folder_of_ones_own(tmp_path, monkeypatch):
+    """A folder with a trainer of this package's and one of nnU-Net's kind, which nnU-Net searches after ours."""
+    folder = tmp_path / "my_trainers"
+    folder.mkdir()
+    (folder / "mine.py").write_text(USER_TRAINER + STOCK_TRAINERS)
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join([str(SCANNED_FOLDER), str(folder)]))
+    return folder
+
+
+def test_suffixes_work_for_trainers_in_a_folder_of_the_users_own(folder_of_ones_own, monkeypatch):
+    name = "nnUNetTrainerMine_3epochs_5iters_seed2"
+    found = recursive_find_trainer_class_by_name(name)
+    assert found is recursive_find_trainer_class_by_name(name) is find_trainer(name)
+    assert (found.__name__, found.__bases__[0].__name__) == (name, "nnUNetTrainerMine")
+    assert (found.num_epochs, found.num_iterations_per_epoch, found.seed, found.ema_decay) == (3, 5, 2, 0.999)
+    assert pickle.loads(pickle.dumps(found)) is found
+    monkeypatch.setenv("nnUNet_extTrainer", str(SCANNED_FOLDER))
+    with pytest.raises(AttributeError, match="no trainer of nnunet_ssl"):
+        find_trainer(name)
+
+
+@pytest.mark.parametrize("suffix", ["_2epoch", "_seed1_2epochs", "_2epochs_2epochs", "_0epochs", "s_2epochs"])
+def test_a_wrong_suffix_of_a_users_trainer_is_nnunets_error(suffix, folder_of_ones_own):
+    with pytest.raises(RuntimeError, match=f"Could not find requested nnunet trainer nnUNetTrainerMine{suffix} "):
+        recursive_find_trainer_class_by_name(f"nnUNetTrainerMine{suffix}")
+
+
+def test_classes_that_users_wrote_out_are_not_hidden_by_a_suffix(folder_of_ones_own):
+    written = recursive_find_trainer_class_by_name("nnUNetTrainerMine_9epochs")
+    assert written.ema_decay == 0.5
+    assert recursive_find_trainer_class_by_name("nnUNetTrainerPlain_9epochs").__bases__ == (nnUNetTrainer,)
+    with pytest.raises(RuntimeError, match="Could not find"):  # its settings are not class attributes
+        recursive_find_trainer_class_by_name("nnUNetTrainerPlain_2epochs")
+
+
+def test_the_command_prints_hyperparameters_of_a_users_trainer(folder_of_ones_own, capsys):
+    for name in ("nnUNetTrainerMine", "nnUNetTrainerMine_2epochs"):
+        assert cli.main(["trainers", "--attributes", name]) == 0
+        printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+        assert printed["ema_decay"] == "0.999" and printed["num_epochs"] == ("2" if "_" in name else "7")
+
+
+@pytest.mark.slow
+def test_a_users_trainer_with_suffixes_is_trained_compared_and_exported(folder_of_ones_own, tmp_path):
+    name = "nnUNetTrainerMine_1epochs_2iters_seed1"
+    dataset = make_dataset(tmp_path)
+    folders = {f"nnUNet_{kind}": str(tmp_path / f"nnUNet_{kind}") for kind in ("raw", "preprocessed", "results")}
+    environment = {**os.environ, **folders, "nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}
+
+    def run(module: str, function: str, *words: str) -> str:
+        code = f"import sys; from {module} import {function}; sys.exit({function}())"
+        command = [sys.executable, "-W", "ignore", "-c", code, *words]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=REPOSITORY)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        return done.stdout
+
+    run("nnunetv2.run.run_training", "run_training_entry", "991", "2d", "0", "-tr", name, "-device", "cpu")
+    fold = tmp_path / "nnUNet_results" / dataset / f"{name}__nnUNetPlans__2d" / "fold_0"
+    assert (fold / "validation" / "summary.json").is_file()
+    ours = ("nnunet_ssl.cli", "main")
+    assert name in run(*ours, "compare", "-d", "991", "-c", "2d", "-f", "0", "-tr", name, "-o", str(tmp_path / "table"))
+    run(*ours, "export", "-d", "991", "-c", "2d", "-f", "0", "-tr", name, "-o", str(tmp_path / "model"))
+    assert "nnUNetTrainerMine" not in run(*ours, "trainers")
 
 
 def test_a_trainer_module_that_cannot_be_imported_is_not_passed_over(tmp_path, monkeypatch):

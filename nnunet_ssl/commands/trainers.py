@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 DESCRIPTION = (
     "List the trainers of this package by the labels that they are for, with the networks that a step holds, its passes, what is "
     "supported, and where the method was published. Each also exists with the suffixes _<N>epochs, "
-    "_<M>iters (iterations per epoch) and _seed<S>, in this order; so does nnU-Net's own nnUNetTrainer."
+    "_<M>iters (iterations per epoch) and _seed<S>, in this order; so does nnU-Net's own nnUNetTrainer, and so do subclasses "
+    "that you keep in a folder of nnUNet_extTrainer."
 )
 EXAMPLE = """example:
   nnunet_ssl trainers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import sys
@@ -85,7 +86,8 @@ def attribute_rows(name: str) -> list[tuple[str, str]]:
         cls = find_trainer(name)
     except AttributeError:
         try:
-            cls = recursive_find_trainer_class_by_name(name)
+            with contextlib.redirect_stdout(sys.stderr):  # it says where it searches
+                cls = recursive_find_trainer_class_by_name(name)
         except RuntimeError as error:
             raise UserError(f"no trainer is called '{name}'. Allowed: {', '.join(trainer_classes())}.") from error
     if not issubclass(cls, ConfigurableTrainer):

@@ -3,7 +3,8 @@
 A variant's name is the name of a trainer and any of the suffixes `_<N>epochs`, `_<M>iters` (training iterations per epoch; with
 fewer than nnU-Net's 250 its 50 validation iterations become fewer in proportion) and `_seed<S>`, in this order:
 `nnUNetTrainerMeanTeacher_100epochs_250iters_seed2`. It is the trainer with these settings and
-this name, hence with its own results folder. For stock `nnUNetTrainer` the variants train like nnU-Net's own.
+this name, hence with its own results folder. For stock `nnUNetTrainer` the variants train like nnU-Net's own. Trainers in other
+folders of `nnUNet_extTrainer` have variants too if they build on this package's.
 
 A variant is made when it is asked for, once, as an attribute of this module; so it can be pickled, and unpickled in another
 process.
@@ -20,6 +21,7 @@ from types import MappingProxyType
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 import nnunet_ssl.trainers
+from nnunet_ssl.discovery.folders import trainer_in_folders
 from nnunet_ssl.engine.configurable import ConfigurableTrainer
 
 STOCK_ITERATIONS = (250, 50)  # per epoch of training and of validation, nnU-Net's
@@ -51,7 +53,6 @@ def trainer_classes() -> MappingProxyType[str, type[nnUNetTrainer]]:
     return MappingProxyType(dict(sorted(found.items())))
 
 
-@cache
 def find_trainer(name: str) -> type[nnUNetTrainer]:
     """The trainer class called `name`; the same object at every call.
 
@@ -62,20 +63,34 @@ def find_trainer(name: str) -> type[nnUNetTrainer]:
     if name in classes:
         return classes[name]
     match = _SUFFIXES.fullmatch(name)
-    base = classes.get(match["base"]) if match else None
-    if match and match["base"] == "nnUNetTrainer":
-        base = ConfigurableTrainer
+    base = _base(match["base"], name) if match and match["base"] != name else None
+    if base is None:
+        raise AttributeError(f"no trainer of nnunet_ssl is called {name!r}")
+    return _variant(name, base)
+
+
+def _base(name: str, variant: str) -> type[nnUNetTrainer] | None:
+    """The trainer of which `variant` is one, if there is such a trainer."""
+    if name == "nnUNetTrainer":
+        return ConfigurableTrainer
+    if name in trainer_classes():
+        return trainer_classes()[name]
+    # a class with suffixes in its own name may exist, but suffixes are never read twice
+    return None if _SUFFIXES.fullmatch(name)["base"] != name else trainer_in_folders(name, variant)
+
+
+@cache
+def _variant(name: str, base: type[nnUNetTrainer]) -> type[nnUNetTrainer]:
+    match = _SUFFIXES.fullmatch(name)
     settings = {
-        "num_epochs": match and match["epochs"],
-        "num_iterations_per_epoch": match and match["iterations"],
-        "seed": match and match["seed"],
+        "num_epochs": match["epochs"],
+        "num_iterations_per_epoch": match["iterations"],
+        "seed": match["seed"],
     }
     settings = {attribute: int(value) for attribute, value in settings.items() if value is not None}
     if "num_iterations_per_epoch" in settings:
         share = settings["num_iterations_per_epoch"] / STOCK_ITERATIONS[0]
         settings["num_val_iterations_per_epoch"] = max(1, round(min(1.0, share) * STOCK_ITERATIONS[1]))
-    if base is None or not settings:
-        raise AttributeError(f"no trainer of nnunet_ssl is called {name!r}")
     described = ", ".join(f"{attribute} = {value}" for attribute, value in settings.items())
     doc = f"{match['base']} with {described}."
     return type(base)(name, (base,), {"__module__": __name__, "__qualname__": name, "__doc__": doc, **settings})

@@ -1,4 +1,4 @@
-"""AD-MT as released: the decay of its teachers (ours counts a teacher's own updates), the sharpening of their mean (ours has none)."""
+"""AD-MT as released: the decay of its teachers (ours counts their own updates), the sharpening of their mean (ours has none)."""
 
 from __future__ import annotations
 
