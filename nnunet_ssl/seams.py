@@ -100,6 +100,7 @@ class MethodSeams(ConfigurableTrainer):
         self.iteration = 0
         self._pool: list[str] | None = None
         self._shared_pool: UnlabeledPool | None = None  # the same, where workers read it; made with the loaders
+        self._spares_unlabeled = False  # the workers' pool is empty, because the gate is shut
 
     # ------------------------------------------------------------------------------------------------------- the seams
 
@@ -357,7 +358,10 @@ class MethodSeams(ConfigurableTrainer):
         return self.second_decoding
 
     def register_gate(self, earliest: float = EARLIEST, latest: float = LATEST, f1: float = F1) -> CompetenceGate:
-        """`self.gate`, which opens when the network knows every class; arguments as in `CompetenceGate`."""
+        """`self.gate`, which opens when the network knows every class; arguments as in `CompetenceGate`.
+
+        As long as no term has weight but the labeled losses, no unlabeled patches are drawn.
+        """
         self.gate = CompetenceGate(self, earliest, latest, f1)
         return self.gate
 
@@ -459,8 +463,13 @@ class MethodSeams(ConfigurableTrainer):
         if unknown:
             raise ValueError(f"not unlabeled cases of fold {self.fold}: {', '.join(unknown)}")
         self._pool = sorted(cases)
+        self._share_pool()
+
+    def _share_pool(self) -> None:
+        """Tell the workers what to draw unlabeled patches from."""
         if self._shared_pool is not None:
-            self._shared_pool.set(self._pool, self.unlabeled_probabilities(self._pool) if self._pool else None)
+            drawn = [] if self._spares_unlabeled else self.unlabeled_pool
+            self._shared_pool.set(drawn, self.unlabeled_probabilities(drawn) if drawn else None)
 
     @property
     def unlabeled_pool(self) -> list[str]:

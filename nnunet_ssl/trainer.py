@@ -44,6 +44,7 @@ from nnunet_ssl.engine.optimization import (
     finite_outputs,
     out_of_memory_message,
     training_step,
+    trains_as_nnunet,
     waiting_message,
 )
 from nnunet_ssl.engine.prediction import inference_network_in_place
@@ -234,6 +235,9 @@ class nnUNetTrainerSSL(MethodSeams):
         self.restart_workers(train, two_streams(self, train, self._shared_pool), role="train")
         self.restart_workers(validation, TwoStreamLoader(loader_of(validation)), role="validation")
         next(train), next(validation)  # as nnU-Net: fail here rather than in the first epoch
+        if self.gate is not None and self._pool and trains_as_nnunet(self, self._current_weights()):
+            self._spares_unlabeled = True
+            self._share_pool()
         return train, validation
 
     # -------------------------------------------------------------------------------------------------------- training
@@ -263,7 +267,7 @@ class nnUNetTrainerSSL(MethodSeams):
         """One optimizer step. Returns the weighted loss and every named term, inactive ones as 0, as numpy scalars."""
         if self._step_ended is not None:
             self._waited += perf_counter() - self._step_ended
-        weights = self._current_weights()
+        weights = self._weights_of_step()
         moved = SSLBatch.from_loader(
             self._of_this_pool(batch), self.view_names, self.device, self.labeled_view_names, self.further_view_names
         )
@@ -283,10 +287,19 @@ class nnUNetTrainerSSL(MethodSeams):
         """The batch, or, if the pool has changed since it was drawn, the next one that was drawn after the change."""
         while (
             self._shared_pool is not None
+            and not self._spares_unlabeled  # unlabeled patches that were drawn before are not used
             and batch.get("pool_version", self._shared_pool.version) != self._shared_pool.version
         ):
             batch = next(self.dataloader_train)
         return batch
+
+    def _weights_of_step(self) -> dict[str, float]:
+        """The weights now. With the first one of a gated method, unlabeled patches are drawn again."""
+        weights = self._current_weights()
+        if self._spares_unlabeled and not trains_as_nnunet(self, weights):
+            self._spares_unlabeled = False
+            self._share_pool()
+        return weights
 
     def _current_weights(self) -> dict[str, float]:
         labeled = {self.labeled_name(m): 1.0 for m in self.supervised_networks()}
@@ -322,6 +335,7 @@ class nnUNetTrainerSSL(MethodSeams):
                 logger.log(f"nnunet_ssl/{name}", value, self.current_epoch)
         if self.gate is not None:
             self.gate.look()
+            self._weights_of_step()  # if it has opened, workers begin to draw while the epoch is validated
         self.members.end_epoch()
         self.after_epoch()
 

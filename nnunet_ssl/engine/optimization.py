@@ -49,16 +49,21 @@ def step_optimizers(members: Iterable[Member], optimizers: Iterable[torch.optim.
     return True
 
 
+def trains_as_nnunet(trainer, weights: Mapping[str, float]) -> bool:
+    """Whether the step is nnU-Net's: no term has weight but the labeled losses, and the method does not replace these."""
+    labeled = {trainer.labeled_name(m) for m in trainer.supervised_networks()}
+    idle = not any(weight for name, weight in weights.items() if name not in labeled)
+    return idle and not trainer.replaces_labeled_loss
+
+
 def active_groups(trainer, batch: SSLBatch, weights: Mapping[str, float]) -> Iterator[dict[str, Tensor]]:
     """The method's groups of terms; nnU-Net's loss on labeled patches alone while nothing else has weight or nothing is unlabeled.
 
     Raises:
         ValueError: a term that `weights` does not name, or that two groups have.
     """
-    labeled = {trainer.labeled_name(m) for m in trainer.supervised_networks()}
-    idle = not any(weight for name, weight in weights.items() if name not in labeled)
     missing = trainer.needs_unlabeled and batch.unlabeled is None
-    if missing or (idle and not trainer.replaces_labeled_loss):
+    if missing or trains_as_nnunet(trainer, weights):
         yield trainer.labeled_terms(batch.without_unlabeled())
         return
     seen: set[str] = set()

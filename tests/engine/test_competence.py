@@ -65,3 +65,65 @@ def test_it_opens_after_an_epoch_in_which_every_class_was_found(name, datasets, 
     }
     trainer.on_train_epoch_end([trainer.train_step(b) for b in next_batches(trainer, 1)])
     assert trainer.gate.opened_at == pytest.approx(0.301)
+
+
+GATED = ["SemiSupervised", "UniMatch", "FixMatch", "FilterMatch", "ADMT"]
+
+
+def drawn(trainer) -> bool:
+    return "unlabeled" in next(trainer.dataloader_train)
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_unlabeled_patches_are_drawn_from_when_it_opens(name, datasets, tmp_path):
+    trainer = gated(datasets, tmp_path, f"nnUNetTrainer{name}")
+    pool = trainer.unlabeled_pool
+    assert len(pool) == 3 and trainer.unlabeled_share == 0.5 and not drawn(trainer)
+    at(trainer, 0.31)
+    trainer.gate.counts.counts[:] = torch.tensor([[9e6], [1e6], [1e6]])
+    outputs = [trainer.train_step(next(trainer.dataloader_train)) for _ in range(2)]
+    assert outputs[0]["loss"] == outputs[0]["labeled"] and not drawn(trainer)
+    trainer.on_train_epoch_end(outputs)
+    assert trainer.gate.opened_at and drawn(trainer) and trainer.unlabeled_pool == pool
+
+
+def test_a_step_in_which_it_opens_has_unlabeled_patches(datasets, tmp_path):
+    trainer = gated(datasets, tmp_path, "nnUNetTrainerFilterMatch")
+    batch = next(trainer.dataloader_train)
+    assert trainer.train_step(batch)["pseudo"] == 0
+    at(trainer, 0.4)  # the latest, in the middle of an epoch
+    assert trainer.train_step(batch)["pseudo"] != 0 and drawn(trainer)
+
+
+@pytest.mark.parametrize("progress, open_then", [(0.1, False), (0.35, True), (0.5, True)])
+def test_a_continued_training_draws_what_it_needs(progress, open_then, datasets, tmp_path):
+    trainer = gated(datasets, tmp_path, "nnUNetTrainerFilterMatch")
+    at(trainer, progress)
+    trainer.gate.opened_at = 0.3 if open_then else None
+    trainer.save_checkpoint(str(tmp_path / "c.pth"))
+    other = make_trainer("nnUNetTrainerFilterMatch", *datasets(), results=tmp_path / "other", **LENGTH)
+    other.load_checkpoint(str(tmp_path / "c.pth"))
+    other.on_train_start()
+    assert drawn(other) == open_then and len(other.unlabeled_pool) == 3
+
+
+def test_a_pool_that_changes_while_it_is_shut_is_drawn_from_later(datasets, tmp_path):
+    trainer = gated(datasets, tmp_path, "nnUNetTrainerFilterMatch")
+    trainer.set_unlabeled_cases(["free_01"])
+    assert not drawn(trainer) and trainer.unlabeled_pool == ["free_01"]
+    at(trainer, 0.4)
+    trainer.train_step(next(trainer.dataloader_train))
+    assert set(map(str, next(trainer.dataloader_train)["unlabeled_keys"])) == {"free_01"}
+
+
+@pytest.mark.parametrize(
+    "name, attributes",
+    [
+        ("BCP", {}),  # its first stage is not nnU-Net's
+        ("CML", {}),
+        ("MeanTeacher", {"consistency_weight": 0.0}),  # not gated: a weight may come at any time
+        ("FixMatch", {"earliest": 0.0, "competence": 0.0}),
+    ],
+)
+def test_other_methods_have_unlabeled_patches_from_the_start(name, attributes, datasets, tmp_path):
+    assert drawn(gated(datasets, tmp_path, f"nnUNetTrainer{name}", **attributes))

@@ -124,9 +124,17 @@ WEIGHTED: dict[str, Callable[[float], dict] | None] = {
 }
 
 
+def draw_unlabeled(trainer) -> None:
+    """Draw unlabeled patches though the gate is shut and nothing uses them."""
+    if trainer._spares_unlabeled:
+        trainer._spares_unlabeled = False
+        trainer._share_pool()
+
+
 def past_every_switch(trainer) -> None:
     """To the last quarter of the training, where no stage and no warm-up is left."""
     trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
+    draw_unlabeled(trainer)
 
 
 def _labels_of_the_ensemble(trainer) -> None:
@@ -147,7 +155,8 @@ def to_the_last_quarter(trainer) -> None:
 
 
 def next_batches(trainer, count: int = 1) -> list[dict]:
-    """Batches for later: they may be used when the pool that they were drawn from has changed."""
+    """Batches for later: they may be used when the pool that they were drawn from has changed, or the gate has opened."""
+    draw_unlabeled(trainer)
     batches = [next(trainer.dataloader_train) for _ in range(count)]
     return [{k: v for k, v in batch.items() if k != "pool_version"} for batch in batches]
 

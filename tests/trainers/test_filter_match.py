@@ -8,7 +8,7 @@ import torch
 
 from nnunet_ssl.predictions.entropy_filter import case_entropy
 from tests.golden.framework import record_calls
-from tests.helpers.trainers import hide_labels
+from tests.helpers.trainers import draw_unlabeled, hide_labels
 from tests.helpers.training import copy_batch, copy_dataset, largest_difference, make_trainer, started, weights_of
 
 NAME = "nnUNetTrainerFilterMatch"
@@ -21,6 +21,7 @@ def filter_match(datasets, tmp_path, configuration="2d", options=None, progress=
     out, dataset = datasets(**(options or {}))
     trainer = started(make_trainer(NAME, out, dataset, configuration, results=tmp_path / "ours", **attributes))
     trainer.iteration = int(progress * trainer.num_epochs * trainer.num_iterations_per_epoch)
+    draw_unlabeled(trainer)
     stock = make_trainer("nnUNetTrainer", out, dataset, configuration, results=tmp_path / "stock")
     stock.initialize()
     stock.network.load_state_dict(weights_of(trainer.network))
@@ -140,6 +141,7 @@ def test_the_filter_scores_images_with_hidden_labels_without_their_labels(datase
     folder, hidden = out / "nnUNet_preprocessed" / dataset, ["case_00", "case_01"]
     hide_labels(folder, hidden)
     trainer = started(make_trainer(NAME, out, dataset, results=tmp_path / "ours", num_epochs=3))
+    draw_unlabeled(trainer)
     trainer.set_unlabeled_cases(hidden)
     expected = trainer.score_unlabeled(case_entropy)
     for file in folder.rglob("case_0[01]_seg.b2nd"):
