@@ -156,7 +156,7 @@ GPU_LA_ALL = replace(LA_ALL, name="LAallgpu", dataset_id=380, **_GPU_LA)
 
 # ---------------------------------------------------------------------------------------------------------------- rows
 
-PEERS = ("SSL4MIS supervised", "SSL4MIS Mean Teacher")
+PEERS = ("SSL4MIS supervised", "SSL4MIS Mean Teacher")  # on ACDC alone
 UNLABELED = ("MeanTeacher", "FilterMatch", "CPS", "BCP", "UAMT", "ACMT", "DTC", "UPC", "MCF", "CML", "DyCON")
 UNLABELED += (
     "EntropyMinimization",
@@ -237,13 +237,19 @@ def same_view(row: Row) -> Row:
     return replace(row, key=f"{row.key}, same view", settings=('teacher_view="student"',), variant="same_view")
 
 
-def few_labels(name: str, title: str, pack: Pack, full: Pack, again: Pack, epochs: int, about: str) -> Study:
-    """Few labeled cases, the others of the train list unlabeled."""
+def few_labels(
+    name: str, title: str, pack: Pack, full: Pack, again: Pack, epochs: int, about: str, peers: Sequence[str] = ()
+) -> Study:
+    """Few labeled cases, the others of the train list unlabeled.
+
+    Args:
+        peers: rows that `benchmarks/peer.py` can make of this pack.
+    """
     semi_supervised = Row("SemiSupervised", pack, "nnUNetTrainerSemiSupervised", epochs, "new")
     mean_teacher = Row("MeanTeacher", pack, "nnUNetTrainerMeanTeacher", epochs, "variants")
     rows = [
         *controls(pack, full, epochs),
-        *(Row(peer, pack, "") for peer in PEERS),
+        *(Row(peer, pack, "") for peer in peers),
         semi_supervised,
         replace(semi_supervised, key="SemiSupervised, all labels", pack=again),
         early(semi_supervised),
@@ -300,6 +306,7 @@ STUDIES = {
             ACDC_AGAIN,
             ACDC_EPOCHS,
             f"6 labeled frames, {_ON_ACDC}",
+            PEERS,
         ),
         few_labels(
             "ACDC_5",
@@ -309,6 +316,7 @@ STUDIES = {
             ACDC_AGAIN,
             ACDC_EPOCHS,
             f"10 labeled frames, {_ON_ACDC}",
+            PEERS,
         ),
         few_labels(
             "ACDC_7",
@@ -318,6 +326,7 @@ STUDIES = {
             ACDC_AGAIN,
             ACDC_EPOCHS,
             f"14 labeled frames, {_ON_ACDC}",
+            PEERS,
         ),
         *(
             few_labels(

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import studies, study, study_jobs, study_packs, study_report
+from benchmarks import peer, studies, study, study_jobs, study_packs, study_report
 from benchmarks.studies import STUDIES, Row, Study
 from benchmarks.study_report import CELLS, RUNS, Results
 from nnunet_ssl.commands import convert, load
@@ -79,6 +79,12 @@ def test_every_row_has_a_trainer_and_rows_that_need_others_find_them():
             assert set(row.after) < set(keys) and row.pretrained in (*row.after, "")
     packs = {row.pack for a_study in STUDIES.values() for row in a_study.rows}
     assert len({pack.dataset_id for pack in packs}) == len({pack.name for pack in packs}) == len(packs)
+
+
+def test_rows_without_a_trainer_are_those_that_the_peer_can_make():
+    packs = {row.pack for a_study in STUDIES.values() for row in a_study.rows if not row.trainer}
+    assert {str(pack.dataset_id) for pack in packs} == set(peer.DATASETS.values())
+    assert {pack.configuration for pack in packs} == {"2d_small"}  # which it reads
 
 
 def test_the_7_to_3_control_has_the_steps_of_the_time_of_mean_teacher():
