@@ -281,7 +281,7 @@ def test_it_continues_where_it_stopped(faked, tmp_path, capsys):
     assert study_jobs.next_switches(job) == ["--val"]
 
 
-def test_a_row_that_needs_another_is_trained_after_it_with_its_labels_and_weights(faked, tmp_path):
+def test_a_row_that_needs_another_is_trained_after_it_with_its_labels_and_weights(faked, tmp_path, capsys):
     assert run(tmp_path, "--seeds", 1, "--rows", "round 1", "--jobs", 2) == 0  # nnU-Net too, which it needs
     nnunet = study_jobs.Job(study.STUDIES["S"].row("nnU-Net"), 1)
     label = next(w for w in faked.calls if "pseudo_label" in w)
@@ -294,6 +294,17 @@ def test_a_row_that_needs_another_is_trained_after_it_with_its_labels_and_weight
     assert faked.calls.index(label) == len(faked.calls) - 2
     assert option(words, "-pretrained_weights") == str(nnunet.folder / "checkpoint_final.pth")
     assert option(words, "--set") == 'round_name="round_1_seed1"' and option(words, "--threads") == "1"
+
+    runs = study_report.read_records("ACDC_2.5mm")[1]
+    elsewhere = runs.assign(date="2001-01-01", step_seconds=7.0)
+    elsewhere[elsewhere["row"] == "nnU-Net"].to_csv(study_report.records_file("ACDC_2.5mm", "_runs"), index=False)
+    faked.calls.clear()
+    capsys.readouterr()
+    assert study.main(["run", "S", "--out", str(tmp_path / "new"), "--seeds", "1", "--rows", "round 1"]) == 0
+    assert len(faked.trainings) == 2
+    assert "ACDC3, nnU-Net, seed 1: the record of 2001-01-01 (500 steps, float32) stays" in capsys.readouterr().out
+    runs = study_report.read_records("ACDC_2.5mm")[1].set_index("row")
+    assert runs["step_seconds"].to_dict() == {"nnU-Net": 7, "round 1": 500}
 
     faked.failing = {short(0)}
     faked.calls.clear()
@@ -339,6 +350,15 @@ def test_predictions_and_finished_runs_are_recorded_by_command(faked, tmp_path, 
     assert len(runs) == 2
     assert record() == 0 and "1 of 10 runs are finished" in capsys.readouterr().out
 
+    measured.write_text(json.dumps({"seconds": [3.0] * 500}))
+    for words in (("--row", "EMA", "--seed", 1, "--measured", measured), (*arguments, "--steps", 40)):
+        assert record(*words) == 0 and "stays. Replace it with --again" in capsys.readouterr().out
+    assert study_report.read_records("ACDC_2.5mm")[1]["steps"].tolist() == [500, 30]
+    assert record("--row", "EMA", "--seed", 1, "--measured", measured, "--again") == 0
+    assert record(*arguments, "--steps", 40, "--again") == 0
+    runs = study_report.read_records("ACDC_2.5mm")[1].set_index("row")
+    assert runs.loc["EMA", "step_seconds"] == 1500 and runs.loc["peer", "steps"] == 40
+
 
 def test_what_cannot_be_done_is_said_before_anything_is_trained(faked, tmp_path, capsys, monkeypatch):
     def error(*words) -> str:
@@ -356,6 +376,8 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(faked, tmp_path,
     longer = Study("S", "Title", "About.", (replace(rows[0], epochs=3), *rows[1:]))
     monkeypatch.setattr(study, "STUDIES", {"S": longer})
     assert "has 500 steps, the row of benchmarks/studies.py 750" in error("--rows", "nnU-Net")
+    assert study.main(["run", "S", "--out", str(tmp_path / "new"), "--rows", "round 1", "--seeds", "0"]) == 1
+    assert "ACDC3, nnU-Net, seed 0 has 500 steps" in capsys.readouterr().err  # which the row needs
     wrong = replace(rows[0], trainer="nnUNetTrainerMeen", key="Meen")
     monkeypatch.setattr(study, "STUDIES", {"S": Study("S", "Title", "About.", (wrong,))})
     assert "row Meen" in error()
