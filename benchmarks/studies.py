@@ -71,6 +71,7 @@ class Row:
     settings: tuple[str, ...] = ()  # class attributes of the trainer, NAME=JSON; {seed}
     variant: str = ""  # names a results folder of its own, where another row has the same trainer, pack and length
     iterations: int = ITERATIONS  # of an epoch
+    baseline: str = ""  # key of the row that it is compared with; "": the study's
 
     @property
     def steps(self) -> int:
@@ -82,7 +83,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Study:
-    """Rows that are compared with `baseline`; `upper` minus `baseline` is the head-room."""
+    """Rows that are compared with `baseline`, and with `own`; `upper` minus `baseline` is the head-room."""
 
     name: str  # of its page in docs/studies
     title: str
@@ -91,6 +92,7 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2)
     baseline: str = "nnU-Net"
     upper: str = "all labels"
+    own: str = "SemiSupervised"  # a study may do without
 
     def row(self, key: str) -> Row:
         return next(row for row in self.rows if row.key == key)
@@ -251,7 +253,7 @@ def few_labels(
         *controls(pack, full, epochs),
         *(Row(peer, pack, "") for peer in peers),
         semi_supervised,
-        replace(semi_supervised, key="SemiSupervised, all labels", pack=again),
+        replace(semi_supervised, key="SemiSupervised, all labels", pack=again, baseline="all labels"),
         early(semi_supervised),
         pseudo_labels("round 1", pack, epochs, "nnU-Net"),
         pseudo_labels("round 1 above 0.9", pack, epochs, "nnU-Net", "--min_confidence 0.9"),
