@@ -46,7 +46,7 @@ from nnunet_ssl.errors import UserError
 from nnunet_ssl.evaluation.runs import nnunet_folder
 from nnunet_ssl.preprocessing.preprocessed import get_configuration, load_plans, unlabeled_folder, verify_unlabeled
 
-DATASETS = {"3": "23", "7": "27"}  # labeled patients -> data set
+DATASETS = {"3": "23", "5": "25", "7": "27"}  # labeled patients -> data set
 SCRIPTS = {"mean_teacher": "train_mean_teacher_2D", "supervised": "train_fully_supervised_2D"}
 COMMIT, PACKAGES = (line.strip() for line in __doc__.splitlines()[2:4])
 

@@ -71,6 +71,7 @@ class Row:
     settings: tuple[str, ...] = ()  # class attributes of the trainer, NAME=JSON; {seed}
     variant: str = ""  # names a results folder of its own, where another row has the same trainer, pack and length
     iterations: int = ITERATIONS  # of an epoch
+    baseline: str = ""  # key of the row that it is compared with; "": the study's
 
     @property
     def steps(self) -> int:
@@ -82,7 +83,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Study:
-    """Rows that are compared with `baseline`; `upper` minus `baseline` is the head-room."""
+    """Rows that are compared with `baseline`, and with `own`; `upper` minus `baseline` is the head-room."""
 
     name: str  # of its page in docs/studies
     title: str
@@ -91,6 +92,7 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2)
     baseline: str = "nnU-Net"
     upper: str = "all labels"
+    own: str = "SemiSupervised"  # a study may do without
 
     def row(self, key: str) -> Row:
         return next(row for row in self.rows if row.key == key)
@@ -156,7 +158,7 @@ GPU_LA_ALL = replace(LA_ALL, name="LAallgpu", dataset_id=380, **_GPU_LA)
 
 # ---------------------------------------------------------------------------------------------------------------- rows
 
-PEERS = ("SSL4MIS supervised", "SSL4MIS Mean Teacher")
+PEERS = ("SSL4MIS supervised", "SSL4MIS Mean Teacher")  # on ACDC alone
 UNLABELED = ("MeanTeacher", "FilterMatch", "CPS", "BCP", "UAMT", "ACMT", "DTC", "UPC", "MCF", "CML", "DyCON")
 UNLABELED += (
     "EntropyMinimization",
@@ -237,15 +239,21 @@ def same_view(row: Row) -> Row:
     return replace(row, key=f"{row.key}, same view", settings=('teacher_view="student"',), variant="same_view")
 
 
-def few_labels(name: str, title: str, pack: Pack, full: Pack, again: Pack, epochs: int, about: str) -> Study:
-    """Few labeled cases, the others of the train list unlabeled."""
+def few_labels(
+    name: str, title: str, pack: Pack, full: Pack, again: Pack, epochs: int, about: str, peers: Sequence[str] = ()
+) -> Study:
+    """Few labeled cases, the others of the train list unlabeled.
+
+    Args:
+        peers: rows that `benchmarks/peer.py` can make of this pack.
+    """
     semi_supervised = Row("SemiSupervised", pack, "nnUNetTrainerSemiSupervised", epochs, "new")
     mean_teacher = Row("MeanTeacher", pack, "nnUNetTrainerMeanTeacher", epochs, "variants")
     rows = [
         *controls(pack, full, epochs),
-        *(Row(peer, pack, "") for peer in PEERS),
+        *(Row(peer, pack, "") for peer in peers),
         semi_supervised,
-        replace(semi_supervised, key="SemiSupervised, all labels", pack=again),
+        replace(semi_supervised, key="SemiSupervised, all labels", pack=again, baseline="all labels"),
         early(semi_supervised),
         pseudo_labels("round 1", pack, epochs, "nnU-Net"),
         pseudo_labels("round 1 above 0.9", pack, epochs, "nnU-Net", "--min_confidence 0.9"),
@@ -300,6 +308,7 @@ STUDIES = {
             ACDC_AGAIN,
             ACDC_EPOCHS,
             f"6 labeled frames, {_ON_ACDC}",
+            PEERS,
         ),
         few_labels(
             "ACDC_5",
@@ -309,6 +318,7 @@ STUDIES = {
             ACDC_AGAIN,
             ACDC_EPOCHS,
             f"10 labeled frames, {_ON_ACDC}",
+            PEERS,
         ),
         few_labels(
             "ACDC_7",
@@ -318,6 +328,7 @@ STUDIES = {
             ACDC_AGAIN,
             ACDC_EPOCHS,
             f"14 labeled frames, {_ON_ACDC}",
+            PEERS,
         ),
         *(
             few_labels(

@@ -2,7 +2,8 @@
 
 The studies are tables of rows in `benchmarks/studies.py`. A row is trained with every seed by `measured_training.py`, one thread
 each, and validated with mirroring. When a run is finished, Dice and 95HD of every validation case go into `docs/studies/*.csv`, and
-what the run cost into `*_runs.csv`; what is recorded is not trained again. `report` makes the pages from these files alone.
+what the run cost into `*_runs.csv`; what is recorded is not trained again. What another row needs (its labels, its weights) and is
+not in DIR is trained all the same, and an earlier record of it stays. `report` makes the pages from these files alone.
 
 DIR has the folders raw, pp and results of nnU-Net (results_VARIANT for variants of a row), and logs. Stopped and called again,
 `run` continues unfinished runs from their last epoch. Several may share DIR: each takes the runs that no other one has.
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from benchmarks.studies import STUDIES, Row, Study
 from benchmarks.study_jobs import Job, TakenElsewhere, locked, measured_file, next_switches
 from benchmarks.study_packs import prepare
-from benchmarks.study_records import ENDING, costs_of, evaluate, is_recorded, record, write_records
+from benchmarks.study_records import ENDING, costs_of, evaluate, is_recorded, kept_record, record, write_records
 from benchmarks.study_report import read_records, records_file, write_reports
 from nnunet_ssl.commands.steps import child_environment, done_of, run_command, threads_of_commands
 from nnunet_ssl.discovery.variants import find_trainer
@@ -65,6 +66,8 @@ def make_parser() -> argparse.ArgumentParser:
     for part in (prepare, run, record):
         part.add_argument("--rows", "--row", nargs="+", metavar="KEY", help="keys or groups of rows. Default: all")
         part.add_argument("--seeds", "--seed", type=int, nargs="+", metavar="S", help="Default: those of the study")
+    for part in (run, record):
+        part.add_argument("--again", action="store_true", help="replace records of the same runs, which stay otherwise")
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side. Default: 1")
     run.add_argument(
         "--idle", action="store_true", help="train with what no other process wants of the processor (Linux)"
@@ -116,7 +119,7 @@ def work(args: argparse.Namespace, studies: Sequence[Study]) -> int:
         record_jobs(jobs, args)
         return 0
     jobs = [job for job in jobs if job.row.trainer]
-    jobs = jobs if args.command == "prepare" else jobs_to_run(jobs)
+    jobs = jobs if args.command == "prepare" else jobs_to_run(jobs, args.again)
     for job in jobs:
         try:
             find_trainer(job.name)
@@ -172,18 +175,24 @@ def needs(job: Job) -> list[Job]:
     return [Job(study.row(key), job.seed) for key in job.row.after]
 
 
-def jobs_to_run(jobs: Sequence[Job]) -> list[Job]:
-    """What is not recorded, and before it what it needs and what is not in the work folder."""
+def jobs_to_run(jobs: Sequence[Job], again: bool = False) -> list[Job]:
+    """What is not recorded, or all with `again`, and before it what it needs and what is not in the work folder.
+
+    Raises:
+        UserError: one of them is recorded with another number of steps.
+    """
     found: dict[Job, None] = {}
 
     def add(job: Job) -> None:
         for needed in needs(job):
             if next_switches(needed) is not None:
+                if not again:
+                    is_recorded(needed)
                 add(needed)
         found[job] = None
 
     for job in jobs:
-        if not is_recorded(job):
+        if again or not is_recorded(job):
             add(job)
     return list(found)
 
@@ -209,7 +218,8 @@ def train(root: Path, jobs: Sequence[Job], args: argparse.Namespace, environment
                 report(None)
                 tqdm.write(f"$ {shlex.join(words)}")
                 run_command(words, Path(f"{log}_{number}.txt"), {**environment, "nnUNet_results": results}, report)
-            record(job)
+            if kept := record(job, again=args.again):
+                tqdm.write(kept)
             epochs[job] = job.row.epochs
 
     pending, failed = list(jobs), []
@@ -278,13 +288,17 @@ def record_jobs(jobs: Sequence[Job], args: argparse.Namespace) -> None:
         if args.steps is None:
             raise UserError("--predictions: give the optimizer steps of the training, too (--steps).")
         (job,) = jobs
+        if not args.again and (kept := kept_record(job)):
+            print(kept)
+            return
         measured = load_json(args.measured) if args.measured else {}
         write_records(job, evaluate(job, args.predictions), args.steps, costs_of(measured, args.steps))
         print(f"{job}: recorded in {records_file(job.row.pack.records)}")
         return
     finished = [job for job in jobs if job.row.trainer and next_switches(job) is None]
     for job in finished:
-        record(job, args.measured)
+        if kept := record(job, args.measured, args.again):
+            print(kept)
     print(f"{len(finished)} of {len(jobs)} runs are finished and recorded.")
 
 

@@ -25,10 +25,16 @@ from nnunet_ssl.preprocessing.dense_labels import REFERENCES
 ENDING = ".nii.gz"
 
 
-def is_recorded(job: Job) -> bool:
-    """UserError where the recorded run had another number of steps than the row has now."""
+def recorded_run(job: Job) -> pd.DataFrame:
+    """The line of a run, or no line."""
     runs = read_records(job.row.pack.records)[1]
-    found = runs[(runs["data"] == job.key[0]) & (runs["row"] == job.key[1]) & (runs["seed"] == job.key[2])]
+    return runs[(runs["data"] == job.key[0]) & (runs["row"] == job.key[1]) & (runs["seed"] == job.key[2])]
+
+
+def is_recorded(job: Job) -> bool:
+    """UserError where the recorded run had another number of steps than the row has now. The records do not say with which
+    trainer and settings it was made, so whoever changes these gives the row another key."""
+    found = recorded_run(job)
     if len(found) and found["steps"].item() != job.row.steps:
         raise UserError(
             f"{records_file(job.row.pack.records, '_runs')}: {job} has {found['steps'].item()} steps, the row of "
@@ -37,12 +43,33 @@ def is_recorded(job: Job) -> bool:
     return len(found) > 0
 
 
-def record(job: Job, measured_elsewhere: Path | None = None) -> None:
-    """Add a finished run to the files, replacing an earlier record of it."""
+def kept_record(job: Job) -> str:
+    """In a sentence, the record that stays where a run is not to be recorded again; empty without one."""
+    found = recorded_run(job)
+    if not len(found):
+        return ""
+    run = found.iloc[0]
+    return (
+        f"{job}: the record of {run['date']} ({run['steps']} steps, {run['precision']}) stays. Replace it with --again."
+    )
+
+
+def record(job: Job, measured_elsewhere: Path | None = None, again: bool = False) -> str:
+    """Add a finished run to the files.
+
+    Args:
+        again: replace an earlier record of it, which stays otherwise.
+
+    Returns:
+        what `kept_record` says, where it stays.
+    """
+    if not again and (kept := kept_record(job)):
+        return kept
     file = measured_elsewhere or measured_file(job)
     costs = costs_of(load_json(file) if file.is_file() else {}, job.row.steps)
     costs["epoch_seconds"] = epoch_seconds(job.folder, job.row.epochs)
     write_records(job, evaluate(job, job.folder / "validation"), job.row.steps, costs)
+    return ""
 
 
 def costs_of(measured: Mapping, steps: int) -> dict[str, object]:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.studies import STUDIES, Study
+from benchmarks.study_passes import relative_passes
 from nnunet_ssl.data.atomic import write_atomically
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.evaluation import statistics
@@ -34,6 +35,7 @@ RUNS = [
     "version",
 ]
 SMALLEST_HEAD_ROOM = 5  # Dice; below it, differences of seeds are as large as what there is to gain
+OTHER_PRECISION = "†"
 ALL = "all"  # instead of a study: the table of all of them
 _BLOCK = re.compile(r"(<!-- study:([^\s>]+)(?: rows: ([^>]*?))? -->\n).*?(<!-- /study -->)", re.DOTALL)
 
@@ -75,8 +77,8 @@ UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 class Results:
     """The recorded rows of one study.
 
-    Means are over classes of the means over cases, as nnU-Net's. A difference to the baseline is of equal seeds. Its interval
-    resamples patients, each with all of its cases, and, where there are several, seeds; both rows get the same ones.
+    Means are over classes of the means over cases, as nnU-Net's. A difference of two rows is of equal seeds. Its interval resamples
+    patients, each with all of its cases, and, where there are several, seeds; both rows get the same ones.
     """
 
     def __init__(self, study: Study):
@@ -85,6 +87,11 @@ class Results:
         self.cells = {row.key: self._of(pd.concat(cells), row) for row in study.rows}
         self.runs = {row.key: self._of(pd.concat(runs), row) for row in study.rows}
         self.rows = [row for row in study.rows if len(self.cells[row.key])]
+        everything = pd.concat(cells)
+        found = everything[everything["95HD"].notna() | (everything["Dice"] > 0)]
+        self.there = set(zip(found["case"], found["class"]))  # in the reference, since a run has met it
+        absent = everything[everything["Dice"].isna()]
+        self.absent = set(zip(absent["case"], absent["class"]))
         recorded = pd.concat(list(self.cells.values()))
         self.classes = list(recorded["class"].unique())
         self.patients = sorted(recorded["patient"].unique())
@@ -121,9 +128,9 @@ class Results:
         sums, counts = (part.reindex(self.patients).to_numpy(float) for part in (of_patient.sum(), of_patient.count()))
         return np.nanmean(self.draws @ sums / (self.draws @ counts), axis=1)
 
-    def differences(self, key: str, seeds: Sequence[int]) -> np.ndarray:
-        """`(1 + resamples,)`: mean over seeds of row minus baseline, in every resample of patients and seeds."""
-        of_seed = np.stack([self.means(key, seed) - self.means(self.study.baseline, seed) for seed in seeds], axis=1)
+    def differences(self, key: str, other: str, seeds: Sequence[int]) -> np.ndarray:
+        """`(1 + resamples,)`: mean over seeds of one row minus the other, in every resample of patients and seeds."""
+        of_seed = np.stack([self.means(key, seed) - self.means(other, seed) for seed in seeds], axis=1)
         number = len(seeds)
         drawn = np.random.default_rng(statistics.SEED + 1).multinomial(
             number, [1 / number] * number, statistics.RESAMPLES
@@ -135,10 +142,40 @@ class Results:
         low, high = np.percentile(resamples[1:], tails) if len(self.patients) > 1 else (np.nan, np.nan)
         return Estimate(float(resamples[0]), float(low), float(high))
 
+    def baseline_of(self, key: str) -> str:
+        """Key of the row that a row is compared with."""
+        return self.study.row(key).baseline or self.study.baseline
+
+    def row_minus(self, key: str, other: str) -> Estimate:
+        """Dice of a row minus that of another one, of the seeds that both have."""
+        seeds = self.seeds(key, other)
+        return self.estimate(self.differences(key, other, seeds)) if seeds and key != other else UNKNOWN
+
     def difference(self, key: str) -> Estimate:
-        """Dice of a row minus that of the baseline."""
-        seeds = self.seeds(key, self.study.baseline)
-        return self.estimate(self.differences(key, seeds)) if seeds and key != self.study.baseline else UNKNOWN
+        """Dice of a row minus that of its baseline."""
+        return self.row_minus(key, self.baseline_of(key))
+
+    def precisions_differ(self, key: str, other: str) -> bool:
+        """In a seed that both rows have."""
+        one, two = (self.runs[k].set_index("seed")["precision"] for k in (key, other))
+        return any(one[seed] != two[seed] for seed in self.seeds(key, other))
+
+    def difference_text(self, key: str) -> str:
+        """The difference, with a mark where precisions differ, and with the row that it is to where that is not the study's."""
+        to, text = self.baseline_of(key), self.difference(key).text()
+        if text == "-":
+            return text
+        named = "" if to == self.study.baseline else f" to {to}"
+        return f"{text}{OTHER_PRECISION * self.precisions_differ(key, to)}{named}"
+
+    def own_minus_text(self, key: str) -> str:
+        """The study's own method minus a row that is another way to the same end: a control, a method, a round."""
+        own, row = self.study.own, self.study.row(key)
+        baseline = self.study.baseline
+        if own not in self.cells or row.group == "head-room" or key == baseline or self.baseline_of(key) != baseline:
+            return "-"
+        text = self.row_minus(own, key).text()
+        return text if text == "-" else text + OTHER_PRECISION * self.precisions_differ(own, key)
 
     @cached_property
     def head_room(self) -> Estimate:
@@ -155,10 +192,11 @@ class Results:
 
     def share(self, key: str) -> Estimate:
         """Difference to the baseline in % of the head-room, of the seeds that the three rows have."""
-        seeds = self.seeds(key, self.study.baseline, self.study.upper)
-        if not (seeds and self.has_head_room) or key in (self.study.baseline, self.study.upper):
+        baseline, upper = self.study.baseline, self.study.upper
+        seeds = self.seeds(key, baseline, upper)
+        if not (seeds and self.has_head_room) or key in (baseline, upper) or self.baseline_of(key) != baseline:
             return UNKNOWN
-        return self.estimate(100 * self.differences(key, seeds) / self.differences(self.study.upper, seeds))
+        return self.estimate(100 * self.differences(key, baseline, seeds) / self.differences(upper, baseline, seeds))
 
     def share_text(self, key: str) -> str:
         """The share, with its seeds where the difference beside it has others."""
@@ -167,37 +205,56 @@ class Results:
             return text
         return f"{text} (seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))})"
 
+    def of_patients(self, key: str) -> pd.Series:
+        """Mean difference of each patient to the row's baseline, over seeds, cases and classes. Empty where there is none."""
+        to = self.baseline_of(key)
+        seeds = self.seeds(key, to)
+        if not seeds or key == to:
+            return pd.Series(dtype=float)
+        differences = sum(self.matrix(key, seed) - self.matrix(to, seed) for seed in seeds) / len(seeds)
+        return differences.mean(axis=1).groupby("patient").mean().round(6)
+
     def patients_better(self, key: str) -> str:
-        """Patients with a higher and with a lower mean Dice than the baseline, in the mean over seeds."""
-        seeds = self.seeds(key, self.study.baseline)
-        if not seeds or key == self.study.baseline:
-            return "-"
-        differences = sum(self.matrix(key, s) - self.matrix(self.study.baseline, s) for s in seeds)
-        of_patients = differences.mean(axis=1).groupby("patient").mean().round(6)
-        return f"{(of_patients > 0).sum()} / {(of_patients < 0).sum()}"
+        """Patients with a higher and with a lower mean Dice than the baseline."""
+        differences = self.of_patients(key)
+        return f"{(differences > 0).sum()} / {(differences < 0).sum()}" if len(differences) else "-"
+
+    def median_text(self, key: str) -> str:
+        """Difference of the median patient, which one patient alone does not move."""
+        differences = self.of_patients(key)
+        return f"{differences.median():+.1f}" if len(differences) else "-"
 
     def mean(self, key: str, metric: str, seeds: Sequence[int] | None = None) -> np.ndarray:
         """`(classes,)`: mean over seeds (all of the row) of the mean over cases that have a value."""
         return np.mean([self.matrix(key, seed, metric).mean() for seed in seeds or self.seeds(key)], axis=0)
 
+    def distance_text(self, key: str) -> str:
+        """95HD, mean over classes of the mean over cells (case and seed) that the row and its baseline have; that of the baseline
+        on the same cells in brackets."""
+        to = self.baseline_of(key)
+        seeds = self.seeds(key, to)
+        if not seeds:
+            return "-"
+        own, others = (pd.concat([self.matrix(k, seed, "95HD") for seed in seeds], keys=seeds) for k in (key, to))
+        common = own.notna() & others.notna()
+        values = [table.where(common).mean().mean() for table in (own, others)]
+        if np.isnan(values[0]):
+            return "-"
+        return f"{values[0]:.1f}" if key == to else f"{values[0]:.1f} ({values[1]:.1f})"
+
     def missed(self, key: str) -> str:
-        """Predictions without a class that is there, per run."""
-        return f"{self.cells[key]['95HD'].isna().sum() / len(self.seeds(key)):.3g}"
+        """Classes of a case that the reference has and the prediction has not, per run.
 
-    def time(self, key: str) -> str:
-        """Time in training steps, earlier rounds included, relative to the baseline's: processor time, on a GPU wall time.
-
-        Of runs of one precision.
+        Without a voxel in the prediction, or in the reference, a cell has Dice 0 and no distance. Which of the two it is, another
+        run tells: one that met the class in this case, or one that found both empty (no Dice). A range where none tells.
         """
-
-        def seconds(of: str, precision: str) -> float:
-            runs = self.runs[of][self.runs[of]["precision"] == precision]
-            own = runs["step_cpu_seconds"].where(runs["device"] == "cpu", runs["step_seconds"]).mean()
-            return own + sum(seconds(before, precision) for before in self.study.row(of).after)
-
-        precisions = sorted(self.runs[key]["precision"].unique())
-        ratios = [seconds(key, precision) / seconds(self.study.baseline, precision) for precision in precisions]
-        return next((f"{ratio:.2f}" for ratio in ratios if not np.isnan(ratio)), "-")
+        cells = self.cells[key]
+        empty = cells[(cells["Dice"] == 0) & cells["95HD"].isna()]
+        places = list(zip(empty["case"], empty["class"]))
+        missed = sum(place in self.there for place in places)
+        unknown = sum(place not in self.there | self.absent for place in places)
+        low, high = (f"{number / len(self.seeds(key)):.3g}" for number in (missed, missed + unknown))
+        return low if low == high else f"{low} to {high}"
 
     def precisions(self) -> str:
         """How many runs computed in which precision."""
@@ -206,6 +263,8 @@ class Results:
 
 
 # --------------------------------------------------------------------------------------------------------------- pages
+
+PRECISION_NOTE = f"{OTHER_PRECISION}: the two rows were computed in different precision with at least one of the seeds."
 
 
 def head_room_text(results: Results) -> str:
@@ -230,24 +289,29 @@ def steps_of(results: Results, key: str) -> str:
 
 
 def main_table(results: Results) -> str:
-    distances = [np.nanmean(results.mean(row.key, "95HD")) for row in results.rows]
-    header = ["row", "seeds", "steps", "time", *(f"Dice {name}" for name in results.classes), "Dice", "difference"]
-    header += ["share of the head-room, %", "patients better / worse", "95HD, mm", "missed"]
+    own = results.study.own
+    against = {row.key: results.own_minus_text(row.key) for row in results.rows}
+    header = ["row", "seeds", "steps", "passes", *(f"Dice {name}" for name in results.classes), "Dice", "difference"]
+    header += ["median patient", "patients better / worse", "share of the head-room, %"]
+    header += [f"{own} minus this row"] if set(against.values()) != {"-"} else []
+    header += ["95HD, mm (baseline)", "missed"]
     lines = []
-    for row, distance in zip(results.rows, distances):
+    for row in results.rows:
         dice = results.mean(row.key, "Dice")
         lines.append(
             [
                 row.key,
                 ", ".join(map(str, results.seeds(row.key))),
                 steps_of(results, row.key),
-                results.time(row.key),
+                relative_passes(results.study, row),
                 *(f"{value:.1f}" for value in dice),
                 f"{np.mean(dice):.1f}",
-                results.difference(row.key).text(),
-                results.share_text(row.key),
+                results.difference_text(row.key),
+                results.median_text(row.key),
                 results.patients_better(row.key),
-                f"{distance:.1f}",
+                results.share_text(row.key),
+                *([against[row.key]] if set(against.values()) != {"-"} else []),
+                results.distance_text(row.key),
                 results.missed(row.key),
             ]
         )
@@ -263,16 +327,19 @@ def short_table(results: Results, keys: Sequence[str] | None = None) -> str:
         [
             row.key,
             str(len(results.seeds(row.key))),
-            results.time(row.key),
+            relative_passes(results.study, row),
             f"{np.mean(results.mean(row.key, 'Dice')):.1f}",
-            results.difference(row.key).text(),
+            results.difference_text(row.key),
+            results.median_text(row.key),
             results.share_text(row.key),
         ]
         for row in results.rows
         if keys is None or row.key in keys
     ]
-    header = ["row", "seeds", "time", "Dice", "difference [95 %]", "share of the head-room, % [95 %]"]
-    return f"{head_room_text(results)}\n\n{markdown_table(header, lines)}"
+    header = ["row", "seeds", "passes", "Dice", "difference [95 %]", "of the median patient"]
+    table = markdown_table([*header, "share of the head-room, % [95 %]"], lines)
+    note = f"\n\n{PRECISION_NOTE}" if OTHER_PRECISION in table else ""
+    return f"{head_room_text(results)}\n\n{table}{note}"
 
 
 def overview(all_results: Mapping[str, Results]) -> str:
@@ -288,6 +355,7 @@ def overview(all_results: Mapping[str, Results]) -> str:
 
 def page(results: Results) -> str:
     study, pack = results.study, results.study.row(results.study.baseline).pack
+    table = main_table(results)
     plan = f"{pack.plan}; last checkpoint, with mirroring"
     files = dict.fromkeys(row.pack.records for row in study.rows)
     parts = [
@@ -295,24 +363,48 @@ def page(results: Results) -> str:
         f"{study.about} {plan}. Values: {', '.join(f'[{n}.csv]({n}.csv), [{n}_runs.csv]({n}_runs.csv)' for n in files)}. This "
         f"page is written by `python -m benchmarks.study report`.",
         head_room_text(results),
-        main_table(results),
+        table,
     ]
     missing = [row.key for row in study.rows if row not in results.rows]
     if missing:
         parts.append(f"Not recorded: {'; '.join(missing)}.")
     parts += [
         f"![gains of the rows]({study.name}.png)",
-        f"Dice in %: mean over classes of the mean over {results.num_cases} cases of {len(results.patients)} patients, mean over "
-        f"seeds. *difference* [95 % interval]: to {study.baseline} of the same seeds; the interval is a bootstrap over patients, "
-        "each with all of its cases, and seeds, where there are several. With one seed it says nothing about seeds. *share of the "
-        f"head-room*: difference in % of {study.upper} minus {study.baseline}, of the seeds that all three rows have, with an "
-        f"interval of the same kind. *patients better / worse* than {study.baseline} in mean Dice. *95HD*: mean over the cases "
-        "that have one. *missed*: classes of a case without any voxel, per run; they have no 95HD. *time*: of the training steps "
-        "relative to "
-        f"{study.baseline}, processor time on a CPU and wall time on a GPU, with the training of earlier rounds; "
-        f"-: not measured. Networks of the runs: {results.precisions()} (mixed precision, where it is not float32).",
+        legend(results, table),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def legend(results: Results, table: str) -> str:
+    """What the columns of `main_table` mean."""
+    study = results.study
+    others = {results.baseline_of(row.key) for row in results.rows} - {study.baseline}
+    to = study.baseline + "".join(f" (to {other} where it says so)" for other in sorted(others))
+    minus_own = f"{study.own} minus this row"
+    dice = (
+        f"Dice in %: mean over classes of the mean over {results.num_cases} cases of {len(results.patients)} patients, mean over "
+        f"seeds. *difference* [95 % interval]: to {to} of the same seeds; the interval is a bootstrap over patients, each with all "
+        "of its cases, and seeds, where there are several. With one seed it says nothing about seeds. *median patient*: median "
+        "over patients of their mean difference over seeds, cases and classes; where it is far below the difference, a few "
+        "patients make the difference. *patients better / worse* in mean Dice. *share of the head-room*: difference in % of "
+        f"{study.upper} minus {study.baseline}, of the seeds that all three rows have, with an interval of the same kind."
+    )
+    if minus_own in table:
+        dice += f" *{minus_own}*: of the seeds that both have, with an interval of the same kind."
+    parts = [
+        dice,
+        "*95HD*: mean over the cells (class, case, seed) in which the row and the one that it is compared with have one, and in "
+        f"brackets that of the latter in the same cells; of {study.baseline}: over its own cells. *missed*: classes of a case that "
+        "the reference has and of which nothing is predicted, per run; they have no 95HD. That the reference has a class is known "
+        "from the runs that met it there; where none did, a range is given.",
+        f"*passes*: forward and backward passes of all steps, counted, relative to {study.baseline}'s (a step: the floor of "
+        "[performance](../performance.md)), with the trainings that a row needs, without predictions of whole images. Where "
+        "unlabeled images come in when every class is found, steps are nnU-Net's until then, and the values are for the latest "
+        "and the earliest start. -: not counted. What the runs took is in the CSV.",
+        PRECISION_NOTE if OTHER_PRECISION in table else "",
+        f"Networks of the runs: {results.precisions()} (mixed precision, where it is not float32).",
+    ]
+    return "\n\n".join(filter(None, parts))
 
 
 COLORS = {"head-room": "0.3", "controls": "#D55E00", "new": "#009E73", "variants": "#CC79A7"}  # of groups of rows
@@ -326,7 +418,7 @@ def draw_figure(file: Path, results: Results) -> None:
     from matplotlib.lines import Line2D
 
     study = results.study
-    rows = [row for row in results.rows if results.seeds(row.key, study.baseline) and row.key != study.baseline]
+    rows = [row for row in results.rows if not np.isnan(results.difference(row.key).value)]
     figure = Figure(figsize=(8, 1.9 + 0.32 * len(rows)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
@@ -335,13 +427,17 @@ def draw_figure(file: Path, results: Results) -> None:
         color = COLORS.get(row.group, OTHER_COLOR)
         axis.plot([estimate.low, estimate.high], [position] * 2, color=color, linewidth=1.5)
         axis.plot(estimate.value, position, "|", color=color, markersize=12, markeredgewidth=2)
-        for seed in results.seeds(row.key, study.baseline):
-            value = results.means(row.key, seed)[0] - results.means(study.baseline, seed)[0]
+        to = results.baseline_of(row.key)
+        for seed in results.seeds(row.key, to):
+            value = results.means(row.key, seed)[0] - results.means(to, seed)[0]
             axis.plot(value, position, "o", color=color, markersize=4, alpha=0.7)
     axis.axvline(0, color="0.3", linewidth=0.8)
     usual = steps_of(results, study.baseline)
-    others = {row.key: steps_of(results, row.key) for row in rows if steps_of(results, row.key) != usual}
-    names = [f"{row.key} ({others[row.key]} steps)" if row.key in others else row.key for row in rows]
+    names = []
+    for row in rows:
+        steps, to = steps_of(results, row.key), results.baseline_of(row.key)
+        notes = [f"{steps} steps"] * (steps != usual) + [f"to {to}"] * (to != study.baseline)
+        names.append(f"{row.key} ({', '.join(notes)})" if notes else row.key)
     axis.set_yticks(range(len(rows)), names)
     axis.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     axis.set_xlabel(f"difference to {study.baseline} in Dice, %")

@@ -225,7 +225,12 @@ def rows(args: argparse.Namespace) -> int:
         settings = argparse.Namespace(np=args.cores, data=args.work / "data")
         study.prepare(args.work, pack, settings, environment_of(args, args.cores))
     settings = argparse.Namespace(
-        jobs=max(1, args.cores // (1 + workers)), idle=False, bfloat16=False, compile=False, device=args.device
+        jobs=max(1, args.cores // (1 + workers)),
+        idle=False,
+        bfloat16=False,
+        compile=False,
+        device=args.device,
+        again=False,
     )
     return 1 if study.train(args.work, needed, settings, environment) else 0
 

@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import studies, study, study_jobs, study_packs, study_report
+from benchmarks import peer, studies, study, study_jobs, study_packs, study_report
 from benchmarks.studies import STUDIES, Row, Study
+from benchmarks.study_passes import relative_passes
 from benchmarks.study_report import CELLS, RUNS, Results
 from nnunet_ssl.commands import convert, load
 from nnunet_ssl.commands import steps as commands
@@ -79,6 +80,12 @@ def test_every_row_has_a_trainer_and_rows_that_need_others_find_them():
             assert set(row.after) < set(keys) and row.pretrained in (*row.after, "")
     packs = {row.pack for a_study in STUDIES.values() for row in a_study.rows}
     assert len({pack.dataset_id for pack in packs}) == len({pack.name for pack in packs}) == len(packs)
+
+
+def test_rows_without_a_trainer_are_those_that_the_peer_can_make():
+    packs = {row.pack for a_study in STUDIES.values() for row in a_study.rows if not row.trainer}
+    assert {str(pack.dataset_id) for pack in packs} == set(peer.DATASETS.values())
+    assert {pack.configuration for pack in packs} == {"2d_small"}  # which it reads
 
 
 def test_the_7_to_3_control_has_the_steps_of_the_time_of_mean_teacher():
@@ -243,7 +250,8 @@ def test_run_prepares_trains_and_records_everything(faked, tmp_path, records):
         ["data", "steps", "step_seconds", "step_cpu_seconds", "epoch_seconds", "peak_memory_MiB", "device", "precision"]
     ].tolist() == [*("ACDC3", 500, 500, 250, 7, 1024, "cpu", "float32")]
     page = (records / "S.md").read_text()
-    assert "from " in page and "| EMA " in page and "| 2.00 |" in page and "Not recorded: peer." in page
+    assert "from " in page and "| EMA " in page and "Not recorded: peer." in page
+    assert [line.split("|")[4].strip() for line in page.splitlines() if line.startswith("| round 1")] == ["3.00"]
     assert (records / "S.png").stat().st_size > 5000
     quoted = (records.parents[1] / "README.md").read_text()
     assert quoted.startswith("before\n<!-- study:S rows: nnU-Net; EMA -->\n\n**Head-room**") and quoted.endswith(
@@ -275,7 +283,7 @@ def test_it_continues_where_it_stopped(faked, tmp_path, capsys):
     assert study_jobs.next_switches(job) == ["--val"]
 
 
-def test_a_row_that_needs_another_is_trained_after_it_with_its_labels_and_weights(faked, tmp_path):
+def test_a_row_that_needs_another_is_trained_after_it_with_its_labels_and_weights(faked, tmp_path, capsys):
     assert run(tmp_path, "--seeds", 1, "--rows", "round 1", "--jobs", 2) == 0  # nnU-Net too, which it needs
     nnunet = study_jobs.Job(study.STUDIES["S"].row("nnU-Net"), 1)
     label = next(w for w in faked.calls if "pseudo_label" in w)
@@ -288,6 +296,17 @@ def test_a_row_that_needs_another_is_trained_after_it_with_its_labels_and_weight
     assert faked.calls.index(label) == len(faked.calls) - 2
     assert option(words, "-pretrained_weights") == str(nnunet.folder / "checkpoint_final.pth")
     assert option(words, "--set") == 'round_name="round_1_seed1"' and option(words, "--threads") == "1"
+
+    runs = study_report.read_records("ACDC_2.5mm")[1]
+    elsewhere = runs.assign(date="2001-01-01", step_seconds=7.0)
+    elsewhere[elsewhere["row"] == "nnU-Net"].to_csv(study_report.records_file("ACDC_2.5mm", "_runs"), index=False)
+    faked.calls.clear()
+    capsys.readouterr()
+    assert study.main(["run", "S", "--out", str(tmp_path / "new"), "--seeds", "1", "--rows", "round 1"]) == 0
+    assert len(faked.trainings) == 2
+    assert "ACDC3, nnU-Net, seed 1: the record of 2001-01-01 (500 steps, float32) stays" in capsys.readouterr().out
+    runs = study_report.read_records("ACDC_2.5mm")[1].set_index("row")
+    assert runs["step_seconds"].to_dict() == {"nnU-Net": 7, "round 1": 500}
 
     faked.failing = {short(0)}
     faked.calls.clear()
@@ -333,6 +352,15 @@ def test_predictions_and_finished_runs_are_recorded_by_command(faked, tmp_path, 
     assert len(runs) == 2
     assert record() == 0 and "1 of 10 runs are finished" in capsys.readouterr().out
 
+    measured.write_text(json.dumps({"seconds": [3.0] * 500}))
+    for words in (("--row", "EMA", "--seed", 1, "--measured", measured), (*arguments, "--steps", 40)):
+        assert record(*words) == 0 and "stays. Replace it with --again" in capsys.readouterr().out
+    assert study_report.read_records("ACDC_2.5mm")[1]["steps"].tolist() == [500, 30]
+    assert record("--row", "EMA", "--seed", 1, "--measured", measured, "--again") == 0
+    assert record(*arguments, "--steps", 40, "--again") == 0
+    runs = study_report.read_records("ACDC_2.5mm")[1].set_index("row")
+    assert runs.loc["EMA", "step_seconds"] == 1500 and runs.loc["peer", "steps"] == 40
+
 
 def test_what_cannot_be_done_is_said_before_anything_is_trained(faked, tmp_path, capsys, monkeypatch):
     def error(*words) -> str:
@@ -350,6 +378,8 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(faked, tmp_path,
     longer = Study("S", "Title", "About.", (replace(rows[0], epochs=3), *rows[1:]))
     monkeypatch.setattr(study, "STUDIES", {"S": longer})
     assert "has 500 steps, the row of benchmarks/studies.py 750" in error("--rows", "nnU-Net")
+    assert study.main(["run", "S", "--out", str(tmp_path / "new"), "--rows", "round 1", "--seeds", "0"]) == 1
+    assert "ACDC3, nnU-Net, seed 0 has 500 steps" in capsys.readouterr().err  # which the row needs
     wrong = replace(rows[0], trainer="nnUNetTrainerMeen", key="Meen")
     monkeypatch.setattr(study, "STUDIES", {"S": Study("S", "Title", "About.", (wrong,))})
     assert "row Meen" in error()
@@ -381,22 +411,20 @@ def test_a_signal_ends_the_trainings(tmp_path):
 
 PACK = studies.ACDC_3
 ROWS = (Row("nnU-Net", PACK, "nnUNetTrainer", 2), Row("new", PACK, "nnUNetTrainerEMA", 2, after=("nnU-Net",)))
-ROWS = (*ROWS, Row("all labels", studies.ACDC_ALL, "nnUNetTrainer", 2))
-STUDY = Study("S", "Title", "About.", ROWS)
+ROWS = (*ROWS, Row("all labels", studies.ACDC_ALL, "nnUNetTrainer", 2, "head-room"))
+ROWS = (*ROWS, Row("new, all labels", studies.ACDC_AGAIN, "nnUNetTrainerEMA", 2, baseline="all labels"))
+ROWS = (*ROWS, Row("other", PACK, "nnUNetTrainerMeanTeacher", 2))
+STUDY = Study("S", "Title", "About.", ROWS, own="new")
 
 
-def keep(records: Path, dice: dict[tuple[str, int], list[list[float]]], **costs) -> Results:
+def keep(records: Path, dice: dict[tuple[str, int], list[list[float]]]) -> Results:
     """Record runs: (row, seed) -> Dice `(cases, classes)` of the four cases of two patients."""
     cells, runs = [], []
     for (key, seed), values in dice.items():
         run = [STUDY.row(key).pack.name, key, seed]
         for (case, patient), of_case in zip(CASES.items(), values, strict=True):
             cells += [[*run, patient, case, name, value, 2.0] for name, value in zip(("RV", "LV"), of_case)]
-        runs.append(
-            dict(zip(RUNS, run))
-            | {"steps": 500, "device": "cpu", "precision": "float32"}
-            | costs.get(key.replace(" ", "_"), {})
-        )
+        runs.append(dict(zip(RUNS, run)) | {"steps": 500, "device": "cpu", "precision": "float32"})
     pd.DataFrame(cells, columns=CELLS).to_csv(records / "ACDC_2.5mm.csv", index=False)
     pd.DataFrame(runs, columns=RUNS).to_csv(records / "ACDC_2.5mm_runs.csv", index=False)
     return Results(STUDY)
@@ -417,15 +445,12 @@ def test_a_gain_that_all_share_has_no_interval_and_its_share_is_exact(records):
         ("all labels", 1): plus(FLAT, 23),
         ("all labels", 2): plus(FLAT, 20),
     }
-    results = keep(records, dice, nnU_Net={}, new={"step_cpu_seconds": 30}, **{"nnU-Net": {"step_cpu_seconds": 20}})
+    results = keep(records, dice)
     assert results.difference("new").text() == "+5.0 [+5.0, +5.0]"
     assert results.head_room.text(sign="") == "20.0 [20.0, 20.0]"
     assert results.share("new").text(0) == "+25 [+25, +25]"
     assert results.patients_better("new") == "2 / 0" and results.patients_better("nnU-Net") == "-"
     assert results.mean("nnU-Net", "Dice").tolist() == [51, 71]
-    assert results.time("new") == "2.50"  # with the run that it needs
-    results.runs["new"] = results.runs["new"].assign(precision="bfloat16")
-    assert results.time("new") == "-" and results.precisions() == "2 in bfloat16, 5 in float32"
     page = study_report.page(results)
     assert "20.0 [20.0, 20.0] Dice, from 61.5 (nnU-Net) to 81.5 (all labels), seeds 1, 2" in page
 
@@ -440,7 +465,6 @@ def test_only_equal_seeds_are_compared(records):
     results = keep(records, dice)
     assert results.difference("new").value == pytest.approx(1)
     assert results.share("new").text() == "-"  # no seed has all three
-    assert results.time("new") == "-"
 
 
 def test_intervals_are_over_patients_and_seeds(records):
@@ -452,6 +476,121 @@ def test_intervals_are_over_patients_and_seeds(records):
     seeds = {("nnU-Net", seed): FLAT for seed in (0, 1)} | {("new", 0): FLAT, ("new", 1): plus(FLAT, 6)}
     found = keep(records, seeds).difference("new")
     assert (found.value, found.low, found.high) == pytest.approx((3, 0, 6))
+
+
+def test_a_row_is_compared_with_the_row_that_the_table_names(records):
+    dice = {("nnU-Net", 0): FLAT, ("new", 0): plus(FLAT, 5), ("all labels", 0): plus(FLAT, 20)}
+    dice |= {("new, all labels", 0): plus(FLAT, 18, 19), ("new, all labels", 1): FLAT}
+    results = keep(records, dice)
+    assert results.difference_text("new, all labels") == "-1.5 [-1.5, -1.5] to all labels"
+    assert results.patients_better("new, all labels") == "0 / 2" and results.median_text("new, all labels") == "-1.5"
+    assert results.share_text("new, all labels") == "-" and results.own_minus_text("new, all labels") == "-"
+    assert "to nnU-Net (to all labels where it says so)" in study_report.page(results)
+    assert "-1.5 [-1.5, -1.5] to all labels" in study_report.short_table(results)
+    assert results.difference_text("new") == "+5.0 [+5.0, +5.0]"
+    for name in ("ACDC_3", "ACDC_5", "ACDC_7", "LA_4", "LA_8"):
+        named = {row.key: row.baseline for row in STUDIES[name].rows if row.baseline}
+        assert named == {"SemiSupervised, all labels": "all labels"}
+
+
+def test_the_median_patient_is_not_moved_by_one_patient(records, monkeypatch):
+    three = {f"{patient}_frame{f}": patient for patient in ("a", "b", "c") for f in (1, 2)}
+    monkeypatch.setattr(sys.modules[__name__], "CASES", three)
+    gains = np.repeat([30.0, 0.2, -0.6], 2)[:, None]
+    dice = {("nnU-Net", 0): [[50, 60]] * 6, ("new", 0): (np.array([[50, 60]] * 6) + gains).tolist()}
+    dice |= {("nnU-Net", 1): [[50, 60]] * 6, ("new", 1): (np.array([[50, 60]] * 6) + gains + 0.2).tolist()}
+    results = keep(records, dice)
+    assert results.difference("new").value == pytest.approx(29.9 / 3, abs=0.1) and results.median_text("new") == "+0.3"
+    assert results.median_text("nnU-Net") == "-"
+
+
+def test_the_own_method_is_compared_with_every_other_way_on_common_seeds(records):
+    dice = {("nnU-Net", seed): FLAT for seed in (0, 1)} | {("all labels", 0): plus(FLAT, 20)}
+    dice |= {("new", 0): plus(FLAT, 4), ("new", 1): plus(FLAT, 9), ("other", 1): plus(FLAT, 7, 6), ("other", 2): FLAT}
+    results = keep(records, dice)
+    assert results.own_minus_text("other") == "+2.5 [+2.5, +2.5]"  # seed 1; frames of a patient stay together
+    assert [results.own_minus_text(key) for key in ("nnU-Net", "all labels", "new")] == ["-"] * 3
+    assert "new minus this row" in study_report.main_table(results)
+    dice.pop(("other", 1))
+    table = study_report.main_table(keep(records, dice))  # no common seed, no column
+    assert "| other " in table and "minus" not in table
+
+
+def test_rows_in_another_precision_are_marked(records):
+    dice = {(key, seed): FLAT for key in ("nnU-Net", "new", "other") for seed in (0, 1)}
+    keep(records, dice)
+    file = records / "ACDC_2.5mm_runs.csv"
+    runs = pd.read_csv(file)
+    runs.loc[runs["seed"] == 1, "precision"] = "bfloat16"
+    runs.to_csv(file, index=False)
+    same = Results(STUDY)
+    assert same.precisions() == "3 in bfloat16, 3 in float32" and "†" not in study_report.page(same)  # seed by seed
+    runs.loc[(runs["row"] == "new") & (runs["seed"] == 1), "precision"] = "float32 compiled"
+    runs.to_csv(file, index=False)
+    mixed = Results(STUDY)
+    assert mixed.difference_text("new").endswith("]†") and mixed.own_minus_text("other").endswith("]†")
+    assert not mixed.difference_text("other").endswith("†")
+    assert study_report.PRECISION_NOTE in study_report.page(mixed)
+    assert study_report.PRECISION_NOTE in study_report.short_table(mixed)
+    assert study_report.PRECISION_NOTE not in study_report.short_table(mixed, ["other"])
+
+
+def edited(records: Path, *edits: tuple) -> Results:
+    """Records with other values: (row, case, class, Dice, 95HD)."""
+    file = records / "ACDC_2.5mm.csv"
+    cells = pd.read_csv(file)
+    for row, case, name, dice, distance in edits:
+        here = (cells["row"] == row) & (cells["case"] == case) & (cells["class"] == name)
+        cells.loc[here, ["Dice", "95HD"]] = dice, distance
+    cells.to_csv(file, index=False)
+    return Results(STUDY)
+
+
+def test_distances_are_of_the_cells_that_both_rows_have(records):
+    keep(records, {("nnU-Net", 0): FLAT, ("new", 0): FLAT, ("new", 1): FLAT})
+    far = ("nnU-Net", "patient1_frame1", "RV", 10.0, 98.0)
+    assert edited(records, far).distance_text("new") == "2.0 (14.0)"  # (98 + 3 x 2) / 4 and 2
+    missed = ("new", "patient1_frame1", "RV", 0.0, np.nan)
+    results = edited(records, far, missed)
+    assert results.distance_text("new") == "2.0 (2.0)" and results.distance_text("nnU-Net") == "14.0"
+    assert results.distance_text("all labels") == "-"
+
+
+def test_a_class_is_missed_only_where_the_reference_has_it(records):
+    nothing, both = (0.0, np.nan), (np.nan, np.nan)
+    keep(records, {("nnU-Net", 0): FLAT, ("new", 0): FLAT, ("other", 0): FLAT})
+    cells = [("patient1_frame1", "RV"), ("patient1_frame2", "RV"), ("patient2_frame1", "RV")]
+    results = edited(
+        records,
+        ("new", *cells[0], *nothing),  # the others met it
+        *(
+            (key, *cells[1], *nothing) for key in ("new", "other")
+        ),  # predicted where nothing is: nnU-Net found both empty
+        ("nnU-Net", *cells[1], *both),
+    )
+    assert [results.missed(key) for key in ("nnU-Net", "new", "other")] == ["0", "1", "0"]
+    results = edited(records, *((key, *cells[2], *nothing) for key in ("nnU-Net", "new", "other")))  # none can tell
+    assert [results.missed(key) for key in ("nnU-Net", "new", "other")] == ["0 to 1", "1 to 2", "0 to 1"]
+
+
+def test_passes_are_counted_not_timed():
+    three, atria, gpu = STUDIES["ACDC_3"], STUDIES["LA_4"], STUDIES["GPU_ACDC_3"]
+    expected = {
+        (three, "nnU-Net"): "1.00",
+        (three, "all labels"): "1.00",
+        (three, "nnU-Net, 7/3 steps"): "2.31",  # 37 of 16 epochs
+        (three, "MeanTeacher"): "2.33",
+        (three, "SemiSupervised"): "1.80 to 1.93",  # nnU-Net's until 0.4 or 0.3 of the run, then 7/3
+        (three, "SemiSupervised, start from 0.05"): "1.80 to 2.27",
+        (three, "round 1"): "3.00",
+        (three, "round 2"): "5.00",
+        (three, "round of SemiSupervised"): "3.80 to 3.93",
+        (three, "SSL4MIS Mean Teacher"): "-",
+        (atria, "SemiSupervised"): "1.80 to 1.93",
+        (gpu, "nnFilterMatch"): "2.17",  # begins at 5 of 40 epochs
+    }
+    for (a_study, key), passes in expected.items():
+        assert relative_passes(a_study, a_study.row(key)) == passes, key
 
 
 def test_a_pack_without_head_room_is_marked(records):
