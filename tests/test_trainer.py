@@ -46,6 +46,8 @@ WITHOUT_CHANCE = {
     "nnUNetTrainerTestSecondDecoding": {},
     "nnUNetTrainerPseudoLabels": {"pseudo_weight": 0.5},
     "nnUNetTrainerCPS": {"rampup_fraction": 0.0},  # networks in turn, a backward pass each
+    # the same with two passes each; without a step, since the sign of a gradient of rounding errors is one of chance
+    "nnUNetTrainerDeepCoTraining": {"rampup_fraction": 0.0, "step": 0.0},
     # one network in two passes with a backward pass each
     "nnUNetTrainerUniMatch": {
         "earliest": 0.0,
@@ -62,10 +64,10 @@ WITHOUT_CHANCE = {
     "nnUNetTrainerScribbleDMPLS": {"dropout": 0.0, "pseudo_weight": 0.0},
 }
 
-# terms that do not depend on the segmentation layers
+# terms that depend neither on the segmentation layers nor on the last decoder stage
 WITHOUT_SHARE = {
     "nnUNetTrainerDAN": {"discriminator"},
-    "nnUNetTrainerSASSNet": {"discriminator", "adversarial"},
+    "nnUNetTrainerSASSNet": {"discriminator"},
 }
 
 

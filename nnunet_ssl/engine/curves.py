@@ -22,7 +22,7 @@ from torch import distributed as dist
 
 # beginning of the names that a panel shows -> its title, in the order of the figure
 _PANELS = {
-    "gradient_share/": "share of each term's gradient at the segmentation layers, of the labeled loss's",
+    "gradient_share/": "share of each term's gradient at the segmentation layers (or last decoder stage), of the labeled loss's",
     "gradient_share_of_whole/": "share of each term's gradient at the segmentation layers, of the whole loss's",
     "weight/": "weights",
     "ema_decay/": "EMA decay",

@@ -5,7 +5,9 @@ smaller than that of cross entropy + Dice. So the engine measures, in the last s
 
     share_k = || grad (w_k L_k) || / || grad sum_labeled (w_j L_j) ||
 
-at the parameters of the last layers of all trained networks (root of the sum of squares over layers and networks).
+at the parameters of the last layers of all trained networks (root of the sum of squares over layers and networks). A term that
+misses these layers, as one of a further head on the same features does, is measured at the last stages of the decoders instead,
+as a share of the labeled loss's gradient there (of the labeled terms of its group).
 
 The measurement reads the graph of the step itself, just before its backward pass. It needs no second forward pass, so it draws no
 random number and moves no queue, bank or counter of a method, and `torch.autograd.grad` leaves `.grad` and DDP's hooks alone: the
@@ -21,7 +23,7 @@ training is bit for bit that without it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -60,17 +62,25 @@ def segmentation_layers(network: nn.Module, channels: int) -> list[nn.Module]:
     return (fitting or with_parameters)[-1:]
 
 
-def measured_parameters(members: Sequence[Member], channels: int) -> list[nn.Parameter]:
-    """Parameters of the segmentation layers of all `members` that are trained: networks, and modules with a decoder.
+def last_decoder_stage(network: nn.Module) -> list[nn.Module]:
+    """What gives the features that the last segmentation layer of a network like nnU-Net's gets; of other networks nothing."""
+    stages = getattr(getattr(network, "decoder", None), "stages", None)
+    return list(stages[-1:]) if stages is not None else []
 
-    Heads for something else and discriminators have no segmentation layers.
+
+def measured_parameters(
+    members: Sequence[Member], layers_of: Callable[[nn.Module], list[nn.Module]]
+) -> list[nn.Parameter]:
+    """Parameters of some layers of all `members` that are trained: networks, and modules with a decoder.
+
+    Heads for something else and discriminators have no such layers.
     """
     found = []
     for member in members:
         if isinstance(member, Teacher):
             continue
         if isinstance(member, NetworkMember) or hasattr(member.module, "decoder"):
-            layers = segmentation_layers(member.module, channels)
+            layers = layers_of(member.module)
             found += [p for layer in layers for p in layer.parameters() if p.requires_grad]
     return found
 
@@ -107,8 +117,9 @@ def shares(gradient: Tensor, labeled: Sequence[bool]) -> Tensor:
 class GradientShares:
     """The share of every term with a weight in one step, under its name in `Curves`.
 
-    Names of labeled terms begin with "labeled". A term that does not depend on the segmentation layers (a loss of features, a
-    discriminator's own loss) has no share; in compiled networks, which do not show this, its share is 0.
+    Names of labeled terms begin with "labeled". A term that depends neither on the segmentation layers nor on the last decoder
+    stage (a loss of deeper features, a discriminator's own loss) has no share; in compiled networks, which do not show this, its
+    share is 0.
 
     Args:
         weights: of all terms of the step.
@@ -118,12 +129,12 @@ class GradientShares:
         self._trainer = trainer
         self._weights = weights
         self._parameters: list[nn.Parameter] = []
+        self._of_stages: list[nn.Parameter] = []
         if any(weight != 0 and not name.startswith(LABELED) for name, weight in weights.items()):
-            channels = trainer.label_manager.num_segmentation_heads
-            self._parameters = measured_parameters((trainer.student, *trainer.members), channels)
-        self._names: list[str] = []
-        self._rows: list[Tensor] = []
-        self._reached: list[bool] = []
+            members, channels = (trainer.student, *trainer.members), trainer.label_manager.num_segmentation_heads
+            self._parameters = measured_parameters(members, lambda network: segmentation_layers(network, channels))
+            self._of_stages = measured_parameters(members, last_decoder_stage)
+        self._at_layers, self._at_stages = _Measured(), _Measured()
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
         """Measure a group of terms, before its backward pass."""
@@ -133,10 +144,22 @@ class GradientShares:
         weighted = [self._weights[name] * terms[name] for name in names]
         if self._trainer.grad_scaler is not None:
             weighted = [self._trainer.grad_scaler.scale(term) for term in weighted]
-        rows, reached = gradients(weighted, self._parameters)
-        self._names += names
-        self._rows.append(rows)
-        self._reached += reached
+        missed = self._at_layers.add(dict(zip(names, weighted, strict=True)), self._parameters)
+        missed = self._on_all_ranks([not name.startswith(LABELED) and m for name, m in zip(names, missed, strict=True)])
+        if any(missed) and self._of_stages:
+            labeled = [name.startswith(LABELED) for name in names]
+            chosen = [m or is_labeled or not any(labeled) for m, is_labeled in zip(missed, labeled, strict=True)]
+            terms_there = {n: w for n, w, is_chosen in zip(names, weighted, chosen, strict=True) if is_chosen}
+            self._at_stages.add(terms_there, self._of_stages)
+            self._at_stages.missed += [name for name, m in zip(names, missed, strict=True) if m]
+
+    def _on_all_ranks(self, missed: list[bool]) -> list[bool]:
+        """Where all processes say so, which then measure the same terms."""
+        if not self._trainer.is_ddp:
+            return missed
+        flags = torch.tensor(missed, dtype=torch.int32, device=self._trainer.device)
+        dist.all_reduce(flags, op=dist.ReduceOp.MIN)
+        return flags.bool().tolist()
 
     def found(self) -> dict[str, float]:
         """The shares, when all groups were added.
@@ -145,16 +168,46 @@ class GradientShares:
             `gradient_share/<term>` of all terms but the labeled ones; `gradient_share_of_whole/<term>` of all terms where the
             method has one joint loss of labeled and unlabeled patches. Nothing in a step of labeled terms only.
         """
-        labeled = [name.startswith(LABELED) for name in self._names]
+        labeled = [name.startswith(LABELED) for name in self._at_layers.names]
         if all(labeled):
             return {}
-        gradient = torch.cat(self._rows)
-        if self._trainer.is_ddp:
-            dist.all_reduce(gradient)  # the number of processes cancels in the shares
         panel = "gradient_share" if any(labeled) else "gradient_share_of_whole"
-        values = shares(gradient, labeled).tolist()
-        terms = zip(self._names, values, self._reached, labeled, strict=True)
-        return {f"{panel}/{name}": value for name, value, reached, is_labeled in terms if reached and not is_labeled}
+        found, there = self._at_layers.shares(self._trainer.is_ddp), {}
+        if self._at_stages.names:
+            there = self._at_stages.shares(self._trainer.is_ddp)
+        found |= {name: there[name] for name in self._at_stages.missed if name in there}
+        return {f"{panel}/{name}": found[name] for name in self._at_layers.names if name in found}
+
+
+class _Measured:
+    """Gradients of the terms of all groups at the parameters of one place.
+
+    Attributes:
+        names: of the terms, in their order.
+        missed: of the terms that are here since they miss another place.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.missed: list[str] = []
+        self._rows: list[Tensor] = []
+        self._reached: list[bool] = []
+
+    def add(self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> list[bool]:
+        """Returns which terms have no gradient here: they do not depend on the parameters, or it is 0 (compiled networks)."""
+        rows, reached = gradients([*terms.values()], parameters)
+        self.names += terms
+        self._rows.append(rows)
+        self._reached += reached
+        return (torch.linalg.vector_norm(rows, dim=1) == 0).tolist()
+
+    def shares(self, is_ddp: bool) -> dict[str, float]:
+        """Of all terms that depend on the parameters but the labeled ones."""
+        labeled, gradient = [name.startswith(LABELED) for name in self.names], torch.cat(self._rows)
+        if is_ddp:
+            dist.all_reduce(gradient)  # the number of processes cancels in the shares
+        terms = zip(self.names, shares(gradient, labeled).tolist(), self._reached, labeled, strict=True)
+        return {name: value for name, value, reached, is_labeled in terms if reached and not is_labeled}
 
 
 def described(values: Mapping[str, float]) -> str:

@@ -65,20 +65,25 @@ class LevelSetTargets:
 
     Attributes:
         num_objects: foreground classes (labels 1, 2, ...) or regions.
-        regions: the target has one channel per region, else one with class labels.
+        regions: the target has one channel per region (and with an ignore label one more, last), else one with class labels.
         spacing: see `signed_distance_map`.
+        ignore_label: of class labels; None without.
 
-    Voxels of any other value (ignore label, padding) are background of every object.
+    The maps of a sample with ignored voxels are 0, which `has_boundary` drops: an object may go on where nothing is annotated, and
+    of scribbles the distances would be those to the strokes. Voxels of any other value (padding) are background of every object.
     """
 
     num_objects: int
     regions: bool
     spacing: tuple[float, ...] | None = None
+    ignore_label: int | None = None
 
     def __call__(self, target: Tensor) -> dict[str, Tensor]:
         """`level_set`, float32 `(L, num_objects, *spatial)`, of a target `(L, 1 or regions, *spatial)` at full resolution."""
-        if self.regions:  # with an ignore label there is one more channel, last
-            masks = target[:, : self.num_objects] > 0
+        if self.regions:
+            masks, ignored = target[:, : self.num_objects] > 0, target[:, self.num_objects :] > 0
         else:
             masks = torch.cat([target == label for label in range(1, self.num_objects + 1)], dim=1)
+            ignored = target == self.ignore_label if self.ignore_label is not None else target[:, :0] > 0
+        masks &= ~ignored.flatten(1).any(1).view(-1, *[1] * (target.ndim - 1))
         return {"level_set": signed_distance_maps(masks, self.spacing)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -11,7 +12,14 @@ from dynamic_network_architectures.architectures.primus import Primus
 from torch import nn
 
 import nnunet_ssl.engine.optimization
-from nnunet_ssl.engine.gradient_shares import described, gradients, measured_parameters, segmentation_layers, shares
+from nnunet_ssl.engine.gradient_shares import (
+    described,
+    gradients,
+    last_decoder_stage,
+    measured_parameters,
+    segmentation_layers,
+    shares,
+)
 from tests.helpers.trainers import next_batches, past_every_switch, run_steps
 from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
 
@@ -55,9 +63,14 @@ def test_all_trained_networks_are_measured_and_nothing_else(residual, datasets, 
     trainer = make_trainer("nnUNetTrainerTestTwoNetworks", out, dataset, results=tmp_path)
     trainer.initialize()
     trainer.register_teacher(0.9)
-    found = measured_parameters((trainer.student, *trainer.members), 3)
+    members = trainer.student, *trainer.members
+    found = measured_parameters(members, lambda network: segmentation_layers(network, 3))
     expected = [p for m in (trainer.student, trainer.second) for p in m.module.decoder.seg_layers.parameters()]
     assert {id(p) for p in found} == {id(p) for p in expected} and len(found) == len(expected) == 8
+    of_stages = measured_parameters(members, last_decoder_stage)
+    expected = [p for m in (trainer.student, trainer.second) for p in m.module.decoder.stages[-1].parameters()]
+    assert {id(p) for p in of_stages} == {id(p) for p in expected} and expected
+    assert last_decoder_stage(nn.Conv2d(1, 1, 1)) == []
 
 
 def last_step(trainer) -> dict[str, float]:
@@ -83,13 +96,17 @@ def test_a_gradient_scaler_and_half_precision_give_the_same_shares(datasets, tmp
     assert found[1] == pytest.approx(found[0], rel=0.05)
 
 
-def test_compiled_networks_give_the_same_shares(datasets, tmp_path, monkeypatch):
-    """With AOTAutograd, as on a GPU: a compiled network is one node of the graph, and its memory must not be used again."""
-    out, dataset = datasets()
-    if hasattr(torch._functorch.config, "donated_buffer"):  # whatever another test has left
-        monkeypatch.setattr(torch._functorch.config, "donated_buffer", True)
-    compile_network = torch.compile
+@pytest.fixture
+def traced(monkeypatch):
+    """Compilation with AOTAutograd, as on a GPU: a compiled network is one node of the graph, and its memory is used again."""
+    compile_network, config = torch.compile, torch._functorch.config
     monkeypatch.setattr(torch, "compile", lambda module: compile_network(module, backend="aot_eager"))
+    with config.patch(donated_buffer=True) if hasattr(config, "donated_buffer") else contextlib.nullcontext():
+        yield
+
+
+def test_compiled_networks_give_the_same_shares(datasets, tmp_path, traced):
+    out, dataset = datasets()
     found = []
     for compiled in (False, True):
         trainer = make_trainer(
@@ -158,6 +175,32 @@ def test_shares_are_those_of_single_backward_passes(datasets, tmp_path):
         norms.append(math.sqrt(sum(g.square().sum().item() for g in grads if g is not None)))
     assert list(trainer.gradient_shares) == ["gradient_share/consistency"]
     assert found == pytest.approx(norms[1] / norms[0], rel=1e-4) and found > 0
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_terms_of_a_further_head_are_measured_at_the_last_decoder_stage(compiled, datasets, tmp_path, traced):
+    trainer = make_trainer("nnUNetTrainerSASSNet", *datasets(), results=tmp_path, num_iterations_per_epoch=1)
+    trainer._do_i_compile = lambda: compiled
+    started(trainer)
+    past_every_switch(trainer)
+    weights = trainer.weights()
+    stage = list(trainer.network.decoder.stages[-1].parameters()) if not compiled else None
+    norms, step_terms = {}, trainer.terms
+
+    def measured(batch):
+        terms = step_terms(batch)
+        for name in ("labeled", "sdf", "adversarial") if stage else ():
+            grads = torch.autograd.grad(terms[name], stage, retain_graph=True)
+            norms[name] = weights.get(name, 1.0) * math.sqrt(sum(g.square().sum().item() for g in grads))
+        return terms
+
+    trainer.terms = measured
+    found = last_step(trainer)
+    shown = {f"gradient_share/{name}" for name in ("sdf", "adversarial")}
+    assert found.keys() == shown and min(found.values()) > 0  # the discriminator's own loss reaches neither
+    if stage:
+        expected = {f"gradient_share/{name}": norms[name] / norms["labeled"] for name in ("sdf", "adversarial")}
+        assert found == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_measurement_leaves_no_trace_in_the_training(datasets, tmp_path, monkeypatch):

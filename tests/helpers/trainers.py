@@ -67,6 +67,9 @@ def needs(name: str, **options) -> dict:
     return NEEDS.get(name, {}) | options
 
 
+# trainers that learn distances and need patches without ignored voxels, of which the synthetic sparse labels have none
+WHOLE_PATCHES = {"nnUNetTrainerDTC", "nnUNetTrainerSASSNet"}
+
 _AT_ONCE = {"earliest": 0.0, "competence": 0.0, "ramp": 0.0}  # no start that is waited for
 
 # Attributes with which a step has the terms of a method with this weight only, beside nnU-Net's loss; None: its terms replace

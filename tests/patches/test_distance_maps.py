@@ -52,14 +52,17 @@ def test_spacing_stretches_distances():
 @pytest.mark.parametrize("spatial", [(6, 5), (6, 5, 4)])
 def test_targets_of_labels_of_regions_and_with_ignored_voxels(spatial):
     target = torch.randint(0, 4, (2, 1, *spatial), generator=torch.Generator().manual_seed(0)).short()
-    make = pickle.loads(
-        pickle.dumps(LevelSetTargets(2, regions=False))
-    )  # the workers get a copy; 3 is the ignore label
+    target[1][target[1] == 3] = 0  # the ignore label, in the first sample alone
+    make = pickle.loads(pickle.dumps(LevelSetTargets(2, regions=False, ignore_label=3)))  # the workers get a copy
     maps = make(target)["level_set"]
     assert maps.shape == (2, 2, *spatial)
     for k in range(2):
         np.testing.assert_array_equal(maps[1, k], signed_distance_map(target[1, 0] == k + 1))
+    assert has_boundary(maps).flatten(1).tolist() == [[False, False], [True, True]]
     regions = torch.cat((target > 0, target == 2, target == 3), dim=1)  # the last one says what is ignored
     maps = LevelSetTargets(2, regions=True)(regions)["level_set"]
     assert maps.shape == (2, 2, *spatial)
-    np.testing.assert_array_equal(maps[0, 0], signed_distance_map(target[0, 0] > 0))
+    np.testing.assert_array_equal(maps[1, 0], signed_distance_map(target[1, 0] > 0))
+    assert has_boundary(maps).flatten(1).tolist() == [[False, False], [True, True]]
+    for regions_too, whole in ((False, target), (True, regions[:, :2])):  # without an ignore label
+        assert has_boundary(LevelSetTargets(2, regions_too)(whole)["level_set"]).all()

@@ -86,7 +86,9 @@ class nnUNetTrainerDeepCoTraining(nnUNetTrainerSSL):
         scales = batch.labeled_logits[other.name][0], batch.logits[other.name][0]
         target = probabilities(torch.cat(scales).detach(), self.activation)
         examples = against_own_decision(other.module, batch.images, self.step, self.activation)
-        return soft_cross_entropy(member(examples)[0], target, self.activation, batch.counted())
+        first, *further = member(examples)
+        loss = soft_cross_entropy(first, target, self.activation, batch.counted())
+        return loss + sum(0.0 * z.mean() for z in further)  # DDP waits for a gradient of every parameter in every backward pass
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         return {"rotation": self.rotation(logits[0], batch)}

@@ -16,8 +16,8 @@ Differs from the official code: L_sup is nnU-Net's deeply supervised cross entro
 alone. nnU-Net's loss contains this Dice with weight 1, so the weights of the other terms are those of the official code (the usual
 doubling is for methods with 0.5 (CE + Dice)). One level set per foreground class or region, compared with its softmax or
 sigmoid probability; for one region this is as in the official code. An object that is absent from a patch or fills it is left
-out of the distance loss (official: a target of 0 everywhere, or NaN). Ignored voxels are background for the distances and
-do not count in their loss; padding of unlabeled patches does not count. The ramp moves every iteration instead of every
+out of the distance loss (official: a target of 0 everywhere, or NaN), and so is a patch with ignored voxels; labels that have
+no other patches are refused; padding of unlabeled patches does not count. The ramp moves every iteration instead of every
 150. No dropout before the heads. Distances are computed by the workers of the loader.
 """
 
@@ -27,6 +27,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from nnunet_ssl.dataloading.whole_patches import refuse_without_whole_patches
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.curves import BOTH, LABELED
 from nnunet_ssl.losses.dual_task import dual_task_consistency, level_set_mse
@@ -55,19 +56,23 @@ class nnUNetTrainerDTC(nnUNetTrainerSSL):
         self.features = FeatureTap(layer, "input")
         self.level_set = self.register_module("level_set", LevelSetHead(layer, self.num_objects), optimizer="shared")
 
+    def find_cases(self) -> None:
+        super().find_cases()
+        refuse_without_whole_patches(self)
+
     def labeled_extras(self) -> Callable[[Tensor], dict[str, Tensor]]:
         spacing = tuple(self.configuration_manager.spacing) if self.distances_in_mm else None
-        return LevelSetTargets(self.num_objects, self.label_manager.has_regions, spacing)
+        labels = self.label_manager
+        return LevelSetTargets(self.num_objects, labels.has_regions, spacing, labels.ignore_label)
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         n = batch.num_labeled
         scales = self.student(batch.images)
         level_set = self.level_set(self.features.take())
-        maps, annotated = batch.extras["level_set"], self.annotated(batch.target)
-        counted = batch.counted()
+        maps, counted = batch.extras["level_set"], batch.counted()
         return {
             "labeled": self.supervised_loss(batch.labeled_part(scales), batch.target, batch),
-            "sdf": level_set_mse(level_set[:n], maps, has_boundary(maps) & annotated),
+            "sdf": level_set_mse(level_set[:n], maps, has_boundary(maps)),
             "consistency": dual_task_consistency(level_set, scales[0], self.activation, self.steepness, counted),
         }
 

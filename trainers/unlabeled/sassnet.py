@@ -15,8 +15,8 @@ predicts.
 
 Differs from the official code: L_sup is nnU-Net's cross entropy + Dice with deep supervision (official: Dice alone); it contains
 the Dice with weight 1, so the other weights are as official. One level set per foreground class or region (official: one class). An
-object that is absent from a patch or fills it is left out of the distance loss (official: a target of 0, or NaN); ignored voxels
-are background for the distances and do not count in their loss. What `dan.py` says of D holds, too. nnU-Net's learning rate
+object that is absent from a patch or fills it is left out of the distance loss (official: a target of 0, or NaN), and so is a patch
+with ignored voxels; labels that have no other patches are refused. What `dan.py` says of D holds, too. nnU-Net's learning rate
 schedule; no dropout before the heads. Distances are computed by the workers of the loader.
 """
 
@@ -26,6 +26,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from nnunet_ssl.dataloading.whole_patches import refuse_without_whole_patches
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.curves import BOTH, LABELED
 from nnunet_ssl.losses.dual_task import level_set_mse
@@ -52,14 +53,18 @@ class nnUNetTrainerSASSNet(nnUNetTrainerDAN):
         self.level_set = self.register_module("level_set", LevelSetHead(layer, self.num_objects), optimizer="shared")
         self.register_discriminator(self.num_objects)
 
+    def find_cases(self) -> None:
+        super().find_cases()
+        refuse_without_whole_patches(self)
+
     def labeled_extras(self) -> Callable[[Tensor], dict[str, Tensor]]:
         spacing = tuple(self.configuration_manager.spacing) if self.distances_in_mm else None
-        return LevelSetTargets(self.num_objects, self.label_manager.has_regions, spacing)
+        labels = self.label_manager
+        return LevelSetTargets(self.num_objects, labels.has_regions, spacing, labels.ignore_label)
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         level_set, maps = self.level_set(self.features.take()), batch.extras["level_set"]
-        counted = has_boundary(maps) & self.annotated(batch.target)
-        sdf = level_set_mse(level_set[: batch.num_labeled], maps, counted)
+        sdf = level_set_mse(level_set[: batch.num_labeled], maps, has_boundary(maps))
         return {"sdf": sdf} | self.adversarial_terms(level_set, batch)
 
     def weights(self) -> dict[str, float]:
