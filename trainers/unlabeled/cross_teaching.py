@@ -37,7 +37,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerCrossTeaching(nnUNetTrainerSSL):
     """Cross teaching: nnU-Net's network and a transformer learn each other's hard decisions on unlabeled patches.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch, for each of the two networks.
+    Passes per step (F+B on L+U, network and transformer): forward and backward on labeled and unlabeled patches in one batch,
+    for each of the two networks; the transformer of `transformer_size = "S"` has 24 million parameters.
     """
 
     networks = ("student", "transformer")

@@ -43,9 +43,9 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerDeepCoTraining(nnUNetTrainerSSL):
     """Deep co-training: two networks agree on unlabeled patches, and each resists the other's adversarial examples.
 
-    Passes per step, for each of two networks: forward and backward on labeled and unlabeled patches, on the adversarial
-    examples of the other one, and once more to make its own. With views = "rotation": forward and backward of one network on L
-    + 2 U.
+    Passes per step (3 F+B on L+U, two networks): for each of two networks: forward and backward on labeled and unlabeled
+    patches, on the adversarial examples of the other one, and once more to make its own. With views = "rotation": forward and
+    backward of one network on L + 2 U.
     """
 
     networks = ("student", "second")
