@@ -21,9 +21,11 @@ test:
 golden:
 	python -m tests.golden tests/golden/data
 
-# writes the table of rooms in docs/architecture.md
+# writes what pages have from the code: the table of rooms in docs/architecture.md, docs/functions.md, facts in docs/methods.md
 docs:
 	python -m tests.helpers.rooms
+	python -m tests.helpers.functions
+	python -m tests.helpers.methods
 
 oldest:
 	.ci/oldest

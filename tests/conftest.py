@@ -16,10 +16,12 @@ import torch
 # nnU-Net reads it when it is imported; else every validation starts eight processes for one small image.
 os.environ.setdefault("nnUNet_def_n_proc", "1")
 
+from nnunet_ssl.trainer import nnUNetTrainerSSL
 from tests.helpers.synthetic import make_dataset
 
 HELPERS = Path(__file__).resolve().parent / "helpers"
 EXAMPLE_TRAINERS = HELPERS / "example_trainers"
+GUESTS_VARIABLE = "NNUNET_SSL_GUESTS"  # of tests/helpers/trainers.py, which is imported when it is set
 
 
 # `pytest -m fast`: what computes on small arrays, and the contract of one trainer.
@@ -47,7 +49,41 @@ def is_slow(item: pytest.Item) -> bool:
     return names is None or getattr(item, "originalname", item.name) in names
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--trainer",
+        action="append",
+        metavar="NAME",
+        help="ask the contract of every trainer (tests/trainers/test_contract.py) of this one, which nnU-Net finds in a folder of "
+        "nnUNet_extTrainer, and of no other; may be given several times",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Trainers of others become parameters of the contract tests; their names reach worker processes by the environment."""
+    names = config.getoption("--trainer")
+    if not names:
+        return
+    os.environ[GUESTS_VARIABLE] = " ".join(names)
+    try:
+        from tests.helpers.trainers import GUESTS
+    except RuntimeError as error:  # nnU-Net's, with the folders it has searched
+        raise pytest.UsageError(str(error)) from error
+    for name, cls in GUESTS.items():
+        if not issubclass(cls, nnUNetTrainerSSL) or cls.__module__.startswith("nnunet_ssl.trainers."):
+            raise pytest.UsageError(f"--trainer {name}: no subclass of nnUNetTrainerSSL outside of nnunet_ssl/trainers")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--trainer` the tests of these trainers only."""
+    mark_by_duration(items)
+    if names := config.getoption("--trainer"):
+        asked = {id(item) for item in items if hasattr(item, "callspec") and item.callspec.params.get("name") in names}
+        config.hook.pytest_deselected(items=[item for item in items if id(item) not in asked])
+        items[:] = [item for item in items if id(item) in asked]
+
+
+def mark_by_duration(items: list[pytest.Item]) -> None:
     """The markers `fast`, by folder and fixtures, and `slow`, by name, so that nobody has to set them."""
     for item in items:
         if is_slow(item):

@@ -33,6 +33,7 @@ class TrainerFacts:
         kind: folder of `trainers/`, a key of `KINDS`.
         idea: first line of the docstring.
         networks: names of the segmentation networks in a step, the student first.
+        short_passes: passes per step in the notation of docs/methods.md: F+B on L+U, F on U.
         passes: passes per step, in words.
         supports: of 2D, 3D, regions, ignore label, partial labels.
         citation: authors, title or venue, and year.
@@ -42,6 +43,7 @@ class TrainerFacts:
     kind: str
     idea: str
     networks: tuple[str, ...]
+    short_passes: str
     passes: str
     supports: tuple[str, ...]
     citation: str
@@ -59,16 +61,20 @@ def _facts(name: str, cls) -> TrainerFacts:
         cls.__module__.removeprefix("nnunet_ssl.trainers.").split(".")[0],
         (inspect.getdoc(cls) or "").split("\n")[0],
         cls.networks,
-        next(filter(None, map(_passes, cls.__mro__)), ""),
+        *next(filter(None, map(_passes, cls.__mro__)), ("", "")),
         tuple(supports + ["partial labels"] * cls.knows_partial_labels),
         _citation(cls),
     )
 
 
-def _passes(cls: type) -> str:
-    """What follows "Passes per step" in the docstring of the class itself; empty without one."""
-    found = re.search(r"Passes per step(?:: |, )(.*?)(?:\n\n|\Z)", inspect.cleandoc(cls.__doc__ or ""), re.DOTALL)
-    return " ".join(found[1].split()) if found else ""
+def _passes(cls: type) -> tuple[str, str] | None:
+    """What the docstring of the class itself says of its passes: "Passes per step (SHORT): WORDS", or one text that is both."""
+    docstring = inspect.cleandoc(cls.__doc__ or "")
+    found = re.search(r"Passes per step(?: \(([^:]*)\))?: (.*?)(?:\n\n|\Z)", docstring, re.DOTALL)
+    if not found:
+        return None
+    words = " ".join(found[2].split())
+    return " ".join((found[1] or words.rstrip(".")).split()), words
 
 
 def _citation(cls: type) -> str:

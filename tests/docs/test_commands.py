@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from nnunet_ssl.data.phantoms import write_la_phantoms
+from nnunet_ssl.discovery import SCANNED_FOLDER
 from tests.helpers import acdc_release
 from tests.helpers.pages import PAGES, blocks, commands_in, execute, run_block, shortened, small_and_here
 from tests.helpers.paths import REPOSITORY
@@ -91,6 +92,16 @@ def ventricles(root: Path) -> None:
         write_image(case(0, 1)[1], root / "other_tool" / image.name.replace("_0000", ""))
 
 
+def method_of_ones_own(root: Path) -> None:
+    """The first example of the page lies where its block looks for it."""
+    write_dataset(root, "Dataset101_LA", ["ventricle"], 5, 3)
+    before(root, ["nnunet_ssl plan_and_preprocess -d 101 -c 3d_fullres"])
+    (root / "my_trainers").mkdir()
+    source, _ = blocks(REPOSITORY / "docs" / "add_a_method.md", "python")
+    (root / "my_trainers" / "weak_strong.py").write_text(source)
+    os.environ["nnUNet_extTrainer"] = os.pathsep.join([str(root / "my_trainers"), str(SCANNED_FOLDER)])
+
+
 def scribbles(root: Path) -> None:
     acdc_release.write_patients(root, 1, 2, 21, 22, 41, 42, 61, 62, 81, 82)
 
@@ -151,6 +162,7 @@ JOURNEYS: dict[str, tuple[Callable[[Path], None], list[tuple[str, list[int] | No
     "weaken": (ventricles_and_myocardium, [("docs/weak_labels.md", [4, 5, 6])]),
     **{f"weaken {number}": (and_left_atrium, [("docs/weak_labels.md", [number])]) for number in (7, 8, 9, 10, 11)},
     "partial labels": (two_sources, [("docs/partial_labels.md", None)]),
+    "a method": (method_of_ones_own, [("docs/add_a_method.md", None)]),
     "nnU-Net's tools": (trained_on_scribbles, [("docs/nnunet_tools.md", None)]),
 }
 
@@ -206,6 +218,9 @@ def test_what_is_shortened():
     short = "_1epochs_1iters"
     assert shortened(["nnUNetv2_train", "1", "2d", "0", "-num_gpus", "2"]) == (
         f"nnUNetv2_train 1 2d 0 -tr nnUNetTrainer{short} -device cpu".split()
+    )
+    assert (
+        shortened(["nnUNetv2_train", "-tr", "nnUNetTrainerCPS_100epochs_seed1"])[2] == f"nnUNetTrainerCPS{short}_seed1"
     )
     weights = "r/nnUNetTrainer__nnUNetPlans__2d/fold_0/checkpoint_final.pth"
     assert shortened(

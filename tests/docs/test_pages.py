@@ -18,12 +18,14 @@ from nnunet_ssl.commands.arguments import make_parser
 from nnunet_ssl.commands.convert import DATASETS
 from nnunet_ssl.discovery.listing import trainer_facts
 from nnunet_ssl.discovery.variants import find_trainer, trainer_classes
+from tests.helpers import functions, methods
 from tests.helpers.pages import NNUNET, PAGES, blocks
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.training import copy_batch, make_trainer, started
 
 # these say where tests look for real data and golden files
 FOR_DEVELOPERS = ("CONTRIBUTING.md", "tests/golden/README.md")
+AUTHORS = REPOSITORY / "docs" / "add_a_method.md"
 METHODS = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
 
 YEARS_AND_NUMBERS = re.compile(r"arXiv:\d+\.\d+|\b(?:19|20)\d\d\b")
@@ -61,6 +63,14 @@ def of(name: str) -> list:
     ]
 
 
+EXAMPLES = re.findall(r"^class (nnUNetTrainer\w+)", AUTHORS.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def exists(trainer: str) -> bool:
+    """Whether there is such a trainer, of nnU-Net, of this package or an example for authors."""
+    return trainer == "nnUNetTrainer" or trainer.split("_")[0] in EXAMPLES or bool(find_trainer(trainer))
+
+
 @pytest.mark.parametrize("words", of("nnunet_ssl"))
 def test_our_commands_are_accepted_as_they_stand(words):
     _, name, *rest = words
@@ -73,14 +83,14 @@ def test_our_commands_are_accepted_as_they_stand(words):
     make_parser(name, module).parse_args(rest)  # exits with a message if the page is wrong
     trainers = [word for word in rest if word.startswith("nnUNetTrainer")]
     for trainer in trainers:
-        assert trainer == "nnUNetTrainer" or find_trainer(trainer)
+        assert exists(trainer)
 
 
 @pytest.mark.parametrize("words", of(r"nnUNetv2_\w+"))
 def test_commands_of_nnunet_exist_and_name_trainers_that_exist(words):
     assert words[0] in NNUNET
     for trainer in [word for word in words if word.startswith("nnUNetTrainer")]:
-        assert trainer == "nnUNetTrainer" or find_trainer(trainer)
+        assert exists(trainer)
 
 
 class Accepted(Exception):
@@ -133,7 +143,7 @@ def test_python_on_the_pages_runs():
 
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
-@pytest.mark.parametrize("source", blocks(REPOSITORY / "docs" / "add_a_method.md", "python"), ids=("views", "networks"))
+@pytest.mark.parametrize("source", blocks(AUTHORS, "python"), ids=("views", "networks"))
 def test_the_examples_for_authors_train(source, configuration, datasets, tmp_path):
     namespace = {"__name__": "page"}
     exec(compile(source, "page", "exec"), namespace)
@@ -147,7 +157,7 @@ def test_the_examples_for_authors_train(source, configuration, datasets, tmp_pat
 
 def test_the_first_example_costs_what_the_page_says(datasets, tmp_path):
     """7/3 of nnU-Net's step: patches that go forward and backward count 3, those that go forward only count 1."""
-    source, _ = blocks(REPOSITORY / "docs" / "add_a_method.md", "python")
+    source, _ = blocks(AUTHORS, "python")
     namespace = {"__name__": "page"}
     exec(compile(source, "page", "exec"), namespace)
     trainer = started(make_trainer(namespace["nnUNetTrainerWeakStrong"], *datasets(), results=tmp_path))
@@ -190,8 +200,21 @@ def test_every_trainer_has_a_row_and_a_section_with_its_facts():
     sections = re.findall(r"^### (nnUNetTrainer\w+)\n(.*?)(?=^##|\Z)", METHODS, re.MULTILINE | re.DOTALL)
     assert sorted(name for name, _ in sections) == sorted(trainer_classes())
     for name, text in sections:
-        for fact in ("Source", "In nnU-Net", "Passes per step", "Differs from the official code", "When to use"):
+        for fact in (
+            "Source",
+            "In nnU-Net",
+            "Passes per step",
+            "Supports",
+            "Differs from the official code",
+            "When to use",
+        ):
             assert text.count(f"* **{fact}**: ") == 1, (name, fact)
+
+
+def test_passes_networks_and_support_on_the_page_are_those_of_the_classes():
+    assert methods.written(METHODS) == METHODS, "run `python -m tests.helpers.methods`"
+    stale = METHODS.replace("F+B on L+U, F on U |", "F+B |").replace("* **Supports**: 2D, 3D,", "* **Supports**: 2D,")
+    assert stale != METHODS and methods.written(stale) == METHODS
 
 
 def test_the_methods_page_says_what_the_classes_say():
@@ -199,14 +222,19 @@ def test_the_methods_page_says_what_the_classes_say():
     tables = {kind: METHODS.split(f"\n## {title}\n")[1].split("\n## ")[0] for kind, title in titles.items()}
     for facts in trainer_facts():
         name = facts.name.removeprefix("nnUNetTrainer")
-        _, _, _, passes, *_ = re.search(rf"^\| \[{name}\].*$", tables[facts.kind], re.MULTILINE)[0].split("|")
+        assert re.search(rf"^\| \[{name}\]", tables[facts.kind], re.MULTILINE), facts.name
+        passes = facts.short_passes
         trained = [n for n in facts.networks if not n.endswith("teacher")]
         assert ("two networks" in passes or "transformer" in passes) == (len(trained) == 2), facts.name
         section = re.search(rf"^### {facts.name}\n(.*?)(?=^##|\Z)", METHODS, re.MULTILINE | re.DOTALL)[1]
         source = re.search(r"\* \*\*Source\*\*: (.*?)(?=^\* \*\*)", section, re.MULTILINE | re.DOTALL)[1]
         assert set(YEARS_AND_NUMBERS.findall(source)) & set(YEARS_AND_NUMBERS.findall(facts.citation)), facts.name
-        if "regions" not in facts.supports:
-            assert re.search(r"\* \*\*Restrictions\*\*: .*regions", section, re.DOTALL), facts.name
+
+
+def test_the_list_of_functions_is_what_the_docstrings_say():
+    text = functions.PAGE.read_text(encoding="utf-8")
+    assert text == functions.page(), "run `python -m tests.helpers.functions`"
+    assert not re.search(r"`: *$", text, re.MULTILINE), "a docstring is missing"
 
 
 def test_the_overview_counts_the_trainers():

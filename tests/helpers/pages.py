@@ -45,7 +45,7 @@ NNUNET = {point.name: point for point in importlib.metadata.distribution("nnunet
 SHORT = "_1epochs_1iters"
 """Goes between the name of a trainer and its seed."""
 
-_TRAINER = re.compile(r"\b(nnUNetTrainer[A-Za-z0-9]*)((?:_seed\d+)?)(?=__|$)")
+_TRAINER = re.compile(r"\b(nnUNetTrainer[A-Za-z0-9]*)(?:_\d+epochs)?((?:_seed\d+)?)(?=__|$)")
 # these train or predict with nnUNetTrainer where -tr is not given
 _OF_A_TRAINER = ("nnUNetv2_train", "nnUNetv2_predict", "nnUNetv2_find_best_configuration", "pseudo_label", "export")
 _STAND_IN = """#!/bin/sh

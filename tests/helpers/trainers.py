@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,18 +18,31 @@ from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.discovery.variants import trainer_classes
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.configurable import declared_hyperparameters
+from nnunet_ssl.partial_trainer import nnUNetTrainerPartial
 from nnunet_ssl.preprocessing.dense_labels import preprocess_dense
+from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 from tests.helpers.synthetic import SHAPE, add_to_round
-from tests.helpers.training import copy_batch, make_trainer, seed_everything, weights_of
+from tests.helpers.training import copy_batch, find_class, make_trainer, seed_everything, weights_of
+
+GUESTS: dict[str, type] = {name: find_class(name) for name in os.environ.get("NNUNET_SSL_GUESTS", "").split()}
+"""Trainers that are no part of this package, from `pytest --trainer NAME` (`tests/conftest.py`)."""
+
+CLASSES: dict[str, type] = {**trainer_classes(), **GUESTS}
 
 
 def kind_of(cls: type) -> str:
-    """unlabeled, sparse or partial: the folder of `trainers/` in which a class stands."""
-    return cls.__module__.removeprefix("nnunet_ssl.trainers.").split(".")[0]
+    """unlabeled, sparse or partial: the folder of `trainers/` in which a class stands; of a guest that of what it builds on."""
+    for base in cls.__mro__:
+        if base.__module__.startswith("nnunet_ssl.trainers."):
+            return base.__module__.split(".")[2]
+        if base in (nnUNetTrainerWeak, nnUNetTrainerPartial):
+            return "sparse" if base is nnUNetTrainerWeak else "partial"
+    return "unlabeled"
 
 
 def trainers_of(kind: str) -> list[str]:
-    return [name for name, cls in trainer_classes().items() if kind_of(cls) == kind]
+    return [name for name, cls in CLASSES.items() if kind_of(cls) == kind]
 
 
 UNLABELED, SPARSE, PARTIAL = map(trainers_of, ("unlabeled", "sparse", "partial"))
@@ -58,13 +73,19 @@ NEEDS = {
 }
 
 
+def of_class(table: Mapping[str, Any], name: str, otherwise: Any) -> Any:
+    """The entry of a trainer, of a guest that of the trainer that it builds on."""
+    lineage = (cls.__name__ for cls in GUESTS[name].__mro__) if name in GUESTS else (name,)
+    return next((table[known] for known in lineage if known in table), otherwise)
+
+
 def needs(name: str, **options) -> dict:
     """Options of a synthetic data set that the trainer can work on."""
     if name in PARTIAL:
         return {"partial": True, "unlabeled": 0} | options
     if name in SPARSE + SPARSE_TEST_ONLY:
-        return {"ignore": True, "unlabeled": 0} | NEEDS.get(name, {}) | options
-    return NEEDS.get(name, {}) | options
+        return {"ignore": True, "unlabeled": 0} | of_class(NEEDS, name, {}) | options
+    return of_class(NEEDS, name, {}) | options
 
 
 # trainers that learn distances and need patches without ignored voxels, of which the synthetic sparse labels have none
@@ -134,6 +155,18 @@ def draw_unlabeled(trainer) -> None:
         trainer._share_pool()
 
 
+def _weights_of_a_guest(name: str) -> Callable[[float], dict] | None:
+    """Those of the trainer that it builds on, and what its class calls `..._weight`."""
+    cls, inherited = GUESTS[name], of_class(WEIGHTED, name, lambda w: {})
+    names = [attribute for attribute in declared_hyperparameters(cls) if attribute.endswith("_weight")]
+    if inherited is None or cls.replaces_labeled_loss:
+        return None
+    return lambda w: inherited(w) | dict.fromkeys(names, w)
+
+
+WEIGHTED |= {name: _weights_of_a_guest(name) for name in GUESTS}
+
+
 def past_every_switch(trainer) -> None:
     """To the last quarter of the training, where no stage and no warm-up is left."""
     trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
@@ -154,7 +187,7 @@ BETWEEN_EPOCHS: dict[str, Callable] = {
 def to_the_last_quarter(trainer) -> None:
     """As `past_every_switch`, with what a method makes between epochs."""
     past_every_switch(trainer)
-    BETWEEN_EPOCHS.get(type(trainer).__name__, lambda _: None)(trainer)
+    of_class(BETWEEN_EPOCHS, type(trainer).__name__, lambda _: None)(trainer)
 
 
 def next_batches(trainer, count: int = 1) -> list[dict]:

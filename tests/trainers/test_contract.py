@@ -1,7 +1,7 @@
 """What every trainer must keep, asked of all of them.
 
 The lists come from the classes: the folder of `trainers/` says which labels a trainer is for. What single methods need stands in
-`tests/helpers/trainers.py`.
+`tests/helpers/trainers.py`. `--trainer NAME` asks it of a trainer that is no part of this package.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 import nnunet_ssl.engine.optimization
 from nnunet_ssl.data.model_files import read_checkpoint
-from nnunet_ssl.discovery.variants import trainer_classes
 from nnunet_ssl.engine.curves import Curves
 from nnunet_ssl.engine.members import NetworkMember, Teacher
 from nnunet_ssl.engine.prediction import inference_network_in_place
 from nnunet_ssl.errors import UserError
 from tests.golden.framework import adapter_names, load_adapter, record_calls
 from tests.helpers.trainers import (
+    CLASSES,
+    GUESTS,
     PARTIAL,
     SPARSE,
     SPARSE_TEST_ONLY,
@@ -50,7 +51,7 @@ from tests.helpers.training import (
     weights_of,
 )
 
-CONTROLS = [name for name in UNLABELED if not trainer_classes()[name].needs_unlabeled]
+CONTROLS = [name for name in UNLABELED if not CLASSES[name].needs_unlabeled]
 SEMI_SUPERVISED = [name for name in UNLABELED if name not in CONTROLS] + UNLABELED_TEST_ONLY
 WEAK = SPARSE + SPARSE_TEST_ONLY
 TRAINERS = SEMI_SUPERVISED + CONTROLS + WEAK + PARTIAL
@@ -61,14 +62,15 @@ each_dimension = pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 
 
 def test_every_trainer_is_of_one_kind():
-    assert sorted(UNLABELED + SPARSE + PARTIAL) == sorted(trainer_classes())
+    assert sorted(UNLABELED + SPARSE + PARTIAL) == sorted(CLASSES)
 
 
 @each_trainer
 def test_found_by_nnunet_with_its_constructor(name):
     cls = recursive_find_trainer_class_by_name(name)
-    assert cls is recursive_find_trainer_class_by_name(name)
-    assert pickle.loads(pickle.dumps(cls)) is cls
+    if name not in GUESTS:  # nnU-Net imports other people's anew each time
+        assert cls is recursive_find_trainer_class_by_name(name)
+        assert pickle.loads(pickle.dumps(cls)) is cls
     ours, theirs = inspect.signature(cls.__init__), inspect.signature(nnUNetTrainer.__init__)
     assert list(ours.parameters) == list(theirs.parameters)
     assert [p.default for p in ours.parameters.values()] == [p.default for p in theirs.parameters.values()]
@@ -212,7 +214,7 @@ def weighted(names) -> list[str]:
 
 def test_every_trainer_with_terms_of_its_own_is_compared_with_nnunet():
     assert WEIGHTED.keys() >= {*UNLABELED, *SPARSE}
-    assert not [name for name in weighted(UNLABELED + SPARSE) if trainer_classes()[name].replaces_labeled_loss]
+    assert not [name for name in weighted(UNLABELED + SPARSE) if CLASSES[name].replaces_labeled_loss]
 
 
 @pytest.mark.parametrize("options", [{}, {"regions": True}, {"ignore": True}], ids=str)
@@ -436,6 +438,8 @@ def largest_shares(name: str, datasets, tmp_path) -> dict[str, list[float]]:
 @pytest.mark.parametrize("name", [name for name in UNLABELED + SPARSE if name not in NO_TERM])
 def test_a_default_term_pulls_at_the_segmentation_layers(name, datasets, tmp_path):
     found = largest_shares(name, datasets, tmp_path)
+    if name in GUESTS and not found:
+        pytest.skip(f"{name} has no terms that reach the network's last layers")
     assert found
     if name in WITHOUT_EFFECT:
         medians = {term: statistics.median(shares) for term, shares in found.items()}

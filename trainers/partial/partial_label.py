@@ -43,7 +43,7 @@ from nnunet_ssl.predictions.candidates import candidate_pseudo_labels
 class nnUNetTrainerPartialLabel(nnUNetTrainerPartial):
     """Partial labels: a 0 means background or a class not annotated in this case.
 
-    Passes per step: those of nnU-Net.
+    Passes per step: nnU-Net's.
     """
 
     exclusion_weight: float = 0.0  # official code of the marginal loss: 2
@@ -70,7 +70,7 @@ class nnUNetTrainerPartialLabel(nnUNetTrainerPartial):
 class nnUNetTrainerPartialLabelMT(nnUNetTrainerPartialLabel):
     """Partial labels, and a teacher that labels the classes a case does not annotate.
 
-    Passes per step: those of nnU-Net, and one forward pass of the teacher.
+    Passes per step (F+B on L, F on L): nnU-Net's, and one forward pass of the teacher.
     """
 
     networks = ("student", "teacher")

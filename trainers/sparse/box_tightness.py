@@ -41,7 +41,7 @@ from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 class nnUNetTrainerBoxTightness(nnUNetTrainerWeak):
     """Box tightness: the object meets every line of its bounding box and fills half to nine tenths of it.
 
-    Passes per step: those of nnU-Net; boxes are found by the workers of the loader.
+    Passes per step (nnU-Net's): nnU-Net's; boxes are found by the workers of the loader.
     """
 
     tightness_weight: float = 0.01  # official code: 1e-4, see above

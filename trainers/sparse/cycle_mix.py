@@ -42,7 +42,8 @@ from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 class nnUNetTrainerCycleMix(nnUNetTrainerWeak):
     """CycleMix: patches and scribbles mixed in blocks; the prediction of the mix is the mix of predictions.
 
-    Passes per step: forward and backward of the patches and of as many mixed ones.
+    Passes per step (F+B on L, twice): forward and backward of the patches and of as many mixed ones; components on the CPU
+    once a step (`integrity_weight > 0`).
     """
 
     mix_weight: float = 1.0  # as in the official code

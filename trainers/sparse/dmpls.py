@@ -38,7 +38,8 @@ from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 class nnUNetTrainerScribbleDMPLS(nnUNetTrainerWeak):
     """DMPLS: two decoders on one encoder learn a hard random mixture of their predictions.
 
-    Passes per step: nnU-Net's forward and backward with a second decoder, 1.6 times its feature maps.
+    Passes per step (F+B with a second decoder): nnU-Net's forward and backward with a second decoder, 1.6 times its feature
+    maps.
     """
 
     pseudo_weight: float = 0.5  # of each decoder, relative to its labeled loss; as in the official code
@@ -79,7 +80,7 @@ class nnUNetTrainerScribbleDMPLS(nnUNetTrainerWeak):
 class nnUNetTrainerScribbleDMSPS(nnUNetTrainerScribbleDMPLS):
     """DMSPS: two decoders on one encoder learn a soft random mixture of their predictions.
 
-    Passes per step: nnU-Net's forward and backward with a second decoder.
+    Passes per step (F+B with a second decoder): nnU-Net's forward and backward with a second decoder.
     """
 
     pseudo_weight: float = 8.0  # of each decoder, relative to its labeled loss; as in the official code

@@ -47,8 +47,8 @@ from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 class nnUNetTrainerMAAG(nnUNetTrainerWeak):
     """MAAG: predictions at all scales that look like masks of other patients; needs such masks in `masksUn`.
 
-    Passes per step: forward and backward of the patches; forward and backward of the discriminator for masks and predictions, and
-    once more for the predictions.
+    Passes per step (F+B on L, discriminator): forward and backward of the patches; forward and backward of the discriminator
+    for masks and predictions, and once more for the predictions.
     """
 
     adversarial_weight: float = 0.1  # as in the official code for patches with scribbles; 0.2 for images without

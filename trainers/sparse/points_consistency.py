@@ -36,7 +36,7 @@ def draw_axes(allowed: tuple[int, ...], random=np.random) -> tuple[int, ...]:
 class nnUNetTrainerPointsConsistency(nnUNetTrainerWeak):
     """Points: consistency of a patch and its mirror image (WSCL).
 
-    Passes per step: forward and backward on the labeled patches and their mirror images, twice nnU-Net's.
+    Passes per step (F+B on 2 L): forward and backward on the labeled patches and their mirror images, twice nnU-Net's.
     """
 
     mirrored_weight: float = 1.0  # of the loss on the mirrored points; as in the official code

@@ -37,7 +37,7 @@ from nnunet_ssl.trainers import nnUNetTrainerScribbleGatedCRF
 class nnUNetTrainerPointsPASeg(nnUNetTrainerScribbleGatedCRF):
     """Points, expanded, + Gated CRF in three views + small variance of intensities inside each class (PA-Seg, stage 1).
 
-    Passes per step: nnU-Net's own. Memory and time of the terms: as nnUNetTrainerScribbleGatedCRF.
+    Passes per step (nnU-Net's, window passes): nnU-Net's. Memory and time of the terms: as nnUNetTrainerScribbleGatedCRF.
     """
 
     crf_weight: float = 1.0  # as in the official code

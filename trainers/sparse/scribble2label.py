@@ -54,7 +54,7 @@ from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 class nnUNetTrainerScribble2Label(nnUNetTrainerWeak):
     """Scribble2Label: sparse labels, and labels that the average of earlier predictions is sure of.
 
-    Passes per step: nnU-Net's forward and backward; and `updates` - 1 sliding-window predictions of all training images in a run.
+    Passes per step (F+B, 19 predictions of all images): nnU-Net's; `updates` - 1 predictions of all images in a run.
     """
 
     pseudo_weight: float = 0.5  # as in the official code

@@ -34,8 +34,9 @@ from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 class nnUNetTrainerScribbleDenseCRF(nnUNetTrainerWeak):
     """Sparse labels + dense CRF: all voxels of a patch that look alike and are not far apart get the same label.
 
-    Passes per step: nnU-Net's own. The time of the term grows with the cells of its grid (docs/performance.md), with several image
-    channels with their square: from 10 % of the time of a U-Net of 32 to 256 features in 2D (48 x 48 cells) to 55 % of one of 16 to
+    Passes per step (nnU-Net's, sums over cells): nnU-Net's; at most 64 x 64 cells per patch in 2D, 16 x 32 x 32 in 3D
+    (`max_cells`). The time of the term grows with the cells of its grid (docs/performance.md), with several image channels
+    with their square: from 10 % of the time of a U-Net of 32 to 256 features in 2D (48 x 48 cells) to 55 % of one of 16 to
     128 in 3D (16 x 32 x 32 cells; one CPU thread).
     """
 

@@ -26,7 +26,7 @@ from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 class nnUNetTrainerScribblePCE(nnUNetTrainerWeak):
     """Partial cross entropy and Dice: nnU-Net with the ignore label, class weights as an option.
 
-    Passes per step: those of nnU-Net.
+    Passes per step: nnU-Net's.
     """
 
     class_weighted: bool = False  # rare classes weigh more in the cross entropy

@@ -27,7 +27,7 @@ from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 
 
 class ScribbleRegularizer(nnUNetTrainerWeak):
-    """What the trainers of this file share. Passes per step: those of nnU-Net."""
+    """What the trainers of this file share. Passes per step: nnU-Net's."""
 
     regularizer_weight: float = 0.1
     rampup_fraction: float = 1.0  # of the run; 0: no ramp

@@ -51,7 +51,7 @@ from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 class nnUNetTrainerShapePU(nnUNetTrainerWeak):
     """ShapePU: estimated shares of the classes rule out where each is least probable; consistency with a cut, rotated copy.
 
-    Passes per step: forward and backward of the patches and of their cut, rotated copies.
+    Passes per step (F+B on L, twice): forward and backward of the patches and of their cut, rotated copies.
     """
 
     cut_weight: float = 1.0  # as in the official code

@@ -36,7 +36,7 @@ from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 class nnUNetTrainerSizeConstraint(nnUNetTrainerWeak):
     """Size constraints: bounds on the size of each class, as a log barrier or a quadratic penalty.
 
-    Passes per step: those of nnU-Net.
+    Passes per step: nnU-Net's.
     """
 
     size_weight: float = 0.01  # as in the official code

@@ -35,7 +35,8 @@ from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 class nnUNetTrainerScribbleUSTM(nnUNetTrainerWeak, nnUNetTrainerUAMT):
     """USTM: sparse labels, and UA-MT's consistency under rotations of the same patches by 90 degrees.
 
-    Passes per step: nnU-Net's forward and backward, 1 + `passes` forward passes of the teacher on the same patches.
+    Passes per step (F+B, 9 F): nnU-Net's forward and backward, 1 + `passes` forward passes of the teacher on the same
+    patches.
     """
 
     consistency_weight: float = 1.0  # as in the official code, see above

@@ -46,8 +46,9 @@ SELECTIONS = ("entropy", "model_uncertainty", "confident_learning", "prototype")
 class nnUNetTrainerACMT(nnUNetTrainerMeanTeacher):
     """AC-MT: consistency with a moving average of the student where the prediction is ambiguous.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch, one forward pass of the teacher on the
-    unlabeled ones; further ones there: `passes` (model_uncertainty), 1 (confident_learning), 1 + `prototype_passes`.
+    Passes per step (F+B on L+U, 1 to 12 F on U): forward and backward on labeled and unlabeled patches in one batch, one
+    forward pass of the teacher on the unlabeled ones; further ones there: `passes` (model_uncertainty), 1
+    (confident_learning), 1 + `prototype_passes`.
     """
 
     selection: str = "entropy"  # see above

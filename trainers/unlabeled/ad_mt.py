@@ -51,8 +51,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerADMT(nnUNetTrainerSSL):
     """AD-MT: two teachers that learn in turns, one under intensity changes, one under CutMix, label unlabeled patches together.
 
-    Passes per step: nnU-Net's until the start; then forward and backward on labeled and unlabeled patches in one batch; forward
-    passes of the unlabeled ones: one of each teacher and one of the student.
+    Passes per step (F+B on L+U, 3 F on U): nnU-Net's until the start; then forward and backward on labeled and unlabeled patches
+    in one batch; forward passes of the unlabeled ones: one of each teacher and one of the student.
     """
 
     networks = ("student", "first_teacher", "second_teacher")

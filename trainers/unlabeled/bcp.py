@@ -41,8 +41,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerBCP(nnUNetTrainerSSL):
     """BCP: unlabeled patches pasted into labeled ones and the reverse, with a teacher's pseudo labels.
 
-    Passes per step: forward and backward of as many mixed patches as there are labeled (or unlabeled, if more), one forward
-    pass of the teacher on the unlabeled patches. None of the teacher in pre-training.
+    Passes per step (F+B on mixes, F on U): forward and backward of as many mixed patches as there are labeled (or unlabeled,
+    if more), one forward pass of the teacher on the unlabeled patches. None of the teacher in pre-training.
     """
 
     networks = ("student", "teacher")

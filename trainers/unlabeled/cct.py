@@ -44,8 +44,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerCCT(nnUNetTrainerSSL):
     """CCT: three decoders of perturbed features predict what nnU-Net's decoder predicts from clean ones.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch, and of three further decoders on the
-    unlabeled ones.
+    Passes per step (F+B on L+U, three decoders on U): forward and backward on labeled and unlabeled patches in one batch, and
+    of three further decoders on the unlabeled ones.
     """
 
     consistency_weight: float = 5.0  # yassouali/CCT: 30; SSL4MIS: 0.1, see above

@@ -48,8 +48,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerCML(nnUNetTrainerSSL):
     """CML: two networks with different features learn each other's and their own labels on mixed patches.
 
-    Passes per step, for each of two networks: forward and backward of L/2 labeled and U/2 unlabeled mixes (in pre-training of the
-    labeled ones only), one forward pass of the unlabeled patches.
+    Passes per step (F+B on mixes, F on U, two networks): for each of two networks: forward and backward of L/2 labeled and
+    U/2 unlabeled mixes (in pre-training of the labeled ones only), one forward pass of the unlabeled patches.
     """
 
     networks = ("student", "second")

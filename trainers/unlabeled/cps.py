@@ -49,8 +49,9 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerCPS(nnUNetTrainerSSL):
     """Cross pseudo supervision: two networks learn each other's hard decisions on unlabeled patches.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch, for each of two networks in turn, and a
-    forward pass of the unlabeled patches without gradient for the second; with `mix` for each.
+    Passes per step (F+B on L+U, two networks): forward and backward on labeled and unlabeled patches in one batch, for each
+    of two networks in turn, and a forward pass of the unlabeled patches without gradient for the second; with `mix` for each;
+    twice nnU-Net's activation memory.
     """
 
     networks = ("student", "second")

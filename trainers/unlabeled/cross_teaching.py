@@ -39,8 +39,9 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerCrossTeaching(nnUNetTrainerSSL):
     """Cross teaching: nnU-Net's network and a transformer learn each other's hard decisions on unlabeled patches.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch, for the transformer and then for nnU-Net's
-    network, and a forward pass of the unlabeled patches without gradient for the latter.
+    Passes per step (F+B on L+U, network and transformer): forward and backward on labeled and unlabeled patches in one batch, for
+    the transformer (`transformer_size = "S"`: 24 million parameters) and then for nnU-Net's network, and a forward pass of the
+    unlabeled patches without gradient for the latter.
     """
 
     networks = ("student", "transformer")

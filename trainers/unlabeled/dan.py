@@ -37,8 +37,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerDAN(nnUNetTrainerSSL):
     """DAN: probabilities of unlabeled patches that a discriminator takes for those of labeled ones.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch; forward and backward of the discriminator
-    for all of them, and once more for the unlabeled ones.
+    Passes per step (F+B on L+U, discriminator): forward and backward on labeled and unlabeled patches in one batch; forward
+    and backward of the discriminator for all of them, and once more for the unlabeled ones.
     """
 
     adversarial_weight: float = 0.2  # the official 0.1 of half the labeled loss

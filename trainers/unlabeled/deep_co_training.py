@@ -47,9 +47,9 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerDeepCoTraining(nnUNetTrainerSSL):
     """Deep co-training: two networks agree on unlabeled patches, and each resists the other's adversarial examples.
 
-    Passes per step, for each of two networks in turn: forward and backward on labeled and unlabeled patches, on the adversarial
-    examples of the other one, and once more to make its own; a forward pass of the patches without gradient for the second. With
-    views = "rotation": forward and backward of one network on L + 2 U.
+    Passes per step (3 F+B on L+U, two networks): for each of two networks in turn: forward and backward on labeled and unlabeled
+    patches, on the adversarial examples of the other one, and once more to make its own; a forward pass of the patches without
+    gradient for the second. With views = "rotation": forward and backward of one network on L + 2 U.
     """
 
     networks = ("student", "second")
@@ -88,7 +88,9 @@ class nnUNetTrainerDeepCoTraining(nnUNetTrainerSSL):
         examples = against_own_decision(other.module, batch.images, self.step, self.activation)
         first, *further = member(examples)
         loss = soft_cross_entropy(first, target, self.activation, batch.counted())
-        return loss + sum(0.0 * z.mean() for z in further)  # DDP waits for a gradient of every parameter in every backward pass
+        return loss + sum(
+            0.0 * z.mean() for z in further
+        )  # DDP waits for a gradient of every parameter in every backward pass
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         return {"rotation": self.rotation(logits[0], batch)}

@@ -40,8 +40,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerDTC(nnUNetTrainerSSL):
     """DTC: a head for signed distances that has to describe the same objects as the segmentation.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch; distance transforms of the labels
-    on the CPU.
+    Passes per step (F+B on L+U, a 1x1 head): forward and backward on labeled and unlabeled patches in one batch; distance
+    transforms of the labels on the CPU.
     """
 
     consistency_weight: float = 1.0  # as in the official code, see above

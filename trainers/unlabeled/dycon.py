@@ -48,7 +48,7 @@ from nnunet_ssl.trainers.unlabeled.mean_teacher import nnUNetTrainerMeanTeacher
 class nnUNetTrainerDyCON(nnUNetTrainerMeanTeacher):
     """DyCON: consistency that counts less where predictions are uncertain, and contrast of features by (pseudo) label.
 
-    Passes per step: forward and backward of labeled and unlabeled patches in one batch, a forward pass of the teacher on them.
+    Passes per step (F+B on L+U, F on L+U): Mean Teacher's, the teacher's on all patches; similarities of up to `max_cells` cells.
     """
 
     consistency_weight: float = 2.5  # official code: 0.1, a gradient of 0.5 % of the labeled loss's (docs/studies)

@@ -19,7 +19,7 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerEMA(nnUNetTrainerSSL):
     """nnU-Net that stores the moving average of its weights.
 
-    Passes per step: those of nnU-Net.
+    Passes per step: nnU-Net's.
     """
 
     networks = ("student", "teacher")

@@ -33,7 +33,7 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerEntropyMinimization(nnUNetTrainerSSL):
     """Entropy minimization: certain predictions on unlabeled patches.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch.
+    Passes per step (F+B on L+U): forward and backward on labeled and unlabeled patches in one batch.
     """
 
     entropy_weight: float = 0.2  # official code: 0.1, see above

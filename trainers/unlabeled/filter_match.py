@@ -39,8 +39,9 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
     """FilterMatch: own hard decisions on rotated unlabeled patches as targets; easy images leave the pool.
 
-    Passes per step: one forward pass of the unlabeled patches without gradient, forward and backward on labeled and unlabeled
-    patches in one batch; a sliding-window prediction of all unlabeled images `filter_rounds` times in a run.
+    Passes per step (F+B on L+U, F on U): one forward pass of the unlabeled patches without gradient, forward and backward on
+    labeled and unlabeled patches in one batch; a sliding-window prediction of all unlabeled images `filter_rounds` times in a
+    run.
     """
 
     # of the run; None: when every class is found; official: 20 / 300 (10 % of the labels), 5 / 300 (5 %)

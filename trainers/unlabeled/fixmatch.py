@@ -22,7 +22,8 @@ from nnunet_ssl.trainers.unlabeled.unimatch import nnUNetTrainerUniMatch
 class nnUNetTrainerFixMatch(nnUNetTrainerUniMatch):
     """FixMatch: a weak view labels a strong one with CutMix.
 
-    Passes per step: forward and backward on labeled patches, forward on weak ones; then forward and backward on strong ones.
+    Passes per step (F+B on L+U, F on U): forward and backward on labeled patches, forward on weak ones; then forward and
+    backward on strong ones.
     """
 
     strong_views, strong_weight, feature_weight = 1, 1.0, 0.0

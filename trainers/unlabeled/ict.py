@@ -41,8 +41,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerICT(nnUNetTrainerSSL):
     """ICT: the prediction for a mix of two unlabeled patches is the mix of the teacher's predictions.
 
-    Passes per step: forward and backward on labeled patches and half as many mixes as unlabeled patches in one batch, one
-    forward pass of the teacher on the unlabeled ones.
+    Passes per step (F+B on L+U/2, F on U): forward and backward on labeled patches and half as many mixes as unlabeled
+    patches in one batch, one forward pass of the teacher on the unlabeled ones.
     """
 
     networks = ("student", "teacher")

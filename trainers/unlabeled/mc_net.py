@@ -38,7 +38,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerMCNet(nnUNetTrainerSSL):
     """MC-Net+: decoders with different upsampling on one encoder, each follows the sharpened predictions of the others.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch, with two further decoders.
+    Passes per step (F+B on L+U with three decoders): forward and backward on labeled and unlabeled patches in one batch, with
+    two further decoders; with one, MC-Net's, with `decoders = 2`.
     """
 
     consistency_weight: float = 1.0  # as in the official code for LA and Pancreas-CT; 0.1 for ACDC

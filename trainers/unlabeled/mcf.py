@@ -49,8 +49,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerMCF(nnUNetTrainerSSL):
     """MCF: two different networks, the worse one of each step follows the better one; both are corrected where they differ.
 
-    Passes per step: forward and backward of labeled and unlabeled patches for both networks (4 times nnU-Net's step), one after the
-    other, and a forward pass of them without gradient for the second.
+    Passes per step (F+B on L+U, two networks): forward and backward of labeled and unlabeled patches for both networks (4 times
+    nnU-Net's step) in turn, and a forward pass of them without gradient for the second; three times nnU-Net's activation memory.
     """
 
     networks = ("student", "second")

@@ -36,8 +36,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerMeanTeacher(nnUNetTrainerSSL):
     """Mean Teacher: consistency with a moving average of the student on noisy unlabeled patches.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch, one forward pass of the
-    teacher on the unlabeled ones.
+    Passes per step (F+B on L+U, F on U): forward and backward on labeled and unlabeled patches in one batch, one forward pass
+    of the teacher on the unlabeled ones.
     """
 
     networks = ("student", "teacher")

@@ -50,7 +50,8 @@ class UsedRound:
 class nnUNetTrainerPseudoLabels(nnUNetTrainerSSL):
     """nnU-Net on labeled images and on a round of `nnunet_ssl pseudo_label`: what wins challenges with nnU-Net.
 
-    Passes per step: forward and backward on labeled and pseudo-labeled patches in one batch.
+    Passes per step (F+B on L+U): forward and backward on labeled and pseudo-labeled patches in one batch; before that a
+    training of nnU-Net, and a sliding-window prediction of each unlabeled image.
     """
 
     round_name: str | None = None  # None: the newest finished round

@@ -39,8 +39,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerRDrop(nnUNetTrainerSSL):
     """R-Drop: two passes with different dropout, or two networks, agree on unlabeled patches.
 
-    Passes per step: forward and backward on labeled patches, and on unlabeled ones twice; with `two_networks` once for each
-    network.
+    Passes per step (F+B on L+2U): forward and backward on labeled patches, and on unlabeled ones twice; with `two_networks`
+    once for each network.
     """
 
     agreement_weight: float = 0.5  # SSL4MIS: 4, see above

@@ -38,8 +38,9 @@ from nnunet_ssl.trainers.unlabeled.dan import nnUNetTrainerDAN
 class nnUNetTrainerSASSNet(nnUNetTrainerDAN):
     """SASSNet: a head for signed distances, whose shapes on unlabeled patches pass for those on labeled ones.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch; forward and backward of the discriminator
-    for all of them, and once more for the unlabeled ones; distance transforms of the labels on the CPU.
+    Passes per step (F+B on L+U, a 1x1 head, discriminator): forward and backward on labeled and unlabeled patches in one
+    batch; forward and backward of the discriminator for all of them, and once more for the unlabeled ones; distance
+    transforms of the labels on the CPU.
     """
 
     adversarial_weight: float = 0.01  # as in the official code with 16 labeled cases; 0.015 with 8

@@ -38,9 +38,9 @@ from nnunet_ssl.trainers.unlabeled.bcp import nnUNetTrainerBCP
 class nnUNetTrainerSDCL(nnUNetTrainerBCP):
     """SDCL: BCP with two students, which are corrected where they disagree.
 
-    Passes per step, for each of two networks in turn: forward and backward of as many mixed patches as there are labeled (or
-    unlabeled, if more); a forward pass of them without gradient for the second, and one of the teacher on the unlabeled patches.
-    None of these two in pre-training.
+    Passes per step (F+B on mixes, F on U, two networks): for each of two networks in turn: forward and backward of as many mixed
+    patches as there are labeled (or unlabeled, if more); a forward pass of them without gradient for the second, and one of the
+    teacher on the unlabeled patches. None of these two in pre-training.
     """
 
     networks = ("student", "teacher", "second")

@@ -41,8 +41,8 @@ from nnunet_ssl.trainers.partial.partial_label import nnUNetTrainerPartialLabel
 class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
     """nnU-Net that also learns from its own confident labels of unlabeled images; nothing to choose.
 
-    Passes per step: nnU-Net's until the start; then forward and backward on labeled and unlabeled patches in one batch, and one
-    forward pass of the moving average on the unlabeled ones.
+    Passes per step (F+B on L+U, F on U; at first nnU-Net's): nnU-Net's until the start; then forward and backward on labeled
+    and unlabeled patches in one batch, and one forward pass of the moving average on the unlabeled ones.
     """
 
     networks = ("student", "teacher")

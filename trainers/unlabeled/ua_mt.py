@@ -45,8 +45,8 @@ from nnunet_ssl.trainers.unlabeled.mean_teacher import nnUNetTrainerMeanTeacher
 class nnUNetTrainerUAMT(nnUNetTrainerMeanTeacher):
     """UA-MT: consistency with a moving average of the student where its stochastic passes agree with each other.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch, 1 + `passes` forward passes of the
-    teacher on the unlabeled ones.
+    Passes per step (F+B on L+U, 9 F on U): forward and backward on labeled and unlabeled patches in one batch, 1 + `passes`
+    forward passes of the teacher on the unlabeled ones.
     """
 
     passes: int = 8  # stochastic teacher passes, the paper's T; as in the official code

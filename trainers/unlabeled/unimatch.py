@@ -51,7 +51,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerUniMatch(nnUNetTrainerSSL):
     """UniMatch: a weak view labels two strong ones with CutMix, and its own perturbed features.
 
-    Passes per step: forward and backward on labeled and weak patches, these decoded twice; then on two strong views.
+    Passes per step (F+B on L+3U, a decoder on U): forward and backward on labeled and weak patches, these decoded twice; then
+    on two strong views; two graphs, one after the other, so that memory holds the larger one.
     """
 
     strong_weight: float = 0.5  # of the mean over strong views; official: 1 for Dice alone, see above

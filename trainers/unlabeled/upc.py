@@ -43,8 +43,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerUPC(nnUNetTrainerSSL):
     """UPC: pseudo labels of a moving average of the student, weighted down where the two diverge.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch, one forward pass of the
-    teacher on all of them.
+    Passes per step (F+B on L+U, F on L+U): forward and backward on labeled and unlabeled patches in one batch, one forward
+    pass of the teacher on all of them.
     """
 
     networks = ("student", "teacher")

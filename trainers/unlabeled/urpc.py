@@ -33,7 +33,8 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerURPC(nnUNetTrainerSSL):
     """URPC: the predictions of all scales of deep supervision agree on unlabeled patches.
 
-    Passes per step: forward and backward on labeled and unlabeled patches in one batch.
+    Passes per step (F+B on L+U): forward and backward on labeled and unlabeled patches in one batch; up to four predictions
+    at full resolution in memory.
     """
 
     consistency_weight: float = 0.2  # official code: 0.1, see above
