@@ -43,6 +43,24 @@ def refuse_unsupported(trainer, unsupported: Mapping[str, str]) -> None:
             raise NotImplementedError(f"{name} does not support '{feature}': {reason}")
 
 
+def refuse_without_mirroring_in_plane(trainer, what: str) -> None:
+    """For what turns patches in the plane of the last two axes, where left and right may be classes of their own.
+
+    Args:
+        what: the option that turns them, for the message.
+
+    Raises:
+        NotImplementedError: nnU-Net's augmentation does not mirror along both axes, as in subclasses for such labels.
+    """
+    dimensions = len(trainer.configuration_manager.patch_size)
+    allowed = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[-1] or ()
+    if not {dimensions - 2, dimensions - 1} <= set(allowed):
+        raise NotImplementedError(
+            f"{type(trainer).__name__}: {what} turns patches by quarter and half turns in the plane of the last two axes, and "
+            f"mirroring is allowed along {sorted(allowed) or 'no axes'} only: left and right, which differ there, would be swapped."
+        )
+
+
 SMALLEST_PATCH_SHARE = 0.5
 """Of the median image along every axis, below which a patch is a piece of it and mixing patches tears structures apart."""
 

@@ -40,8 +40,7 @@ def fused_label_losses(
         belief, uncertainty = fused_beliefs(beliefs(first, activation), beliefs(second, activation), axis)
         label = believed_labels(belief, activation)
         uncertainty = uncertainty[:, :, 0] if activation == "sigmoid" else uncertainty
-        weights = asymptotic_weights(uncertainty, progress, strength).mean(1, keepdim=True)
-        weights = weights if mask is None else weights * mask
+        weights = asymptotic_weights(uncertainty, progress, strength, mask).mean(1, keepdim=True)
     return (
         region_loss(first, label, weights, activation, **dice),
         region_loss(second, label, weights, activation, **dice),

@@ -62,18 +62,19 @@ def believed_labels(belief: Tensor, activation: str = "softmax") -> Tensor:
     return most_probable(belief) if activation == "softmax" else belief[:, :, 0] > belief[:, :, 1]
 
 
-def uncertainty_ranks(uncertainty: Tensor) -> Tensor:
+def uncertainty_ranks(uncertainty: Tensor, mask: Tensor | None = None) -> Tensor:
     """The rank of each voxel in its sample (of a region: in its channel) by rising uncertainty, int64, 1 to V.
 
-    1 is the most certain voxel; of equal ones the first comes first.
+    1 is the most certain voxel; of equal ones the first comes first. Voxels that are not in the mask come after all others.
     """
-    flat = uncertainty.flatten(2)
+    counted = uncertainty if mask is None else uncertainty.masked_fill(~mask, math.inf)
+    flat = counted.flatten(2)
     order = flat.argsort(dim=-1, stable=True)
     positions = torch.arange(1, flat.shape[-1] + 1, device=flat.device).expand_as(order)
     return torch.zeros_like(order).scatter_(-1, order, positions).view(uncertainty.shape)
 
 
-def asymptotic_weights(uncertainty: Tensor, progress: float, strength: float) -> Tensor:
+def asymptotic_weights(uncertainty: Tensor, progress: float, strength: float, mask: Tensor | None = None) -> Tensor:
     """`1 + X tanh((2 h / V - 1) (2 q - 1))`: certain voxels weigh more in the first half of the training, uncertain ones in the
     second.
 
@@ -84,8 +85,13 @@ def asymptotic_weights(uncertainty: Tensor, progress: float, strength: float) ->
         uncertainty: `(B, M, *spatial)`.
         progress: q, share of the training that is done; the paper: epochs.
         strength: X, in [0, 1); not given in the paper.
+        mask: bool `(B, 1, *spatial)`, voxels that are ranked, V in number, over which the mean of the weights is 1 up to 1 / V. All
+            if None; the weight of others is 0.
     """
     dtype = uncertainty.dtype if uncertainty.dtype == torch.float64 else torch.float32
-    ranks = uncertainty_ranks(uncertainty).to(dtype)
-    voxels = math.prod(uncertainty.shape[2:])
-    return 1 + strength * torch.tanh((2 * ranks / voxels - 1) * (2 * progress - 1))
+    ranks = uncertainty_ranks(uncertainty, mask).to(dtype)
+    voxels: int | Tensor = math.prod(uncertainty.shape[2:])
+    if mask is not None:
+        voxels = mask.flatten(2).sum(2).clamp(min=1).view(-1, 1, *[1] * (uncertainty.ndim - 2))
+    weights = 1 + strength * torch.tanh((2 * ranks / voxels - 1) * (2 * progress - 1))
+    return weights if mask is None else weights * mask

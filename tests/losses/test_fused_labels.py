@@ -26,7 +26,8 @@ def test_both_learn_one_label(activation):
         label = belief.argmax(1, keepdim=True)
     else:
         label, uncertainty = (belief[:, :, 0] > belief[:, :, 1]), uncertainty[:, :, 0]
-    weights = asymptotic_weights(uncertainty, 0.2, 0.7).mean(1, keepdim=True).detach() * inside
+    weights = asymptotic_weights(uncertainty, 0.2, 0.7, inside).mean(1, keepdim=True).detach()
+    assert weights[~inside].abs().max() == 0
     for loss, z, other in zip(losses, (first, second), (second, first)):
         torch.testing.assert_close(loss, region_loss(z, label, weights, activation))
         own, others = torch.autograd.grad(loss, (z, other), allow_unused=True)

@@ -62,3 +62,15 @@ def test_certain_voxels_weigh_more_first_and_less_in_the_end():
     assert early[certain] > 1.3 > 0.7 > early[uncertain]
     assert late[certain] < 0.7 < 1.3 < late[uncertain]
     assert torch.equal(middle, torch.ones(100)) and torch.equal(asymptotic_weights(u, 0.1, 0.0), torch.ones_like(u))
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+def test_padding_has_no_rank_among_the_voxels_of_the_image(progress):
+    u, mask = torch.rand(2, 3, 8, 9), torch.ones(2, 1, 8, 9, dtype=torch.bool)
+    u[1, :, :, 4:], mask[1, :, :, 4:] = 0.0, False  # as certain as can be
+    weights = asymptotic_weights(u, progress, 0.9, mask)
+    torch.testing.assert_close(weights[1:, :, :, :4], asymptotic_weights(u[1:, :, :, :4], progress, 0.9))
+    torch.testing.assert_close(weights[:1], asymptotic_weights(u[:1], progress, 0.9))
+    assert weights[1, :, :, 4:].abs().max() == 0
+    assert weights[1, :, :, :4].flatten(1).mean(1).tolist() == pytest.approx([1.0] * 3, abs=0.9 / 32)
+    assert not asymptotic_weights(u, progress, 0.9, torch.zeros_like(mask)).any()

@@ -126,3 +126,16 @@ def test_where_a_quarter_turn_does_not_fit_it_is_half_a_turn(datasets, tmp_path)
 def test_other_views_are_refused(datasets, tmp_path):
     with pytest.raises(ValueError, match="'adversarial' or 'rotation', got 'both'"):
         make_trainer(NAME, *datasets(), results=tmp_path, views="both").initialize()
+
+
+@pytest.mark.parametrize("axes", [None, (0,), (1,)])
+def test_turns_are_refused_where_patches_must_not_be_mirrored(axes, datasets, tmp_path):
+    for views in ("rotation", "adversarial"):
+        trainer = make_trainer(NAME, *datasets(), results=tmp_path, views=views)
+        *others, _ = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size = lambda others=others: (*others, axes)
+        if views == "adversarial":
+            trainer.check_supported()
+        else:
+            with pytest.raises(NotImplementedError, match="left and right, which differ there"):
+                trainer.initialize()

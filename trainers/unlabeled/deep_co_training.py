@@ -21,7 +21,8 @@ of the cross entropy, about twice as large in value but not in its cross entropy
 examples of labeled patches are made against the network's own decision too, which needs no label of ignored voxels; `step` in
 units of z-scored intensities (published: 0.02 of images in [0, 1]). Padding does not count. Regions: Bernoulli distributions.
 Differs from SSL4MIS ("rotation"): 2D and 3D; k = 0, the same image again, is not drawn; in the plane of the last two axes, k =
-2 only where patch or spacing differ along them; the weight is Mean Teacher's, for its reason (official: 0.1).
+2 only where patch or spacing differ along them; refused where nnU-Net must not mirror along both, since left and right differ;
+the weight is Mean Teacher's, for its reason (official: 0.1).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.curves import BOTH
+from nnunet_ssl.engine.features import refuse_without_mirroring_in_plane
 from nnunet_ssl.engine.members import NetworkMember
 from nnunet_ssl.losses.adversarial_examples import against_own_decision
 from nnunet_ssl.losses.consistency import jensen_shannon, mutual_mse
@@ -60,6 +62,11 @@ class nnUNetTrainerDeepCoTraining(nnUNetTrainerSSL):
     step: float = 0.02  # of the adversarial examples, in standard deviations of intensities; the paper: of the range of intensities
     rampup_fraction: float = 1.0  # of the run; SSL4MIS: 30000 of 30000 iterations; the paper: 80 of 600 epochs
     term_patches = dict.fromkeys(("difference", "difference_second"), BOTH)
+
+    def check_supported(self) -> None:
+        super().check_supported()
+        if self.views == "rotation":
+            refuse_without_mirroring_in_plane(self, "views = 'rotation'")
 
     def build_method(self) -> None:
         if self.views not in ("adversarial", "rotation"):
@@ -88,9 +95,8 @@ class nnUNetTrainerDeepCoTraining(nnUNetTrainerSSL):
         examples = against_own_decision(other.module, batch.images, self.step, self.activation)
         first, *further = member(examples)
         loss = soft_cross_entropy(first, target, self.activation, batch.counted())
-        return loss + sum(
-            0.0 * z.mean() for z in further
-        )  # DDP waits for a gradient of every parameter in every backward pass
+        # DDP waits for a gradient of every parameter in every backward pass
+        return loss + sum(0.0 * z.mean() for z in further) if self.is_ddp else loss
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         return {"rotation": self.rotation(logits[0], batch)}

@@ -11,10 +11,10 @@ Two networks of different architecture see the same patches, n in {A, B}:
     q = sharpened prediction of the better network, p^(1/T) / sum_c p^(1/T); better: lower Dice loss on this step's labeled patches
     w(t) = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
 
-`fusion = True` is the part of MEDL (arXiv:2505.12418, no code) that brought 4 of its 4.9 Dice: U_n = omega (CE + Dice) / 2 with
-the label of both networks' fused beliefs, omega: voxels weigh more that are certain first, uncertain later
-(`losses/fused_labels.py`). Its evidential losses are left out, and what it does not say is decided here: evidence is softplus
-of the logits, labels have MCF's loss.
+`fusion = True` is what MEDL (arXiv:2505.12418, no code) does on unlabeled patches, which brought 2.6 of its 4.9 Dice: U_n = omega
+(CE + Dice) / 2 with the label of both networks' fused beliefs, omega: voxels weigh more that are certain first, uncertain later
+(`losses/fused_labels.py`). Its fusion and omega on labels and its evidential losses are left out: it does not say how. Decided
+here: evidence is softplus of the logits, labels have MCF's loss.
 
 Differs from the official code:
 * A is the planned network (stored, validated and predicted with alone, so that stock nnU-Net can load it), B the U-Net with a
