@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
 from nnunet_ssl.losses.self_training import self_training_loss
 from nnunet_ssl.patches.mixing import resize_nearest
@@ -104,7 +105,9 @@ def test_the_weak_view_has_nnunets_geometry_alone(datasets, tmp_path):
     trainer = make(datasets, tmp_path, {"mask_norm": True})
     intensity = [object(), MaskImageTransform([0], 0, 0), object()]
     views = trainer.unlabeled_views(intensity)
-    assert views["weak"] == intensity[1:2] and views["strong"][:3] == intensity and len(views["strong"]) == 4
+    *others, rectangles, mask = views["strong"]
+    assert views["weak"] == [mask] == intensity[1:2] and others == [intensity[0], intensity[2]]
+    assert isinstance(rectangles, RandomTransform)
     assert trainer.view_names == ("strong", "weak")
 
 

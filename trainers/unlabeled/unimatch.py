@@ -12,16 +12,15 @@ features of u with half of their channels dropped at every stage of the encoder:
 
 v_i: nnU-Net's intensity transforms, drawn for each view, and in half of the cases a box of another patch with its label and
 confidence (CutMix). h: scales of deep supervision. `complementary_dropout = True` with `feature_weight = 0.0` is UniMatch V2's
-perturbation (Yang, Zhao, Zhao, TPAMI 2025, arXiv:2410.10777): each channel of the features is dropped in one of the strong views
-and doubled in the other.
+perturbation (Yang, Zhao, Zhao, TPAMI 2025, arXiv:2410.10777): each channel is dropped in one strong view and doubled in the other.
 
 Differs from the official code:
-* U is cross entropy and Dice of the foreground classes that occur (`form`; official: "dice" of all classes, which pushes those down
-  of which nothing is sure, for ACDC, "cross_entropy" elsewhere), at all scales. Beside nnU-Net's loss the official weights are 1
-  and 1, for Dice alone; U is about twice as large. Start: official `earliest = competence = ramp = 0.0`.
-* A patch's partner is the next one of the batch (official: of a second loader), so that its label costs nothing. No CutMix where a
-  patch shows less than `smallest_share` of the median image, because it tears structures apart (docs/studies).
-* V2's labels are the network's own (official: a moving average's). Padding does not count. Regions: one by one.
+* U is cross entropy and Dice of the foreground classes that occur (`form`; official: "dice" of all classes for ACDC, which pushes
+  unsure ones down, "cross_entropy" elsewhere), at all scales. It is about twice as large as Dice alone, with which the official
+  weights would be 1 and 1 beside nnU-Net's loss. Start: official `earliest = competence = ramp = 0.0`.
+* A patch's partner is the next one of the batch (official: of a second loader): its label costs nothing. No CutMix where a patch
+  shows less than `smallest_share` of the median image, because it tears structures apart (docs/studies). V2's labels are the
+  network's own (official: a moving average's). Padding does not count. Regions: one by one.
 """
 
 from __future__ import annotations
