@@ -119,7 +119,7 @@ class nnUNetTrainerSSL(MethodSeams):
             lock.acquire(wait=False)
             self._lock = lock  # ours now, to be given up
             remove_unfinished(Path(self.output_folder))
-            unpack_images(self.cases.folders.values())
+            unpack_images(self.cases.folders)
         if self.is_ddp:
             dist.barrier()  # nobody reads a file that is being unpacked
         super().on_train_start()

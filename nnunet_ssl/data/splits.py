@@ -23,6 +23,8 @@ from nnunet_ssl.data.texts import read_lines
 from nnunet_ssl.errors import UserError, some
 
 FILE_NAME = "splits_final.json"
+# key of the split that a run records: validation cases that networks have learned which made its pseudo labels
+SEEN_VALIDATION = "seen_val"
 _REMEDY = "Correct the file, or write a new one with `nnunet_ssl split --overwrite`."
 
 

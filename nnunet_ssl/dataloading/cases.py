@@ -11,7 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_ssl.data.leakage import find_overlaps
 from nnunet_ssl.data.names import dataset_number
-from nnunet_ssl.data.splits import load_splits, split_hash
+from nnunet_ssl.data.splits import SEEN_VALIDATION, load_splits, split_hash
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError, listed, some
 from nnunet_ssl.preprocessing.preprocessed import unlabeled_folder, verify_unlabeled
@@ -41,7 +41,7 @@ class TrainingCases:
     def record(self) -> dict:
         """The split as it is kept in checkpoints and in `split.json`."""
         split = {"train": list(self.train), "val": list(self.validation)}
-        seen = {"seen_val": list(self.seen_validation)} if self.seen_validation else {}
+        seen = {SEEN_VALIDATION: list(self.seen_validation)} if self.seen_validation else {}
         return {**split, "hash": split_hash(split)[:12], "unlabeled": list(self.unlabeled), **seen}
 
     def of_run(self, began_with: Sequence[str]) -> TrainingCases:

@@ -7,7 +7,7 @@ nor the true labels of cases whose labels `nnunet_ssl split` hides.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import blosc2
@@ -17,11 +17,8 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunet_ssl.errors import UserError
 
-ENDINGS = (
-    ".b2nd",
-    ".npy",
-    ".npz",
-)  # of images, in the order in which they are looked for; the last two of earlier nnU-Net
+# of images, in the order in which they are looked for; the last two are of earlier versions of nnU-Net
+ENDINGS = (".b2nd", ".npy", ".npz")
 
 
 def open_b2nd(file: Path):
@@ -30,10 +27,28 @@ def open_b2nd(file: Path):
     return blosc2.open(urlpath=str(file), mode="r", dparams={"nthreads": 1}, **mmap)
 
 
-def unpack_images(folders: Iterable[str]) -> None:
-    """Unpack the `.npz` files in these folders, if there are any, as nnU-Net does with labeled cases. For one process of all."""
-    for folder in sorted(set(folders)):
-        if any(name.endswith(".npz") for name in os.listdir(folder)):
+def image_file(folder: str | Path, case: str) -> Path:
+    """The preprocessed image of a case, in the format that it has. UserError where there is none."""
+    for ending in ENDINGS:
+        if (file := Path(folder) / f"{case}{ending}").is_file():
+            return file
+    raise UserError(
+        f"{folder} holds no preprocessed image of case {case}, neither {case}.b2nd nor {case}.npz. Run "
+        "`nnunet_ssl preprocess_unlabeled` for images of imagesUn, `nnUNetv2_preprocess` for those of imagesTr."
+    )
+
+
+def unpack_images(folders: Mapping[str, str]) -> None:
+    """Unpack the folders of cases that lie there as `.npz`, as nnU-Net does with labeled cases. For one process of all.
+
+    In folders that cannot be written to the images stay packed, which takes longer to read.
+
+    Args:
+        folders: case identifier -> folder with its preprocessed files.
+    """
+    packed = {folder for case, folder in folders.items() if image_file(folder, case).suffix == ".npz"}
+    for folder in sorted(packed):
+        if os.access(folder, os.W_OK):
             nnUNetDatasetNumpy.unpack_dataset(folder, num_processes=max(1, get_allowed_n_proc_DA() // 2))
 
 
@@ -53,17 +68,7 @@ class UnlabeledDataset:
         self.folders = dict(sorted(folders.items()))
         self.identifiers = list(self.folders)
         blosc2.set_nthreads(1)
-        self._files = {case: self._file(case) for case in self.identifiers}
-
-    def _file(self, case: str) -> Path:
-        folder = Path(self.folders[case])
-        for ending in ENDINGS:
-            if (file := folder / f"{case}{ending}").is_file():
-                return file
-        raise UserError(
-            f"{folder} holds no preprocessed image of case {case}, neither {case}.b2nd nor {case}.npz. Run "
-            "`nnunet_ssl preprocess_unlabeled` for images of imagesUn, `nnUNetv2_preprocess` for those of imagesTr."
-        )
+        self._files = {case: image_file(folder, case) for case, folder in self.folders.items()}
 
     def _image(self, case: str):
         file = self._files[case]

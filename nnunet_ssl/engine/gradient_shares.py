@@ -146,9 +146,10 @@ class GradientShares:
             weighted = [self._trainer.grad_scaler.scale(term) for term in weighted]
         missed = self._at_layers.add(dict(zip(names, weighted, strict=True)), self._parameters)
         missed = self._on_all_ranks([not name.startswith(LABELED) and m for name, m in zip(names, missed, strict=True)])
-        if any(missed) and self._of_stages:
-            labeled = [name.startswith(LABELED) for name in names]
-            chosen = [m or is_labeled or not any(labeled) for m, is_labeled in zip(missed, labeled, strict=True)]
+        labeled = [name.startswith(LABELED) for name in names]
+        joint = not any(name.startswith(LABELED) for name in self._weights)
+        if any(missed) and self._of_stages and (joint or any(labeled)):  # else there is nothing to take a share of
+            chosen = [m or is_labeled or joint for m, is_labeled in zip(missed, labeled, strict=True)]
             terms_there = {n: w for n, w, is_chosen in zip(names, weighted, chosen, strict=True) if is_chosen}
             self._at_stages.add(terms_there, self._of_stages)
             self._at_stages.missed += [name for name, m in zip(names, missed, strict=True) if m]

@@ -21,6 +21,7 @@ from nnunet_ssl.data.model_files import RETRAIN, read_checkpoint
 from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.plans_file import read_plans
 from nnunet_ssl.data.raw_dataset import load_dataset_json
+from nnunet_ssl.data.splits import SEEN_VALIDATION
 from nnunet_ssl.data.texts import whole_number
 from nnunet_ssl.data.unlabeled_list import known_groups
 from nnunet_ssl.errors import UserError, some
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 SHOWN = 5  # cases that a message names
-SEEN = (
-    "seen_val"  # key of a recorded split: validation cases that the networks have learned which made its pseudo labels
-)
 
 Fold = int | str  # a number or "all"
 Split = Mapping[str, Sequence[str]]
@@ -90,7 +88,7 @@ class Run:
     @property
     def seen_validation(self) -> Sequence[str]:
         """Validation cases whose labels have reached the training through pseudo labels."""
-        return self.split.get(SEEN, ()) if self.split else ()
+        return self.split.get(SEEN_VALIDATION, ()) if self.split else ()
 
 
 @dataclass(frozen=True)
@@ -248,7 +246,7 @@ def _recorded_splits(folder: Path, ssl_state: Mapping) -> dict[str, Split]:
     records = {source: split for source, split in records.items() if split is not None}
     for source, split in records.items():
         fine = isinstance(split, dict) and {"train", "val"} <= split.keys()
-        for side in {"train", "val", "unlabeled", SEEN} & split.keys() if fine else ():
+        for side in {"train", "val", "unlabeled", SEEN_VALIDATION} & split.keys() if fine else ():
             cases = split[side]
             fine = fine and isinstance(cases, (list, tuple)) and all(isinstance(case, str) for case in cases)
         place = f"{folder}/split.json" if source.endswith(".json") else f"{folder}, the checkpoint"

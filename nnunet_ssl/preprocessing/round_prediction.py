@@ -16,6 +16,7 @@ from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.memory import available_memory
 from nnunet_ssl.data.model_files import load_predictor
 from nnunet_ssl.data.names import dataset_number
+from nnunet_ssl.data.splits import SEEN_VALIDATION
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.predictions.fold_ensemble import mean_as_logits
 
@@ -56,9 +57,9 @@ class Model:
         return {**of_model, "checkpoint": self.checkpoint, "checkpoints": checkpoints, "mirroring": self.mirroring}
 
     def seen_validation(self) -> set[str]:
-        """Validation cases of its folds that it has learned nevertheless, from pseudo labels: `seen_val` of their split.json."""
+        """Validation cases of its folds that it has learned nevertheless, from pseudo labels: see their split.json."""
         files = [self.folder / f"fold_{fold}" / "split.json" for fold in self.folds]
-        return {case for file in files if file.is_file() for case in read_json(file).get("seen_val", [])}
+        return {case for file in files if file.is_file() for case in read_json(file).get(SEEN_VALIDATION, [])}
 
     def load(self):
         """nnU-Net's predictor. UserError where it cannot load the model, or this is not trusted."""

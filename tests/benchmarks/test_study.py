@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -627,14 +626,3 @@ def test_the_list_names_what_is_recorded(faked, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert any("nnU-Net" in line and line.endswith("500 steps; seeds recorded: 0, 1") for line in lines)
     assert any("peer" in line and line.endswith("measured elsewhere; seeds recorded: -") for line in lines)
-
-
-def test_the_table_of_strong_views_says_what_the_file_says():
-    table = pd.read_csv(REPOSITORY / "docs" / "studies" / "strong_view.csv")
-    text = (REPOSITORY / "docs" / "studies" / "README.md").read_text(encoding="utf-8")
-    shown = re.findall(r"^\| (?:\(nnU-Net\)|intensities[^|]*) \|(.*)\|$", text, re.MULTILINE)
-    columns = ["Dice", "Dice_largest_component", "elsewhere_ml"]
-    values = table.set_index(["data", "strong_view"])[columns]
-    for view, line in zip(("nnU-Net", "CutMix", "intensity only", "rectangles"), shown, strict=True):
-        expected = [*values.loc["ACDC3", view], *values.loc["ACDC7", view]]
-        assert [float(cell) for cell in line.split("|")] == expected

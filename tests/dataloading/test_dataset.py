@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2, nnUNetDatasetNumpy
 
-from nnunet_ssl.dataloading.dataset import UnlabeledDataset
+from nnunet_ssl.dataloading import dataset as dataset_module
+from nnunet_ssl.dataloading.dataset import UnlabeledDataset, unpack_images
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.preprocessing.preprocessed import dataset_class_of
 from tests.helpers.trainers import hide_labels
@@ -52,6 +53,23 @@ def test_each_image_is_read_in_its_own_format_and_no_segmentation_is(own_copy):
         UserError, match=r"neither free_09\.b2nd nor free_09\.npz. Run `nnunet_ssl preprocess_unlabeled`"
     ):
         UnlabeledDataset({"free_09": str(folder)})
+
+
+def test_folders_that_cannot_be_written_to_stay_packed(own_copy, monkeypatch):
+    _, _, base = own_copy
+    folder = base / "nnUNetPlans_2d_unlabeled"
+    case, *others = to_npz(folder, ["free_00", "free_01"])
+    cases = dict.fromkeys([case, *others, "free_02"], str(folder))
+    monkeypatch.setattr(dataset_module.os, "access", lambda path, mode: False)
+    unpack_images(cases)
+    assert not list(folder.glob("*.npy"))
+    packed = UnlabeledDataset(cases).load_case(case)[0][:].copy()
+    monkeypatch.undo()
+    unpack_images({"free_02": str(folder)})  # all that is asked for has another format
+    assert not list(folder.glob("*.npy"))
+    unpack_images(cases)
+    assert (folder / f"{case}.npy").is_file()
+    assert np.array_equal(UnlabeledDataset(cases).load_case(case)[0][:], packed)
 
 
 @pytest.mark.parametrize("hidden", [False, True])

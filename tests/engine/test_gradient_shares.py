@@ -12,7 +12,9 @@ from dynamic_network_architectures.architectures.primus import Primus
 from torch import nn
 
 import nnunet_ssl.engine.optimization
+from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.gradient_shares import (
+    GradientShares,
     described,
     gradients,
     last_decoder_stage,
@@ -201,6 +203,20 @@ def test_terms_of_a_further_head_are_measured_at_the_last_decoder_stage(compiled
     if stage:
         expected = {f"gradient_share/{name}": norms[name] / norms["labeled"] for name in ("sdf", "adversarial")}
         assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_group_without_labeled_terms_gives_no_share_at_the_decoder_stage(datasets, tmp_path):
+    """There is nothing there to take a share of; a share of itself would be 100 %."""
+    trainer = started(make_trainer("nnUNetTrainerSASSNet", *datasets(), results=tmp_path))
+    past_every_switch(trainer)
+    (batch,) = next_batches(trainer)
+    terms = trainer.terms(SSLBatch.from_loader(batch, trainer.view_names, trainer.device))
+    measured = GradientShares(trainer, {"labeled": 1.0, **trainer.weights()})
+    measured.add({"labeled": terms["labeled"]})
+    measured.add({"sdf": terms["sdf"]})
+    assert measured.found() == {}
+    measured.add({"labeled": terms["labeled"], "adversarial": terms["adversarial"]})
+    assert measured.found().keys() == {"gradient_share/adversarial"}
 
 
 def test_the_measurement_leaves_no_trace_in_the_training(datasets, tmp_path, monkeypatch):

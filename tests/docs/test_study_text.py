@@ -1,0 +1,127 @@
+"""Figures in the text of docs/studies/README.md against the files that they are of."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+
+from tests.helpers.paths import REPOSITORY
+
+STUDIES = REPOSITORY / "docs" / "studies"
+TEXT = (STUDIES / "README.md").read_text(encoding="utf-8")
+ACDC = pd.read_csv(STUDIES / "ACDC_2.5mm.csv")
+PATIENT = "patient039"
+
+
+def paragraph(head: str) -> str:
+    """A paragraph that begins with bold words, in one line."""
+    (found,) = re.findall(rf"^\*\*{re.escape(head)}\*\*(.*?)\n\n", TEXT, re.MULTILINE | re.DOTALL)
+    return " ".join(found.split())
+
+
+def gains(data: str, row: str, to: str = "nnU-Net", data_to: str | None = None) -> pd.Series:
+    """Difference in Dice of every cell of the seeds that both rows have."""
+    keys = ["seed", "patient", "case", "class"]
+    one, two = (
+        ACDC[(ACDC["data"] == d) & (ACDC["row"] == r)].set_index(keys)["Dice"]
+        for d, r in ((data, row), (data_to or data, to))
+    )
+    return (one - two).dropna()
+
+
+def of_frames(values: pd.Series, name: str = "RV") -> pd.Series:
+    """Mean over seeds of one class, by frame, the lowest first."""
+    return values.xs(name, level="class").groupby("case").mean().sort_values()
+
+
+def test_what_one_patient_gains():
+    text = paragraph("One patient.")
+    of_patients = [gains(data, "SemiSupervised").groupby("patient").mean() for data in ("ACDC3", "ACDC5", "ACDC7")]
+    one, *others = (f"{values[PATIENT]:.0f}" for values in of_patients)
+    assert f"{one} Dice with 3 labeled patients, {others[0]} with 5, {others[1]} with 7" in text
+    medians = [f"{values.round(6).median():.1f}" for values in of_patients]
+    assert f"over the ten patients is {medians[0]}, {medians[1]} and {medians[2]}" in text
+    means = [f"{values.drop(PATIENT).mean():.1f}" for values in of_patients]
+    assert f"the means are {means[0]}, {means[1]} and {means[2]}" in text
+    of_labels = gains("ACDCall", "all labels", data_to="ACDC7").groupby("patient").mean()[PATIENT]
+    assert f"gains {of_labels:.0f} above 7 labels" in text
+
+
+def test_where_it_loses_with_7_patients_and_with_all():
+    frames = of_frames(gains("ACDC7", "SemiSupervised"))
+    text = paragraph("ACDC 7.")
+    patients = [int(case[7:10]) for case in frames.index[:3]]
+    lost = [f"{-value:.0f}" for value in frames[:3]]
+    assert (
+        f"patients {patients[0]}, {patients[1]} and {patients[2]}: {lost[0]}, {lost[1]} and {lost[2]} Dice below"
+        in text
+    )
+    best = frames[[case for case in frames.index if case.startswith(PATIENT)]]
+    assert f"gains {best.mean():.0f} Dice in the right ventricle of patient 39" in text
+    labels = of_frames(gains("ACDCall", "all labels", data_to="ACDC7"))
+    assert f"all labels does the same ({-labels[frames.index[0]]:.0f} below nnU-Net" in text
+
+    again = gains("ACDCagain", "SemiSupervised, all labels", "all labels", "ACDCall")
+    text, of_classes = paragraph("All labels, and the same images again."), again.groupby("class").mean()
+    assert (
+        f"is {-of_classes.mean():.1f} below nnU-Net" in text and f"{-of_classes['RV']:.1f} of it in the right" in text
+    )
+    assert f"classes are {of_classes['MLV']:.1f} and {of_classes['LVC']:.1f} better" in text
+    frames = of_frames(again)[:3]
+    patients, lost = [int(case[7:10]) for case in frames.index], [f"{-value:.0f}" for value in frames]
+    assert f"(patients {patients[0]}, {patients[1]} and {patients[2]}: {lost[0]}, {lost[1]} and {lost[2]})" in text
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ("UniMatch", "UniMatch"),
+        ("FixMatch", "FixMatch"),
+        ("ICT", "ICT, which mixes images,"),
+        ("EntropyMinimization", "entropy minimization"),
+        ("MeanTeacher", "Mean Teacher"),
+        ("URPC", "URPC"),
+        ("RDrop", "R-Drop"),
+        ("SDCL", "SDCL, on BCP's mixes of labeled and unlabeled patches, gains"),
+    ],
+)
+def test_what_published_methods_gain(row, name):
+    gain = gains("ACDC3", row).groupby("class").mean().mean()
+    assert f"{name} {gain:.1f}" in paragraph("Published methods on ACDC 3")
+
+
+def test_patients_that_sdcl_changes_most():
+    of_patients = gains("ACDC3", "SDCL").groupby("patient").mean().sort_values(ascending=False)
+    best, worst = [f"{value:.0f}" for value in of_patients[:3]], of_patients[-3:]
+    text = paragraph("Published methods on ACDC 3")
+    assert f"{best[0]}, {best[1]} and {best[2]} in three patients" in text
+    assert f"loses {-worst.iloc[0]:.0f} to {-worst.iloc[-1]:.0f} in three others" in text
+
+
+def test_what_the_weight_of_dan_did():
+    log, text = pd.read_csv(STUDIES / "dan_weight_1.csv").set_index("steps"), paragraph("DAN.")
+    first, last = 1250, log.index[-1]
+    dice = [" / ".join(f"{log.loc[steps, name]:.2f}" for name in ("RV", "MLV", "LVC")) for steps in (first, last)]
+    assert (
+        f"From {first} to {last} of 4000 steps its Dice on validation patches fell from {dice[0]} to {dice[1]}" in text
+    )
+    lowest = log["labeled"].idxmin()
+    assert (
+        f"from {lowest} steps on its labeled loss rose from {log['labeled'].min():.2f} to {log.loc[last, 'labeled']:.2f}"
+        in text
+    )
+    assert f"(loss {log.loc[first, 'discriminator']:.2f} to {log.loc[last, 'discriminator']:.2f})" in text
+    shares = log.loc[first:, "share_percent"]
+    assert f"gradient was {shares.min():.0f} to {shares.max():.0f} % of" in text
+
+
+def test_the_table_of_strong_views_says_what_the_file_says():
+    table = pd.read_csv(STUDIES / "strong_view.csv")
+    shown = re.findall(r"^\| (?:\(nnU-Net\)|intensities[^|]*) \|(.*)\|$", TEXT, re.MULTILINE)
+    columns = ["Dice", "Dice_largest_component", "elsewhere_ml"]
+    values = table.set_index(["data", "strong_view"])[columns]
+    for view, line in zip(("nnU-Net", "CutMix", "intensity only", "rectangles"), shown, strict=True):
+        expected = [*values.loc["ACDC3", view], *values.loc["ACDC7", view]]
+        assert [float(cell) for cell in line.split("|")] == expected
