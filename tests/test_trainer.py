@@ -158,6 +158,23 @@ def test_all_processes_hold_the_same_networks(name, of_both_processes):
             assert largest_difference(weights, second["members"][member]) == 0, member
 
 
+@pytest.mark.parametrize("name", ["nnUNetTrainerSemiSupervised", "nnUNetTrainerADMT"])
+def test_the_gate_opens_in_both_processes_in_the_middle_of_an_epoch(name, datasets, tmp_path):
+    out, dataset = datasets(**needs(name, batch_size=4))
+    attributes = {"num_epochs": 3, "num_iterations_per_epoch": 4, "num_val_iterations_per_epoch": 1}
+    attributes |= {"earliest": 0.5, "competence": 0.0, "ramp": 0.0}  # after 6 of 12 steps
+    job = {"name": name, "attributes": attributes, "out": out, "dataset": dataset, "work": tmp_path, "whole": True}
+    with mock.patch.dict(os.environ):
+        in_two_processes([job], tmp_path)
+    ranks = [torch.load(tmp_path / f"rank{r}.pth", weights_only=False) for r in range(2)]
+    assert [found["iteration"] for found in ranks] == [12, 12]
+    assert largest_difference(ranks[0]["student"], ranks[1]["student"]) == 0
+    curves = [{k: v for k, v in f["curves"].items() if k.startswith(("term/", "weight/"))} for f in ranks]
+    assert curves[0] == curves[1]
+    unlabeled = [v for k, v in curves[0].items() if k.startswith("term/") and "labeled" not in k]
+    assert unlabeled and all(first == 0 and second > 0 and third > 0 for first, second, third in unlabeled)
+
+
 def test_scalars_go_to_other_loggers_too(datasets, tmp_path):
     out, dataset = datasets()
     trainer = start(out, dataset, tmp_path)

@@ -5,6 +5,7 @@ nnU-Net forces the CUDA device and `device_ids` under DDP, so this process repla
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -80,6 +81,18 @@ def train_from_the_start(rank: int, job: dict) -> None:
     dist.barrier()
 
 
+def train_whole_run(rank: int, job: dict) -> None:
+    """A run of epochs as nnU-Net makes it, with worker processes, whose unlabeled pool is empty until the gate opens."""
+    trainer = make_trainer(job["name"], job["out"], job["dataset"], results=job["work"], **job["attributes"])
+    os.environ["nnUNet_n_proc_DA"] = "1"
+    trainer.device, trainer.grad_scaler = torch.device("cpu"), None
+    torch.manual_seed(rank)
+    trainer.run_training()
+    found = {"student": weights_of(trainer.student.module), "curves": trainer.curves.values}
+    torch.save(found | {"iteration": trainer.iteration}, job["work"] / f"rank{rank}.pth")
+    dist.barrier()
+
+
 def run(rank: int, ranks: int, jobs: Path) -> None:
     stock.DDP = members.DistributedDataParallel = prediction.DistributedDataParallel = CpuDDP
     torch.set_num_threads(1)
@@ -88,6 +101,8 @@ def run(rank: int, ranks: int, jobs: Path) -> None:
     for job in torch.load(jobs, weights_only=False):
         if "reference" in job:
             train(rank, ranks, job)
+        elif "whole" in job:
+            train_whole_run(rank, job)
         else:
             train_from_the_start(rank, job)
     dist.destroy_process_group()
