@@ -143,20 +143,28 @@ class UnlabeledList:
 def known_groups(*folders: str | Path) -> dict[str, str]:
     """Case -> patient, by the key `groups` of dataset.json and of unlabeled.json in the folders of one data set.
 
-    What unlabeled.json says wins, and of several folders the last. A case that nobody names is a patient of its own.
+    Of several files of one name the last wins. A case that nobody names is a patient of its own.
 
     Raises:
-        UserError: a file that cannot be read, or a malformed key.
+        UserError: a file that cannot be read, a malformed key, or a case whose patient is another one in unlabeled.json than in
+            dataset.json.
     """
-    groups: dict[str, str] = {}
-    for folder in map(Path, folders):
-        if (folder / "dataset.json").is_file():
-            file = folder / "dataset.json"
-            groups |= _groups_in(read_json(file), file, "Correct it, or give the key another name.")
-    for folder in map(Path, folders):
-        if (folder / FILE_NAME).is_file():
-            groups |= UnlabeledList.load(folder / FILE_NAME).groups
-    return groups
+    found: dict[str, tuple[str, Path]] = {}
+    for name, read in (("dataset.json", _groups_of_dataset), (FILE_NAME, lambda file: UnlabeledList.load(file).groups)):
+        of_name: dict[str, tuple[str, Path]] = {}
+        for file in (Path(folder) / name for folder in folders):
+            if file.is_file():
+                of_name |= {case: (patient, file) for case, patient in read(file).items()}
+        for case, (patient, file) in of_name.items():
+            expected, other = found.get(case, (patient, file))
+            remedy = f'{other} says "{expected}": correct the one that is wrong.'
+            json_files.expect(patient == expected, file, f"groups.{case}", patient, "one patient for each case", remedy)
+        found |= of_name
+    return {case: patient for case, (patient, _) in found.items()}
+
+
+def _groups_of_dataset(file: Path) -> dict[str, str]:
+    return _groups_in(read_json(file), file, "Correct it, or give the key another name.")
 
 
 def _groups_in(content: dict, file: Path, remedy: str) -> dict[str, str]:

@@ -103,7 +103,7 @@ def test_broken_json_and_a_missing_list_are_refused(tmp_path):
         UnlabeledList.load(file)
 
 
-def test_groups_of_dataset_json_are_known_and_the_list_wins(tmp_path):
+def test_groups_are_those_of_dataset_json_and_of_the_list(tmp_path):
     first, last = tmp_path / "preprocessed", tmp_path / "raw"
     assert known_groups(first, last) == {}
     for folder in (first, last):
@@ -111,8 +111,13 @@ def test_groups_of_dataset_json_are_known_and_the_list_wins(tmp_path):
     (first / "dataset.json").write_text(json.dumps({"groups": {"a": "old", "b": "old", "c": "p"}}))
     (last / "dataset.json").write_text(json.dumps({"labels": {}, "groups": {"a": "q", "b": "q"}}))
     assert known_groups(first, last) == {"a": "q", "b": "q", "c": "p"}
-    UnlabeledList(groups={"b": "r"}).save(first / "unlabeled.json")
-    assert known_groups(first, last) == {"a": "q", "b": "r", "c": "p"}
+    UnlabeledList(groups={"b": "r", "d": "s"}).save(first / "unlabeled.json")
+    with pytest.raises(
+        UserError, match=r'preprocessed/unlabeled\.json.*groups\.b.*"r".*raw/dataset\.json says "q": correct'
+    ):
+        known_groups(first, last)
+    UnlabeledList(groups={"b": "q"}).save(last / "unlabeled.json")
+    assert known_groups(first, last) == {"a": "q", "b": "q", "c": "p", "d": "s"}
     for wrong, key in ((["a"], "'groups'"), ({"a": 1}, "groups.a")):
         (last / "dataset.json").write_text(json.dumps({"groups": wrong}))
         with pytest.raises(UserError, match=rf"raw/dataset\.json: key .*{key}"):
