@@ -120,11 +120,6 @@ def _dice(
     return dice, count > 0
 
 
-def _mean_of(values: Tensor, counted: Tensor) -> Tensor:
-    """Mean of the values that count; 0 where none does."""
-    return torch.where(counted, values, 0).sum() / counted.sum().clamp(min=1)
-
-
 def partial_dice_loss(
     logits: Tensor,
     target: Tensor,
@@ -156,7 +151,7 @@ def partial_dice_loss(
         p, valid = merged_probabilities(p, annotated), F.pad(annotated, (1, 0), value=True)
     else:
         p, y, valid = p[:, 1:], y[:, 1:], annotated
-    return -_mean_of(*_dice(p, y, valid, mask, batch, smooth, FLOOR, all_ranks))
+    return -mean_where(*_dice(p, y, valid, mask, batch, smooth, FLOOR, all_ranks))
 
 
 def merged_probabilities(probabilities: Tensor, annotated: Tensor) -> Tensor:
@@ -238,7 +233,7 @@ def exclusion_loss(
     """
     dice, counted = _exclusion_dice(logits, target, annotated, mask, cases, batch, smooth)
     first = 0 if background else 1
-    return _mean_of(dice[..., first:], counted[..., first:])
+    return mean_where(dice[..., first:], counted[..., first:])
 
 
 def exclusion_cross_entropy(logits: Tensor, target: Tensor, annotated: Tensor, epsilon: float = 1.0) -> Tensor:
@@ -358,7 +353,7 @@ def partial_region_dice_loss(
         return -torch.where(counted, dice, 0).sum()
     if reduction != "mean":
         raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
-    return -_mean_of(*_dice(p, y, valid, mask, batch, SMOOTH, FLOOR, all_ranks))
+    return -mean_where(*_dice(p, y, valid, mask, batch, SMOOTH, FLOOR, all_ranks))
 
 
 def partial_region_loss(

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunet_ssl.losses.masked import mean_where
 from nnunet_ssl.predictions.probabilities import _ACTIVATIONS, in_float32, probabilities
 from nnunet_ssl.predictions.uncertainty import predictive_entropy
 
@@ -39,14 +40,9 @@ def reduce_voxels(values: Tensor, mask: Tensor | None, reduction: str) -> Tensor
     """Mean of `values` `(B, C, *spatial)` over samples, channels and counted voxels, or the masked values."""
     if reduction not in ("mean", "none"):
         raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
-    if mask is not None:
-        values = values * mask
-    if reduction == "none":
-        return values
-    if mask is None:
-        return values.mean()
-    # the clamp makes an empty mask a mean of 0 without asking the device how many voxels count
-    return values.sum() / (mask.sum() * values.shape[1]).clamp(min=1)
+    if reduction == "mean":
+        return mean_where(values, mask)
+    return values if mask is None else values * mask
 
 
 def softmax_mse(

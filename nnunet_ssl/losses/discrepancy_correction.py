@@ -8,18 +8,13 @@ or 0/1 per region `(B, C, *spatial)`. In float32 at least; 0 with a gradient of 
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunet_ssl.losses.masked import mean_where
 from nnunet_ssl.losses.region import one_hot
 from nnunet_ssl.predictions.hard_labels import hard_labels
 from nnunet_ssl.predictions.probabilities import in_float32, probabilities
-
-
-def _weighted_mean(values: Tensor, selected: Tensor, weights: Tensor) -> Tensor:
-    """`sum M w v / sum M`, M bool of the shape of the values."""
-    return torch.where(selected, weights * values, 0).sum() / selected.sum().clamp(min=1)
 
 
 def correction_loss(
@@ -37,7 +32,7 @@ def correction_loss(
     """
     error = (probabilities(logits, activation) - one_hot(target, logits.shape[1], activation)) ** 2
     error = error.mean(1, keepdim=True) if activation == "softmax" else error
-    return _weighted_mean(error, differ, weights)
+    return mean_where(weights * error, differ)
 
 
 def doubt_loss(logits: Tensor, target: Tensor, differ: Tensor, weights: Tensor, activation: str = "softmax") -> Tensor:
@@ -55,4 +50,4 @@ def doubt_loss(logits: Tensor, target: Tensor, differ: Tensor, weights: Tensor, 
     else:
         values = -(F.logsigmoid(logits) + F.logsigmoid(-logits)) / 2
         wrong = hard_labels(logits, activation) != (target > 0)
-    return _weighted_mean(values, differ & wrong, weights)
+    return mean_where(weights * values, differ & wrong)

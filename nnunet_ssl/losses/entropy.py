@@ -62,6 +62,4 @@ def clean_entropy(
     if as_released:
         return (entropy.squeeze(1) * ~noisy).mean()
     clean = ~noisy if activation == "sigmoid" else ~noisy.any(1, keepdim=True)
-    if mask is None:
-        return (entropy * clean).mean()
-    return (entropy * (clean & mask)).sum() / (mask.sum() * entropy.shape[1]).clamp(min=1)
+    return mean_where(entropy * clean, mask)

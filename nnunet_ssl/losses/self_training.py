@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from torch import Tensor
 
+from nnunet_ssl.losses.masked import mean_where
 from nnunet_ssl.losses.region import one_hot
 from nnunet_ssl.patches.mixing import resize_nearest
 from nnunet_ssl.predictions.probabilities import in_float32, probabilities
@@ -49,8 +50,7 @@ def confident_cross_entropy(
         values = F.cross_entropy(logits, labels[:, 0].long(), reduction="none")[:, None]
     else:
         values = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
-    voxels = inside.expand_as(values).sum().clamp(min=1)
-    return torch.where(sure & inside, values, 0).sum() / voxels
+    return mean_where(torch.where(sure, values, 0), inside)
 
 
 def _sums(values: tuple[Tensor, ...], counted: Tensor, all_ranks: bool) -> Tensor:
@@ -84,7 +84,7 @@ def present_dice_loss(
     overlap, predicted, size = _sums((p * y, p, y), sure & inside, all_ranks)[:, first:]
     present = size > 0
     losses = 1 - (2 * overlap + 1e-5) / (predicted + size + 1e-5)
-    return torch.where(present, losses, 0).sum() / present.sum().clamp(min=1)
+    return mean_where(losses, present)
 
 
 def confident_dice_loss(
