@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=None,
         help="[OPTIONAL] number of folds to write. Default: as many as there are; 1 with --val or --val_fraction; "
-        f"{DEFAULT_FOLDS} where there is no splits_final.json",
+        f"{DEFAULT_FOLDS}, or as many as there are patients, where there is no splits_final.json",
     )
     parser.add_argument("-np", type=int, default=8, help="[OPTIONAL] processes to hash images with. Default: 8")
     parser.add_argument(

@@ -199,7 +199,8 @@ def make_budget(
             )
         parts = [sorted(split["val"]) for split in present[:folds]]
     else:
-        parts = [fold["val"] for fold in grouped_folds(cases, groups, folds or DEFAULT_FOLDS, seed)]
+        number = folds or min(DEFAULT_FOLDS, max(2, len(patients)))
+        parts = [fold["val"] for fold in grouped_folds(cases, groups, number, seed)]
     keep_present = val is None and val_fraction is None and present is not None
     same_as_train = [keep_present and set(present[k]["train"]) == set(parts[k]) for k in range(len(parts))]
 

@@ -1,4 +1,4 @@
-"""Does an unlabeled image reappear among the validation or test cases?"""
+"""Does an unlabeled image, or its patient, reappear among the validation or test cases?"""
 
 from __future__ import annotations
 
@@ -43,3 +43,9 @@ def find_overlaps(
             elif case in records and records[case].sha256 in by_hash:
                 overlaps.append(Overlap(case, by_hash[records[case].sha256], place, "content"))
     return overlaps
+
+
+def of_same_patients(cases: UnlabeledList, unlabeled: Iterable[str], held_out: Iterable[str]) -> list[str]:
+    """The unlabeled cases, sorted, whose patient (`groups`) has a case in `held_out`."""
+    patients = {cases.patient(case) for case in held_out}
+    return sorted(case for case in unlabeled if cases.patient(case) in patients)

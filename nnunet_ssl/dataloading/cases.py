@@ -9,7 +9,7 @@ from pathlib import Path
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_ssl.data.leakage import find_overlaps
+from nnunet_ssl.data.leakage import find_overlaps, of_same_patients
 from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.splits import SEEN_VALIDATION, load_splits, split_hash
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
@@ -97,9 +97,10 @@ def check_fold(preprocessed_base: str, labeled_folder: str, fold: int | str) -> 
             )
         return
     if len(cases) < SMALLEST_STOCK_SPLIT:
+        write = f"Write a split with `nnunet_ssl split -d {dataset} --labeled 1.0`: as many folds as patients."
         raise UserError(
             f"{file} does not exist and nnU-Net's 5-fold split needs {SMALLEST_STOCK_SPLIT} labeled cases or more, found "
-            f"{len(cases)}. Write a split with `nnunet_ssl split -d {dataset} --labeled {len(cases)}`."
+            f"{len(cases)}. {write if len(cases) > 1 else 'Train fold all, which validates on its training case.'}"
         )
 
 
@@ -120,12 +121,13 @@ def gather_cases(
         preprocessed_base: `nnUNet_preprocessed/DatasetXXX_Name`.
         labeled_folder: its subfolder with the labeled cases of this configuration.
         split: training and validation cases of the fold.
-        allow_transductive: accept unlabeled images that are also validation or test images.
+        allow_transductive: accept unlabeled images that are also validation or test images, or of the same patients.
         needs_unlabeled: False: unlabeled cases are left out, whether there are any or not.
 
     Raises:
         UserError: no unlabeled cases; their folder is missing, stale or unfinished; a case is labeled and unlabeled at once;
-            an unlabeled image is also a validation or test image; fold "all" although labels are hidden.
+            an unlabeled image is also a validation or test image, or all are of patients that have such images; fold "all"
+            although labels are hidden.
     """
     dataset = plans_manager.dataset_name
     file = Path(preprocessed_base, "unlabeled.json")
@@ -176,6 +178,20 @@ def gather_cases(
             "subclass if that is what you study."
         )
     notes = [f"Note: unlabeled {o}." for o in overlaps if o.place == "training"]
+    held_out = {*validation, *cases.test} - set(train)
+    of_held_out = [] if allow_transductive else of_same_patients(cases, unlabeled, held_out)
+    if of_held_out:
+        unlabeled = [case for case in unlabeled if case not in of_held_out]
+        notes.append(
+            f"Note: {len(of_held_out)} unlabeled image(s) are of patients with validation or test cases (`groups` of {file}) and "
+            f"are left out: {some(of_held_out, 5)}."
+        )
+    if not unlabeled:
+        raise UserError(
+            f"Fold {fold}: all unlabeled images are of patients with validation or test cases ('groups' of {file}). Put images of "
+            f"other patients into imagesUn of nnUNet_raw/{dataset} and run `{repair}`, or set `allow_transductive = True` in a "
+            "subclass if that is what you study."
+        )
     notes += _notes_on_validation(train, validation)
     folder = unlabeled_folder(preprocessed_base, configuration_manager)
     folders = {case: labeled_folder if case in hidden else folder for case in unlabeled}

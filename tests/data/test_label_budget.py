@@ -100,6 +100,13 @@ def test_without_any_split_five_grouped_folds_are_made():
         assert not patients_on_both_sides(split["train"] + unlabeled, split["val"], GROUPS)
 
 
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_fewer_patients_than_folds_give_a_fold_for_each(number):
+    few = UnlabeledList(labeled={f"case_{k}": CaseRecord("", "") for k in range(number)})
+    splits, _, _ = make_budget(few, None, "1.0", seed=0)
+    assert sorted(split["val"] for split in splits) == [[case] for case in few.labeled]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -124,6 +124,24 @@ def test_an_unlabeled_image_that_is_a_validation_or_test_image_is_refused(place,
     assert start(out, dataset, tmp_path, allow_transductive=True)
 
 
+@pytest.mark.parametrize("case", ["case_03", "test_00"])
+def test_unlabeled_images_of_validation_or_test_patients_are_left_out(case, own_copy, tmp_path):
+    out, dataset, folder = own_copy
+    edit_json(
+        folder / "unlabeled.json",
+        lambda c: c.update(groups={case: "p", "free_01": "p", "case_00": "q", "free_02": "q"}),
+    )
+    trainer = start(out, dataset, tmp_path)
+    assert "free_01" not in (*trainer.cases.unlabeled, *trainer.cases.folders) and "free_02" in trainer.cases.unlabeled
+    assert "1 unlabeled image(s) are of patients with validation or test cases" in Path(trainer.log_file).read_text()
+    trainer = start(out, dataset, tmp_path / "transductive", allow_transductive=True)
+    assert "free_01" in trainer.cases.unlabeled
+    unlabeled = json.loads((folder / "unlabeled.json").read_text())["unlabeled"]
+    edit_json(folder / "unlabeled.json", lambda c: c.update(groups=dict.fromkeys([case, *unlabeled], "p")))
+    with pytest.raises(UserError, match="Fold 0: all unlabeled images are of patients"):
+        start(out, dataset, tmp_path / "none")
+
+
 def test_the_log_names_counts_and_split(datasets, tmp_path):
     out, dataset = datasets()
     trainer = start(out, dataset, tmp_path)
