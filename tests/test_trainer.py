@@ -57,7 +57,7 @@ WITHOUT_CHANCE = {
         "feature_dropout": 0.0,
         "cutmix": 0.0,
     },
-    "nnUNetTrainerSemiSupervised": {"earliest": 0.0, "competence": 0.0, "ramp": 0.0, "confidence": 0.34},
+    "nnUNetTrainerSemiSupervised": {"earliest": 0.0, "competence": 0.0, "ramp": 0.0, "confidence": 0.0},
     # a discriminator with Adam beside the student
     "nnUNetTrainerDAN": {"discriminator_dropout": 0.0, "rampup_fraction": 0.0},
     "nnUNetTrainerSASSNet": {"discriminator_dropout": 0.0, "rampup_fraction": 0.0, "sdf_weight": 0.0},

@@ -44,6 +44,7 @@ def train(rank: int, ranks: int, job: dict) -> None:
     trainer.device, trainer.grad_scaler = torch.device("cpu"), None
     torch.manual_seed(0)
     trainer.initialize()
+    trainer.find_cases()
     trainer.view_names = reference["views"]
     trainer.network.module.load_state_dict(reference["start"])
     for key, member in ((m.name, m) for m in trainer.members):
