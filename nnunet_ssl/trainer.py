@@ -49,6 +49,7 @@ from nnunet_ssl.engine.optimization import (
 )
 from nnunet_ssl.engine.prediction import inference_network_in_place
 from nnunet_ssl.preprocessing.dense_labels import DenseLabels, preprocessing_command, raw_dense_labels
+from nnunet_ssl.preprocessing.empty_surroundings import refuse_ignored_surroundings
 from nnunet_ssl.preprocessing.preprocessed import dataset_class_of
 from nnunet_ssl.seams import MethodSeams
 
@@ -169,6 +170,14 @@ class nnUNetTrainerSSL(MethodSeams):
             self.do_split(),
             self.allow_transductive,
             self.needs_unlabeled,
+        )
+        refuse_ignored_surroundings(
+            self.preprocessed_dataset_folder,
+            self.cases.train,
+            self.plans_manager,
+            self.configuration_manager,
+            self.configuration_name,
+            self.label_manager,
         )
         if self._began_with is not None and self.needs_unlabeled:
             self.cases = self.cases.of_run(self._began_with)

@@ -1,7 +1,8 @@
 """Which voxels of a labeled patch lie inside the image.
 
-nnU-Net marks padding (of patches, of rotation and scaling, and what it crops as empty) with -1 in the segmentation and turns
-it into background after augmentation. For pseudo labels and regularizers that is not an image; here it is noted down before.
+nnU-Net marks padding (of patches, of rotation and scaling, and what is empty around an object, where the label is 0) with -1 in the
+segmentation and turns it into background after augmentation. For pseudo labels and regularizers that is not an image; here it is
+noted down before.
 """
 
 from __future__ import annotations
