@@ -38,18 +38,24 @@ def unlabeled_batch_size_here(trainer) -> int:
     return size // ranks + (trainer.local_rank < size % ranks)
 
 
-def refuse_single_patches(trainer) -> None:
-    """For methods that mix unlabeled patches with one another: refuse steps with a single one in this process.
+def refuse_single_patches(trainer, kind: str = "unlabeled") -> None:
+    """For methods that mix patches with one another: refuse steps with a single one in this process.
+
+    Args:
+        kind: which patches are mixed, "unlabeled" or "labeled".
 
     Raises:
-        UserError: with the attribute to set.
+        UserError: with what to set.
     """
-    here = unlabeled_batch_size_here(trainer)
+    here = trainer.batch_size if kind == "labeled" else unlabeled_batch_size_here(trainer)
     if here < 2:
         ranks = dist.get_world_size() if trainer.is_ddp else 1
+        remedy = f"Set unlabeled_batch_size = {2 * ranks} or more in a subclass"
+        if kind == "labeled":
+            remedy = f"Set batch_size = {2 * ranks} or more in the plans, train with fewer processes (-num_gpus)"
         raise UserError(
-            f"{type(trainer).__name__} mixes unlabeled patches with one another, and each process has {here} of them in a step. "
-            f"Set unlabeled_batch_size = {2 * ranks} or more in a subclass, or plan with a larger -gpu_memory_target."
+            f"{type(trainer).__name__} mixes {kind} patches with one another, and each process has {here} of them in a step. "
+            f"{remedy}, or plan with a larger -gpu_memory_target."
         )
 
 

@@ -47,18 +47,34 @@ def refuse_without_mirroring_in_plane(trainer, what: str) -> None:
     """For what turns patches in the plane of the last two axes, where left and right may be classes of their own.
 
     Args:
-        what: the option that turns them, for the message.
+        what: the part of the method or the option that turns them, for the message.
 
     Raises:
         NotImplementedError: nnU-Net's augmentation does not mirror along both axes, as in subclasses for such labels.
     """
-    dimensions = len(trainer.configuration_manager.patch_size)
-    allowed = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[-1] or ()
+    dimensions, allowed = len(trainer.configuration_manager.patch_size), _mirrored_axes(trainer)
     if not {dimensions - 2, dimensions - 1} <= set(allowed):
         raise NotImplementedError(
             f"{type(trainer).__name__}: {what} turns patches by quarter and half turns in the plane of the last two axes, and "
             f"mirroring is allowed along {sorted(allowed) or 'no axes'} only: left and right, which differ there, would be swapped."
         )
+
+
+def refuse_without_mirroring(trainer) -> None:
+    """For what compares a patch with its mirror image.
+
+    Raises:
+        NotImplementedError: nnU-Net's augmentation mirrors along no axis.
+    """
+    if not _mirrored_axes(trainer):
+        raise NotImplementedError(
+            f"{type(trainer).__name__} compares patches with their mirror images, and nnU-Net's mirroring is switched off: left "
+            "and right, which differ there, would be swapped. Train with mirroring, or with another trainer."
+        )
+
+
+def _mirrored_axes(trainer) -> tuple[int, ...]:
+    return trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[-1] or ()
 
 
 SMALLEST_PATCH_SHARE = 0.5

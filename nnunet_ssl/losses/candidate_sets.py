@@ -206,11 +206,12 @@ def _exclusion_dice(
     cases: Tensor | None,
     batch: bool,
     smooth: float,
+    all_ranks: bool = False,
 ) -> tuple[Tensor, Tensor]:
     _check(logits, target, annotated, mask, channels=1, extra=1)
     e, p = excluded_voxels(target, annotated), torch.softmax(in_float32(logits), dim=1)
     cases = torch.ones_like(annotated[:, 0]) if cases is None else cases
-    return _dice(p, e, cases[:, None].expand(p.shape[:2]), mask, batch, smooth, FLOOR, all_ranks=False)
+    return _dice(p, e, cases[:, None].expand(p.shape[:2]), mask, batch, smooth, FLOOR, all_ranks)
 
 
 def exclusion_loss(
@@ -223,6 +224,7 @@ def exclusion_loss(
     batch: bool = True,
     background: bool = False,
     smooth: float = SMOOTH,
+    all_ranks: bool = False,
 ) -> Tensor:
     """`mean_c exclusion_dice_c`, to be minimized: predictions keep away from where a class cannot be. In [0, 1].
 
@@ -230,8 +232,9 @@ def exclusion_loss(
 
     Args:
         cases: bool `(B,)`, the cases that count; None: all.
+        all_ranks: as in `partial_dice_loss`.
     """
-    dice, counted = _exclusion_dice(logits, target, annotated, mask, cases, batch, smooth)
+    dice, counted = _exclusion_dice(logits, target, annotated, mask, cases, batch, smooth, all_ranks)
     first = 0 if background else 1
     return mean_where(dice[..., first:], counted[..., first:])
 
@@ -275,7 +278,7 @@ def partial_label_loss(
     if exclusion_weight:
         # a case that annotates everything has no exclusion term in the official code either
         cases = ~annotated.all(1)
-        excluded = exclusion_loss(logits, target, annotated, mask, cases=cases, batch=batch_dice)
+        excluded = exclusion_loss(logits, target, annotated, mask, cases=cases, batch=batch_dice, all_ranks=all_ranks)
         loss = loss + exclusion_weight * excluded
     return loss
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nnunet_ssl.losses.masked import mean_where
 from nnunet_ssl.predictions.probabilities import in_float32
 
 
@@ -63,7 +64,8 @@ def intensity_variance(
     *,
     without_minimum: bool = False,
 ) -> Tensor:
-    """Variance of the intensities inside each object, summed over objects and image channels, mean over the items.
+    """Variance of the intensities inside each object, summed over objects and image channels, mean over the items
+    that have a voxel that counts.
 
         L = mean_n sum_c S_nc / sum_v p_ncv
 
@@ -86,4 +88,5 @@ def intensity_variance(
     if mask is not None:
         weights = weights * mask
     scatter, size = intensity_scatter(weights, images)
-    return (scatter / size).sum(1).mean()
+    # a slice of padding alone has no scatter: as an item it would only make the others count less
+    return mean_where((scatter / size).sum(1), None if mask is None else mask.flatten(1).any(1))

@@ -97,6 +97,14 @@ def box_sums(p: Tensor, rows: Tensor) -> Tensor:
     return total.to(torch.float32)
 
 
+def _is_rectangle(component: np.ndarray) -> bool:
+    """Whether a mask fills its array but for corners, which scaling in the augmentation may take away."""
+    filled = component.copy()
+    filled[np.ix_(*[(0, -1)] * component.ndim)] = True
+    # of two voxels that touch at a corner nothing but corners is missing
+    return bool(filled.all()) and component.mean() > 0.5
+
+
 @dataclass(frozen=True)
 class BoxTargets:
     """Turns nnU-Net's target of box labels into boxes and strips; a function for the workers of the loader.
@@ -118,19 +126,21 @@ class BoxTargets:
         """`boxes` that lie in the patch as a whole, `strips` and their `bounds` `(n,)`, of a target `(L, 1, *spatial)`.
 
         A box that touches the edge of the patch may go on behind it: then only strips that run along the edge, and thus have
-        their full length, are kept, and no box.
+        their full length, are kept, and no box. Boxes that touch each other are one component: its strips hold, since every line
+        through it meets one of the objects, but its size says nothing, and it is not among `boxes`.
         """
         d = target.ndim - 2
         boxes, strips, bounds = [torch.empty(0, 2 + 2 * d, dtype=torch.int64)], [], [torch.empty(0)]
         for item, labels in enumerate(target[:, 0].numpy()):
             components = ndimage.label(labels != 0, np.ones((3,) * d))[0]
             for number, where in enumerate(ndimage.find_objects(components), start=1):
-                channel = self._class_of(labels[where][components[where] == number])
+                component = components[where] == number
+                channel = self._class_of(labels[where][component])
                 if channel is None:
                     continue
                 box = np.array([[s.start for s in where], [s.stop for s in where]])
                 whole = [axis for axis in range(d) if box[0, axis] > 0 and box[1, axis] < labels.shape[axis]]
-                if len(whole) == d:
+                if len(whole) == d and _is_rectangle(component):
                     boxes.append(box_rows(item, channel, box[None]))
                 axes = [axis for axis in range(d) if set(range(d)) - {axis} <= set(whole)]
                 found, least = box_strips(box, self.width, axes)

@@ -13,10 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_ssl.patches.mixing import copy_paste, resize_nearest
+from nnunet_ssl.patches.mixing import box_size, copy_paste, resize_nearest
 from nnunet_ssl.patches.turns import quarter_turns_fit, turn_and_flip, undo_turn_and_flip
 
 Turn = tuple[int, list[int]]  # rotations by 90 degrees, flipped axes
+
+
+def hole_size(shape: Sequence[int], share: float) -> list[int]:
+    """`box_size`, but at least 2 voxels along each axis: of a side of 1 nothing is left when `cutout_masks` halves it.
+
+    Args:
+        shape: spatial extent of the patch, voxels.
+        share: of the patch per axis; 0: no hole.
+    """
+    return [max(side, 2) if share else 0 for side in box_size(shape, share)]
 
 
 def draw_turn(spacing: Sequence[float], shape: Sequence[int], random=np.random) -> Turn:

@@ -6,10 +6,11 @@ of every case, because neighboring boxes merge in a label map.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from nnunet_ssl.errors import UserError
 from nnunet_ssl.weak.points import components
 
 FILE_NAME = "boxes.json"
@@ -54,3 +55,32 @@ def filled_boxes(boxes: Iterable[Box], shape: Sequence[int]) -> np.ndarray:
     for start, stop in boxes:
         filled[tuple(slice(first, last) for first, last in zip(start, stop))] = True
     return filled
+
+
+def refuse_loose_boxes(dataset_json: Mapping, slice_axis: int | None, file: str) -> None:
+    """Refuse boxes of which the record of `nnunet_ssl weaken` in dataset.json says that they are not tight in what is trained on.
+
+    Args:
+        slice_axis: across which the slices of a 2d configuration lie, in the order of nnU-Net's reader; None: volumes.
+        file: where dataset.json is, for the message.
+
+    Raises:
+        UserError: boxes with a margin; for slices, boxes of volumes or of slices along another axis.
+    """
+    own = dataset_json.get("nnunet_ssl")
+    record = own.get("weaken") if isinstance(own, dict) else None
+    if not isinstance(record, dict) or record.get("kind") != "boxes":
+        return
+    found = []
+    if margin := record.get("options", {}).get("margin"):
+        found.append(f"--margin {margin:g}")
+    if slice_axis is not None and record.get("rule") == "3d":
+        found.append("--rule 3d, tight in volumes but not in the slices of a 2d configuration")
+    elif slice_axis is not None and record.get("axis", slice_axis) != slice_axis:
+        found.append(f"--axis {record['axis']}, while the slices of the 2d configuration lie along axis {slice_axis}")
+    if found:
+        rule = "" if slice_axis is None else f" --rule 2d --axis {slice_axis}"
+        raise UserError(
+            f"{file}: the boxes were made with {' and '.join(found)}, and the method needs tight ones. Make them with "
+            f"`nnunet_ssl weaken -d {record.get('from', 'ID')} -o NEW_ID --kind boxes{rule} --margin 0`."
+        )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.weak.generate import BACKGROUND
@@ -29,9 +30,10 @@ def dense_codes(raw: RawDataset) -> Codes:
     """The codes of dense labels; `ignore` is the first free one.
 
     Raises:
-        UserError: there is an ignore label, or dataset.json does not describe the labels as nnU-Net does.
+        UserError: there is an ignore label or partial labels, or dataset.json does not describe the labels as nnU-Net does.
     """
     file, manager = _label_manager(raw)
+    _refuse_partial_labels(raw, file, "Weaken a data set with dense labels.")
     if manager.has_ignore_label:
         raise UserError(
             f"{file} has the label 'ignore' ({manager.ignore_label}): these labels are not dense, and what is not annotated "
@@ -44,9 +46,11 @@ def sparse_codes(raw: RawDataset) -> Codes:
     """The codes of labels with an ignore label.
 
     Raises:
-        UserError: there is no ignore label, or dataset.json does not describe the labels as nnU-Net does.
+        UserError: there is no ignore label, there are partial labels, or dataset.json does not describe the labels as nnU-Net
+            does.
     """
     file, manager = _label_manager(raw)
+    _refuse_partial_labels(raw, file, "Expand a data set in which every class is annotated wherever a label is.")
     if not manager.has_ignore_label:
         raise UserError(
             f"the labels of {file} ({', '.join(raw.dataset_json['labels'])}) have no 'ignore', nnU-Net's name for what is not "
@@ -54,6 +58,14 @@ def sparse_codes(raw: RawDataset) -> Codes:
             "sparse labels from dense ones."
         )
     return _codes(raw, manager, int(manager.ignore_label))
+
+
+def _refuse_partial_labels(raw: RawDataset, file: Path, instead: str) -> None:
+    if PARTIAL_LABELS in raw.dataset_json:
+        raise UserError(
+            f"{file} has the key '{PARTIAL_LABELS}': a stored 0 means background or a class that the case does not annotate, so "
+            f"it would be passed on as true background. {instead} If every case annotates everything, remove the key."
+        )
 
 
 def _label_manager(raw: RawDataset) -> tuple[Path, LabelManager]:

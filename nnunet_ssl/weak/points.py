@@ -74,8 +74,9 @@ def points_around(mask: np.ndarray, spacing: Sequence[float], margin: float) -> 
 
 def random_points(mask: np.ndarray, number: int, rng: np.random.RandomState) -> np.ndarray:
     """`number` different voxels of the mask, or all of them if there are fewer."""
-    voxels = np.argwhere(mask)
-    return voxels[rng.permutation(len(voxels))[:number]]
+    voxels = np.flatnonzero(mask)  # of a whole background: the indices along all axes would need three times the memory
+    drawn = voxels[rng.permutation(len(voxels))[:number]]
+    return np.stack(np.unravel_index(drawn, mask.shape), axis=-1)
 
 
 def balls(points: np.ndarray, radius: int, mask: np.ndarray) -> np.ndarray:

@@ -146,9 +146,9 @@ class Relabeling:
         self.case_list, self.splits = carried_lists(raw)
         self.linked = False
 
-    def dataset_json(self, command: str, request: Mapping, changes: Mapping, without: Sequence[str] = ()) -> dict:
+    def dataset_json(self, command: str, request: Mapping, changes: Mapping) -> dict:
         """The new dataset.json: `changes`, and what the command was asked for. The order of `labels` is kept."""
-        content = {k: value for k, value in self.raw.dataset_json.items() if k not in ("dataset", *without)}
+        content = {k: value for k, value in self.raw.dataset_json.items() if k != "dataset"}
         content |= {"name": self.name, "numTraining": len(self.raw.labeled), **changes}
         own = content.get("nnunet_ssl")
         content["nnunet_ssl"] = {

@@ -55,7 +55,7 @@ def weaken_dataset(
         "seed": recipe.seed,
         "rules_version": RULES_VERSION,
     }
-    dataset_json = relabeling.dataset_json("weaken", request, changes, without=("partial_labels",))
+    dataset_json = relabeling.dataset_json("weaken", request, changes)
     if relabeling.is_done(dataset_json, "weak labels", "kind"):
         return relabeling.target
     made = relabeling.write(

@@ -239,6 +239,14 @@ def test_labels_without_an_ignore_label_are_refused_with_the_way_to_get_one(raw,
     assert "`nnunet_ssl weaken` makes sparse labels" in refusal(capsys, raw)
 
 
+def test_partial_labels_are_refused(raw, capsys):
+    description = json.loads((raw / "dataset.json").read_text())
+    description["partial_labels"] = {"default": ["liver"]}
+    (raw / "dataset.json").write_text(json.dumps(description))
+    said = refusal(capsys, raw)
+    assert "dataset.json has the key 'partial_labels'" in said and "Expand a data set in which" in said
+
+
 def test_an_id_that_another_data_set_has_is_refused(raw, capsys):
     assert "-o 127" in refusal(capsys, raw, "-o", 127)
     assert "-o 127" in refusal(capsys, raw, "-o", 127, "-name", "Organ")

@@ -357,6 +357,13 @@ def test_a_data_set_with_an_ignore_label_is_refused(raw, capsys):
     assert "not dense" in refusal(capsys, raw)
 
 
+@pytest.mark.parametrize("kind", ["scribble", "boxes", "partial"])
+def test_a_data_set_with_partial_labels_is_refused(raw, capsys, kind):
+    change(raw, partial_labels={"default": ["liver"]})
+    said = refusal(capsys, raw, kind=kind)
+    assert "dataset.json has the key 'partial_labels'" in said and "Weaken a data set with dense labels" in said
+
+
 @pytest.mark.parametrize(
     "kind, arguments, part",
     [

@@ -190,3 +190,12 @@ def test_methods_that_mix_patches_refuse_a_single_one(datasets, tmp_path):
         refuse_single_patches(trainer)
     trainer.unlabeled_batch_size = 2
     refuse_single_patches(trainer)
+
+
+def test_methods_that_mix_labeled_patches_refuse_a_single_one(datasets, tmp_path):
+    out, dataset = datasets(ignore=True, unlabeled=0, batch_size=1)
+    trainer = make_trainer("nnUNetTrainerCycleMix", out, dataset, results=tmp_path)
+    with pytest.raises(
+        UserError, match=r"mixes labeled patches .* has 1 of them in a step. Set batch_size = 2 or more"
+    ):
+        trainer.initialize()

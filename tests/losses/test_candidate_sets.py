@@ -312,15 +312,16 @@ def test_proven_voxels_weigh_like_voxels_also_where_nothing_is_valid():
 # ------------------------------------------------------------------------------------------------------ several processes
 
 
-@pytest.mark.parametrize("regions", [False, True], ids=["classes", "regions"])
-def test_batch_dice_over_processes_is_that_of_the_whole_batch(regions, monkeypatch):
+@pytest.mark.parametrize("kind", ["classes", "regions", "exclusion"])
+def test_batch_dice_over_processes_is_that_of_the_whole_batch(kind, monkeypatch):
     """What each of two processes would gather is put together here."""
+    regions = kind == "regions"
     logits, channels = drawn(4, 4, 5, 5), 4 if regions else 1
     target = (drawn(4, 4, 5, 5, seed=2) > 0.5).double() if regions else labels(4, (5, 5), 3)
     annotated = torch.rand(4, 4 if regions else 3, generator=torch.Generator().manual_seed(3)) < 0.5
     annotated[:2, 1], annotated[2:, 1] = False, True  # a class that one process does not see
     assert target.shape[1] == channels
-    dice = partial_region_dice_loss if regions else partial_dice_loss
+    dice = {"classes": partial_dice_loss, "regions": partial_region_dice_loss, "exclusion": exclusion_loss}[kind]
     whole = dice(logits, target, annotated, batch=True)
     halves = [slice(0, 2), slice(2, 4)]
     sent = []
@@ -335,6 +336,17 @@ def test_batch_dice_over_processes_is_that_of_the_whole_batch(regions, monkeypat
     for half in halves:
         found = dice(logits[half], target[half], annotated[half], batch=True, all_ranks=True)
     assert found.item() == pytest.approx(whole.item(), abs=1e-12)
+
+
+def test_both_dice_of_the_loss_are_those_of_all_processes(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "nnunet_ssl.losses.candidate_sets.AllGatherGrad.apply", lambda sums: asked.append(sums) or sums[None]
+    )
+    logits, target = drawn(2, 4, 5, 5), labels(2, (5, 5), 3)
+    options = {"batch_dice": True, "exclusion_weight": 2.0, "all_ranks": True}
+    partial_label_loss(logits, target, matrix([1], [2]), **options)
+    assert len(asked) == 2
 
 
 # -------------------------------------------------------------------------------------------------------------- errors

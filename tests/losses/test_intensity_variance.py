@@ -66,3 +66,15 @@ def test_folded_slices_are_the_slices():
     of_slices = intensity_variance(fold_slices(p), fold_slices(images), mask=fold_slices(mask))
     by_hand = [intensity_variance(p[:, :, z], images[:, :, z], mask=mask[:, :, z]) for z in range(4)]
     torch.testing.assert_close(of_slices, torch.stack(by_hand).mean())
+
+
+@pytest.mark.parametrize("without_minimum", [False, True])
+def test_items_of_padding_alone_do_not_count(without_minimum):
+    p, images, mask = example(2)
+    expected = intensity_variance(p[:1], images[:1], mask=mask[:1], without_minimum=without_minimum)
+    mask[1] = False
+    p.requires_grad_()
+    found = intensity_variance(p, images, mask=mask, without_minimum=without_minimum)
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert p.grad[0].any() and not p.grad[1].any()

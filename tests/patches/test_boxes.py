@@ -98,6 +98,17 @@ def test_strips_that_the_patch_may_have_shortened_are_dropped():
     assert found["strips"].tolist() == [[0, 1, 0, 1, 1, 4, 4, 4]]  # planes along the cut axis are whole
 
 
+@pytest.mark.parametrize("d", [2, 3])
+def test_boxes_that_touch_have_strips_and_no_size(d):
+    first, second = [(slice(1, 5),) * d, (slice(5, 9),) * d], [(slice(1, 2),) * d, (slice(2, 3),) * d]
+    for boxes in (first, second):
+        found = BoxTargets(num_classes=1, width=4)(target_of(*boxes, shape=(12,) * d))
+        assert found["boxes"].shape == (0, 2 + 2 * d) and len(found["strips"]) == len(found["bounds"]) > 0
+    target = target_of((slice(1, 7),) * d, shape=(12,) * d)
+    target[(0, 0, *(1,) * d)] = 0  # a corner that scaling took
+    assert BoxTargets(num_classes=1, width=4)(target)["boxes"].tolist() == [[0, 1, *[1] * d, *[7] * d]]
+
+
 def test_with_several_classes_seeds_say_which_class_a_box_is_of():
     target = target_of((slice(1, 4), slice(1, 4)), (slice(6, 9), slice(1, 4)), (slice(6, 9), slice(8, 12)))
     target[0, 0, 2, 2] = 2

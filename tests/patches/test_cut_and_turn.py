@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_ssl.patches.cut_and_turn import cut_and_turned_pass, draw_turn
+from nnunet_ssl.patches.cut_and_turn import cut_and_turned_pass, draw_turn, hole_size
+from nnunet_ssl.patches.mixing import cutout_masks
 from nnunet_ssl.patches.turns import undo_turn_and_flip
 
 
@@ -35,3 +36,12 @@ def test_a_pass_of_a_voxelwise_network_comes_back_to_its_place(turn):
     undone = undo_turn_and_flip(targets[0], *turn)
     assert torch.equal(undone == 3, ~kept) and torch.equal(undone[kept], target[kept])
     assert torch.equal(undo_turn_and_flip(scales[0], *turn), back)
+
+
+@pytest.mark.parametrize("extent", [3, 7, 13, 14, 212])
+def test_a_hole_has_voxels_along_every_axis(extent):
+    sides = hole_size((extent, 212), 32 / 212)
+    assert sides == [max(2, int(extent * 32 / 212)), 32]
+    masks = cutout_masks(20, (extent, 212), sides, random=np.random.RandomState(0))
+    assert (~masks).flatten(1).any(1).all()
+    assert hole_size((extent, 212), 0.0) == [0, 0]

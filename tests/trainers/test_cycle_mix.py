@@ -91,3 +91,13 @@ def test_integrity_is_an_option_with_named_classes(datasets, tmp_path, monkeypat
     trainer, batch = trained(datasets, tmp_path / "b", integrity_weight=0.0)
     calls.clear()
     assert trainer.train_step(copy_batch(batch))["integrity"] == 0 and not calls
+
+
+@pytest.mark.parametrize("name", [TRAINER, "nnUNetTrainerShapePU"])
+def test_a_patch_of_few_slices_has_a_hole(name, datasets, tmp_path, monkeypatch):
+    out, dataset = datasets(ignore=True, unlabeled=0)
+    trainer = started(make_trainer(name, out, dataset, "3d_fullres", results=tmp_path))  # patches of 12 slices
+    passes = record_calls(monkeypatch, "nnunet_ssl.patches.cut_and_turn.cut_and_turned_pass")
+    trainer.train_step(next(trainer.dataloader_train))
+    kept = passes[0][0][3]
+    assert (~kept).flatten(1).any(1).all()

@@ -93,3 +93,21 @@ def test_the_teacher_labels_hidden_voxels_after_the_warm_up_only(datasets, tmp_p
                 assert (pseudo[~batch["labeled_inside"]] == -1).all()
             accepted += int((pseudo >= 0).sum())
     assert accepted > 0
+
+
+@pytest.mark.parametrize(
+    "name, attributes, regions, error, message",
+    [
+        (TRAINER, {"region_reduction": "median"}, True, ValueError, "'mean' or 'sum', got 'median'"),
+        (TRAINER, {"region_reduction": "median"}, False, ValueError, "'mean' or 'sum', got 'median'"),
+        (TRAINER, {"exclusion_weight": 2.0}, True, NotImplementedError, "for classes, not for regions"),
+        (TRAINER, {"sum_logits": True}, True, NotImplementedError, "for classes, not for regions"),
+        (TRAINER + "MT", {"sum_logits": True}, False, NotImplementedError, "no probabilities for pseudo labels"),
+    ],
+)
+def test_options_that_do_nothing_or_fail_later_are_refused_at_the_start(
+    name, attributes, regions, error, message, datasets, tmp_path
+):
+    out, dataset = datasets(partial=True, unlabeled=0, regions=regions)
+    with pytest.raises(error, match=message):
+        make_trainer(name, out, dataset, results=tmp_path, **attributes).initialize()

@@ -282,6 +282,17 @@ def test_random_points_are_different_voxels_of_the_mask():
     points = random_points(mask, 3, np.random.RandomState(0))
     assert len({tuple(point) for point in points.tolist()}) == 3 and mask[tuple(points.T)].all()
     assert len(random_points(mask, 10, np.random.RandomState(0))) == 4
+    assert random_points(mask & False, 3, np.random.RandomState(0)).shape == (0, 2)
+
+
+@pytest.mark.parametrize("shape", [(40, 50), (6, 40, 50)])
+def test_random_points_are_drawn_from_the_list_of_all_voxels_without_making_it(shape, monkeypatch):
+    mask = np.random.RandomState(1).random_sample(shape) < 0.7
+    voxels = np.argwhere(mask)
+    expected = voxels[np.random.RandomState(5).permutation(len(voxels))[:10]]
+    monkeypatch.setattr(np, "argwhere", None)
+    points = random_points(mask, 10, np.random.RandomState(5))
+    assert points.tolist() == expected.tolist() and points.dtype == expected.dtype
 
 
 def test_balls_end_with_the_mask_and_the_image_and_points_outside_the_mask_have_none():

@@ -48,9 +48,15 @@ class nnUNetTrainerPartialLabel(nnUNetTrainerPartial):
 
     exclusion_weight: float = 0.0  # official code of the marginal loss: 2
     sum_logits: bool = False  # True: the marginal loss as in the official code, which is no marginal probability
-    region_reduction: str = (
-        "mean"  # or "sum", MultiTalent: a region has the same gradient whatever else is in the batch
-    )
+    region_reduction: str = "mean"  # or "sum", MultiTalent: a region has the same gradient in every batch
+
+    def check_supported(self) -> None:
+        super().check_supported()
+        name = type(self).__name__
+        if self.region_reduction not in ("mean", "sum"):
+            raise ValueError(f"{name}.region_reduction must be 'mean' or 'sum', got {self.region_reduction!r}")
+        if self.label_manager.has_regions and (self.sum_logits or self.exclusion_weight):
+            raise NotImplementedError(f"{name}: exclusion_weight and sum_logits are for classes, not for regions.")
 
     def partial_loss(
         self, logits: Tensor, target: Tensor, annotated: Tensor, mask: Tensor | None, batch: SSLBatch
@@ -82,6 +88,11 @@ class nnUNetTrainerPartialLabelMT(nnUNetTrainerPartialLabel):
     threshold: float = 0.9  # of the probability among the classes that a voxel may have
     teacher_view: str = "weak"  # without nnU-Net's intensity transforms; or "student", the student's patch
     inference: str = "teacher"  # or "student"
+
+    def check_supported(self) -> None:
+        super().check_supported()
+        if self.sum_logits:
+            raise NotImplementedError(f"{type(self).__name__}: sum_logits leaves no probabilities for pseudo labels.")
 
     def build_method(self) -> None:
         self.register_gate(self.warmup_fraction, f1=self.competence)

@@ -28,12 +28,14 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from nnunet_ssl.dataloading.streams import refuse_single_patches
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.features import refuse_without_mirroring_in_plane
 from nnunet_ssl.engine.members import as_scales
 from nnunet_ssl.losses.cosine import cosine_distance
 from nnunet_ssl.losses.region import one_hot
-from nnunet_ssl.patches.cut_and_turn import cut_and_turned_pass, draw_turn
-from nnunet_ssl.patches.mixing import blend, box_size, copy_paste, cutout_masks, draw_block_masks, resize_nearest
+from nnunet_ssl.patches.cut_and_turn import cut_and_turned_pass, draw_turn, hole_size
+from nnunet_ssl.patches.mixing import blend, copy_paste, cutout_masks, draw_block_masks, resize_nearest
 from nnunet_ssl.predictions.hard_labels import hard_labels, largest_structure
 from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
@@ -60,13 +62,20 @@ class nnUNetTrainerCycleMix(nnUNetTrainerWeak):
         "regions": "the angle between the probabilities of regions says nothing in the background, where all of them are near 0"
     }
 
+    def check_supported(self) -> None:
+        super().check_supported()
+        refuse_without_mirroring_in_plane(self, "the pass of the mixed patches")
+
+    def build_method(self) -> None:
+        refuse_single_patches(self, "labeled")
+
     def weak_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         images, target, inside = batch.labeled, as_scales(batch.target)[0], batch.labeled_inside
         shape, p = images.shape[2:], probabilities(logits[0])
         number = int(np.random.choice(self.blocks))
         grid = draw_block_masks(len(images), [min(number, extent) for extent in shape], self.mix_alpha)
         own = resize_nearest(grid.to(images.device, non_blocking=True), shape)  # a few numbers
-        kept = cutout_masks(len(images), shape, box_size(shape, self.cutout), device=images.device)
+        kept = cutout_masks(len(images), shape, hole_size(shape, self.cutout), device=images.device)
 
         def mix(x: Tensor) -> Tensor:
             return copy_paste(x, x.roll(-1, 0), own)

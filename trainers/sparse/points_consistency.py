@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.features import refuse_without_mirroring
 from nnunet_ssl.losses.points import mirror_consistency
 from nnunet_ssl.patches.turns import turn_and_flip
 from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
@@ -41,6 +42,10 @@ class nnUNetTrainerPointsConsistency(nnUNetTrainerWeak):
 
     mirrored_weight: float = 1.0  # of the loss on the mirrored points; as in the official code
     consistency_weight: float = 1.0  # as in the official code; no ramp
+
+    def check_supported(self) -> None:
+        super().check_supported()
+        refuse_without_mirroring(self)
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         axes = tuple(2 + axis for axis in draw_axes(self.inference_allowed_mirroring_axes))

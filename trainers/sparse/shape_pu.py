@@ -15,9 +15,9 @@ Differs from the official code:
 * What the paper intends and the code does not: a hole has no label (official: background), T is undone in the right order, for
   every sample, and every sample is masked by its own hole; the consistency is a mean over what is not cut.
 * alpha is estimated on the voxels without an annotation, as the paper says. The code takes the annotated ones
-  (`mixture_of = "annotated"`). Its moving average is used (official: of each batch; nnU-Net's 3D batches hold two patches); each
-  GPU has its own. A class without annotations in the batch keeps its average (official: the code stops), and is not ruled out
-  anywhere before it has one.
+  (`mixture_of = "annotated"`). Its moving average is used, of the mean over all GPUs (official: of each batch; nnU-Net's 3D
+  batches hold two patches). A class without annotations in the batch keeps its average (official: the code stops), and is not
+  ruled out anywhere before it has one.
 * alpha and the thresholds come from at most `sampled_voxels` voxels of the batch, and from the forward pass that trains (official:
   one more, in evaluation mode, which makes no difference for nnU-Net's networks).
 * Rotations by multiples of 90 degrees in the plane of the last two axes, one for the whole batch (official: any angle). Padding
@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.features import refuse_without_mirroring_in_plane
 from nnunet_ssl.engine.members import as_scales
 from nnunet_ssl.engine.running_mean import RunningMean
 from nnunet_ssl.losses.cosine import cosine_distance
@@ -42,8 +43,8 @@ from nnunet_ssl.losses.positive_unlabeled import (
     ruled_out,
     sample_voxels,
 )
-from nnunet_ssl.patches.cut_and_turn import cut_and_turned_pass, draw_turn
-from nnunet_ssl.patches.mixing import box_size, cutout_masks
+from nnunet_ssl.patches.cut_and_turn import cut_and_turned_pass, draw_turn, hole_size
+from nnunet_ssl.patches.mixing import cutout_masks
 from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 
@@ -65,6 +66,10 @@ class nnUNetTrainerShapePU(nnUNetTrainerWeak):
 
     unsupported = {"regions": "what is ruled out of one class has to be of the others, and regions overlap"}
 
+    def check_supported(self) -> None:
+        super().check_supported()
+        refuse_without_mirroring_in_plane(self, "the second pass")
+
     def build_method(self) -> None:
         if self.mixture_of not in ("unannotated", "annotated"):
             raise ValueError(
@@ -79,7 +84,7 @@ class nnUNetTrainerShapePU(nnUNetTrainerWeak):
     def weak_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         shape = batch.labeled.shape[2:]
         target, p = as_scales(batch.target)[0], probabilities(logits[0])
-        kept = cutout_masks(batch.num_labeled, shape, box_size(shape, self.cutout), device=p.device)
+        kept = cutout_masks(batch.num_labeled, shape, hole_size(shape, self.cutout), device=p.device)
         turn = draw_turn(self.spacing, shape)
         scales, targets, back = cut_and_turned_pass(
             self.student, batch.labeled, target, kept, turn, self.label_manager.ignore_label

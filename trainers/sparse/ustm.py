@@ -27,6 +27,7 @@ from torch import Tensor
 
 from nnunet_ssl.dataloading.views import student_and_teacher
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.features import refuse_without_mirroring_in_plane
 from nnunet_ssl.patches.turns import quarter_turns_fit, turn_and_flip
 from nnunet_ssl.trainers import nnUNetTrainerUAMT
 from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
@@ -40,6 +41,10 @@ class nnUNetTrainerScribbleUSTM(nnUNetTrainerWeak, nnUNetTrainerUAMT):
     """
 
     consistency_weight: float = 1.0  # as in the official code, see above
+
+    def check_supported(self) -> None:
+        super().check_supported()
+        refuse_without_mirroring_in_plane(self, "the teacher's pass")
 
     def labeled_views(self, intensity):
         return student_and_teacher(intensity, self.teacher_view)

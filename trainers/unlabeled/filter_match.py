@@ -29,6 +29,7 @@ import numpy as np
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.features import refuse_without_mirroring_in_plane
 from nnunet_ssl.patches.turns import quarter_turns_fit, turn_and_flip
 from nnunet_ssl.predictions.entropy_filter import case_entropy, uncertain_cases
 from nnunet_ssl.predictions.targets import join_targets, pseudo_target
@@ -51,6 +52,10 @@ class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
     filter_rounds: int = 2  # evenly spread over the run; official: after epochs 100 and 200 of 300; 0: no filter
     filter_percentile: float = 15.0  # of the unlabeled images left, dropped per round; as in the official code
     filter_mirroring: bool = True  # in these predictions; as in the official code. False: 4 (2D) or 8 times faster
+
+    def check_supported(self) -> None:
+        super().check_supported()
+        refuse_without_mirroring_in_plane(self, "self-training")
 
     def build_method(self) -> None:
         if self.start is None:
