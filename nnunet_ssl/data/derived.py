@@ -72,17 +72,28 @@ def files_under_construction(folder: Path, last: str) -> Iterator[Path]:
             os.replace(file, folder / file.name)
 
 
-def carried_lists(raw: RawDataset) -> tuple[UnlabeledList | None, list[dict[str, list[str]]] | None]:
-    """unlabeled.json (with the groups of dataset.json) and splits_final.json of the data set, from the raw folder, else from the
-    preprocessed one; None where neither has one."""
-    folders = (raw.folder, raw.preprocessed)
-    lists = [folder / LIST_FILE for folder in folders if (folder / LIST_FILE).is_file()]
-    splits = [folder / SPLITS_FILE for folder in folders if (folder / SPLITS_FILE).is_file()]
+def carried_list(raw: RawDataset) -> UnlabeledList | None:
+    """unlabeled.json of the data set, from the raw folder, else from the preprocessed one; None where neither has one.
+
+    Groups are those of both folders and of dataset.json. Hidden labels of the preprocessed folder are taken where the raw one has
+    none: raw data are often mounted read-only.
+    """
+    files = [folder / LIST_FILE for folder in (raw.folder, raw.preprocessed)]
+    lists = [UnlabeledList.load(file) for file in files if file.is_file()]
     groups = known_groups(raw.preprocessed, raw.folder)
-    found = UnlabeledList.load(lists[0]) if lists else UnlabeledList() if groups else None
-    if found is not None:
-        found.groups = groups
-    return found, load_splits(splits[0], raw.labeled) if splits else None
+    if not lists and not groups:
+        return None
+    found, *others = lists or [UnlabeledList()]
+    found.groups = groups
+    for other in others:
+        found.hidden_labels = found.hidden_labels or other.hidden_labels
+    return found
+
+
+def carried_lists(raw: RawDataset) -> tuple[UnlabeledList | None, list[dict[str, list[str]]] | None]:
+    """`carried_list` and splits_final.json, from the raw folder, else from the preprocessed one; None where neither has one."""
+    splits = [folder / SPLITS_FILE for folder in (raw.folder, raw.preprocessed) if (folder / SPLITS_FILE).is_file()]
+    return carried_list(raw), load_splits(splits[0], raw.labeled) if splits else None
 
 
 def same_request(target: Path, dataset_json: Mapping, cases: Sequence[str]) -> bool:
