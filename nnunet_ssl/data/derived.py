@@ -14,6 +14,7 @@ import numpy as np
 
 from nnunet_ssl.data.geometry import has_spacing_files, spacing_file
 from nnunet_ssl.data.json_files import read_json
+from nnunet_ssl.data.list_update import load_list
 from nnunet_ssl.data.progress import progress
 from nnunet_ssl.data.raw_dataset import DENSE_FOLDER, RawDataset, read_label_map
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
@@ -76,10 +77,10 @@ def carried_list(raw: RawDataset) -> UnlabeledList | None:
     """unlabeled.json of the data set, from the raw folder, else from the preprocessed one; None where neither has one.
 
     Groups are those of both folders and of dataset.json. Hidden labels of the preprocessed folder are taken where the raw one has
-    none: raw data are often mounted read-only.
+    none: raw data are often mounted read-only. Hashes of images changed since are left out: a list written from this one is newer.
     """
     files = [folder / LIST_FILE for folder in (raw.folder, raw.preprocessed)]
-    lists = [UnlabeledList.load(file) for file in files if file.is_file()]
+    lists = [load_list(file, raw) for file in files if file.is_file()]
     groups = known_groups(raw.preprocessed, raw.folder)
     if not lists and not groups:
         return None

@@ -78,7 +78,7 @@ def check_dataset(
         report.counts[folder] = len(members)
         report.patients[folder] = len({cases.patient(case) for case in members})
         recorded = getattr(listed, section)
-        changed = [c for c in members if c in recorded and recorded[c].sha256 != members[c].sha256]
+        changed = [c for c in members if c in recorded and recorded[c].sha256 not in ("", members[c].sha256)]
         if changed:
             report.warnings.append(
                 f"{len(changed)} images of {folder}, such as {changed[0]}, have changed since {LIST_FILE} was written; "

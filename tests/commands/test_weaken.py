@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,9 +13,10 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_ssl.cli import main
+from nnunet_ssl.data.list_update import update_list
 from nnunet_ssl.data.ownership import RECORD
 from nnunet_ssl.data.raw_dataset import RawDataset
-from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList
+from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, hash_case
 from nnunet_ssl.weak import contact_sheet
 from nnunet_ssl.weak.boxes import filled_boxes
 from tests.helpers.raw_data import read_array as read
@@ -229,6 +231,18 @@ def test_boxes_are_kept_beside_the_label_map(raw):
     weak = read(target / "labelsTr" / "p1_a.nii.gz")
     inside = filled_boxes([(box["start"], box["stop"]) for box in of_case], SHAPE)
     assert np.array_equal(weak, np.where(inside, 3, 0))
+
+
+def test_hashes_of_images_changed_since_the_list_are_not_carried_over(raw):
+    time.sleep(0.05)  # the clock of a file system has ticks of up to 10 ms
+    write(np.zeros(SHAPE, np.float32), raw / "imagesUn" / "p4_a_0000.nii.gz")
+    assert weaken() == 0
+    carried = UnlabeledList.load(made(raw) / "unlabeled.json")
+    assert carried.unlabeled == {"p4_a": CaseRecord("x", "")}
+    assert {record.sha256 for record in carried.labeled.values()} == {"1"}
+    update_list(RawDataset.open(127), 1, show_progress=False)
+    found = UnlabeledList.load(made(raw) / "unlabeled.json").unlabeled["p4_a"]
+    assert found.sha256 == hash_case(RawDataset.open(127).unlabeled["p4_a"])
 
 
 @pytest.mark.parametrize("name", ["unlabeled.json", "dataset.json"])
