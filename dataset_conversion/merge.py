@@ -258,6 +258,8 @@ def _report(
             print(
                 f"{raw.name}: labelsTr_dense is left out. Dense labels of the merged data set would need the classes of all."
             )
+        if unused := raw.unused_test_labels():
+            print(f"{raw.name}: left out: {unused}.")
         if source.case_list is not None and any(source.case_list.hidden_labels.values()):
             print(
                 f"{raw.name}: its hidden labels (`nnunet_ssl split`) are labels here. Hide them again with `nnunet_ssl split`."

@@ -65,6 +65,8 @@ def check_dataset(
     """
     raw = RawDataset.open(name_or_id)
     report = Report(raw.name)
+    if unused := raw.unused_test_labels():
+        report.warnings.append(unused)
     listed = _load_lists(raw, report)
     splits = _load_splits(raw, report)
     reader = raw.reader_writer_class

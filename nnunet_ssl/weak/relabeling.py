@@ -235,6 +235,8 @@ class Relabeling:
 
     def report_end(self, sheet_file: str) -> None:
         """The last lines of the report: whether files are links, where to look, what comes next."""
+        if unused := self.raw.unused_test_labels():
+            print(f"Left out: {unused}.")
         print("Images and dense labels are " + ("hard links: no copy was made." if self.linked else "copies."))
         print(f"Look at {self.target / sheet_file}. Next: nnunet_ssl plan_and_preprocess -d {self.writing.dataset_id}")
 

@@ -139,6 +139,13 @@ def test_hidden_labels_that_stand_in_the_preprocessed_folder_alone_are_announced
     assert "Dataset009_Spleen: its hidden labels" in capsys.readouterr().out
 
 
+def test_test_labels_without_an_image_are_named(root, capsys):
+    folder = root / "nnUNet_raw" / "Dataset009_Spleen" / "labelsTs"
+    shutil.copy(folder / "t0.nii.gz", folder / "t9.nii.gz")
+    assert merge(root, "--ignore") == 0
+    assert "Dataset009_Spleen: left out: " in (said := capsys.readouterr().out) and "imagesTs: t9." in said
+
+
 def test_a_data_set_with_one_patient_is_never_taken_out_of_training(root):
     write_dataset(root, "Dataset030_One", {"background": 0, "gallbladder": 1}, seed=5, labeled=1)
     assert merge(root, "-f", "3", mapping=None, ids=("9", "30")) == 0

@@ -524,6 +524,14 @@ def test_a_round_is_not_replaced_by_itself_or_by_what_is_refused(own, tmp_path, 
     assert set(np.unique(labels(own, "free_00", "mine"))) == {0, 1}
 
 
+def test_a_label_map_does_not_vanish_for_an_ending_in_upper_case(own, tmp_path, capsys):
+    write_maps(own, tmp_path / "maps")
+    file = next((tmp_path / "maps").iterdir())
+    file.rename(file.with_suffix(file.suffix.upper()))
+    assert pseudo_label("--from", str(tmp_path / "maps"), "--map", "5=1", "9=2", folds=()) == 1
+    assert f"Rename it to {file.name}" in capsys.readouterr().err
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 

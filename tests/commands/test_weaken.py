@@ -233,6 +233,13 @@ def test_boxes_are_kept_beside_the_label_map(raw):
     assert np.array_equal(weak, np.where(inside, 3, 0))
 
 
+def test_test_labels_without_an_image_are_named(raw, capsys):
+    shutil.copy(raw / "labelsTs" / "p5_a.nii.gz", raw / "labelsTs" / "p9_a.nii.gz")
+    assert weaken() == 0
+    assert "Left out: " in (said := capsys.readouterr().out) and "without an image in imagesTs: p9_a." in said
+    assert not (made(raw) / "labelsTs" / "p9_a.nii.gz").exists()
+
+
 def test_hashes_of_images_changed_since_the_list_are_not_carried_over(raw):
     time.sleep(0.05)  # the clock of a file system has ticks of up to 10 ms
     write(np.zeros(SHAPE, np.float32), raw / "imagesUn" / "p4_a_0000.nii.gz")
