@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ssl.data.annotated_classes import KEY, PartialLabels
-from nnunet_ssl.data.derived import carried_list
+from nnunet_ssl.data.derived import LABELS_HASH, carried_list, hash_labels
 from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
@@ -224,6 +224,7 @@ def make_dataset_json(name: str, labels: Mapping[str, int], sources: Sequence[So
                 source.raw.name: {str(own): label for own, label in sorted(source.codes.items())} for source in sources
             },
             "folds": num_folds,
+            LABELS_HASH: {source.raw.name: hash_labels(source.raw, dense={}) for source in sources},
         },
     }
     if "overwrite_image_reader_writer" in first:

@@ -370,6 +370,31 @@ def test_the_same_request_writes_nothing_another_is_refused_and_overwrite_replac
     assert (target / "dataset.json").read_bytes() != before
 
 
+@pytest.mark.parametrize(
+    "change_source",
+    [
+        lambda f: shutil.copy(f / "labelsTr" / "p2_a.nii.gz", f / "labelsTr" / "p1_a.nii.gz"),
+        lambda f: shutil.copy(f / "labelsTr" / "p2_a.nii.gz", f / "labelsTs" / "p5_a.nii.gz"),
+        lambda f: [file.unlink() for file in (f / "imagesUn").iterdir()],
+        lambda f: [file.unlink() for folder in ("imagesTs", "labelsTs") for file in (f / folder).iterdir()],
+    ],
+    ids=["label", "test label", "unlabeled image", "test image"],
+)
+def test_a_source_that_has_changed_is_another_request(raw, capsys, change_source):
+    assert weaken("-name", "W") == 0
+    change_source(raw)
+    assert "their labels" in refusal(capsys, raw, "-name", "W")
+
+
+def test_a_result_of_an_earlier_version_is_compared_without_the_hash_of_the_labels(raw, capsys):
+    assert weaken("-name", "W") == 0
+    file = raw.with_name("Dataset127_W") / "dataset.json"
+    content = json.loads(file.read_text())
+    assert list(content["nnunet_ssl"].pop("source_labels_sha256")) == ["Dataset027_Organ"]
+    file.write_text(json.dumps(content))
+    assert weaken("-name", "W") == 0 and "already holds" in capsys.readouterr().out
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
