@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import shutil
 import sys
@@ -13,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.geometry import has_spacing_files, spacing_file
 from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.list_update import load_list
 from nnunet_ssl.data.listing import channels_of_cases, files_with_ending
+from nnunet_ssl.data.ownership import file_state
 from nnunet_ssl.data.progress import progress
 from nnunet_ssl.data.raw_dataset import DENSE_FOLDER, FOLDERS, RawDataset, read_label_map
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
@@ -27,6 +30,7 @@ from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList, known_groups
 from nnunet_ssl.errors import UserError, listed, some
 
+_JOURNAL = ".{}.unfinished.json"  # of the last file: what is being moved, with sizes and times
 LABELS_HASH = "source_labels_sha256"  # under `nnunet_ssl` of dataset.json: data set -> `hash_labels`
 
 
@@ -74,8 +78,21 @@ def files_under_construction(folder: Path, last: str) -> Iterator[Path]:
         yield staging
         folder.mkdir(exist_ok=True)
         (folder / last).unlink(missing_ok=True)
-        for file in sorted(staging.iterdir(), key=lambda file: file.name == last):
+        files = sorted(staging.iterdir(), key=lambda file: file.name == last)
+        journal = folder / _JOURNAL.format(last)
+        write_json_atomically({file.name: file_state(file) for file in files}, journal)
+        for file in files:
             os.replace(file, folder / file.name)
+        journal.unlink()
+
+
+def left_unfinished(folder: Path, last: str) -> list[str]:
+    """Files in `folder` that a killed process has put there in `files_under_construction`."""
+    try:
+        states = json.loads((folder / _JOURNAL.format(last)).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [name for name, state in states.items() if (folder / name).is_file() and file_state(folder / name) == state]
 
 
 def carried_list(raw: RawDataset) -> UnlabeledList | None:
