@@ -40,7 +40,7 @@ from nnunet_ssl.preprocessing.round_cases import CaseWriter
 whole, done = CaseWriter.prediction, []
 def prediction(self, case, *arguments):
     if done:
-        (self.made.folder / "labels" / f".{case}.nii.gz.1.tmp.nii.gz").write_bytes(b"half a file")
+        (self.made.folder / "labels" / f".{case}.nii.gz.node-1.tmp.nii.gz").write_bytes(b"half a file")
         os._exit(9)
     done.append(case)
     return whole(self, case, *arguments)
