@@ -36,9 +36,9 @@ def file_state(file: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def write_record(folder: Path) -> None:
-    """Record everything that is in the folder now as ours."""
-    files = {path: file_state(file) for path, file in _files(folder) if path != RECORD}
+def write_record(folder: Path, is_ours: Callable[[str], bool] = lambda path: True) -> None:
+    """Record what is in the folder now as ours. `is_ours`: whether a relative path may be; default: everything."""
+    files = {path: file_state(file) for path, file in _files(folder) if path != RECORD and is_ours(path)}
     write_json_atomically({"format": FORMAT, "files": files}, folder / RECORD)
 
 
