@@ -484,7 +484,7 @@ def assign(
     if sparse:
         # the frames of the 4D files have no scribbles in any release
         frames = [
-            case for patient in train if patient in wanted for case in by_patient[patient] if "#" not in case.source
+            case for patient in train if patient in wanted for case in by_patient[patient] if frame_of_4d(case) is None
         ]
         require_sparse_labels(frames, "patientXXX_frameYY_scribble.nii.gz")
     in_training = [case for patient in train for case in by_patient[patient]]
@@ -513,7 +513,7 @@ def assign(
         unlabeled=tuple(unlabeled_ids),
         validation=tuple(case.case_id for case in in_validation if case.case_id not in idle),
         # of the test patients, the two frames that the challenge asks for; not those of the 4D files
-        test=tuple(case.case_id for patient in test for case in by_patient[patient] if "#" not in case.source),
+        test=tuple(case.case_id for patient in test for case in by_patient[patient] if frame_of_4d(case) is None),
         folds=cross_validation(labeled_cases, groups) if groups else (),
     )
 
@@ -525,18 +525,24 @@ def _is_testing(case: Case) -> bool:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
+def frame_of_4d(case: Case) -> int | None:
+    """Number of the frame of a 4D file, from 1; None for other files. A `#` in the name of a folder means nothing."""
+    found = re.search(r"_4d\.nii(?:\.gz)?#([0-9]+)$", case.source)
+    return int(found[1]) if found else None
+
+
 def read_nifti_case(case: Case) -> tuple[list[sitk.Image], sitk.Image | None]:
     """A frame and its label, or one frame of a 4D file (`case.source` ends in `#<1-based number>`)."""
     path = case.images[0]
-    _, _, number = case.source.partition("#")
-    if not number:
+    number = frame_of_4d(case)
+    if number is None:
         return [read_image(path)], read_image(case.label) if case.label else None
     check_file(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     reader.SetExtractSize([*reader.GetSize()[:3], 0])
-    reader.SetExtractIndex([0, 0, 0, int(number) - 1])
+    reader.SetExtractIndex([0, 0, 0, number - 1])
     return [reader.Execute()], None
 
 

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_ssl.data.derived import read_label, refuse_faulty_cases, same_request, under_construction, write_label
+from nnunet_ssl.data.derived import (
+    case_ids,
+    read_label,
+    refuse_faulty_cases,
+    same_request,
+    under_construction,
+    write_label,
+)
 from nnunet_ssl.data.files import wrong_number_of_channels
 from nnunet_ssl.data.geometry import other_axes
 from nnunet_ssl.data.ownership import refuse_to_replace
@@ -71,14 +78,12 @@ def merge_datasets(
     stratified_folds(sources, _patients(sources), num_folds)  # too many folds are refused before anything is copied
     recover(target)
     if target.exists() and not overwrite:
-        if same_request(
-            target, dataset_json, [source.prefix + case for source in sources for case in source.raw.labeled]
-        ):
+        if same_request(target, dataset_json, _case_ids(sources)):
             print(f"{target} already holds this merge; nothing is written. --overwrite merges again.")
             return target
         raise UserError(
-            f"{target} exists and holds something else: data sets, map or options differ. Allowed: a free id (-o), or --overwrite, "
-            "which replaces the folder once the new one is complete."
+            f"{target} exists and holds something else: data sets, their labels, map or options differ. Allowed: a free "
+            "id (-o), or --overwrite, which replaces the folder once the new one is complete."
         )
     if target.exists():
         refuse_to_replace(target, (file for raw in raws for file in raw.files()), "a free id with -o")
@@ -93,6 +98,15 @@ def merge_datasets(
 
 
 # -------------------------------------------------------------------------------------------------------------- the files
+
+
+def _case_ids(sources: Sequence[Source]) -> dict[str, set[str]]:
+    """Folder -> the case ids of the merged data set."""
+    found: dict[str, set[str]] = {}
+    for source in sources:
+        for folder, cases in case_ids(source.raw, dense=()).items():
+            found[folder] = found.get(folder, set()) | {source.prefix + case for case in cases}
+    return found
 
 
 def _copy_cases(
@@ -258,6 +272,8 @@ def _report(
             print(
                 f"{raw.name}: labelsTr_dense is left out. Dense labels of the merged data set would need the classes of all."
             )
+        if unused := raw.unused_test_labels():
+            print(f"{raw.name}: left out: {unused}.")
         if source.case_list is not None and any(source.case_list.hidden_labels.values()):
             print(
                 f"{raw.name}: its hidden labels (`nnunet_ssl split`) are labels here. Hide them again with `nnunet_ssl split`."

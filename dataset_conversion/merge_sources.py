@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ssl.data.annotated_classes import KEY, PartialLabels
+from nnunet_ssl.data.derived import LABELS_HASH, carried_list, hash_labels
 from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.raw_dataset import RawDataset
-from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
-from nnunet_ssl.data.unlabeled_list import UnlabeledList, known_groups
+from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
 
 # formats whose label maps nnU-Net's reader writes as it has read them, without further files beside them
@@ -25,7 +25,7 @@ class Source:
     Attributes:
         codes: label of its label maps -> label of the merged ones.
         parts: common class -> its own classes that become it.
-        case_list: its unlabeled.json with the groups of dataset.json, None without either.
+        case_list: its unlabeled.json with the groups of dataset.json, of both folders; None without either.
         partial: its own partial labels, None where every case annotates everything.
     """
 
@@ -156,12 +156,8 @@ def read_sources(
         }
         if not parts:
             raise UserError(f"--map {file}: no class of {raw.name} is wanted. Leave the data set out of -i.")
-        found, groups = raw.folder / LIST_FILE, known_groups(raw.folder)
-        case_list = UnlabeledList.load(found) if found.is_file() else UnlabeledList() if groups else None
-        if case_list is not None:
-            case_list.groups = groups
         partial = PartialLabels.of(raw.dataset_json, raw.folder / "dataset.json")
-        sources.append(Source(raw, prefix, codes, parts, case_list, partial))
+        sources.append(Source(raw, prefix, codes, parts, carried_list(raw), partial))
     return labels, sources
 
 
@@ -228,6 +224,7 @@ def make_dataset_json(name: str, labels: Mapping[str, int], sources: Sequence[So
                 source.raw.name: {str(own): label for own, label in sorted(source.codes.items())} for source in sources
             },
             "folds": num_folds,
+            LABELS_HASH: {source.raw.name: hash_labels(source.raw, dense={}) for source in sources},
         },
     }
     if "overwrite_image_reader_writer" in first:

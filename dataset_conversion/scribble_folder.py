@@ -15,6 +15,7 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
+from nnunet_ssl.data.listing import refuse_other_endings
 from nnunet_ssl.dataset_conversion.case_lists import read_split
 from nnunet_ssl.dataset_conversion.common import Case, DatasetDescription, add_common_arguments
 from nnunet_ssl.dataset_conversion.reading import list_folder, read_image
@@ -244,7 +245,8 @@ def list_images(
     """Case -> its channel files. Labels that lie in the same folder are told by their suffix.
 
     Raises:
-        UserError: no image, a case twice, labels in the folder that have no suffix, other channels than there are names.
+        UserError: no image, a case twice, labels in the folder that have no suffix, other channels than there are names, an image
+            with another ending.
     """
     suffixes = [
         suffix for place, suffix in label_folders if place is not None and place.absolute() == folder.absolute()
@@ -253,6 +255,7 @@ def list_images(
         raise UserError(
             f"{folder} holds images and labels. Say how the names of the labels end: --label_suffix, --dense_suffix."
         )
+    refuse_other_endings(folder, "CASE", ENDINGS)
     files = [
         path for path in list_folder(folder) if (name := stem(path)) is not None and not name.endswith(tuple(suffixes))
     ]
@@ -289,13 +292,14 @@ def list_labels(
     """Case -> its label, for the files of `folder` that end in `suffix`.
 
     Raises:
-        UserError: a label without image, or two labels of a case.
+        UserError: a label without image or with another ending, or two labels of a case.
     """
     # files that lie here for another reason: images, and labels with a suffix of their own
     others = [other for place, other in label_folders if place is not None and place.absolute() == folder.absolute()]
     others = tuple(other for other in others if other != suffix and len(other) > len(suffix))
     is_image_folder = folder.absolute() == image_folder.absolute()
     labels: dict[str, Path] = {}
+    refuse_other_endings(folder, f"CASE{suffix}", ENDINGS)
     for path in list_folder(folder):
         name = stem(path)
         if name is None or not name.endswith(suffix) or (others and name.endswith(others)):

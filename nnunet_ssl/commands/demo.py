@@ -14,12 +14,21 @@ import argparse
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from nnunet_ssl.commands.steps import Step, child_environment, run_steps
+from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.data.json_files import read_json
-from nnunet_ssl.data.ownership import remove_folder
-from nnunet_ssl.errors import UserError, some
+from nnunet_ssl.data.ownership import (
+    file_state,
+    foreign_files,
+    in_record,
+    refuse_to_replace,
+    remove_folder,
+    write_record,
+)
+from nnunet_ssl.errors import UserError
 
 DESCRIPTION = """\
 Phantoms -> convert -> plan and preprocess -> train nnU-Net, SemiSupervised and Mean Teacher -> predict -> compare, with
@@ -138,12 +147,18 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--data {args.data} is no folder. Give a copy of LA, or leave it out for phantoms.")
     work = args.output.absolute()
     state = _open_work_folder(work, settings, args.overwrite)
+    foreign = {path: file_state(work / path) for path in foreign_files(work, in_record(work))}
+    save = partial(_save_state, work, state, settings, foreign)
+    save()
     environment = child_environment(work, args.np)
     steps = plan_steps(work, settings, args.device, args.np)
     print("The commands below use these folders. To repeat one of them:")
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         print(f"  export {name}={shlex.quote(environment[name])}")
-    run_steps(work, steps, state["seconds"], lambda: _save_state(work, state), environment)
+    try:
+        run_steps(work, steps, state["seconds"], save, environment)
+    finally:  # what an interrupted step leaves is the demo's too
+        save()
     print()
     print((work / TABLE_FILE / "compare.md").read_text(encoding="utf-8"))
     minutes, seconds = divmod(round(sum(state["seconds"].values())), 60)
@@ -191,52 +206,67 @@ def model_folder(work: Path, trainer: str, settings: Settings) -> Path:
     return work / "nnUNet_results" / DATASET / f"{trainer}__nnUNetPlans__{settings.small_config}"
 
 
-def _is_made_here(path: str) -> bool:
-    """Whether a file below the work folder is the demo's, as far as names can tell."""
+def _is_made_here(path: str, settings: Settings) -> bool:
+    """Whether the demo writes below its work folder under such a name."""
     first, *below = path.split("/")
+    if first == "nnUNet_results":
+        models = [model_folder(Path(), trainer, settings).name for trainer in settings.trainers]
+        return len(below) > 2 and below[0] == DATASET and below[1] in models
     if first.startswith("nnUNet_"):
         return first in MADE_HERE and len(below) > 1 and below[0] == DATASET
     return first in ((STATE_FILE, FIGURE_FILE) if not below else MADE_HERE)
 
 
 def _open_work_folder(work: Path, settings: Settings, overwrite: bool) -> dict:
-    """The state of an earlier run with the same settings, or a new one. UserError for a folder of something else."""
+    """The state of an earlier run with the same settings, or a new one.
+
+    Raises:
+        UserError: a folder of something else, other settings, or files that the demo has not written where it is to start anew.
+    """
     file = work / STATE_FILE
-    is_demo = file.is_file()
     if settings.data is not None and Path(settings.data).resolve().is_relative_to(work.resolve()):
         raise UserError(f"--data {settings.data} lies in the work folder {work}. Name another work folder with -o.")
-    if overwrite and is_demo:
-        kept = remove_folder(work, lambda path, _: _is_made_here(path))
-        if kept:
-            print(f"{work}: {len(kept)} file(s) stay, which are not the demo's: {some(kept, 5)}")
-    wanted = vars(settings)
-    state = {"format": FORMAT, "settings": wanted, "seconds": {}}
     if file.is_file():
         present = read_json(file, remedy="Name another folder with -o.")
+        found = present.get("settings")
+        if not (isinstance(found, dict) and found.keys() == vars(settings).keys() and "seconds" in present):
+            raise UserError(
+                f"{file} was not written by `nnunet_ssl demo`, or by another version. Name another folder with -o."
+            )
         different = [
-            f"{key} {present.get('settings', {}).get(key)} (now {value})"
-            for key, value in wanted.items()
-            if present.get("settings", {}).get(key) != value
+            f"{key} {found[key]} (now {value})" for key, value in vars(settings).items() if found[key] != value
         ]
         if present.get("format") != FORMAT:
             different = ["it was made by another version of nnunet_ssl", *different]
-        if different:
+        if overwrite:
+            refuse_to_replace(work, [], "another folder with -o")
+            remove_folder(work)
+        elif different:
             raise UserError(
                 f"{work} holds a demo with other settings: {', '.join(different)}. Name another folder with -o, or "
                 f"replace it with --overwrite."
             )
-        return present
-    if not is_demo and work.exists() and any(work.iterdir()):
+        else:
+            return present
+    elif work.exists() and any(work.iterdir()):
         raise UserError(f"{work} is not empty and holds no demo. Name a new folder with -o.")
     (work / "logs").mkdir(parents=True)
-    _save_state(work, state)
-    return state
+    return {"format": FORMAT, "settings": vars(settings), "seconds": {}}
 
 
-def _save_state(work: Path, state: Mapping) -> None:
-    from nnunet_ssl.data.atomic import write_json_atomically
+def _save_state(work: Path, state: Mapping, settings: Settings, foreign: Mapping[str, list[int]]) -> None:
+    """Write the state, and record the demo's files.
 
+    Args:
+        foreign: path -> state of what was there before and is not the demo's, unless it has written the file anew.
+    """
     write_json_atomically(state, work / STATE_FILE)
+    write_record(
+        work,
+        lambda path: (
+            _is_made_here(path, settings) and (path not in foreign or foreign[path] != file_state(work / path))
+        ),
+    )
 
 
 def _write_phantoms(root: Path, seed: int) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 def outputs(command: str, args: argparse.Namespace) -> list[Path]:
     """Folders that a command writes to; nothing where nnU-Net's variable is not set, which the command itself says.
 
-    `convert` locks its data set when it has read its arguments, `compare --test` the predictions of each model when it comes to
-    them.
+    `convert` locks its data set when it has read its arguments, `compare --test` also the predictions of each model when it
+    comes to them.
 
     Raises:
         UserError: no such data set.
     """
-    from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+    from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
     from nnunet_ssl.data.raw_dataset import dataset_name
 
@@ -29,6 +29,12 @@ def outputs(command: str, args: argparse.Namespace) -> list[Path]:
     if command in ("export", "demo"):
         places = (args.o, args.zip) if command == "export" else (args.output,)
         return [Path(place) for place in places if place is not None]
+    if command == "compare":
+        from nnunet_ssl.evaluation.comparison import output_folder
+
+        if args.o is None and not nnUNet_results.is_set():
+            return []
+        return [output_folder(args.d, args.c, args.f, args.test) if args.o is None else args.o]
     return []
 
 

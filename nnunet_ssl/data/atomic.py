@@ -12,8 +12,8 @@ from pathlib import Path
 from nnunet_ssl.data.owners import is_abandoned, own_mark
 from nnunet_ssl.errors import UserError
 
-# of a file: the process, and the ending that writers want
-_TEMPORARY = re.compile(r"\..+\.((?:[^/]*-)?[0-9]+)\.tmp(\..+)?", re.DOTALL)
+# of a file: the host and the process, and the ending that writers want; names without a host may be the user's
+_TEMPORARY = re.compile(r"\..+\.([^/]+-[0-9]+)\.tmp(\..+)?", re.DOTALL)
 
 _SEEN: set[Path] = set()  # folders that this process has looked through
 

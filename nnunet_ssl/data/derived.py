@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import shutil
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from nnunet_ssl.data.atomic import write_json_atomically
+from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.geometry import has_spacing_files, spacing_file
 from nnunet_ssl.data.json_files import read_json
+from nnunet_ssl.data.list_update import load_list
+from nnunet_ssl.data.listing import channels_of_cases, files_with_ending
+from nnunet_ssl.data.ownership import file_state
 from nnunet_ssl.data.progress import progress
-from nnunet_ssl.data.raw_dataset import DENSE_FOLDER, RawDataset, read_label_map
+from nnunet_ssl.data.raw_dataset import DENSE_FOLDER, FOLDERS, RawDataset, read_label_map
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
 from nnunet_ssl.data.splits import load_splits
 from nnunet_ssl.data.staging import disk_message, put_in_place, recover, staging_folder
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList, known_groups
 from nnunet_ssl.errors import UserError, listed, some
+
+_JOURNAL = ".{}.unfinished.json"  # of the last file: what is being moved, with sizes and times
+LABELS_HASH = "source_labels_sha256"  # under `nnunet_ssl` of dataset.json: data set -> `hash_labels`
 
 
 @contextlib.contextmanager
@@ -68,32 +78,82 @@ def files_under_construction(folder: Path, last: str) -> Iterator[Path]:
         yield staging
         folder.mkdir(exist_ok=True)
         (folder / last).unlink(missing_ok=True)
-        for file in sorted(staging.iterdir(), key=lambda file: file.name == last):
+        files = sorted(staging.iterdir(), key=lambda file: file.name == last)
+        journal = folder / _JOURNAL.format(last)
+        write_json_atomically({file.name: file_state(file) for file in files}, journal)
+        for file in files:
             os.replace(file, folder / file.name)
+        journal.unlink()
+
+
+def left_unfinished(folder: Path, last: str) -> list[str]:
+    """Files in `folder` that a killed process has put there in `files_under_construction`."""
+    try:
+        states = json.loads((folder / _JOURNAL.format(last)).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [name for name, state in states.items() if (folder / name).is_file() and file_state(folder / name) == state]
+
+
+def carried_list(raw: RawDataset) -> UnlabeledList | None:
+    """unlabeled.json of the data set, from the raw folder, else from the preprocessed one; None where neither has one.
+
+    Groups are those of both folders and of dataset.json. Hidden labels of the preprocessed folder are taken where the raw one has
+    none: raw data are often mounted read-only. Hashes of images changed since are left out: a list written from this one is newer.
+    """
+    files = [folder / LIST_FILE for folder in (raw.folder, raw.preprocessed)]
+    lists = [load_list(file, raw) for file in files if file.is_file()]
+    groups = known_groups(raw.preprocessed, raw.folder)
+    if not lists and not groups:
+        return None
+    found, *others = lists or [UnlabeledList()]
+    found.groups = groups
+    for other in others:
+        found.hidden_labels = found.hidden_labels or other.hidden_labels
+    return found
 
 
 def carried_lists(raw: RawDataset) -> tuple[UnlabeledList | None, list[dict[str, list[str]]] | None]:
-    """unlabeled.json (with the groups of dataset.json) and splits_final.json of the data set, from the raw folder, else from the
-    preprocessed one; None where neither has one."""
-    folders = (raw.folder, raw.preprocessed)
-    lists = [folder / LIST_FILE for folder in folders if (folder / LIST_FILE).is_file()]
-    splits = [folder / SPLITS_FILE for folder in folders if (folder / SPLITS_FILE).is_file()]
-    groups = known_groups(raw.preprocessed, raw.folder)
-    found = UnlabeledList.load(lists[0]) if lists else UnlabeledList() if groups else None
-    if found is not None:
-        found.groups = groups
-    return found, load_splits(splits[0], raw.labeled) if splits else None
+    """`carried_list` and splits_final.json, from the raw folder, else from the preprocessed one; None where neither has one."""
+    splits = [folder / SPLITS_FILE for folder in (raw.folder, raw.preprocessed) if (folder / SPLITS_FILE).is_file()]
+    return carried_list(raw), load_splits(splits[0], raw.labeled) if splits else None
 
 
-def same_request(target: Path, dataset_json: Mapping, cases: Sequence[str]) -> bool:
-    """Whether `target` was made by the same command: equal dataset.json, and a label of every case."""
+def hash_labels(raw: RawDataset, dense: Mapping[str, str]) -> str:
+    """SHA-256 of all label files that another data set is made of, by their bytes. `dense`: case -> dense label file."""
+    digest = hashlib.sha256()
+    for folder, files in (("labelsTr", raw.labels), (DENSE_FOLDER, dense), ("labelsTs", raw.test_labels)):
+        for case, file in sorted(files.items()):
+            digest.update(f"{folder}/{case} {file_hash(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def case_ids(raw: RawDataset, dense: Collection[str]) -> dict[str, set[str]]:
+    """Folder -> the case ids that a data set has there which is made of this one; `dense`: those of dense labels."""
+    images = {folder: set(raw.images(section)) for section, folder in FOLDERS.items()}
+    return images | {"labelsTr": set(raw.labels), DENSE_FOLDER: set(dense), "labelsTs": set(raw.test_labels)}
+
+
+def same_request(target: Path, dataset_json: Mapping, cases: Mapping[str, Collection[str]]) -> bool:
+    """Whether `target` was made by the same command of the same data: equal dataset.json and equal case ids.
+
+    Args:
+        dataset_json: with what was made of which labels under `nnunet_ssl`; an earlier version has not recorded their hash.
+        cases: folder -> case ids, of every folder with images or labels.
+    """
     try:
         present = read_json(target / "dataset.json")
+        ending = dataset_json["file_ending"]
+        for folder, ids in cases.items():
+            list_cases = channels_of_cases if folder in FOLDERS.values() else files_with_ending
+            if set(list_cases(target / folder, ending)) != set(ids):
+                return False
     except UserError:
         return False
-    ending = dataset_json["file_ending"]
-    labels = target / "labelsTr"
-    return present == dataset_json and labels.is_dir() and all((labels / f"{case}{ending}").is_file() for case in cases)
+    own = dict(dataset_json["nnunet_ssl"])
+    if isinstance(present.get("nnunet_ssl"), dict) and LABELS_HASH not in present["nnunet_ssl"]:
+        del own[LABELS_HASH]
+    return present == {**dataset_json, "nnunet_ssl": own}
 
 
 def place_files(raw: RawDataset, dense: Mapping[str, str], staging: Path, copy: bool) -> bool:

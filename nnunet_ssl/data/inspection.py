@@ -65,6 +65,8 @@ def check_dataset(
     """
     raw = RawDataset.open(name_or_id)
     report = Report(raw.name)
+    if unused := raw.unused_test_labels():
+        report.warnings.append(unused)
     listed = _load_lists(raw, report)
     splits = _load_splits(raw, report)
     reader = raw.reader_writer_class
@@ -78,7 +80,7 @@ def check_dataset(
         report.counts[folder] = len(members)
         report.patients[folder] = len({cases.patient(case) for case in members})
         recorded = getattr(listed, section)
-        changed = [c for c in members if c in recorded and recorded[c].sha256 != members[c].sha256]
+        changed = [c for c in members if c in recorded and recorded[c].sha256 not in ("", members[c].sha256)]
         if changed:
             report.warnings.append(
                 f"{len(changed)} images of {folder}, such as {changed[0]}, have changed since {LIST_FILE} was written; "

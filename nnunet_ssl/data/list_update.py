@@ -69,32 +69,24 @@ def update_list(
 ) -> UnlabeledList:
     """Bring `unlabeled.json` up to date with the images, in the raw folder and in `nnUNet_preprocessed`.
 
-    Hashes of an existing list are reused for a folder whose case ids are those of the list, except for images changed
-    after the list was written; `rehash` computes all. Groups and hidden labels of existing lists are kept, and groups of
-    dataset.json added. Where the raw
-    folder cannot be written to, only the copy in `nnUNet_preprocessed` is.
+    Hashes of an existing list are reused (see `load_list`); `rehash` computes all. Groups and hidden labels of existing lists are
+    kept, and groups of dataset.json added. Where the raw folder cannot be written to, only the copy in `nnUNet_preprocessed` is.
 
     Raises:
         UserError: an image cannot be read or has the wrong number of channels; a list is malformed.
     """
     files = {"raw": raw.folder / FILE_NAME, "preprocessed": raw.preprocessed / FILE_NAME}
-    lists = {place: UnlabeledList.load(file) for place, file in files.items() if file.is_file()}
-    written = {place: files[place].stat().st_mtime_ns for place in lists}
+    lists = {place: load_list(file, raw) for place, file in files.items() if file.is_file()}
 
     new = UnlabeledList()
     jobs, targets = [], []
     for section, folder in FOLDERS.items():
         cases = raw.images(section)
-        trusted = [p for p in lists if not rehash and set(getattr(lists[p], section)) == set(cases)]
         for case, image_files in cases.items():
-            source = f"{folder}/{Path(image_files[0]).name}"
-            for place in lists:
-                if record := getattr(lists[place], section).get(case):
-                    source = record.source
-                    break
-            changed = max(os.stat(file).st_mtime_ns for file in image_files)
-            known = [getattr(lists[p], section)[case].sha256 for p in trusted if changed <= written[p]]
-            getattr(new, section)[case] = CaseRecord(source, known[0] if known else "")
+            records = [record for content in lists.values() if (record := getattr(content, section).get(case))]
+            source = records[0].source if records else f"{folder}/{Path(image_files[0]).name}"
+            known = "" if rehash else next((record.sha256 for record in records if record.sha256), "")
+            getattr(new, section)[case] = CaseRecord(source, known)
             if not known:
                 jobs.append((case, image_files))
                 targets.append((section, case))
@@ -125,6 +117,29 @@ def update_list(
         before_writing(new)
     save_list(new, raw.name, only_if_changed=not jobs)
     return new
+
+
+def load_list(file: Path, raw: RawDataset) -> UnlabeledList:
+    """An unlabeled.json of the data set, without the hashes (`""`) that may no longer be those of the images.
+
+    Hashes hold for a folder whose case ids are those of the list, except for images changed after the list was written.
+    """
+    content, written = UnlabeledList.load(file), file.stat().st_mtime_ns
+    for section in FOLDERS:
+        records, images = getattr(content, section), raw.images(section)
+        for case, record in records.items():
+            if set(records) != set(images) or max(map(_last_change, images[case])) > written:
+                record.sha256 = ""
+    return content
+
+
+def _last_change(file: str) -> int:
+    """When the image was changed, replaced or linked to something else, in nanoseconds.
+
+    `cp -p`, `mv` and `rsync -a` keep the time of the file they take, but not that of the entry (ctime). Further names (hard links)
+    and permissions change that too: such an image is hashed once more.
+    """
+    return max(time for status in (os.stat(file), os.lstat(file)) for time in (status.st_mtime_ns, status.st_ctime_ns))
 
 
 def _hash_job(

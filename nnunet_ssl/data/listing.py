@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_ssl.errors import UserError, some
@@ -59,6 +60,26 @@ def channels_of_cases(folder: Path, ending: str) -> dict[str, list[str]]:
             )
         cases.setdefault(match.group(1), []).append(str(file))
     return dict(sorted(cases.items()))
+
+
+def refuse_other_endings(folder: Path, name: str, endings: Sequence[str]) -> None:
+    """UserError for an image or label map without one of `endings`, such as CASE.NII.GZ: it would vanish without a word.
+
+    Args:
+        name: how files are named before their ending, "CASE".
+    """
+    from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
+
+    readable = {ending for reader in LIST_OF_IO_CLASSES for ending in reader.supported_file_endings} | {".nii", ".mhd"}
+    for found in sorted(os.listdir(folder)) if folder.is_dir() else ():
+        if found.startswith(".") or found.endswith(tuple(endings)) or not found.lower().endswith(tuple(readable)):
+            continue
+        right = [found[: -len(ending)] + ending for ending in endings if found.lower().endswith(ending.lower())]
+        what = "an image" if folder.name.startswith("images") else "a file"
+        raise UserError(
+            f"{folder / found}: {what} in {folder.name} must be named {name}{' or '.join(endings)}. "
+            + (f"Rename it to {right[0]}." if right else "Rename or convert it.")
+        )
 
 
 def refuse_hidden_files(folder: Path, ending: str) -> None:

@@ -18,9 +18,9 @@ def own_mark() -> str:
 
 
 def is_abandoned(mark: str) -> bool:
-    """Whether a `host-pid` (or a `pid` alone, of earlier versions) names a process of this host that runs no more."""
+    """Whether a `host-pid` names a process of this host that runs no more."""
     host, _, pid = mark.rpartition("-")
-    return host in ("", _host()) and re.fullmatch(r"[0-9]{1,18}", pid) is not None and is_gone(int(pid))
+    return host == _host() and re.fullmatch(r"[0-9]{1,18}", pid) is not None and is_gone(int(pid))
 
 
 def is_gone(pid: int) -> bool:

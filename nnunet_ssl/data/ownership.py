@@ -30,14 +30,15 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
             yield file.relative_to(folder).as_posix(), file
 
 
-def _state(file: Path) -> list[int]:
+def file_state(file: Path) -> list[int]:
+    """Size and time of change, which a file keeps when it is moved."""
     status = file.lstat()
     return [status.st_size, status.st_mtime_ns]
 
 
-def write_record(folder: Path) -> None:
-    """Record everything that is in the folder now as ours."""
-    files = {path: _state(file) for path, file in _files(folder) if path != RECORD}
+def write_record(folder: Path, is_ours: Callable[[str], bool] = lambda path: True) -> None:
+    """Record what is in the folder now as ours. `is_ours`: whether a relative path may be; default: everything."""
+    files = {path: file_state(file) for path, file in _files(folder) if path != RECORD and is_ours(path)}
     write_json_atomically({"format": FORMAT, "files": files}, folder / RECORD)
 
 
@@ -55,7 +56,7 @@ def add_to_record(*files: Path) -> None:
     for file in files:
         record = _load_record(file.parent)
         if record is not None:
-            record[file.name] = _state(file)
+            record[file.name] = file_state(file)
             write_json_atomically({"format": FORMAT, "files": record}, file.parent / RECORD)
 
 
@@ -82,7 +83,7 @@ def in_record(folder: Path) -> Known:
             return True
         if record is None or path not in record:
             return False
-        return record[path] == _state(file) or (not file.is_symlink() and file.stat().st_nlink > 1)
+        return record[path] == file_state(file) or (not file.is_symlink() and file.stat().st_nlink > 1)
 
     return known
 

@@ -18,7 +18,7 @@ from nnunet_ssl.data.files import NOT_FINITE, damaged_file, explain_reading_erro
 from nnunet_ssl.data.geometry import geometry_hash, read_grid
 from nnunet_ssl.data.json_files import expect, read_json
 from nnunet_ssl.data.label_values import label_values
-from nnunet_ssl.data.listing import channels_of_cases, files_with_ending, refuse_hidden_files
+from nnunet_ssl.data.listing import channels_of_cases, files_with_ending, refuse_hidden_files, refuse_other_endings
 from nnunet_ssl.data.names import check_case_ids, dataset_number, plain_name
 from nnunet_ssl.errors import UserError, excerpt, some
 
@@ -145,7 +145,7 @@ class RawDataset:
                 f"{folder}: {some(both, 5)} lie(s) in imagesUn and in imagesTr. A case id may occur once; delete or "
                 "rename the copy in imagesUn."
             )
-        test_labels = {c: str(f) for c, f in files_with_ending(folder / "labelsTs", ending).items() if c in test}
+        test_labels = {c: file for c, file in _list_labels(folder / "labelsTs", ending).items() if c in test}
         return cls(name, folder, dataset_json, labeled, unlabeled, test, labels, test_labels)
 
     @cached_property
@@ -195,13 +195,20 @@ class RawDataset:
         of_cases = [file for section in FOLDERS for files in self.images(section).values() for file in files]
         return [*of_cases, *self.labels.values(), *self.test_labels.values()]
 
+    def unused_test_labels(self) -> str:
+        """Says which label maps of `labelsTs` belong to no test image; empty where all do."""
+        folder = self.folder / "labelsTs"
+        unused = sorted(set(_list_labels(folder, self.file_ending)) - set(self.test))
+        return f"{folder}: {len(unused)} label map(s) without an image in imagesTs: {some(unused, 5)}" if unused else ""
+
     def dense_files(self) -> dict[str, str]:
         """Training case -> its dense label file, where labels are sparse or partial and the data set has dense ones too.
 
         Raises:
             UserError: a file of `labelsTr_dense` belongs to no training case, or labels are neither sparse nor partial.
         """
-        folder, files = self.folder / DENSE_FOLDER, self._label_maps(DENSE_FOLDER)
+        folder = self.folder / DENSE_FOLDER
+        files = _list_labels(folder, self.file_ending)
         unknown = sorted(set(files) - set(self.labeled))
         if unknown:
             raise UserError(
@@ -217,11 +224,7 @@ class RawDataset:
 
     def mask_files(self) -> dict[str, str]:
         """Name of a mask without image -> its file."""
-        return self._label_maps(MASKS_FOLDER)
-
-    def _label_maps(self, folder: str) -> dict[str, str]:
-        """Name -> file of the label maps in a folder, which need not be there."""
-        return {name: str(file) for name, file in files_with_ending(self.folder / folder, self.file_ending).items()}
+        return _list_labels(self.folder / MASKS_FOLDER, self.file_ending)
 
     @cached_property
     def reader_writer_class(self) -> type:
@@ -303,17 +306,15 @@ def _listed_cases(file: Path, cases: object) -> dict:
 
 def _list_images(folder: Path, ending: str) -> dict[str, list[str]]:
     """Case -> its channel files, both sorted. A folder that does not exist holds no cases."""
-    from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
-
     cases = channels_of_cases(folder, ending)
-    image_endings = {end for reader in LIST_OF_IO_CLASSES for end in reader.supported_file_endings} | {".nii"}
-    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
-        if not name.startswith(".") and not name.endswith(ending) and name.lower().endswith(tuple(image_endings)):
-            # nnU-Net would pass over such a file without a word
-            raise UserError(
-                f"{folder / name}: an image in {folder.name} must be named CASE_XXXX{ending}. Rename or convert it."
-            )
+    refuse_other_endings(folder, "CASE_XXXX", [ending])
     return cases
+
+
+def _list_labels(folder: Path, ending: str) -> dict[str, str]:
+    """Name -> file of the label maps in a folder, which need not be there."""
+    refuse_other_endings(folder, "CASE", [ending])
+    return {name: str(file) for name, file in files_with_ending(folder, ending).items()}
 
 
 def _check_pairs(folder: Path, labeled: Mapping[str, object], dataset_json: dict) -> None:
@@ -321,7 +322,7 @@ def _check_pairs(folder: Path, labeled: Mapping[str, object], dataset_json: dict
     ending = dataset_json["file_ending"]
     for part in (FOLDERS["labeled"], "labelsTr"):
         refuse_hidden_files(folder / part, ending)
-    without = sorted(set(files_with_ending(folder / "labelsTr", ending)) - set(labeled))
+    without = sorted(set(_list_labels(folder / "labelsTr", ending)) - set(labeled))
     if without:
         raise UserError(
             f"{folder / 'labelsTr' / f'{without[0]}{ending}'}: {len(without)} label(s) have no image in imagesTr: "

@@ -18,7 +18,7 @@ import numpy as np
 from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.names import check_case_ids
-from nnunet_ssl.data.ownership import add_to_record
+from nnunet_ssl.data.ownership import add_to_record, in_record
 from nnunet_ssl.data.texts import read_lines
 from nnunet_ssl.errors import UserError, some
 
@@ -81,7 +81,10 @@ def write_splits(file: str | Path, splits: Sequence[Mapping[str, Sequence[str]]]
     if file.is_file():
         if _hashes_of(file) == [split_hash(split) for split in splits]:
             return False
-        shutil.copy2(file, _backup_name(file))
+        ours, backup = in_record(file.parent)(file.name, file), _backup_name(file)
+        shutil.copy2(file, backup)
+        if ours:
+            add_to_record(backup)
     write_json_atomically(splits, file)
     add_to_record(file)
     return True

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nnunet_ssl.data.derived import files_under_construction
+from nnunet_ssl.data.derived import files_under_construction, left_unfinished
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import dataset_name
 from nnunet_ssl.errors import UserError, some
@@ -22,6 +22,9 @@ from nnunet_ssl.evaluation.statistics import summarize
 from nnunet_ssl.evaluation.tables import Head, markdown, write_reports
 from nnunet_ssl.evaluation.test_predictions import PredictionSettings, find_test_cases, predict_test
 from nnunet_ssl.evaluation.trained_split import FoldSplit, verify_split
+
+REPORT = "compare.md"
+FILES = (REPORT, "compare_cases.csv", "compare_summary.csv", "compare.png")
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,9 @@ def compare(
         raise UserError("--write_crossval chooses on the validation cases. Leave --test out.")
     if num_processes < 1:
         raise UserError(f"-np {num_processes}: allowed are numbers from 1.")
-    if output is None:
-        name = f"compare_{configuration}_{'_'.join(map(str, fold_numbers))}{'_test' if test else ''}"
-        output = results.nnunet_folder("nnUNet_results") / experiment.dataset / name
-    if (output / "compare.md").exists() and not overwrite:
-        raise UserError(
-            f"{output} holds a comparison already. Add --overwrite to replace it or name another folder with -o."
-        )
+    output = output_folder(dataset, configuration, folds, test) if output is None else output
+    if not overwrite:
+        _refuse_existing(output)
 
     chosen = [(trainer, fold) for trainer in trainers for fold in fold_numbers]
     runs = [results.find_run(experiment, *of, settings.checkpoint_name, settings.trust) for of in chosen]
@@ -135,15 +134,35 @@ def compare(
     text = markdown(head, runs, summary, trainers)
     where = "test cases" if test else "validation cases"
     title = f"{experiment.dataset}, {configuration}, fold {', '.join(map(str, fold_numbers))}: {head.num_cases} {where}"
-    with files_under_construction(output, "compare.md") as folder:
+    with files_under_construction(output, REPORT) as folder:
         write_reports(folder, text, table, summary)
         write_figure(folder / "compare.png", table, trainers, list(labels.classes), title)
     print(text)
-    print(f"Written to {output}: compare.md, compare_cases.csv, compare_summary.csv, compare.png")
+    print(f"Written to {output}: {', '.join(FILES)}")
     if write_crossval:
         references = {case: pair[1] for validation in validations.values() for case, pair in validation.items()}
         select_on_dense_labels(experiment, runs, references, num_processes)
     return output
+
+
+def output_folder(dataset: str, configuration: str, folds: Sequence[str], test: bool) -> Path:
+    """Where a comparison is written without `-o`."""
+    name = f"compare_{configuration}_{'_'.join(map(str, results.parse_folds(folds)))}{'_test' if test else ''}"
+    return results.nnunet_folder("nnUNet_results") / dataset_name(dataset) / name
+
+
+def _refuse_existing(output: Path) -> None:
+    """UserError where a comparison, or files of its names which no interrupted comparison has left, lie in the folder."""
+    if (output / REPORT).exists():
+        raise UserError(
+            f"{output} holds a comparison already. Add --overwrite to replace it or name another folder with -o."
+        )
+    left = left_unfinished(output, REPORT)
+    if foreign := [name for name in FILES if name not in left and (output / name).exists()]:
+        raise UserError(
+            f"{output} holds {', '.join(foreign)}, which would be replaced, and no comparison. Name another folder with -o, or add "
+            "--overwrite."
+        )
 
 
 def _jobs_of_test(

@@ -12,7 +12,7 @@ from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.geometry import has_spacing
 from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.label_values import label_values
-from nnunet_ssl.data.listing import files_with_ending
+from nnunet_ssl.data.listing import files_with_ending, refuse_other_endings
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import read_case, read_label_map
 from nnunet_ssl.data.texts import whole_number
@@ -96,6 +96,7 @@ def find_label_maps(folder: Path, ending: str, cases: Sequence[str]) -> dict[str
     Raises:
         UserError: the folder is missing or holds none, or label maps that belong to no unlabeled case (test cases, for example).
     """
+    refuse_other_endings(folder, "CASE", [ending])
     files = {name: str(file) for name, file in files_with_ending(folder, ending).items()}
     if not files:
         raise UserError(

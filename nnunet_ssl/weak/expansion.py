@@ -64,7 +64,7 @@ def expand_dataset(
     """
     raw = RawDataset.open(name_or_id)
     codes = sparse_codes(raw)
-    relabeling = Relabeling(raw, writing, name, "sparse")
+    relabeling = Relabeling(raw, writing, name, "sparse", raw.dense_files())
     per_slice = IN_SLICES[name] if per_slice is None else per_slice
     request = {"method": name, "options": asdict(method), "per_slice": per_slice}
     dataset_json = relabeling.dataset_json("expand", request, {})
@@ -80,7 +80,7 @@ def expand_dataset(
     )
     worker = partial(expanded_label, method=method, per_slice=per_slice, codes=codes)
     workers = {case: worker for case in raw.labeled}
-    made = relabeling.write(dataset_json, raw.dense_files(), workers, "Expanding labels of", sheet)
+    made = relabeling.write(dataset_json, workers, "Expanding labels of", sheet)
     _report(relabeling, codes, made)
     return relabeling.target
 

@@ -12,7 +12,10 @@ import numpy as np
 
 from nnunet_ssl import __version__
 from nnunet_ssl.data.derived import (
+    LABELS_HASH,
     carried_lists,
+    case_ids,
+    hash_labels,
     place_files,
     read_label,
     refuse_faulty_cases,
@@ -125,10 +128,11 @@ class Relabeling:
         raw: the data set whose labels are replaced.
         target: the folder of the new one.
         name: its name without `DatasetXXX_`.
+        dense: case -> its dense label file, for labelsTr_dense.
         case_list, splits: unlabeled.json and splits_final.json, which are carried over; None where there are none.
     """
 
-    def __init__(self, raw: RawDataset, writing: Writing, what: str, labels: str) -> None:
+    def __init__(self, raw: RawDataset, writing: Writing, what: str, labels: str, dense: Mapping[str, str]) -> None:
         """
         Args:
             what: the default of the name ends with it.
@@ -137,7 +141,7 @@ class Relabeling:
         Raises:
             UserError: an id or a name that cannot be taken, or the data set itself.
         """
-        self.raw, self.writing = raw, writing
+        self.raw, self.writing, self.dense = raw, writing, dense
         self.name = writing.name or f"{dataset_title(raw.name)}_{what}"
         self.target = target_folder(writing.dataset_id, self.name, option="-o")
         if self.target == raw.folder.absolute():
@@ -154,6 +158,7 @@ class Relabeling:
         content["nnunet_ssl"] = {
             **(own if isinstance(own, dict) else {}),
             command: {"from": self.raw.name, **request, "version": __version__},
+            LABELS_HASH: {self.raw.name: hash_labels(self.raw, self.dense)},
         }
         return content
 
@@ -173,18 +178,17 @@ class Relabeling:
         if self.writing.overwrite:
             refuse_to_replace(self.target, self.raw.files(), "a free id with -o")
             return False
-        if same_request(self.target, dataset_json, sorted(self.raw.labeled)):
+        if same_request(self.target, dataset_json, case_ids(self.raw, self.dense)):
             print(f"{self.target} already holds these {labels}; nothing is written. --overwrite makes them again.")
             return True
         raise UserError(
-            f"{self.target} exists and holds something else: cases, {choice} or options differ. Allowed: a free id (-o), or "
-            "--overwrite, which replaces the folder once the new one is complete."
+            f"{self.target} exists and holds something else: cases, their labels, {choice} or options differ. Allowed: a free id "
+            "(-o), or --overwrite, which replaces the folder once the new one is complete."
         )
 
     def write(
         self,
         dataset_json: Mapping,
-        dense: Mapping[str, str],
         workers: Mapping[str, Worker],
         progress: str,
         sheet: Sheet,
@@ -193,7 +197,6 @@ class Relabeling:
         """Make the data set; what became of each case.
 
         Args:
-            dense: case -> its dense label file, for labelsTr_dense.
             workers: case -> what makes its label.
             progress: beside the bar, before the name of the data set.
             finish: writes what else belongs to the data set into the folder it is given.
@@ -202,7 +205,7 @@ class Relabeling:
             UserError: faulty cases, all of them named, or a disk that cannot be written; nothing is left then.
         """
         with under_construction(self.target) as staging:
-            self.linked = place_files(self.raw, dense, staging, self.writing.copy)
+            self.linked = place_files(self.raw, self.dense, staging, self.writing.copy)
             made = self._make_labels(workers, staging / "labelsTr", f"{progress} {self.target.name}")
             (staging / "dataset.json").write_text(json.dumps(dataset_json, indent=4) + "\n", encoding="utf-8")
             if self.case_list is not None:
@@ -235,6 +238,8 @@ class Relabeling:
 
     def report_end(self, sheet_file: str) -> None:
         """The last lines of the report: whether files are links, where to look, what comes next."""
+        if unused := self.raw.unused_test_labels():
+            print(f"Left out: {unused}.")
         print("Images and dense labels are " + ("hard links: no copy was made." if self.linked else "copies."))
         print(f"Look at {self.target / sheet_file}. Next: nnunet_ssl plan_and_preprocess -d {self.writing.dataset_id}")
 

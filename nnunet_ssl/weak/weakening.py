@@ -39,7 +39,7 @@ def weaken_dataset(
         raise UserError("--annotated is for --kind partial. Leave it out.")
     raw = RawDataset.open(name_or_id)
     codes = dense_codes(raw)
-    relabeling = Relabeling(raw, writing, recipe.kind, "dense")
+    relabeling = Relabeling(raw, writing, recipe.kind, "dense", raw.labels)
     if recipe.kind == "partial":
         sources = read_sources(annotated, codes)
         described = describe_sources(raw, sources, relabeling.case_list, relabeling.splits, recipe.seed)
@@ -60,7 +60,6 @@ def weaken_dataset(
         return relabeling.target
     made = relabeling.write(
         dataset_json,
-        raw.labels,
         _workers(raw, recipe, codes, described),
         "Weak labels of",
         _sheet(recipe, codes),

@@ -196,6 +196,11 @@ def test_an_image_changed_after_the_list_was_written_is_a_warning(raw):
     assert any("unl_10" in w and "--rehash" in w for w in report_of(raw).warnings)
 
 
+def test_test_labels_without_an_image_are_a_warning(raw):
+    shutil.copy(raw / "labelsTs" / "tes_1.nii.gz", raw / "labelsTs" / "tes_9.nii.gz")
+    assert any(w.endswith("without an image in imagesTs: tes_9") for w in report_of(raw).warnings)
+
+
 def test_all_damaged_images_are_named(raw, capsys):
     for case in ("unl_10", "unl_12"):
         file = raw / "imagesUn" / f"{case}_0000.nii.gz"

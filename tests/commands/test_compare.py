@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from nnunet_ssl.cli import main
+from nnunet_ssl.commands.compare import add_arguments
+from nnunet_ssl.commands.outputs import outputs
 from nnunet_ssl.data.splits import split_hash
 from nnunet_ssl.evaluation.metrics import METRICS
 from tests.helpers.study import DATASET, A, B, Study, cells, guess, run, write
@@ -41,6 +46,15 @@ def test_a_prediction_on_another_grid_is_refused_through_the_command(study, caps
     message = capsys.readouterr().err
     assert "case_3.nii.gz" in message and "spacing" in message and "--val" in message
     assert not (study.results / "compare_2d_0").exists()
+
+
+@pytest.mark.parametrize("words", [[], ["--test"], ["-o", "here"]])
+def test_two_comparisons_that_write_to_one_folder_take_turns(study, words):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = parser.parse_args(["-d", "992", "-c", "2d", "-f", "0", "1", "-tr", A, *words])
+    name = "compare_2d_0_1_test" if "--test" in words else "compare_2d_0_1"
+    assert outputs("compare", args) == [Path("here") if "-o" in words else study.results / name]
 
 
 WRITTEN = (

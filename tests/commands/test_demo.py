@@ -156,15 +156,52 @@ def test_other_settings_need_another_folder_or_overwrite(stubs, tmp_path):
     with pytest.raises(UserError, match=r"other settings: labeled 3 \(now 2\).*--overwrite"):
         demo.run(_arguments("-o", work, "--labeled", 2))
     first = len(_calls(stubs))
-    for name in ("mine.txt", "nnUNet_raw/Dataset102_Mine/dataset.json"):
-        (work / name).parent.mkdir(parents=True, exist_ok=True)
-        (work / name).write_text("kept")
     with pytest.raises(UserError, match="lies in the work folder"):
-        demo.run(_arguments("-o", work, "--data", work / "nnUNet_raw", "--overwrite"))
+        demo.run(_arguments("-o", work, "--data", work / "logs", "--overwrite"))
     demo.run(_arguments("-o", work, "--labeled", 2, "--overwrite"))
     assert len(_calls(stubs)) == 2 * first
-    assert (work / "mine.txt").read_text() == "kept"
-    assert (work / "nnUNet_raw" / "Dataset102_Mine" / "dataset.json").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mine.txt",
+        "logs/mine.txt",
+        "nnUNet_raw/Dataset102_Mine/dataset.json",
+        "nnUNet_raw/Dataset101_LA/mine.txt",
+        "nnUNet_results/Dataset101_LA/nnUNetTrainer__nnUNetPlans__2d/fold_0/checkpoint_final.pth",
+        "nnUNet_results/Dataset101_LA/nnUNetTrainer_4epochs_80iters_seed0__nnUNetPlans__2d_small/mine.txt",
+    ],
+)
+def test_a_demo_with_files_of_others_is_not_replaced(stubs, tmp_path, monkeypatch, name):
+    work = tmp_path / "work"
+    monkeypatch.setenv("STUB_FAILS", "compare")
+    with pytest.raises(UserError, match="exit code 3"):
+        demo.run(_arguments("-o", work))
+    (work / name).parent.mkdir(parents=True, exist_ok=True)
+    (work / name).write_text("kept")
+    monkeypatch.delenv("STUB_FAILS")
+    demo.run(_arguments("-o", work))  # what it finds there does not become its own
+    before = sorted(work.rglob("*"))
+    with pytest.raises(UserError, match=rf"1 file\(s\) that were not written by nnunet_ssl.*{name}"):
+        demo.run(_arguments("-o", work, "--overwrite"))
+    assert sorted(work.rglob("*")) == before and (work / name).read_text() == "kept"
+    (work / name).unlink()
+    demo.run(_arguments("-o", work, "--overwrite"))
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", "{", '{"format": 2, "settings": {}}', '{"format": 2, "settings": "mine"}']
+)
+def test_a_demo_json_of_others_is_no_demo(stubs, tmp_path, content):
+    work = tmp_path / "work"
+    file = work / "nnUNet_raw" / "Dataset101_LA" / "precious.txt"
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    (work / "demo.json").write_text(content)
+    with pytest.raises(UserError, match=r"demo\.json"):
+        demo.run(_arguments("-o", work, "--overwrite"))
+    assert file.read_text() == "mine" and (work / "demo.json").read_text() == content
 
 
 def test_a_folder_with_other_content_is_never_touched(stubs, tmp_path):

@@ -204,6 +204,11 @@ def test_the_same_request_writes_nothing_another_is_refused_and_overwrite_replac
     assert "already holds these expanded labels" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in made(raw).rglob("*")} == written
     assert "--overwrite" in refusal(capsys, raw, "--threshold", 0.5)
+    dense = raw / "labelsTr_dense" / "b.nii.gz"
+    content = dense.read_bytes()
+    dense.unlink()
+    assert "their labels" in refusal(capsys, raw)
+    dense.write_bytes(content)
     first = read(made(raw) / "labelsTr" / "a.nii.gz")
     assert expand("--threshold", 0, "--overwrite") == 0
     assert (read(made(raw) / "labelsTr" / "a.nii.gz") == IGNORE).sum() == 0 < (first == IGNORE).sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -107,10 +108,14 @@ def test_every_fold_validates_on_every_data_set_and_each_case_is_validated_once(
     assert load_splits(root / "nnUNet_raw" / "Dataset203_Abdomen" / "splits_final.json") == again
 
 
+@pytest.mark.parametrize("place", ["nnUNet_raw", "nnUNet_preprocessed"])
 @pytest.mark.parametrize("name", ["unlabeled.json", "dataset.json"])
-def test_patients_and_images_that_two_data_sets_share_are_not_cut_apart(root, capsys, name):
+def test_patients_and_images_that_two_data_sets_share_are_not_cut_apart(root, capsys, name, place):
     raw, patients = root / "nnUNet_raw", {"c0": "p", "c1": "p", "c2": "p"}
-    file = raw / "Dataset017_Organs" / name
+    file = root / place / "Dataset017_Organs" / name
+    if place == "nnUNet_preprocessed":  # nnU-Net copies dataset.json there
+        file.parent.mkdir()
+        shutil.copy(raw / file.parent.name / "dataset.json", file.parent)
     if name == "unlabeled.json":
         UnlabeledList(labeled={f"c{i}": CaseRecord("x", "") for i in range(6)}, groups=patients).save(file)
     else:
@@ -124,6 +129,21 @@ def test_patients_and_images_that_two_data_sets_share_are_not_cut_apart(root, ca
         assert len(together & set(split["val"])) in (0, 4)
     groups = UnlabeledList.load(raw / "Dataset203_Abdomen" / "unlabeled.json")
     assert len({groups.patient(case) for case in together}) == 1
+
+
+def test_hidden_labels_that_stand_in_the_preprocessed_folder_alone_are_announced(root, capsys):
+    file = root / "nnUNet_preprocessed" / "Dataset009_Spleen" / "unlabeled.json"
+    file.parent.mkdir()
+    UnlabeledList(labeled={"c0": CaseRecord("x", "")}, hidden_labels={"0": ["c0"]}).save(file)
+    assert merge(root, "--ignore") == 0
+    assert "Dataset009_Spleen: its hidden labels" in capsys.readouterr().out
+
+
+def test_test_labels_without_an_image_are_named(root, capsys):
+    folder = root / "nnUNet_raw" / "Dataset009_Spleen" / "labelsTs"
+    shutil.copy(folder / "t0.nii.gz", folder / "t9.nii.gz")
+    assert merge(root, "--ignore") == 0
+    assert "Dataset009_Spleen: left out: " in (said := capsys.readouterr().out) and "imagesTs: t9." in said
 
 
 def test_a_data_set_with_one_patient_is_never_taken_out_of_training(root):
@@ -242,3 +262,20 @@ def test_an_existing_data_set_is_replaced_only_with_overwrite_and_kept_when_that
     assert merge(root, ids=("9", "9"), mapping=None) == 1 and merge(root, mapping="missing.json") == 1
     (root / "nnUNet_raw" / "Dataset203_Other").mkdir()
     assert merge(root, "--ignore", "--overwrite") == 1
+
+
+@pytest.mark.parametrize(
+    "change_source",
+    [
+        lambda f: shutil.copy(f / "labelsTr" / "c1.nii.gz", f / "labelsTr" / "c0.nii.gz"),
+        lambda f: shutil.copy(f / "labelsTr" / "c1.nii.gz", f / "labelsTs" / "t0.nii.gz"),
+        lambda f: [file.unlink() for file in (f / "imagesUn").iterdir()],
+        lambda f: [file.unlink() for folder in ("imagesTs", "labelsTs") for file in (f / folder).iterdir()],
+    ],
+    ids=["label", "test label", "unlabeled image", "test image"],
+)
+def test_a_source_that_has_changed_is_another_request(root, capsys, change_source):
+    assert merge(root, "--ignore") == 0
+    change_source(root / "nnUNet_raw" / "Dataset009_Spleen")
+    assert merge(root, "--ignore") == 1
+    assert "their labels" in capsys.readouterr().err

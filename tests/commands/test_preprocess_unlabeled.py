@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -283,16 +284,51 @@ def test_a_replaced_image_is_noticed_and_done_again(own):
     )
 
 
-def test_rehash_notices_an_image_replaced_by_an_older_file(own):
+@pytest.mark.parametrize("how", ["written", "moved", "linked", "linked anew"])
+def test_an_image_replaced_by_an_older_file_is_noticed(own, how):
+    """As with `cp -p`, `mv`, `rsync -a` and a symbolic link."""
     folders = _Folders(own)
-    file = folders.raw / "imagesUn" / "unl_10_0000.nii.gz"
-    write_image(phantom(99)[0], file)
-    os.utime(file, (1, 1))
+    file, older = folders.raw / "imagesUn" / "unl_10_0000.nii.gz", own / "older.nii.gz"
+    if how == "linked anew":
+        file.rename(own / "first.nii.gz")
+        file.symlink_to(own / "first.nii.gz")
+    write_image(phantom(99)[0], older)
+    os.utime(older, (1, 1))
     assert preprocess_unlabeled() == 0
-    assert UnlabeledList.load(folders.base / "unlabeled.json").unlabeled["unl_10"].sha256 != hash_case([file])
-    assert preprocess_unlabeled("--rehash") == 0
+    time.sleep(0.05)  # the clock of a file system has ticks of up to 10 ms
+    if how == "written":
+        shutil.copy2(older, file)
+    elif how == "moved":
+        older.replace(file)
+    else:
+        file.unlink()
+        file.symlink_to(older)
+    assert preprocess_unlabeled() == 0
     assert UnlabeledList.load(folders.base / "unlabeled.json").unlabeled["unl_10"].sha256 == hash_case([file])
     folders.verify()
+
+
+def test_hashes_are_reused_until_rehash(own):
+    folders = _Folders(own)
+    assert preprocess_unlabeled() == 0
+    wrong = UnlabeledList.load(folders.base / "unlabeled.json")
+    right = wrong.unlabeled["unl_10"].sha256
+    wrong.unlabeled["unl_10"].sha256 = "0"
+    for folder in (folders.base, folders.raw):
+        wrong.save(folder / "unlabeled.json")
+    raw = RawDataset.open(801)
+    for rehash, expected in ((False, "0"), (True, right)):
+        assert update_list(raw, 1, rehash, show_progress=False).unlabeled["unl_10"].sha256 == expected
+
+
+def test_a_hash_that_is_not_known_is_computed(own):
+    folders = _Folders(own)
+    empty = UnlabeledList.load(folders.base / "unlabeled.json")
+    empty.unlabeled["unl_10"].sha256 = ""
+    for folder in (folders.base, folders.raw):
+        empty.save(folder / "unlabeled.json")
+    found = update_list(RawDataset.open(801), 1, show_progress=False).unlabeled["unl_10"]
+    assert found.sha256 == hash_case([folders.raw / "imagesUn" / "unl_10_0000.nii.gz"])
 
 
 def test_the_list_belongs_to_the_images_or_training_is_refused(own):
@@ -452,9 +488,9 @@ def test_a_truncated_image_is_named_and_the_other_cases_are_kept(own, capsys):
     shutil.rmtree(folders.unlabeled)
     file = folders.raw / "imagesUn" / "unl_11_0000.nii.gz"
     whole = file.read_bytes()
-    modified = file.stat().st_mtime_ns
     file.write_bytes(whole[: len(whole) // 2])
-    os.utime(file, ns=(modified, modified))  # so that the hash in the list is still trusted
+    for folder in (folders.base, folders.raw):
+        os.utime(folder / "unlabeled.json")  # so that the hash in the list is still trusted
     assert preprocess_unlabeled() == 1
     said = capsys.readouterr().err
     assert "unl_11" in said and str(file) in said and "2 are finished and kept" in said

@@ -40,7 +40,7 @@ from nnunet_ssl.preprocessing.round_cases import CaseWriter
 whole, done = CaseWriter.prediction, []
 def prediction(self, case, *arguments):
     if done:
-        (self.made.folder / "labels" / f".{case}.nii.gz.1.tmp.nii.gz").write_bytes(b"half a file")
+        (self.made.folder / "labels" / f".{case}.nii.gz.node-1.tmp.nii.gz").write_bytes(b"half a file")
         os._exit(9)
     done.append(case)
     return whole(self, case, *arguments)
@@ -522,6 +522,14 @@ def test_a_round_is_not_replaced_by_itself_or_by_what_is_refused(own, tmp_path, 
     assert "the round to be made itself" in capsys.readouterr().err and contents(folder_of(own, "mine")) == before
     assert pseudo_label(*arguments, "--map", "5=1", "9=1", folds=()) == 0
     assert set(np.unique(labels(own, "free_00", "mine"))) == {0, 1}
+
+
+def test_a_label_map_does_not_vanish_for_an_ending_in_upper_case(own, tmp_path, capsys):
+    write_maps(own, tmp_path / "maps")
+    file = next((tmp_path / "maps").iterdir())
+    file.rename(file.with_suffix(file.suffix.upper()))
+    assert pseudo_label("--from", str(tmp_path / "maps"), "--map", "5=1", "9=2", folds=()) == 1
+    assert f"Rename it to {file.name}" in capsys.readouterr().err
 
 
 def contents(folder: Path) -> dict[str, bytes]:

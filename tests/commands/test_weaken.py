@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,9 +13,10 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_ssl.cli import main
+from nnunet_ssl.data.list_update import update_list
 from nnunet_ssl.data.ownership import RECORD
 from nnunet_ssl.data.raw_dataset import RawDataset
-from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList
+from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, hash_case
 from nnunet_ssl.weak import contact_sheet
 from nnunet_ssl.weak.boxes import filled_boxes
 from tests.helpers.raw_data import read_array as read
@@ -231,6 +233,25 @@ def test_boxes_are_kept_beside_the_label_map(raw):
     assert np.array_equal(weak, np.where(inside, 3, 0))
 
 
+def test_test_labels_without_an_image_are_named(raw, capsys):
+    shutil.copy(raw / "labelsTs" / "p5_a.nii.gz", raw / "labelsTs" / "p9_a.nii.gz")
+    assert weaken() == 0
+    assert "Left out: " in (said := capsys.readouterr().out) and "without an image in imagesTs: p9_a." in said
+    assert not (made(raw) / "labelsTs" / "p9_a.nii.gz").exists()
+
+
+def test_hashes_of_images_changed_since_the_list_are_not_carried_over(raw):
+    time.sleep(0.05)  # the clock of a file system has ticks of up to 10 ms
+    write(np.zeros(SHAPE, np.float32), raw / "imagesUn" / "p4_a_0000.nii.gz")
+    assert weaken() == 0
+    carried = UnlabeledList.load(made(raw) / "unlabeled.json")
+    assert carried.unlabeled == {"p4_a": CaseRecord("x", "")}
+    assert {record.sha256 for record in carried.labeled.values()} == {"1"}
+    update_list(RawDataset.open(127), 1, show_progress=False)
+    found = UnlabeledList.load(made(raw) / "unlabeled.json").unlabeled["p4_a"]
+    assert found.sha256 == hash_case(RawDataset.open(127).unlabeled["p4_a"])
+
+
 @pytest.mark.parametrize("name", ["unlabeled.json", "dataset.json"])
 def test_partial_labels_are_described_in_dataset_json_and_patients_stay_together(raw, capsys, name):
     if name == "dataset.json":
@@ -347,6 +368,31 @@ def test_the_same_request_writes_nothing_another_is_refused_and_overwrite_replac
     mark.unlink()
     assert weaken("-name", "W", "--seed", 1, "--overwrite") == 0
     assert (target / "dataset.json").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    "change_source",
+    [
+        lambda f: shutil.copy(f / "labelsTr" / "p2_a.nii.gz", f / "labelsTr" / "p1_a.nii.gz"),
+        lambda f: shutil.copy(f / "labelsTr" / "p2_a.nii.gz", f / "labelsTs" / "p5_a.nii.gz"),
+        lambda f: [file.unlink() for file in (f / "imagesUn").iterdir()],
+        lambda f: [file.unlink() for folder in ("imagesTs", "labelsTs") for file in (f / folder).iterdir()],
+    ],
+    ids=["label", "test label", "unlabeled image", "test image"],
+)
+def test_a_source_that_has_changed_is_another_request(raw, capsys, change_source):
+    assert weaken("-name", "W") == 0
+    change_source(raw)
+    assert "their labels" in refusal(capsys, raw, "-name", "W")
+
+
+def test_a_result_of_an_earlier_version_is_compared_without_the_hash_of_the_labels(raw, capsys):
+    assert weaken("-name", "W") == 0
+    file = raw.with_name("Dataset127_W") / "dataset.json"
+    content = json.loads(file.read_text())
+    assert list(content["nnunet_ssl"].pop("source_labels_sha256")) == ["Dataset027_Organ"]
+    file.write_text(json.dumps(content))
+    assert weaken("-name", "W") == 0 and "already holds" in capsys.readouterr().out
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

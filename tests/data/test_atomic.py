@@ -105,7 +105,7 @@ def test_any_other_fault_of_the_disk_is_not_called_a_full_disk(tmp_path, monkeyp
 
 
 def test_only_what_killed_processes_left_half_written_is_removed(tmp_path):
-    left = [".a.json.123.tmp", ".b.nii.gz.7.tmp.nii.gz", ".a.json.some-host-12.tmp"]
+    left = [".a.json.node-123.tmp", ".b.nii.gz.node-7.tmp.nii.gz", ".a.json.some-host-12.tmp"]
     others = ["a.json", ".hidden", ".a.tmp", "notes.txt", ".b.nii.gz.tmp"]
     for name in left + others:
         (tmp_path / name).write_text(name)
@@ -115,7 +115,7 @@ def test_only_what_killed_processes_left_half_written_is_removed(tmp_path):
 
 def test_the_first_file_that_a_process_writes_removes_what_killed_ones_of_this_host_have_left(tmp_path):
     host, gone = socket.gethostname(), 2**22 + 1  # beyond the largest number of a process
-    left = [f".a.json.{host}-{gone}.tmp", f".a.json.{gone}.tmp", f".b.json.{host}-{gone}.tmp.png"]
+    left = [f".a.json.{host}-{gone}.tmp", f".b.json.{host}-{gone}.tmp.png"]
     others = [f".a.json.{host}-{os.getppid()}.tmp", f".a.json.elsewhere-{gone}.tmp", "a.tmp"]
     for name in left + others:
         (tmp_path / name).write_text(name)

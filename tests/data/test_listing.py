@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from nnunet_ssl.data.listing import channels_of_cases, files_with_ending, refuse_hidden_files
+from nnunet_ssl.data.listing import channels_of_cases, files_with_ending, refuse_hidden_files, refuse_other_endings
 from nnunet_ssl.errors import UserError
 
 ENDING = ".nii.gz"
@@ -73,3 +73,22 @@ def test_hidden_files_are_named_where_nnunet_would_take_them(folder):
     (folder / "._b_0000.nii.gz").unlink()
     refuse_hidden_files(folder, ENDING)
     refuse_hidden_files(folder / "missing", ENDING)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("c.NII.GZ", r"Rename it to c\.nii\.gz\."),
+        ("c.Nii.gz", r"Rename it to c\.nii\.gz\."),
+        ("c.nii", "Rename or convert it"),
+        ("c.MHD", "Rename or convert it"),
+    ],
+)
+def test_an_image_with_another_ending_does_not_vanish(folder, name, remedy):
+    refuse_other_endings(folder, "CASE", [ENDING])
+    refuse_other_endings(folder / "missing", "CASE", [ENDING])
+    (folder / f".{name}").write_text("")
+    refuse_other_endings(folder, "CASE", [ENDING])
+    (folder / name).write_text("")
+    with pytest.raises(UserError, match=rf"{name}: a file in .* must be named CASE\.nii\.gz\. .*{remedy}"):
+        refuse_other_endings(folder, "CASE", [ENDING])

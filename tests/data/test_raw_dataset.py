@@ -74,6 +74,26 @@ def test_masks_without_images_have_any_name(folder):
 
 
 @pytest.mark.parametrize(
+    "where", ["labelsTr", "labelsTs", "labelsTr_dense", "masksUn", "imagesTr", "imagesUn", "imagesTs"]
+)
+def test_no_file_vanishes_for_an_ending_in_upper_case(folder, where):
+    change(folder, labels={"background": 0, "ball": 1, "ignore": 2})
+    file = folder / where / "lab_0.NII.GZ"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("x")
+    with pytest.raises(UserError, match=rf"{where}.lab_0\.NII\.GZ: .* must be named .*Rename it to lab_0\.nii\.gz"):
+        raw = RawDataset.open(801)
+        raw.dense_files()
+        raw.mask_files()
+
+
+def test_test_labels_without_an_image_are_said(folder):
+    assert RawDataset.open(801).unused_test_labels() == ""
+    write_image(phantom(0)[1], folder / "labelsTs" / "other.nii.gz")
+    assert "1 label map(s) without an image in imagesTs: other" in RawDataset.open(801).unused_test_labels()
+
+
+@pytest.mark.parametrize(
     ("break_it", "message"),
     [
         (lambda f: (f / "dataset.json").unlink(), r"dataset\.json does not exist"),

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from nnunet_ssl.data.ownership import foreign_files, in_record, write_record
 from nnunet_ssl.data.splits import (
     copy_splits,
     grouped_folds,
@@ -135,3 +136,14 @@ def test_folds_validate_every_case_once_and_never_split_a_patient():
         assert not patients_on_both_sides(fold["train"], fold["val"], groups)
     with pytest.raises(UserError, match="2 to 7"):
         grouped_folds(cases, groups, 8, seed=0)
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_the_old_split_is_ours_where_it_was_before(tmp_path, by_hand):
+    file, one = tmp_path / "splits_final.json", [{"train": ["a"], "val": ["b"]}]
+    write_splits(file, one, overwrite=False)
+    write_record(tmp_path)
+    if by_hand:
+        file.write_text(file.read_text() + "\n")
+    write_splits(file, [{"train": ["b"], "val": ["a"]}], overwrite=True)
+    assert foreign_files(tmp_path, in_record(tmp_path)) == ([f"{file.name}.1.bak"] if by_hand else [])

@@ -45,7 +45,7 @@ def convert(folder: Path, *arguments: str, np: int = 1) -> int:
     return main(["convert", "ACDC", "-i", str(folder), "-np", str(np), *arguments])
 
 
-@pytest.mark.parametrize("wrapper", ["", "database"])
+@pytest.mark.parametrize("wrapper", ["", "database", "copy #2", "a_4d.nii.gz#1"])
 def test_official_folders_become_a_data_set_by_the_protocol_of_ssl4mis(raw, official, capsys, wrapper):
     if wrapper:
         (official / wrapper).mkdir()

@@ -105,6 +105,14 @@ def test_codes_are_mapped_and_what_is_not_annotated_becomes_the_ignore_label(raw
     assert "1 case(s) of imagesTr have no dense mask" in printed and "annotated   12.50 %" in printed
 
 
+@pytest.mark.parametrize("place", ["images", "sparse", "masks", "test", "test_masks"])
+def test_no_file_vanishes_for_an_ending_in_upper_case(raw, folders, capsys, place):
+    (folders / place / ("t.nii.gz" if place.startswith("test") else "b.nii.gz")).rename(folders / place / "b.NII.GZ")
+    assert convert(folders, *with_all(folders)) == 1
+    assert f"{folders / place / 'b.NII.GZ'}: " in (said := capsys.readouterr().err) and "Rename it to b.nii.gz" in said
+    assert not list(raw.glob("*"))
+
+
 def test_the_unlabeled_value_and_the_labels_are_required(raw, folders, capsys):
     for missing in ("--unlabeled_value", "--labels"):
         arguments = LABELS[2:] if missing == "--unlabeled_value" else LABELS[:2]

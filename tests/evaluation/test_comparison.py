@@ -17,7 +17,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunet_ssl.data.splits import split_hash
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
-from nnunet_ssl.evaluation.comparison import compare
+from nnunet_ssl.evaluation.comparison import FILES, compare
 from tests.helpers.study import SHAPE, A, B, Study, cells, guess, refused, run, truth, write
 
 
@@ -355,6 +355,38 @@ def test_a_missing_reference_is_refused(study):
     study.add_run(A, error=1)
     (study.preprocessed / "gt_segmentations" / "case_4.nii.gz").unlink()
     refused("(?s)gt_segmentations has no reference for 1 validation cases: case_4", trainers=[A])
+
+
+@pytest.mark.parametrize("name", ["compare.md", "compare.png", "compare_cases.csv", "compare_summary.csv"])
+def test_a_file_of_the_user_is_not_replaced(study, tmp_path, name):
+    study.add_run(A, error=1)
+    output = tmp_path / "mine"
+    output.mkdir()
+    (output / name).write_text("mine")
+    refused(
+        "holds a comparison already" if name == "compare.md" else rf"holds {name}, which", trainers=[A], output=output
+    )
+    assert (output / name).read_text() == "mine" and len(list(output.iterdir())) == 1
+    run([A], output=output, overwrite=True)
+    assert (output / name).read_bytes() != b"mine"
+
+
+def test_what_an_interrupted_comparison_has_left_is_replaced(study, monkeypatch):
+    study.add_run(A, error=1)
+    output = study.results / "compare_2d_0"
+    replace = os.replace
+
+    def killed(source, target):
+        if str(target).endswith("compare.md"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
+        interrupted.setattr(os, "replace", killed)
+        run([A])
+    assert (output / "compare.png").exists() and not (output / "compare.md").exists()
+    run([A])
+    assert sorted(file.name for file in output.iterdir()) == sorted(FILES)
 
 
 def test_an_existing_comparison_is_replaced_only_with_overwrite(study):

@@ -11,7 +11,7 @@ OURS = [
     "cases.png",
     "labels/a.nii.gz",
     "labels/b [2].nii.gz",
-    "labels/.a.nii.gz.12.tmp.nii.gz",
+    "labels/.a.nii.gz.node-12.tmp.nii.gz",
     "probabilities/a.npz",
     "scores/a.json",
     "scores/gone.json",
