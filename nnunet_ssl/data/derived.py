@@ -95,15 +95,22 @@ def left_unfinished(folder: Path, last: str) -> list[str]:
     return [name for name, state in states.items() if (folder / name).is_file() and file_state(folder / name) == state]
 
 
+def _folders(raw: RawDataset) -> list[Path]:
+    """The raw folder, and the preprocessed one where nnU-Net's variable names it."""
+    from nnunetv2.paths import nnUNet_preprocessed
+
+    return [raw.folder, raw.preprocessed] if nnUNet_preprocessed.is_set() else [raw.folder]
+
+
 def carried_list(raw: RawDataset) -> UnlabeledList | None:
     """unlabeled.json of the data set, from the raw folder, else from the preprocessed one; None where neither has one.
 
     Groups are those of both folders and of dataset.json. Hidden labels of the preprocessed folder are taken where the raw one has
     none: raw data are often mounted read-only. Hashes of images changed since are left out: a list written from this one is newer.
     """
-    files = [folder / LIST_FILE for folder in (raw.folder, raw.preprocessed)]
-    lists = [load_list(file, raw) for file in files if file.is_file()]
-    groups = known_groups(raw.preprocessed, raw.folder)
+    folders = _folders(raw)
+    lists = [load_list(folder / LIST_FILE, raw) for folder in folders if (folder / LIST_FILE).is_file()]
+    groups = known_groups(*reversed(folders))
     if not lists and not groups:
         return None
     found, *others = lists or [UnlabeledList()]
@@ -115,7 +122,7 @@ def carried_list(raw: RawDataset) -> UnlabeledList | None:
 
 def carried_lists(raw: RawDataset) -> tuple[UnlabeledList | None, list[dict[str, list[str]]] | None]:
     """`carried_list` and splits_final.json, from the raw folder, else from the preprocessed one; None where neither has one."""
-    splits = [folder / SPLITS_FILE for folder in (raw.folder, raw.preprocessed) if (folder / SPLITS_FILE).is_file()]
+    splits = [folder / SPLITS_FILE for folder in _folders(raw) if (folder / SPLITS_FILE).is_file()]
     return carried_list(raw), load_splits(splits[0], raw.labeled) if splits else None
 
 
