@@ -98,7 +98,7 @@ def compare(
     notes = [note for split in splits.values() for note in split.notes]
     notes += results.differing_plans(experiment, trainers)
     if test:
-        cases = find_test_cases(experiment, labels.file_ending)
+        cases = find_test_cases(experiment, labels.file_ending, num_processes)
         if cases.left_out:
             notes.append(f"{cases.left_out} images of imagesTs have no reference in labelsTs and were left out.")
         jobs = []
@@ -198,7 +198,9 @@ def _evaluate(jobs: Sequence[_Job], labels: LabelDefinition, reader, num_process
 
 def _evaluate_job(job: _Job, labels: LabelDefinition, reader) -> dict[str, ClassResult]:
     annotated = labels.annotated(job.case, job.reference)
-    found = evaluate_case(job.prediction, job.reference, annotated, labels.ignore_label, reader, job.repair)
+    found = evaluate_case(
+        job.prediction, job.reference, annotated, labels.ignore_label, reader, job.repair, labels.codes
+    )
     return {name: found[name] if name in annotated else not_annotated() for name in labels.classes}
 
 

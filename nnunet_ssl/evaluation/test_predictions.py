@@ -10,6 +10,7 @@ from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.data.derived import under_construction
 from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.geometry import other_axes
+from nnunet_ssl.data.label_files import checked_label_files
 from nnunet_ssl.data.listing import files_with_ending
 from nnunet_ssl.data.locks import only_writer
 from nnunet_ssl.data.model_files import load_predictor
@@ -45,14 +46,15 @@ class PredictionSettings:
     trust: bool = False  # checkpoints and plans that would be executed, see `data/model_files.py`
 
 
-def find_test_cases(experiment: Experiment, file_ending: str) -> TestCases:
+def find_test_cases(experiment: Experiment, file_ending: str, num_processes: int = 1) -> TestCases:
     """Cases of `labelsTs` with their images in `imagesTs`.
 
     Args:
         file_ending: with which the models were trained.
 
     Raises:
-        UserError: there are none, images or channels are missing, the raw data set cannot be used or has another file ending.
+        UserError: there are none, images or channels are missing, the raw data set cannot be used or has another file ending, or
+            label maps cannot be read or hold numbers that dataset.json does not name.
     """
     data = RawDataset.open(experiment.dataset)
     raw = data.folder
@@ -76,6 +78,9 @@ def find_test_cases(experiment: Experiment, file_ending: str) -> TestCases:
             f"{raw / 'imagesTs'} has no image CASE_0000{file_ending} for {len(missing)} cases of labelsTs: "
             f"{some(missing, SHOWN)}. Put the images there or take the labels away."
         )
+    # before hours of prediction
+    files = {case: str(file) for case, file in references.items()}
+    checked_label_files(data, files, "reference", num_processes, show_progress=True, may_ignore=True)
     return TestCases({case: images[case] for case in references}, references, len(images) - len(references))
 
 

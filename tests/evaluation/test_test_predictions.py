@@ -246,6 +246,21 @@ def test_what_is_missing_for_test_predictions_is_named(study, predictions, damag
     assert not predictions
 
 
+@pytest.mark.parametrize("values", [(0, 255), (0, 1, 7)], ids=str)
+def test_references_with_numbers_of_no_class_are_refused_before_anything_is_predicted(study, predictions, values):
+    study.add_test_cases()
+    train_nothing(study, nnUNetTrainer, 0, seed=0)
+    reference = np.resize(np.array(values, np.uint8), SHAPE)
+    write(reference, study.raw / "labelsTs" / "test_1.nii.gz")
+    refused(
+        rf"test_1\.nii\.gz: holds {values[-1]}; allowed in a reference are \[0, 1, 2\]",
+        trainers=[A],
+        test=True,
+        settings=SETTINGS,
+    )
+    assert not predictions
+
+
 def test_hidden_files_are_no_test_cases(study):
     study.add_test_cases(1)
     for folder in ("imagesTs", "labelsTs"):
