@@ -98,7 +98,7 @@ def compare(
     notes = [note for split in splits.values() for note in split.notes]
     notes += results.differing_plans(experiment, trainers)
     if test:
-        cases = find_test_cases(experiment, labels.file_ending, num_processes)
+        cases = find_test_cases(experiment, trainers, labels.file_ending, num_processes)
         if cases.left_out:
             notes.append(f"{cases.left_out} images of imagesTs have no reference in labelsTs and were left out.")
         jobs = []
