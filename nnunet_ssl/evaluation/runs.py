@@ -334,6 +334,12 @@ def nnunet_dice(run: Run, labels: LabelDefinition, reference_folder: str) -> dic
     return found
 
 
+def summary_folders(run: Run) -> set[str]:
+    """Names of the folders with the references of nnU-Net's `validation/summary.json`, which `nnunet_dice` has read."""
+    content = read_json(run.folder / "validation" / "summary.json")
+    return {Path(entry["reference_file"]).parent.name for entry in content["metric_per_case"]}
+
+
 def validation_is_older(run: Run, checkpoint_name: str) -> bool:
     """Whether the checkpoint was written after the validation: then the validation is of an earlier training."""
     checkpoint, summary = run.folder / checkpoint_name, run.folder / "validation" / "summary.json"

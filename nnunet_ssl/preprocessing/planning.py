@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import inspect
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_ssl.data.atomic import write_json_atomically
+from nnunet_ssl.data.atomic import copy_atomically, write_json_atomically
 from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.json_files import expect, read_json
 from nnunet_ssl.data.label_files import checked_label_files, misplaced_labels
@@ -308,7 +307,7 @@ def _plans(raw: RawDataset, base: Path, made_from: dict, plans_name: str, planni
     if keep:
         print(f"{raw.name}: {file.name} is up to date, skipped. (--clean plans anew.)")
         # keys that planning does not read may have changed, and training reads the copy
-        shutil.copy(raw.folder / "dataset.json", base / "dataset.json")
+        copy_atomically(raw.folder / "dataset.json", base / "dataset.json")
     else:
         if os.environ.get("nnUNet_n_proc_DA", "").strip() == "0":
             raise UserError(

@@ -328,6 +328,24 @@ def test_a_changed_label_makes_plans_and_labeled_part_anew(own, capsys):
     ).read_bytes()
 
 
+def test_the_copy_of_dataset_json_is_whole_whenever_a_run_is_killed(own, monkeypatch):
+    copy, raw = (own / folder / NAME / "dataset.json" for folder in ("nnUNet_preprocessed", "nnUNet_raw"))
+    assert plan_and_preprocess() == 0
+    before = copy.read_bytes()
+    raw.write_text(json.dumps(json.loads(raw.read_text()) | {"description": "new"}))
+
+    def killed(source, target, **_):
+        Path(target).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        for function in ("copy", "copyfile"):
+            patch.setattr(shutil, function, killed)
+        assert plan_and_preprocess() != 0
+    assert copy.read_bytes() == before
+    assert plan_and_preprocess() == 0 and copy.read_bytes() == raw.read_bytes()
+
+
 def test_plans_edited_by_hand_are_kept(own):
     folders = _Folders(own)
     folders.edit_plans(batch_size=17)
