@@ -22,7 +22,13 @@ from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError, listed
-from nnunet_ssl.preprocessing.preprocessed import complete_cases, load_plans, made_from, preprocessing_hash
+from nnunet_ssl.preprocessing.preprocessed import (
+    complete_cases,
+    get_configuration,
+    load_plans,
+    made_from,
+    preprocessing_hash,
+)
 from nnunet_ssl.preprocessing.unlabeled import preprocess_rest
 
 FORMAT = 1
@@ -90,7 +96,8 @@ def plan_and_preprocess(
         overwrite: replace a different splits_final.json of the preprocessed data set by that of the raw one.
 
     Raises:
-        UserError: an image or label that cannot be used, unknown classes of nnU-Net, no configuration that the plans have.
+        UserError: an image or label that cannot be used, unknown classes of nnU-Net, no configuration that the plans have, or one
+            whose folder is not one of this data set.
     """
     _refuse_what_planning_lacks(raw)
     base = raw.preprocessed
@@ -112,6 +119,7 @@ def plan_and_preprocess(
         if configuration not in plans_manager.available_configurations:
             print(f"{raw.name}: {plans_name} has no configuration {configuration}; it is skipped, as nnU-Net does.")
             continue
+        get_configuration(plans_manager, configuration)  # all of them before nnU-Net deletes the first folder
         present.append(configuration)
         if num_processes is None:
             processes.append(DEFAULT_PROCESSES.get(configuration, 4))
@@ -339,7 +347,7 @@ def _preprocess_labeled(
     from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess
 
     plans_manager = load_plans(raw.preprocessed, plans_name)
-    configuration_manager = plans_manager.get_configuration(configuration)
+    configuration_manager = get_configuration(plans_manager, configuration)
     folder = base / configuration_manager.data_identifier
     record = base / f"{configuration_manager.data_identifier}_labeled.json"
     wanted = {

@@ -353,6 +353,23 @@ def test_plans_edited_by_hand_are_kept(own):
     assert _Folders(own).configuration.batch_size == 17
 
 
+@pytest.mark.parametrize("configurations", [["3d_fullres"], ["other", "3d_fullres"]], ids=str)
+def test_a_folder_outside_the_data_set_is_not_replaced(own, capsys, configurations):
+    folders = _Folders(own)
+    plans = folders.base / "nnUNetPlans.json"
+    content = json.loads(plans.read_text())
+    whole = content["configurations"]["3d_fullres"]
+    content["configurations"] |= {"other": whole | {"data_identifier": "other"}}
+    content["configurations"]["3d_fullres"] = whole | {"data_identifier": "../Dataset999_Other/x"}
+    plans.write_text(json.dumps(content))
+    precious = own / "nnUNet_preprocessed" / "Dataset999_Other" / "x" / "precious.txt"
+    precious.parent.mkdir(parents=True)
+    precious.touch()
+    assert command("plan_and_preprocess", "-c", *configurations, "-np", "1", "-npfp", "1") == 1
+    assert "data_identifier" in capsys.readouterr().err
+    assert precious.is_file() and not (folders.base / "other").exists()
+
+
 def test_plans_of_another_data_set_are_kept(own, capsys):
     folders = _Folders(own)
     folders.edit_plans(batch_size=17)  # those that nnUNetv2_move_plans_between_datasets has put into an empty folder
