@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +55,12 @@ def write_atomically(filename: str | Path, write: Callable[[Path], object]) -> N
         os.replace(temporary, filename)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def copy_atomically(source: str | Path, target: str | Path) -> None:
+    """Copy a file so that `target` is at every moment either what it was or complete; one of the same content stays untouched."""
+    if not (os.path.isfile(target) and filecmp.cmp(source, target, shallow=False)):
+        write_atomically(target, lambda temporary: shutil.copyfile(source, temporary))
 
 
 def write_named_atomically(filename: str | Path, ending: str, write: Callable[[str], object]) -> None:

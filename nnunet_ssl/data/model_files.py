@@ -27,8 +27,8 @@ from nnunet_ssl.data.json_files import expect
 from nnunet_ssl.data.listing import what_it_is
 from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.plans_file import read_plans
-from nnunet_ssl.data.raw_dataset import load_dataset_json
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.data.raw_dataset import RawDataset, load_dataset_json
+from nnunet_ssl.errors import UserError, excerpt
 
 TRUST = "If you trust whoever made it, add --trust: what it names is then executed."
 RETRAIN = "Train again: nnU-Net writes it when a training starts."
@@ -187,6 +187,35 @@ def _is_network(name: object) -> bool:
     return found is None or (
         isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith(NETWORKS)
     )
+
+
+def check_same_data(folder: Path, raw: RawDataset) -> None:
+    """UserError where a trained model knows other classes, regions or channels than the raw data set.
+
+    Both are compared as `load_dataset_json` gives them: `1`, `"1"` and `[1]` are the same class.
+    """
+    file = folder / "dataset.json"
+    own, of_model = _data_keys(raw.dataset_json), _data_keys(load_dataset_json(file, RETRAIN))
+    for key, found in of_model.items():
+        if found != own[key]:
+            raise UserError(
+                f"{file}: '{key}' is {excerpt(found)}, but {raw.folder / 'dataset.json'} has {excerpt(own[key])}. Train the "
+                "model on the present data set, or correct the file."
+            )
+
+
+def _data_keys(dataset_json: dict) -> dict[str, Any]:
+    """Classes, regions and channels, equal where nnU-Net does the same with them."""
+    labels = dataset_json["labels"]
+    has_regions = any(isinstance(value, list) for value in labels.values())
+    regions = [[name, sorted(v) if isinstance(v, list) else [v]] for name, v in labels.items()]
+    channels = dataset_json.get("channel_names", dataset_json.get("modality"))
+    return {
+        # the outputs of a network have the order of the regions
+        "labels": regions if has_regions else labels,
+        "regions_class_order": dataset_json.get("regions_class_order") if has_regions else None,
+        "channel_names": list(channels.values()),
+    }
 
 
 def load_predictor(

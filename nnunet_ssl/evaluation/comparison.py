@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from nnunet_ssl.data.derived import files_under_construction, left_unfinished
+from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import dataset_name
 from nnunet_ssl.errors import UserError, some
@@ -22,6 +23,7 @@ from nnunet_ssl.evaluation.statistics import summarize
 from nnunet_ssl.evaluation.tables import Head, markdown, write_reports
 from nnunet_ssl.evaluation.test_predictions import PredictionSettings, find_test_cases, predict_test
 from nnunet_ssl.evaluation.trained_split import FoldSplit, verify_split
+from nnunet_ssl.preprocessing.dense_labels import REFERENCES as DENSE_REFERENCES
 
 REPORT = "compare.md"
 FILES = (REPORT, "compare_cases.csv", "compare_summary.csv", "compare.png")
@@ -97,7 +99,7 @@ def compare(
     notes = [note for split in splits.values() for note in split.notes]
     notes += results.differing_plans(experiment, trainers)
     if test:
-        cases = find_test_cases(experiment, labels.file_ending)
+        cases = find_test_cases(experiment, trainers, labels.file_ending, num_processes)
         if cases.left_out:
             notes.append(f"{cases.left_out} images of imagesTs have no reference in labelsTs and were left out.")
         jobs = []
@@ -217,21 +219,35 @@ def _evaluate(jobs: Sequence[_Job], labels: LabelDefinition, reader, num_process
 
 def _evaluate_job(job: _Job, labels: LabelDefinition, reader) -> dict[str, ClassResult]:
     annotated = labels.annotated(job.case, job.reference)
-    found = evaluate_case(job.prediction, job.reference, annotated, labels.ignore_label, reader, job.repair)
+    found = evaluate_case(
+        job.prediction, job.reference, annotated, labels.ignore_label, reader, job.repair, labels.codes
+    )
     return {name: found[name] if name in annotated else not_annotated() for name in labels.classes}
 
 
 def _check_against_nnunet(
     experiment: Experiment, run: Run, table: pd.DataFrame, labels: LabelDefinition, reference_folder: str
 ) -> list[str]:
-    """UserError if our Dice is not the one nnU-Net wrote after its validation: then files have changed since. Returns notes."""
+    """UserError if our Dice is not the one nnU-Net wrote after its validation: then files have changed since. Returns notes.
+
+    UserError also if it was on dense labels, of which some are missing now.
+    """
     rows = table[(table["trainer"] == run.trainer) & (table["fold"] == str(run.fold)) & (table["metric"] == "Dice")]
     rows = rows[rows["empty"] != NOT_ANNOTATED]  # nnU-Net's own summary counts them
     written = results.nnunet_dice(run, labels, reference_folder)
     if not written:
+        others = results.summary_folders(run)
+        if DENSE_REFERENCES in others:
+            raise UserError(
+                f"{run.folder / 'validation' / 'summary.json'} is on dense labels, but {DENSE_REFERENCES} of "
+                f"{results.nnunet_folder('nnUNet_preprocessed') / experiment.dataset} does not have all of its cases. Run "
+                f"`nnunet_ssl preprocess_unlabeled -d {int(dataset_number(experiment.dataset))}`, or validate again on the labels "
+                f"that there are: {experiment.train_command(run.trainer, run.fold, '--val')}"
+            )
+        here = "dense labels" if reference_folder == DENSE_REFERENCES else "the labels of the training"
         return [
-            f"{run.trainer}, fold {run.fold}: evaluated here on dense labels ({reference_folder}), in nnU-Net's own summary.json "
-            "on sparse or partial ones, so that the two cannot be compared with each other."
+            f"{run.trainer}, fold {run.fold}: evaluated here on {here} ({reference_folder}), in nnU-Net's own summary.json on "
+            f"others ({', '.join(sorted(others))}), so that the two cannot be compared with each other."
         ]
     for case, name, value in rows[["case", "class", "value"]].itertuples(index=False):
         expected = 100 * written.get((case, name), math.nan)

@@ -168,6 +168,17 @@ def _refuse_existing_zip(file: Path, overwrite: bool) -> None:
         raise UserError(f"{file} exists. Name another file with --zip, or {other}.")
 
 
+def _parts_of_name(model: Path) -> tuple[str, str, str]:
+    """Trainer, plans and configuration of a model's folder, which nnU-Net takes apart in the same way where a zip is installed."""
+    parts = model.name.split("__")
+    if len(parts) != 3:
+        raise UserError(
+            f"--zip: nnU-Net finds an installed model by its folder's name, TRAINER__PLANS__CONFIGURATION, and {model.name} has "
+            f"{len(parts)} parts instead of 3. Export it with -o alone, or train with plans whose name has no '__'."
+        )
+    return parts[0], parts[1], parts[2]
+
+
 def _zip(model: Path, file: Path, inside: Path) -> None:
     """Zip an exported model. `inside`: its folder below nnUNet_results."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -196,8 +207,8 @@ def export_model(
         trust: also read what would be executed, see `read_checkpoint`.
 
     Raises:
-        UserError: neither `out` nor `zip_file`, a file is missing or not trusted, one of both may not be replaced, or stock
-            nnU-Net cannot load this model.
+        UserError: neither `out` nor `zip_file`, a name that nnU-Net would not find in a zip, a file is missing or not trusted, one
+            of both may not be replaced, or stock nnU-Net cannot load this model.
     """
     source = Path(source).resolve()
     if out is None and zip_file is None:
@@ -207,6 +218,7 @@ def export_model(
     if out is not None:
         _refuse_to_replace(Path(out).resolve(), source, overwrite)
     if zip_file is not None:
+        trainer, plans, _ = _parts_of_name(source)
         _refuse_existing_zip(Path(zip_file), overwrite)
     load_dataset_json(source / "dataset.json", RETRAIN)
     files = checkpoint_files(source, folds, checkpoint)
@@ -226,11 +238,11 @@ def export_model(
             write_atomically(zip_file, lambda file: _zip(new, file, Path(source.parent.name, source.name)))
     print(f"Exported {source.name}, fold {exported}.")
     if zip_file is not None:
-        dataset, (trainer, plans, _) = source.parent.name, source.name.split("__")
         print(
             f"To {zip_file}. Install it, and predict with stock nnU-Net:\n"
             f"  nnUNetv2_install_pretrained_model_from_zip {zip_file}\n"
-            f"  nnUNetv2_predict -i INPUT -o OUTPUT -d {dataset} -c {configuration} -tr {trainer} -p {plans} -f {exported}{named}"
+            f"  nnUNetv2_predict -i INPUT -o OUTPUT -d {source.parent.name} -c {configuration} -tr {trainer} -p {plans} "
+            f"-f {exported}{named}"
         )
     if out is not None:
         print(

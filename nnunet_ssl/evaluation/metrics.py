@@ -19,7 +19,7 @@ a structure; here such a case is left out of the mean of the distances and count
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt, generate_binar
 
 from nnunet_ssl.data.geometry import has_spacing
 from nnunet_ssl.data.raw_dataset import read_label_map
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, some
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
@@ -170,16 +170,24 @@ def evaluate_case(
     ignore_label: int | None,
     reader_writer: BaseReaderWriter,
     repair: str,
+    codes: Collection[int] | None = None,
 ) -> dict[str, ClassResult]:
     """Read two segmentation files with nnU-Net's reader and evaluate them.
 
     Args:
         repair: how the user makes the prediction anew; ends the error messages.
+        codes: numbers that the reference may hold, the ignore label included; None: any.
 
     Raises:
-        UserError: a file cannot be read, or the two lie on different grids.
+        UserError: a file cannot be read, the two lie on different grids, or the reference holds other numbers.
     """
     prediction, reference, spacing = read_pair(prediction_file, reference_file, reader_writer, repair)
+    # a mask of 0 and 255 has nothing of class 1, and every prediction would miss it
+    if codes is not None and (unknown := [f"{code:g}" for code in np.unique(reference) if code not in codes]):
+        raise UserError(
+            f"{reference_file}: holds {some(unknown)}; allowed in a reference are {some(map(str, sorted(codes)))}. Correct the "
+            "label file, and preprocess again where it was copied from labelsTr."
+        )
     return evaluate_segmentation(prediction, reference, spacing, classes, ignore_label)
 
 

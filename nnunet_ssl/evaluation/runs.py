@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.annotated_classes import PartialLabels
 from nnunet_ssl.data.json_files import expect, read_json
+from nnunet_ssl.data.label_files import named_codes
 from nnunet_ssl.data.listing import files_with_ending
 from nnunet_ssl.data.model_files import RETRAIN, read_checkpoint
 from nnunet_ssl.data.names import dataset_number
@@ -93,12 +94,13 @@ class Run:
 
 @dataclass(frozen=True)
 class LabelDefinition:
-    """What is evaluated. `classes`: name -> label or labels of a region, without background. `partial`: which of them are
-    annotated in which case, None: all in all."""
+    """What is evaluated. `classes`: name -> label or labels of a region, without background. `codes`: all numbers that a reference
+    may hold. `partial`: which classes are annotated in which case, None: all in all."""
 
     classes: dict[str, int | tuple[int, ...]]
     ignore_label: int | None
     file_ending: str
+    codes: frozenset[int]
     partial: PartialLabels | None = None
 
     def annotated(self, case: str, reference: str | Path) -> dict[str, int | tuple[int, ...]]:
@@ -203,7 +205,8 @@ def label_definition(experiment: Experiment, trainers: Sequence[str]) -> LabelDe
         for target in (tuple(target) if isinstance(target, list) else target for target in targets)
     }
     partial = PartialLabels.of(dataset, experiment.model_folder(first) / "dataset.json")
-    return LabelDefinition(classes, manager.ignore_label, dataset["file_ending"], partial)
+    codes = frozenset(named_codes(dataset, ignore=True))
+    return LabelDefinition(classes, manager.ignore_label, dataset["file_ending"], codes, partial)
 
 
 def reader_writer(experiment: Experiment, trainer: str):
@@ -329,6 +332,12 @@ def nnunet_dice(run: Run, labels: LabelDefinition, reference_folder: str) -> dic
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # whatever is in place of what nnU-Net writes
         raise UserError(f"{file} is not nnU-Net's summary of these classes ({error!r}). {again}") from error
     return found
+
+
+def summary_folders(run: Run) -> set[str]:
+    """Names of the folders with the references of nnU-Net's `validation/summary.json`, which `nnunet_dice` has read."""
+    content = read_json(run.folder / "validation" / "summary.json")
+    return {Path(entry["reference_file"]).parent.name for entry in content["metric_per_case"]}
 
 
 def validation_is_older(run: Run, checkpoint_name: str) -> bool:

@@ -10,9 +10,10 @@ from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.data.derived import under_construction
 from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.geometry import other_axes
+from nnunet_ssl.data.label_files import checked_label_files
 from nnunet_ssl.data.listing import files_with_ending
 from nnunet_ssl.data.locks import only_writer
-from nnunet_ssl.data.model_files import load_predictor
+from nnunet_ssl.data.model_files import check_same_data, load_predictor
 from nnunet_ssl.data.ownership import refuse_to_replace
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset, read_case
@@ -45,14 +46,17 @@ class PredictionSettings:
     trust: bool = False  # checkpoints and plans that would be executed, see `data/model_files.py`
 
 
-def find_test_cases(experiment: Experiment, file_ending: str) -> TestCases:
+def find_test_cases(
+    experiment: Experiment, trainers: Sequence[str], file_ending: str, num_processes: int = 1
+) -> TestCases:
     """Cases of `labelsTs` with their images in `imagesTs`.
 
     Args:
         file_ending: with which the models were trained.
 
     Raises:
-        UserError: there are none, images or channels are missing, the raw data set cannot be used or has another file ending.
+        UserError: there are none, images or channels are missing, the raw data set cannot be used or has another file ending, other
+            classes or channels than the trainers' models, or label maps cannot be read or hold numbers of no class.
     """
     data = RawDataset.open(experiment.dataset)
     raw = data.folder
@@ -61,6 +65,8 @@ def find_test_cases(experiment: Experiment, file_ending: str) -> TestCases:
             f"{raw / 'dataset.json'}: 'file_ending' is {data.file_ending}, but the models were trained with {file_ending}. Convert "
             "the images, or train with the present data set."
         )
+    for trainer in trainers:
+        check_same_data(experiment.model_folder(trainer), data)
     references = files_with_ending(raw / "labelsTs", file_ending)
     if not references:
         raise UserError(
@@ -76,6 +82,9 @@ def find_test_cases(experiment: Experiment, file_ending: str) -> TestCases:
             f"{raw / 'imagesTs'} has no image CASE_0000{file_ending} for {len(missing)} cases of labelsTs: "
             f"{some(missing, SHOWN)}. Put the images there or take the labels away."
         )
+    # before hours of prediction
+    files = {case: str(file) for case, file in references.items()}
+    checked_label_files(data, files, "reference", num_processes, show_progress=True, may_ignore=True)
     return TestCases({case: images[case] for case in references}, references, len(images) - len(references))
 
 

@@ -8,12 +8,12 @@ classes under the same file names. They are never trained on: they are preproces
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunet_ssl.data.atomic import copy_atomically
 from nnunet_ssl.data.geometry import has_spacing_files, label_endings, spacing_file
 from nnunet_ssl.data.label_files import checked_label_files
 from nnunet_ssl.data.names import dataset_number
@@ -113,11 +113,11 @@ class DenseLabels:
         )
 
 
-def _remove_references(folder: Path, raw: RawDataset) -> None:
-    """The label maps that were copied here, of all cases, with the spacing of TIFFs; other files stay."""
+def _remove_references(folder: Path, raw: RawDataset, wanted: Collection[str] = ()) -> None:
+    """The label maps that were copied here, with the spacing of TIFFs, but for the `wanted` names; other files stay."""
     maps = [file.name.removesuffix(raw.file_ending) for file in folder.glob(f"*{raw.file_ending}")]
     ours = {f"{case}{ending}" for case in maps for ending in label_endings(raw.file_ending)}
-    remove_folder(folder, lambda path, file: path in ours and not file.is_symlink())
+    remove_folder(folder, lambda path, file: path in ours - set(wanted) and not file.is_symlink())
 
 
 def preprocess_dense(
@@ -140,12 +140,15 @@ def preprocess_dense(
         _remove_references(references, raw)
         return
     hashes = checked_label_files(raw, files, "dense label map", max(num_processes), show_progress, raw.labels)
-    _remove_references(references, raw)
+    sources = [Path(file) for file in files.values()]
+    if has_spacing_files(raw.reader_writer_class):
+        spacings = [spacing_file(file, is_image=False) for file in files.values()]
+        sources += [file for file in spacings if file.is_file()]
     references.mkdir(parents=True, exist_ok=True)
-    for file in files.values():
-        shutil.copy(file, references)
-        if has_spacing_files(raw.reader_writer_class) and spacing_file(file, is_image=False).is_file():
-            shutil.copy(spacing_file(file, is_image=False), references)
+    # never a moment without what is still valid: without it, validation would silently be on sparse labels
+    for source in sources:
+        copy_atomically(source, references / source.name)
+    _remove_references(references, raw, {source.name for source in sources})
     hashes = {
         case: made_from(content.labeled[case].sha256, digest, raw.geometry(case)) for case, digest in hashes.items()
     }

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import inspect
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_ssl.data.atomic import write_json_atomically
+from nnunet_ssl.data.atomic import copy_atomically, write_json_atomically
 from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.json_files import expect, read_json
 from nnunet_ssl.data.label_files import checked_label_files, misplaced_labels
@@ -23,7 +22,13 @@ from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError, listed
-from nnunet_ssl.preprocessing.preprocessed import complete_cases, load_plans, made_from, preprocessing_hash
+from nnunet_ssl.preprocessing.preprocessed import (
+    complete_cases,
+    get_configuration,
+    load_plans,
+    made_from,
+    preprocessing_hash,
+)
 from nnunet_ssl.preprocessing.unlabeled import preprocess_rest
 
 FORMAT = 1
@@ -91,7 +96,8 @@ def plan_and_preprocess(
         overwrite: replace a different splits_final.json of the preprocessed data set by that of the raw one.
 
     Raises:
-        UserError: an image or label that cannot be used, unknown classes of nnU-Net, no configuration that the plans have.
+        UserError: an image or label that cannot be used, unknown classes of nnU-Net, no configuration that the plans have, or one
+            whose folder is not one of this data set.
     """
     _refuse_what_planning_lacks(raw)
     base = raw.preprocessed
@@ -113,6 +119,7 @@ def plan_and_preprocess(
         if configuration not in plans_manager.available_configurations:
             print(f"{raw.name}: {plans_name} has no configuration {configuration}; it is skipped, as nnU-Net does.")
             continue
+        get_configuration(plans_manager, configuration)  # all of them before nnU-Net deletes the first folder
         present.append(configuration)
         if num_processes is None:
             processes.append(DEFAULT_PROCESSES.get(configuration, 4))
@@ -308,7 +315,7 @@ def _plans(raw: RawDataset, base: Path, made_from: dict, plans_name: str, planni
     if keep:
         print(f"{raw.name}: {file.name} is up to date, skipped. (--clean plans anew.)")
         # keys that planning does not read may have changed, and training reads the copy
-        shutil.copy(raw.folder / "dataset.json", base / "dataset.json")
+        copy_atomically(raw.folder / "dataset.json", base / "dataset.json")
     else:
         if os.environ.get("nnUNet_n_proc_DA", "").strip() == "0":
             raise UserError(
@@ -340,7 +347,7 @@ def _preprocess_labeled(
     from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess
 
     plans_manager = load_plans(raw.preprocessed, plans_name)
-    configuration_manager = plans_manager.get_configuration(configuration)
+    configuration_manager = get_configuration(plans_manager, configuration)
     folder = base / configuration_manager.data_identifier
     record = base / f"{configuration_manager.data_identifier}_labeled.json"
     wanted = {

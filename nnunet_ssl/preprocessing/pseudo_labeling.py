@@ -11,7 +11,7 @@ from pathlib import Path
 from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.leakage import find_overlaps
 from nnunet_ssl.data.list_update import prepare_lists
-from nnunet_ssl.data.model_files import read_properties
+from nnunet_ssl.data.model_files import check_same_data, read_properties
 from nnunet_ssl.data.ownership import Known, foreign_files, remove_folder
 from nnunet_ssl.data.progress import progress
 from nnunet_ssl.data.raw_dataset import RawDataset
@@ -297,16 +297,9 @@ def _open(
 
 
 def _load(model: Model, raw: RawDataset):
-    """nnU-Net's predictor with the model. UserError where it cannot be loaded, or predicts other labels."""
-    predictor = model.load()
-    for key in ("labels", "regions_class_order"):
-        own, of_model = raw.dataset_json.get(key), predictor.dataset_json.get(key)
-        if own != of_model:
-            raise UserError(
-                f"{model.folder / 'dataset.json'}: '{key}' is {of_model}, but {raw.folder / 'dataset.json'} has {own}. Train the "
-                "model on these labels, or correct the file."
-            )
-    return predictor
+    """nnU-Net's predictor with the model. UserError where it cannot be loaded, or was trained on other classes or channels."""
+    check_same_data(model.folder, raw)
+    return model.load()
 
 
 def _predict(

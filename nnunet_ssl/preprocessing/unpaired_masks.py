@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnunet_ssl.data.label_files import checked_label_files
+from nnunet_ssl.data.leakage import of_same_patients
 from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.raw_dataset import MASKS_FOLDER, RawDataset
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
-from nnunet_ssl.data.unlabeled_list import UnlabeledList
+from nnunet_ssl.data.unlabeled_list import UnlabeledList, known_groups
 from nnunet_ssl.errors import UserError, some
 from nnunet_ssl.preprocessing.cases import preprocess_cases
 from nnunet_ssl.preprocessing.preprocessed import (
@@ -61,15 +62,15 @@ def unpaired_masks(
     plans_manager: PlansManager,
     configuration_manager: ConfigurationManager,
     split: tuple[Sequence[str], Sequence[str]],
-) -> tuple[str, list[str]]:
-    """The folder of the preprocessed masks, and their names.
+) -> tuple[str, list[str], list[str]]:
+    """The folder of the preprocessed masks, their names, and those left out: of patients (`groups`) with validation or test cases.
 
     Args:
         split: training and validation cases of the fold.
 
     Raises:
-        UserError: there are none, they were made with other plans or are unfinished, or one has the name of a case that is
-            trained, validated or tested.
+        UserError: there are none, they were made with other plans or are unfinished, one has the name of a case that is
+            trained, validated or tested, or all are left out.
     """
     base = Path(preprocessed_base)
     folder = Path(unlabeled_folder(base, configuration_manager, KIND))
@@ -88,15 +89,23 @@ def unpaired_masks(
     current = manifest["preprocessing_hash"] == preprocessing_hash(plans_manager, configuration_manager)
     if not cases or not current or not set(cases) <= complete_cases(folder):
         raise UserError(f"{folder} is empty, unfinished or made with other plans. Run `{command}`.")
-    test = UnlabeledList.load(base / LIST_FILE).test if (base / LIST_FILE).is_file() else ()
-    for place, used in (("training", split[0]), ("validation", split[1]), ("test", test)):
+    listed = UnlabeledList.load(base / LIST_FILE) if (base / LIST_FILE).is_file() else UnlabeledList()
+    listed.groups = known_groups(base)
+    for place, used in (("training", split[0]), ("validation", split[1]), ("test", listed.test)):
         if both := sorted(set(cases) & set(used)):
             raise UserError(
                 f"{folder}: {some(both, 5)} is (are) also {place} case(s) of this fold; masks have to be of other "
                 f"patients. Remove them from {MASKS_FOLDER} of nnUNet_raw/{base.name}, or rename what only shares the name, and "
                 f"run `{command}`."
             )
-    return str(folder), cases
+    left_out = of_same_patients(listed, cases, {*split[1], *listed.test} - set(split[0]))
+    kept = [case for case in cases if case not in left_out]
+    if not kept:
+        raise UserError(
+            f"{folder}: all masks are of patients with validation or test cases ('groups' of {base / LIST_FILE}). Put masks of "
+            f"other patients into {MASKS_FOLDER} of nnUNet_raw/{base.name} and run `{command}`."
+        )
+    return str(folder), kept, left_out
 
 
 def preprocess_masks(

@@ -216,6 +216,15 @@ def test_the_zip_holds_the_exported_folder_where_nnunet_looks_for_it(results, tm
     assert "-o" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("plans", ["my__plans", "a__b__c"])
+def test_a_name_that_nnunet_would_not_find_in_a_zip_is_refused_at_once(results, tmp_path, capsys, plans):
+    write_model(results).rename(results / DATASET / f"{TRAINER}__{plans}__2d")
+    assert export("-p", plans, "--zip", tmp_path / "model.zip", "-o", tmp_path / "exported") == 1
+    assert "whose name has no '__'" in capsys.readouterr().err
+    assert not (tmp_path / "model.zip").exists() and not (tmp_path / "exported").exists()
+    assert export("-p", plans, "-o", tmp_path / "exported") == 0
+
+
 def test_the_checkpoint_keeps_what_stock_nnunet_reads(results):
     model = write_model(results)
     loaded = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)

@@ -364,11 +364,46 @@ def test_a_changed_label_makes_plans_and_labeled_part_anew(own, capsys):
     ).read_bytes()
 
 
+def test_the_copy_of_dataset_json_is_whole_whenever_a_run_is_killed(own, monkeypatch):
+    copy, raw = (own / folder / NAME / "dataset.json" for folder in ("nnUNet_preprocessed", "nnUNet_raw"))
+    assert plan_and_preprocess() == 0
+    before = copy.read_bytes()
+    raw.write_text(json.dumps(json.loads(raw.read_text()) | {"description": "new"}))
+
+    def killed(source, target, **_):
+        Path(target).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        for function in ("copy", "copyfile"):
+            patch.setattr(shutil, function, killed)
+        assert plan_and_preprocess() != 0
+    assert copy.read_bytes() == before
+    assert plan_and_preprocess() == 0 and copy.read_bytes() == raw.read_bytes()
+
+
 def test_plans_edited_by_hand_are_kept(own):
     folders = _Folders(own)
     folders.edit_plans(batch_size=17)
     assert plan_and_preprocess() == 0
     assert _Folders(own).configuration.batch_size == 17
+
+
+@pytest.mark.parametrize("configurations", [["3d_fullres"], ["other", "3d_fullres"]], ids=str)
+def test_a_folder_outside_the_data_set_is_not_replaced(own, capsys, configurations):
+    folders = _Folders(own)
+    plans = folders.base / "nnUNetPlans.json"
+    content = json.loads(plans.read_text())
+    whole = content["configurations"]["3d_fullres"]
+    content["configurations"] |= {"other": whole | {"data_identifier": "other"}}
+    content["configurations"]["3d_fullres"] = whole | {"data_identifier": "../Dataset999_Other/x"}
+    plans.write_text(json.dumps(content))
+    precious = own / "nnUNet_preprocessed" / "Dataset999_Other" / "x" / "precious.txt"
+    precious.parent.mkdir(parents=True)
+    precious.touch()
+    assert command("plan_and_preprocess", "-c", *configurations, "-np", "1", "-npfp", "1") == 1
+    assert "data_identifier" in capsys.readouterr().err
+    assert precious.is_file() and not (folders.base / "other").exists()
 
 
 def test_plans_of_another_data_set_are_kept(own, capsys):

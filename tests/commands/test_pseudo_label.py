@@ -395,13 +395,25 @@ def test_folds_must_exist(own, capsys):
         pseudo_label(folds=("first",))
 
 
-def test_a_model_of_other_labels_is_refused(own, capsys):
+@pytest.mark.parametrize(
+    ("key", "value"), [("labels", {"background": 0, "lesion": 1, "organ": 2}), ("channel_names", {"0": "CT"})]
+)
+def test_a_model_of_other_labels_or_channels_is_refused(own, capsys, key, value):
     file = own / "nnUNet_results" / DATASET / "nnUNetTrainer__nnUNetPlans__2d" / "dataset.json"
-    content = json.loads(file.read_text())
-    content["labels"]["lesion"], content["labels"]["organ"] = 1, 2
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
     assert pseudo_label() == 1
-    assert "'labels'" in capsys.readouterr().err
+    assert f"dataset.json: '{key}' is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("as_written", [str, lambda code: [code]], ids=["text", "list"])
+def test_labels_may_be_written_as_text_and_as_lists(own, as_written):
+    model = Path("nnUNet_results", DATASET, "nnUNetTrainer__nnUNetPlans__2d")
+    for folder in (Path("nnUNet_raw", DATASET), Path("nnUNet_preprocessed", DATASET), model):
+        content = json.loads((own / folder / "dataset.json").read_text())
+        written = {name: as_written(code) if code else code for name, code in content["labels"].items()}
+        (own / folder / "dataset.json").write_text(json.dumps(content | {"labels": written}))
+    assert pseudo_label() == 0
+    assert set(table(own)) == set(CASES)
 
 
 def test_a_model_that_would_execute_code_is_not_loaded_without_trust(own, tmp_path, capsys):

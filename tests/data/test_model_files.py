@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from nnunet_ssl.data.model_files import _is_network, check_model, load_predictor, read_checkpoint, read_properties
+from nnunet_ssl.data.model_files import (
+    _is_network,
+    check_model,
+    check_same_data,
+    load_predictor,
+    read_checkpoint,
+    read_properties,
+)
+from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.errors import UserError
 from tests.helpers.hostile import MakesFolder, spoil_checkpoint
 from tests.helpers.synthetic import make_plans
@@ -220,3 +229,29 @@ def test_damaged_properties_are_named(content, tmp_path):
     file.write_bytes(content)
     with pytest.raises(UserError, match="plan_and_preprocess -d 991 --clean"):
         read_properties(file)
+
+
+REGIONS = {"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"labels": {"background": 0, "whole": [1, 2], "core": [1]}}, "labels"),
+        (
+            {"labels": {"background": 0, "core": [2], "whole": [1, 2]}},
+            "labels",
+        ),  # the outputs of the network change places
+        ({"regions_class_order": [2, 1]}, "regions_class_order"),
+        ({"channel_names": {"0": "T2", "1": "T1"}}, "channel_names"),
+        ({"channel_names": None, "modality": {"0": "T1", "1": "T2"}}, None),
+        ({"labels": {"background": 0, "whole": [2, 1], "core": 2}}, None),
+    ],
+)
+def test_regions_and_channels_of_a_model_are_those_of_the_data_set(tmp_path, change, key):
+    content = {"file_ending": ".nii.gz", "channel_names": {"0": "T1", "1": "T2"}, **REGIONS}
+    of_model = {name: value for name, value in (content | change).items() if value is not None}
+    (tmp_path / "dataset.json").write_text(json.dumps(of_model))
+    raw = RawDataset("Dataset001_X", Path("raw"), content, {}, {}, {}, {}, {})
+    with pytest.raises(UserError, match=f"'{key}' is .* but raw/dataset.json has") if key else nullcontext():
+        check_same_data(tmp_path, raw)

@@ -143,6 +143,30 @@ def test_regions_and_ignore_label_agree_with_nnunet(tmp_path, monkeypatch):
     assert list(dict.fromkeys(cells(output)["class"])) == ["whole", "core"]
 
 
+def test_dense_labels_of_the_validation_that_are_missing_now_are_named(study):
+    folder = study.add_run(A, error=4)
+    summary = folder / "validation" / "summary.json"
+    for i, case in enumerate(study.cases):
+        write(truth(i), study.preprocessed / "gt_segmentations_dense" / f"{case}.nii.gz")
+    summary.write_text(summary.read_text().replace("gt_segmentations/", "gt_segmentations_dense/"))
+    run([A])
+    (study.preprocessed / "gt_segmentations_dense" / "case_1.nii.gz").unlink()
+    refused("is on dense labels.*`nnunet_ssl preprocess_unlabeled -d 992`.*--val", trainers=[A], overwrite=True)
+    summary.write_text(summary.read_text().replace("gt_segmentations_dense/", "elsewhere/"))
+    report = (run([A], overwrite=True) / "compare.md").read_text()
+    assert (
+        "the labels of the training (gt_segmentations), in nnU-Net's own summary.json on others (elsewhere)" in report
+    )
+
+
+@pytest.mark.parametrize("folder", ["gt_segmentations", "gt_segmentations_dense"])
+def test_references_with_numbers_of_no_class_are_refused(study, folder):
+    study.add_run(A, error=4)
+    for i, case in enumerate(study.cases):
+        write(truth(i) * (255 if i == 2 else 1), study.preprocessed / folder / f"{case}.nii.gz")
+    refused(rf"{folder}/case_2\.nii\.gz: holds 254, 255; allowed in a reference are 0, 1, 2", trainers=[A])
+
+
 def test_sparse_labels_are_compared_on_the_dense_ones_that_there_are(tmp_path, monkeypatch):
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(name, str(tmp_path / name))

@@ -168,7 +168,7 @@ def test_a_cascade_gets_the_predictions_of_its_first_stage(study, predictions, m
         checkpoint = {"network_weights": {}, "trainer_name": A, "init_args": {"configuration": configuration}}
         torch.save(checkpoint, folder / "checkpoint_final.pth")
     experiment = results_of.Experiment(DATASET, "3d_cascade_fullres")
-    cases = find_test_cases(experiment, ".nii.gz")
+    cases = find_test_cases(experiment, [A], ".nii.gz")
     predict_test(experiment, A, (0,), cases, SETTINGS)
     first_stage = study.folder(A, configuration="3d_lowres").parent / "test_folds_0"
     assert [call["previous"] for call in predictions] == [None, str(first_stage)]
@@ -246,11 +246,62 @@ def test_what_is_missing_for_test_predictions_is_named(study, predictions, damag
     assert not predictions
 
 
+@pytest.mark.parametrize("trainer", [A, "nnUNetTrainer_5epochs"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("labels", {"background": 0, "lesion": 1, "organ": 2}),
+        ("labels", {"background": 0, "organ": 1}),
+        ("channel_names", {"0": "CT"}),
+    ],
+)
+def test_models_of_other_classes_or_channels_are_refused(study, predictions, trainer, key, value):
+    study.add_test_cases()
+    for trainer_class in (nnUNetTrainer, nnUNetTrainer_5epochs):
+        train_nothing(study, trainer_class, 0, seed=0)
+    # of the raw data set, or of one model where all have to agree on the classes
+    places = [study.raw] if key == "labels" else [study.folder(trainer).parent]
+    for place in places:
+        (place / "dataset.json").write_text(json.dumps(study.dataset | {key: value}))
+    refused(
+        rf"dataset\.json: '{key}' is .* but .*nnUNet_raw.*dataset\.json has",
+        trainers=[A, "nnUNetTrainer_5epochs"],
+        test=True,
+        settings=SETTINGS,
+    )
+    assert not predictions
+
+
+@pytest.mark.parametrize("as_written", [str, lambda code: [code]], ids=["text", "list"])
+def test_the_same_classes_written_in_another_way_are_compared(study, predictions, as_written):
+    study.add_test_cases()
+    train_nothing(study, nnUNetTrainer, 0, seed=0)
+    labels = {name: as_written(code) if code else code for name, code in study.labels.items()}
+    (study.raw / "dataset.json").write_text(json.dumps(study.dataset | {"labels": labels}))
+    run([A], test=True, settings=SETTINGS)
+    assert predictions
+
+
+@pytest.mark.parametrize("values", [(0, 255), (0, 1, 7)], ids=str)
+def test_references_with_numbers_of_no_class_are_refused_before_anything_is_predicted(study, predictions, values):
+    study.add_test_cases()
+    train_nothing(study, nnUNetTrainer, 0, seed=0)
+    reference = np.resize(np.array(values, np.uint8), SHAPE)
+    write(reference, study.raw / "labelsTs" / "test_1.nii.gz")
+    refused(
+        rf"test_1\.nii\.gz: holds {values[-1]}; allowed in a reference are \[0, 1, 2\]",
+        trainers=[A],
+        test=True,
+        settings=SETTINGS,
+    )
+    assert not predictions
+
+
 def test_hidden_files_are_no_test_cases(study):
     study.add_test_cases(1)
     for folder in ("imagesTs", "labelsTs"):
         (study.raw / folder / "._test_0.nii.gz").write_bytes(b"macOS")
-    cases = find_test_cases(results_of.Experiment(DATASET, "2d"), ".nii.gz")
+    cases = find_test_cases(results_of.Experiment(DATASET, "2d"), [], ".nii.gz")
     assert list(cases.references) == list(cases.images) == ["test_0"] and cases.left_out == 0
 
 

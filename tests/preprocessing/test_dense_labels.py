@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import SimpleITK as sitk
 
@@ -47,3 +49,29 @@ def test_bad_dense_labels_are_refused(sparse):
     with pytest.raises(UserError, match="other, which are not in imagesTr"):
         RawDataset.open(name).dense_files()
     assert not (out / "nnUNet_preprocessed" / name / "gt_segmentations_dense").exists()
+
+
+def test_an_interrupted_repeat_keeps_finished_references_and_changes_only_what_differs(sparse, monkeypatch):
+    out, name = sparse
+    dense, raw = out / "nnUNet_preprocessed" / name / "gt_segmentations_dense", out / "nnUNet_raw" / name
+    preprocess(name)
+    before = {file.name: (file.read_bytes(), file.stat().st_ino) for file in dense.iterdir()}
+    changed = raw / "labelsTr_dense" / "case_01.nii.gz"
+    sitk.WriteImage(sitk.ReadImage(str(changed)) * 0, str(changed))
+    (raw / "labelsTr_dense" / "case_02.nii.gz").unlink()
+    (dense / "mine.txt").touch()
+
+    def killed(source, target, **_):
+        target.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        for function in ("copy", "copyfile"):
+            patch.setattr(shutil, function, killed)
+        with pytest.raises(KeyboardInterrupt):
+            preprocess(name)
+    assert {f.name: (f.read_bytes(), f.stat().st_ino) for f in dense.glob("*.nii.gz")} == before
+    preprocess(name)
+    assert {f.name for f in dense.iterdir()} == before.keys() - {"case_02.nii.gz"} | {"mine.txt"}
+    assert (dense / changed.name).read_bytes() == changed.read_bytes()
+    assert (dense / "case_00.nii.gz").stat().st_ino == before["case_00.nii.gz"][1]

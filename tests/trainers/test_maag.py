@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,3 +95,18 @@ def test_one_scale_resizes_the_prediction_of_the_highest_resolution(datasets, tm
     assert [len(masks) for (masks, _), _ in calls] == [1, 1]
     with pytest.raises(ValueError, match="scales"):
         make_trainer(TRAINER, out, dataset, results=tmp_path / "b", scales=0).initialize()
+
+
+@pytest.mark.parametrize("file", ["unlabeled.json", "dataset.json"])
+@pytest.mark.parametrize(("place", "used"), [("val", ["mask_00"]), ("train", ["mask_00", "mask_01"])])
+def test_masks_of_patients_who_validate_are_left_out(datasets, tmp_path, file, place, used):
+    out, dataset = datasets(ignore=True, unlabeled=0, masks=2)
+    out = copy_dataset(out, tmp_path / "copy")
+    base = out / "nnUNet_preprocessed" / dataset
+    (fold,) = json.loads((base / "splits_final.json").read_text())
+    content = json.loads((base / file).read_text()) if (base / file).is_file() else {"format": 1}
+    groups = {"mask_01": "someone", fold[place][0]: "someone"}
+    (base / file).write_text(json.dumps(content | {"groups": groups}))
+    trainer = started(make_trainer(TRAINER, out, dataset, results=tmp_path / "results"))
+    assert trainer.dataloader_train.data_loader.streams["masks"]._data.identifiers == used
+    assert ("1 mask(s) of patients" in Path(trainer.log_file).read_text()) == (len(used) == 1)
