@@ -63,7 +63,9 @@ def unpaired_masks(
     configuration_manager: ConfigurationManager,
     split: tuple[Sequence[str], Sequence[str]],
 ) -> tuple[str, list[str], list[str]]:
-    """The folder of the preprocessed masks, their names, and those left out: of patients (`groups`) with validation or test cases.
+    """The folder of the preprocessed masks, their names, and notes for the log.
+
+    Masks of patients (`groups`) with validation or test cases are left out.
 
     Args:
         split: training and validation cases of the fold.
@@ -105,7 +107,8 @@ def unpaired_masks(
             f"{folder}: all masks are of patients with validation or test cases ('groups' of {base / LIST_FILE}). Put masks of "
             f"other patients into {MASKS_FOLDER} of nnUNet_raw/{base.name} and run `{command}`."
         )
-    return str(folder), kept, left_out
+    note = f"Note: {len(left_out)} mask(s) of patients with validation or test cases are left out: {some(left_out, 5)}."
+    return str(folder), kept, [note] if left_out else []
 
 
 def preprocess_masks(

@@ -32,7 +32,6 @@ from torch import Tensor
 
 from nnunet_ssl.dataloading.views import label_transforms
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.errors import some
 from nnunet_ssl.losses.adversarial_masks import (
     flip_signs,
     least_squares_discriminator_loss,
@@ -79,12 +78,10 @@ class nnUNetTrainerMAAG(nnUNetTrainerWeak):
 
     def further_streams(self, labeled: nnUNetDataLoader) -> dict[str, nnUNetDataLoader]:
         base, own_cases = self.preprocessed_dataset_folder_base, (self.cases.train, self.cases.validation)
-        folder, cases, left_out = unpaired_masks(base, self.plans_manager, self.configuration_manager, own_cases)
+        folder, cases, notes = unpaired_masks(base, self.plans_manager, self.configuration_manager, own_cases)
         self.print_to_log_file(f"{len(cases)} dense masks of other patients from {folder}")
-        if left_out:
-            self.print_to_log_file(
-                f"Note: {len(left_out)} mask(s) of patients with validation or test cases are left out: {some(left_out, 5)}."
-            )
+        for note in notes:
+            self.print_to_log_file(note)
         first = 1 if labeled.patch_size_was_2d else 0
         masks = nnUNetDataLoader(
             MaskDataset(folder, cases),
