@@ -229,8 +229,8 @@ def early(row: Row) -> Row:
     return replace(row, key=f"{row.key}, start from 0.05", group="variants", settings=settings, variant="start_0_05")
 
 
-def weighted(row: Row, weight: float) -> Row:
-    settings = (f"consistency_weight={weight}",)
+def weighted(row: Row, weight: float, attribute: str = "consistency_weight") -> Row:
+    settings = (f"{attribute}={weight}",)
     return replace(row, key=f"{row.key}, weight {weight:g}", settings=settings, variant=f"weight{weight:g}")
 
 
@@ -263,6 +263,7 @@ def few_labels(
         *methods(pack, epochs, UNLABELED),
         same_view(mean_teacher),
         *(weighted(mean_teacher, weight) for weight in (0.2, 50)),  # official beside the default of 5, and ten times it
+        weighted(Row("DAN", pack, "nnUNetTrainerDAN", epochs, "variants"), 0.2, "adversarial_weight"),  # official
     ]
     return Study(name, title, about, tuple(rows))
 

@@ -232,7 +232,7 @@ def change_ending(file: Path) -> None:
             lambda study: rename(study.raw / "imagesTs" / "test_1_0000.nii.gz", "test_1.nii.gz"),
             "must be named CASE_XXXX",
         ),
-        (lambda study: change_ending(study.raw / "dataset.json"), "file_ending' is .mha, .* trained with .nii.gz"),
+        (lambda study: change_ending(study.raw / "dataset.json"), "a file in labelsTs must be named CASE.mha"),
         (lambda study: (study.folder(A) / "checkpoint_final.pth").unlink(), "-tr nnUNetTrainer --c.*-chk"),
         (lambda study: (study.folder(A) / "checkpoint_final.pth").write_bytes(b"broken"), "it is damaged"),
         (lambda study: (study.folder(A).parent / "test_folds_0").mkdir(), "was not written by this command"),
