@@ -296,7 +296,7 @@ def test_a_changed_image_is_labeled_again_and_one_that_left_goes(own):
     foreign = [folder_of(own) / "labels" / name for name in ("notes.txt", "mine.nii.gz", ".hidden")]
     for file in foreign:
         file.write_text("not of this command")
-    left = folder_of(own) / "labels" / ".free_00.nii.gz.123.tmp.nii.gz"  # of a process that was killed
+    left = folder_of(own) / "labels" / ".free_00.nii.gz.node-123.tmp.nii.gz"  # of a process that was killed
     left.write_text("half")
     assert pseudo_label() == 0
     assert all(file.is_file() for file in foreign) and not left.exists()
