@@ -140,6 +140,7 @@ def make_dataset(
     residual: bool = False,
     batch_size: int = 2,
     mask_norm: bool = False,
+    ignored_surroundings: bool = False,
     configurations: tuple[str, ...] = ("2d", "3d_fullres"),
     change_plans: Callable[[dict], None] | None = None,
     seed: int = 0,
@@ -150,7 +151,9 @@ def make_dataset(
     beside the sparse ones (`ignore`); they are not preprocessed. With `boxes` the sparse labels are boxes of one class, with
     seeds; with `size_bounds` dataset.json has bounds that a new network does not keep. `masks`: number of dense masks of other
     patients, preprocessed. With `partial` the first case has label 1 (with regions: the whole) annotated only, the second label 2
-    only, and dataset.json says so. With `pseudo_labels` there is a finished round of them, `round1`, with undecided voxels.
+    only, and dataset.json says so. With `ignored_surroundings` sparse labels ignore
+    what is empty around an object (`mask_norm`). With `pseudo_labels` there is a finished round of them, `round1`, with
+    undecided voxels.
     """
     name = f"Dataset{dataset_id:03d}_Synthetic"
     raw, preprocessed = out / "nnUNet_raw" / name, out / "nnUNet_preprocessed" / name
@@ -202,7 +205,10 @@ def make_dataset(
             if boxes and folder == "imagesTr":
                 segmentation = _boxes(rng, segmentation == 2)
             elif ignore and folder == "imagesTr":
-                segmentation = np.where(rng.random(segmentation.shape) < 0.6, 3, segmentation).astype(np.uint8)
+                hidden = rng.random(segmentation.shape) < 0.6
+                if mask_norm and not ignored_surroundings:  # else nnU-Net does not know where images are empty
+                    hidden &= np.any(images, axis=0)
+                segmentation = np.where(hidden, 3, segmentation).astype(np.uint8)
             if folder == "imagesUn":
                 pseudo[case] = segmentation
             else:

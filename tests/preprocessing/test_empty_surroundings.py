@@ -33,10 +33,14 @@ def test_a_channel_of_which_the_surroundings_are_not_empty_counts():
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainerScribblePCE", "nnUNetTrainerSemiSupervised"])
-@pytest.mark.parametrize("options", [{"mask_norm": True, "channels": 2}, {"mask_norm": False}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"mask_norm": True, "channels": 2, "ignored_surroundings": True}, {"mask_norm": True}, {"mask_norm": False}],
+    ids=str,
+)
 def test_ignored_surroundings_are_refused_where_plans_normalize_inside_a_mask(name, options, datasets, tmp_path):
     trainer = make_trainer(name, *datasets(ignore=True, **options), results=tmp_path)
-    if not options["mask_norm"]:
+    if "ignored_surroundings" not in options:
         started(trainer)
         return
     with pytest.raises(
