@@ -12,6 +12,7 @@ from nnunet_ssl.data.files import wrong_number_of_channels
 from nnunet_ssl.data.geometry import orientation, other_axes
 from nnunet_ssl.data.inspection_report import Pair, Report
 from nnunet_ssl.data.label_files import misplaced_labels, named_codes
+from nnunet_ssl.data.label_values import other_codes
 from nnunet_ssl.data.leakage import find_overlaps
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import FOLDERS, RawDataset, read_case, read_label_map
@@ -138,7 +139,7 @@ def _describe(
         values, properties = read_case(image.case, image.files, reader_writer_class)
         if image.label is not None:
             label = read_label_map(image.case, image.label, reader_writer_class)[0]
-            if unknown := [f"{code:g}" for code in np.unique(label) if code not in codes]:
+            if unknown := other_codes(label, codes):
                 allowed = f"dataset.json names {', '.join(map(str, sorted(codes)))}"
                 return image, f"case {image.case}: {image.label} holds {some(unknown)}; {allowed}. Correct one of them."
             image.label_hash = _label_hash(label)

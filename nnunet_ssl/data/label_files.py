@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from nnunet_ssl.data.files import file_hash
 from nnunet_ssl.data.geometry import read_grid
+from nnunet_ssl.data.label_values import other_codes
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import RawDataset, read_label_map
 from nnunet_ssl.errors import UserError, listed
@@ -86,9 +85,11 @@ def _check(
         shape = None if like is None else read_label_map(name, like, reader_writer_class)[0].shape
     except UserError as error:
         return "", str(error)
-    found = ", ".join(f"{value:g}" for value in np.unique(segmentation) if value not in allowed)
-    if found:
-        return "", f"{file}: holds {found}; allowed in a {what} are {allowed}. Correct the file or remove it."
+    if found := other_codes(segmentation, allowed):
+        return (
+            "",
+            f"{file}: holds {', '.join(found)}; allowed in a {what} are {allowed}. Correct the file or remove it.",
+        )
     if shape is not None and segmentation.shape != shape:
         return "", f"{file}: shape {segmentation.shape}, but {like} has {shape}. Correct the file or remove it."
     return file_hash(file), ""

@@ -5,13 +5,22 @@ nnU-Net takes `1`, `"1"` and `[1]` for the same class, and regions are there as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+
+import numpy as np
+import pandas as pd
 
 from nnunet_ssl.data.json_files import expect
 
 HIGHEST = 32767  # nnU-Net keeps segmentations as int16
 _NUMBER = f"a whole number from 0 to {HIGHEST}"
+
+
+def other_codes(labels: np.ndarray, allowed: Collection[int]) -> list[str]:
+    """The numbers of a label map that are not among the allowed ones, in their order, as text."""
+    found = pd.unique(labels.ravel())  # does not sort the voxels, as np.unique does
+    return [f"{code:g}" for code in sorted(found) if code not in allowed]
 
 
 def label_values(dataset_json: Mapping, file: str | Path = "dataset.json") -> dict[str, int | list[int]]:

@@ -181,7 +181,7 @@ def gather_cases(
     held_out = {*validation, *cases.test} - set(train)
     of_held_out = [] if allow_transductive else of_same_patients(cases, unlabeled, held_out)
     if of_held_out:
-        unlabeled = [case for case in unlabeled if case not in of_held_out]
+        unlabeled = sorted(set(unlabeled) - set(of_held_out))
         notes.append(
             f"Note: {len(of_held_out)} unlabeled image(s) are of patients with validation or test cases (`groups` of {file}) and "
             f"are left out: {some(of_held_out, 5)}."

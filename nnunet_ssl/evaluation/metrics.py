@@ -28,6 +28,7 @@ import numpy as np
 from scipy.ndimage import binary_erosion, distance_transform_edt, generate_binary_structure
 
 from nnunet_ssl.data.geometry import has_spacing
+from nnunet_ssl.data.label_values import other_codes
 from nnunet_ssl.data.raw_dataset import read_label_map
 from nnunet_ssl.errors import UserError, some
 
@@ -183,7 +184,7 @@ def evaluate_case(
     """
     prediction, reference, spacing = read_pair(prediction_file, reference_file, reader_writer, repair)
     # a mask of 0 and 255 has nothing of class 1, and every prediction would miss it
-    if codes is not None and (unknown := [f"{code:g}" for code in np.unique(reference) if code not in codes]):
+    if codes is not None and (unknown := other_codes(reference, codes)):
         raise UserError(
             f"{reference_file}: holds {some(unknown)}; allowed in a reference are {some(map(str, sorted(codes)))}. Correct the "
             "label file, and preprocess again where it was copied from labelsTr."

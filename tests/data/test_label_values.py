@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_ssl.data.label_values import label_values
+from nnunet_ssl.data.label_values import label_values, other_codes
 from nnunet_ssl.errors import UserError
 
 BACKGROUND = {"background": 0}
@@ -85,3 +86,10 @@ def test_whatever_is_there_is_understood_like_nnunet_or_refused(labels, order):
     before, after = (LabelManager(of, order) for of in (labels, found))
     assert before.has_regions == after.has_regions and before.ignore_label == after.ignore_label
     assert list(map(int, before.all_labels)) == list(after.all_labels)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_numbers_of_no_class_are_named_in_their_order(kind):
+    labels = np.array([[0, 255], [1, 7]], kind)
+    assert other_codes(labels, {0, 1}) == ["7", "255"]
+    assert other_codes(labels[:, :1], [0, 1]) == []

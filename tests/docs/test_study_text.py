@@ -117,8 +117,18 @@ def test_what_the_weight_of_dan_did():
     assert f"(loss {log.loc[first, 'discriminator']:.2f} to {log.loc[last, 'discriminator']:.2f})" in text
     shares = log.loc[first:, "share_percent"]
     assert f"gradient was {shares.min():.0f} to {shares.max():.0f} % of" in text
+    shares = pd.read_csv(STUDIES / "dan_weight_0.2.csv").set_index("steps").loc[1500:, "share_percent"]
+    assert f"term {shares.min():.0f} to {shares.max():.0f} % of the labeled loss's from 1500 steps on" in text
     official = gains("ACDC3", "DAN, weight 0.2").groupby("patient").mean()
     assert f"{-official.mean():.1f} below nnU-Net, worse in all {(official < 0).sum()} patients" in text
+
+
+def test_the_shares_of_sassnet():
+    text = " ".join((REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8").split())
+    shares = pd.read_csv(STUDIES / "sassnet_shares.csv").set_index("steps")
+    sdf, passing = shares["sdf_percent"], shares["adversarial_percent"]
+    assert f"{sdf.min():.0f} to {sdf.max():.0f} % of the labeled loss's for the distances" in text
+    assert f"from {passing.iloc[0]:.1f} to {passing.iloc[-1]:.0f} % in {shares.index[-1]} steps" in text
 
 
 def test_the_table_of_strong_views_says_what_the_file_says():
