@@ -13,7 +13,7 @@ from nnunet_ssl.data.geometry import orientation, other_axes
 from nnunet_ssl.data.inspection_report import Pair, Report
 from nnunet_ssl.data.label_files import misplaced_labels, named_codes
 from nnunet_ssl.data.label_values import other_codes
-from nnunet_ssl.data.leakage import find_overlaps
+from nnunet_ssl.data.leakage import find_overlaps, of_same_patients
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import FOLDERS, RawDataset, read_case, read_label_map
 from nnunet_ssl.data.similarity import (
@@ -203,18 +203,28 @@ def _find_leaks(cases: UnlabeledList, splits: Sequence[dict], report: Report) ->
     for fold, split in enumerate(splits) if splits else [("-", {"train": list(cases.labeled), "val": []})]:
         train, val = split["train"], split["val"]
         where = f"fold {fold}" if splits else "no split"
-        unlabeled = cases.unlabeled_cases(fold)
-        hidden = len(set(cases.hidden_labels.get(str(fold), [])))
+        listed = cases.unlabeled_cases(fold)
+        held_out = {*val, *cases.test} - set(train)
+        # found below by name; the others are the ones that a training leaves out by itself
+        left_out = [case for case in of_same_patients(cases, listed, held_out) if case not in held_out]
+        unlabeled = [case for case in listed if case not in left_out]
+        hidden = len(set(cases.hidden_labels.get(str(fold), [])) - set(left_out))
         if splits:
             report.folds.append(
                 {
                     "fold": fold,
                     "labeled": len(train),
                     "unlabeled": len(unlabeled),
+                    "left out": len(left_out),
                     "of these with hidden labels": hidden,
                     "validation": len(val),
                     "split": split_hash(split)[:12],
                 }
+            )
+        if left_out:
+            report.notes.append(
+                f"{where}: trainings leave out {len(left_out)} unlabeled image(s) of patients with validation or test cases: "
+                f"{some(left_out)}"
             )
         unknown = sorted({*train, *val} - set(cases.labeled))
         if unknown:
@@ -224,7 +234,7 @@ def _find_leaks(cases: UnlabeledList, splits: Sequence[dict], report: Report) ->
                 f"{where} validates on its own training cases (a protocol without a validation set): compare on test cases"
             )
             val = []
-        for overlap in find_overlaps(cases, unlabeled, train, val):
+        for overlap in find_overlaps(cases, listed, train, val):
             text = f"{where}: unlabeled {overlap}"
             if overlap.place == "training" and overlap.by == "content":
                 report.warnings.append(text)

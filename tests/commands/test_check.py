@@ -97,8 +97,6 @@ def test_an_unlabeled_copy_of_a_labeled_training_image_is_a_warning(raw):
     ("groups", "side"),
     [
         ({"lab_1": "p", "lab_3": "p"}, "training and validation"),
-        ({"unl_11": "p", "lab_3": "p"}, "training and validation"),
-        ({"unl_11": "p", "tes_0": "p"}, "training and test"),
         ({"lab_1": "p", "tes_0": "p"}, "training and test"),
     ],
 )
@@ -106,6 +104,22 @@ def test_a_patient_on_both_sides_is_a_leak(raw, groups, side):
     UnlabeledList(groups=groups).save(raw / "unlabeled.json")
     (leak,) = report_of(raw).leaks
     assert side in leak and leak.endswith(": p")
+
+
+@pytest.mark.parametrize("held_out", ["lab_3", "tes_0"])
+def test_unlabeled_images_that_trainings_leave_out_are_counted_and_no_leak(raw, held_out):
+    UnlabeledList(groups={"unl_11": "p", held_out: "p"}).save(raw / "unlabeled.json")
+    report = report_of(raw)
+    assert report.leaks == []
+    assert report.folds[0]["unlabeled"] == 2 and report.folds[0]["left out"] == 1
+    (note,) = report.notes
+    assert "leave out 1 unlabeled image" in note and "unl_11" in note
+
+
+def test_the_same_image_of_a_patient_who_is_known_stays_a_leak(raw):
+    shutil.copy(raw / "imagesTs" / "tes_0_0000.nii.gz", raw / "imagesUn" / "unl_11_0000.nii.gz")
+    UnlabeledList(groups={"unl_11": "p", "tes_0": "p"}).save(raw / "unlabeled.json")
+    assert any("unl_11 is the same image as tes_0 of the test set" in leak for leak in report_of(raw).leaks)
 
 
 def test_patients_of_dataset_json_are_known(raw):
@@ -169,7 +183,7 @@ def test_a_cropped_and_noisy_copy_is_a_near_duplicate_and_fails_only_when_strict
     UnlabeledList(groups={"copy": "tes_0"}).save(raw / "unlabeled.json")
     report = report_of(raw)
     assert report.near_duplicates == [] and report.alike_within_patients >= 1
-    assert any("patient(s) on both sides: tes_0" in leak for leak in report.leaks)
+    assert report.leaks == [] and any("leave out 1 unlabeled image" in note for note in report.notes)
 
 
 def test_equal_label_maps_are_found_wherever_they_lie_in_the_image(raw):
