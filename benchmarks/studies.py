@@ -192,13 +192,16 @@ def controls(pack: Pack, full: Pack, epochs: int) -> list[Row]:
     ]
 
 
-def pseudo_labels(key: str, pack: Pack, epochs: int, teacher: str, options: str = "") -> Row:
+def pseudo_labels(
+    key: str, pack: Pack, epochs: int, teacher: str, options: str = "", settings: tuple[str, ...] = ()
+) -> Row:
     """A round of offline self-training: labels by the run of the row `teacher`, then a training from scratch.
 
     Args:
         options: of `pseudo_label`.
+        settings: of the trainer, beside the name of the round.
     """
-    variant = key.replace(" ", "_").replace(".", "_")  # a round's name has no dots
+    variant = key.replace(",", "").replace(" ", "_").replace(".", "_")  # a round's name has no dots
     name = f"{variant}_seed{{seed}}"
     return Row(
         key,
@@ -208,7 +211,7 @@ def pseudo_labels(key: str, pack: Pack, epochs: int, teacher: str, options: str 
         "new",
         after=(teacher,),
         commands=(f"{LABEL} -o {name} {options}".rstrip(),),
-        settings=(f'round_name="{name}"',),
+        settings=(f'round_name="{name}"', *settings),
         variant="" if key == "round 1" else variant,
     )
 
@@ -227,6 +230,12 @@ def early(row: Row) -> Row:
     """Its own labels as soon as every class is found on labeled patches, as it was before 0.3 of the run became the earliest."""
     settings = ("earliest=0.05",)
     return replace(row, key=f"{row.key}, start from 0.05", group="variants", settings=settings, variant="start_0_05")
+
+
+def labels_last(row: Row) -> Row:
+    """At the end labeled patches alone, as long as is their share of the images."""
+    settings = ("labels_last=null",)
+    return replace(row, key=f"{row.key}, labels last", group="variants", settings=settings, variant="labels_last")
 
 
 def weighted(row: Row, weight: float, attribute: str = "consistency_weight") -> Row:
@@ -249,14 +258,17 @@ def few_labels(
     """
     semi_supervised = Row("SemiSupervised", pack, "nnUNetTrainerSemiSupervised", epochs, "new")
     mean_teacher = Row("MeanTeacher", pack, "nnUNetTrainerMeanTeacher", epochs, "variants")
+    all_labels = replace(semi_supervised, key="SemiSupervised, all labels", pack=again, baseline="all labels")
     rows = [
         *controls(pack, full, epochs),
         *(Row(peer, pack, "") for peer in peers),
         semi_supervised,
-        replace(semi_supervised, key="SemiSupervised, all labels", pack=again, baseline="all labels"),
+        all_labels,
         early(semi_supervised),
+        *map(labels_last, (semi_supervised, all_labels)),
         pseudo_labels("round 1", pack, epochs, "nnU-Net"),
         pseudo_labels("round 1 above 0.9", pack, epochs, "nnU-Net", "--min_confidence 0.9"),
+        pseudo_labels("round 1 above 0.9, rectangles", pack, epochs, "nnU-Net", "--min_confidence 0.9", ("blank=0.8",)),
         pseudo_labels("round 2", pack, epochs, "round 1"),
         pseudo_labels("round of SemiSupervised", pack, epochs, "SemiSupervised"),
         *(continued(semi_supervised, start) for start in ("round 1", "nnU-Net")),

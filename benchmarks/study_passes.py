@@ -45,6 +45,8 @@ def first_part(row: Row) -> tuple[float, float]:
 def steps_of_nnunet(study: Study, row: Row) -> np.ndarray:
     """`(2,)`: as how many steps of nnU-Net a run counts, at least and at most, with the runs that it needs. NaN: not counted."""
     floor = floors().get((row.trainer, row.pack.base), np.nan)
+    if any(setting.startswith("labels_last=") for setting in row.settings):
+        floor = np.nan  # how long labeled patches are alone depends on the cases
     cheap = np.array(first_part(row))
     own = np.sort(row.steps * (cheap + (1 - cheap) * floor))
     return own + sum(steps_of_nnunet(study, study.row(key)) for key in row.after)

@@ -15,6 +15,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunet_ssl.dataloading.dataset import UnlabeledDataset, open_b2nd
 from nnunet_ssl.dataloading.recorder import Recorder
 from nnunet_ssl.dataloading.streams import unlabeled_batch_size_here
+from nnunet_ssl.dataloading.views import split_transforms, with_blank_rectangles, with_views
 
 
 class PseudoLabeledDataset:
@@ -38,15 +39,21 @@ class PseudoLabeledDataset:
 
 
 def pseudo_labeled_loader(
-    trainer, labeled: nnUNetDataLoader, folder: Path, cases: Sequence[str], label_manager: LabelManager
+    trainer, labeled: nnUNetDataLoader, folder: Path, cases: Sequence[str], label_manager: LabelManager, blank: float
 ) -> nnUNetDataLoader:
     """Patches of `cases` with the labels in `folder`: sizes, foreground oversampling and augmentation of the labeled patches.
 
     Args:
         labeled: the labeled loader, with its training transforms.
         label_manager: of these labels, with an ignore label; the labeled cases may have none.
+        blank: share of the patches of which rectangles are hidden, see `with_blank_rectangles`.
     """
     first = 1 if labeled.patch_size_was_2d else 0
+    transforms = labeled.transforms
+    if blank > 0:
+        _, intensity = split_transforms(transforms)
+        patch_size = trainer.configuration_manager.patch_size
+        transforms = with_views(transforms, {"student": with_blank_rectangles(intensity, patch_size, blank)})
     images = UnlabeledDataset({case: trainer.cases.folders[case] for case in cases})
     loader = nnUNetDataLoader(
         PseudoLabeledDataset(images, folder),
@@ -56,7 +63,7 @@ def pseudo_labeled_loader(
         label_manager,
         oversample_foreground_percent=trainer.oversample_foreground_percent,
         probabilistic_oversampling=trainer.probabilistic_oversampling,
-        transforms=ComposeTransforms(_with_ignore_label(labeled.transforms.transforms, label_manager)),
+        transforms=ComposeTransforms(_with_ignore_label(transforms.transforms, label_manager)),
     )
     # else nnU-Net draws every patch around an annotated voxel, as sparse labels need it; pseudo labels are dense
     loader.has_ignore = False

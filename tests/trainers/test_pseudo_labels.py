@@ -82,9 +82,10 @@ def test_the_last_part_of_the_run_is_on_labeled_patches_alone(datasets, tmp_path
 # ------------------------------------------------------------------------------------------------------------- the labels
 
 
+@pytest.mark.parametrize("blank", [0.0, 1.0])
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
-def test_patches_come_with_the_labels_of_the_round(datasets, tmp_path, configuration):
-    trainer = make(datasets, tmp_path, configuration)
+def test_patches_come_with_the_labels_of_the_round(datasets, tmp_path, configuration, blank):
+    trainer = make(datasets, tmp_path, configuration, blank=blank)
     batches = next_batches(trainer, 4)
     for batch in batches:
         assert "inside" not in batch and {str(key) for key in batch["unlabeled_keys"]} <= set(trainer.unlabeled_pool)
@@ -92,6 +93,23 @@ def test_patches_come_with_the_labels_of_the_round(datasets, tmp_path, configura
             assert of_labeled.shape == of_unlabeled.shape and of_labeled.dtype == of_unlabeled.dtype
     seen = {int(v) for batch in batches for v in batch["unlabeled_target"][0].unique()}
     assert seen == {0, 1, 2, IGNORE}
+
+
+@pytest.mark.parametrize("blank", [0.0, 1.0])
+def test_rectangles_are_hidden_from_pseudo_labeled_patches_alone(datasets, tmp_path, blank):
+    trainer = make(datasets, tmp_path, blank=blank)
+    smallest = tuple(size // 10 for size in trainer.configuration_manager.patch_size)
+
+    def hidden(image: torch.Tensor) -> bool:
+        """Whether a window of the smallest rectangle has one value (0: outside of the image)."""
+        windows = np.lib.stride_tricks.sliding_window_view(image[0].numpy(), smallest)
+        return bool(((np.ptp(windows, axis=(2, 3)) == 0) & (windows[..., 0, 0] != 0)).any())
+
+    batches = next_batches(trainer, 8)
+    labeled, unlabeled = ([hidden(image) for batch in batches for image in batch[key]] for key in ("data", "unlabeled"))
+    # nnU-Net's lower resolution, of a quarter of the patches, makes small windows of one value as well
+    assert np.mean(labeled) < 0.5
+    assert all(unlabeled) if blank else np.mean(unlabeled) < 0.5
 
 
 def test_without_augmentation_a_patch_is_a_piece_of_the_round(datasets, tmp_path):

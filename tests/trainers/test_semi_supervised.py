@@ -85,6 +85,16 @@ def test_the_weight_ramps_up_to_the_share_of_the_unlabeled_images(datasets, tmp_
     assert trainer.weights()["pseudo"] == 0
 
 
+@pytest.mark.parametrize(("labels_last", "alone"), [(0.0, 0.0), (0.25, 0.25), (None, 0.5)])
+def test_the_end_of_the_second_stage_can_be_on_labeled_patches_alone(datasets, tmp_path, labels_last, alone):
+    trainer = make(datasets, tmp_path, num_epochs=100, num_iterations_per_epoch=10, labels_last=labels_last)
+    trainer.set_unlabeled_cases(trainer.unlabeled_pool[: len(trainer.cases.train)])
+    trainer.gate.opened_at = 0.3
+    steps = [step for step in range(1000) if at(trainer, step / 1000) or trainer.weights()["pseudo"] > 0]
+    assert steps[0] == 300 and steps[-1] == pytest.approx(1000 - 700 * alone, abs=1)
+    assert steps == list(range(steps[0], steps[-1] + 1))
+
+
 @pytest.mark.parametrize("options", [{}, {"regions": True}, {"ignore": True}], ids=str)
 def test_the_term_by_hand(options, datasets, tmp_path):
     trainer = make(datasets, tmp_path, options, confidence=0.5)

@@ -56,6 +56,7 @@ class nnUNetTrainerPseudoLabels(nnUNetTrainerSSL):
 
     round_name: str | None = None  # None: the newest finished round
     pseudo_weight: float | None = None  # None: share of the pseudo-labeled cases, N_U / (N_U + N_L)
+    blank: float = 0.0  # share of the pseudo-labeled patches of which rectangles are hidden from the network
     final_labeled_fraction: float = 0.0  # of the run, at its end, on labeled patches only; AbdomenCT-1K: 0.09
 
     def build_method(self) -> None:
@@ -92,7 +93,8 @@ class nnUNetTrainerPseudoLabels(nnUNetTrainerSSL):
             )
 
     def unlabeled_loader(self, labeled: nnUNetDataLoader) -> nnUNetDataLoader:
-        return pseudo_labeled_loader(self, labeled, Path(self.labels_folder), self.unlabeled_pool, self.with_ignore)
+        folder = Path(self.labels_folder)
+        return pseudo_labeled_loader(self, labeled, folder, self.unlabeled_pool, self.with_ignore, self.blank)
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         scales = logits if self.enable_deep_supervision else logits[0]

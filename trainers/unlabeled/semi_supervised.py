@@ -56,6 +56,7 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
     unlabeled_weight: float | None = None  # None: share of the unlabeled images, N_U / (N_U + N_L)
     confidence: float = 0.9  # of the moving average's label of a voxel, which does not count below
     blank: float = 0.8  # share of the unlabeled patches of which rectangles are hidden from the network
+    labels_last: float | None = 0.0  # of the second stage, at its end, on labels alone; None: N_L / (N_U + N_L)
     horizons: int = 100  # horizons of the moving average that fit into the run
     inference: str = "teacher"  # or "student"
 
@@ -69,10 +70,14 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
 
     def weights(self) -> dict[str, float]:
         since = self.gate.since_opening
-        if since is None or not self.unlabeled_pool:
+        if since is None or not self.unlabeled_pool or self._labels_alone(since):
             return {"pseudo": 0.0}
         final = self.unlabeled_share if self.unlabeled_weight is None else self.unlabeled_weight
         return {"pseudo": ramped_weight(final, since, self.ramp)}
+
+    def _labels_alone(self, since: float) -> bool:
+        alone = 1 - self.unlabeled_share if self.labels_last is None else self.labels_last
+        return since >= (1 - alone) * (since + 1 - self.progress)
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         labels, sure = sure_labels(self.teacher(batch.views["weak"])[0], self.confidence, self.activation)
