@@ -86,6 +86,7 @@ def test_where_it_loses_with_7_patients_and_with_all():
         ("MeanTeacher", "Mean Teacher"),
         ("URPC", "URPC"),
         ("RDrop", "R-Drop"),
+        ("SASSNet", "SASSNet"),
         ("SDCL", "SDCL, on BCP's mixes of labeled and unlabeled patches, gains"),
     ],
 )
