@@ -12,6 +12,7 @@ import numpy as np
 
 from nnunet_ssl.data.derived import (
     case_ids,
+    holds_images,
     read_label,
     refuse_faulty_cases,
     same_request,
@@ -78,11 +79,12 @@ def merge_datasets(
     stratified_folds(sources, _patients(sources), num_folds)  # too many folds are refused before anything is copied
     recover(target)
     if target.exists() and not overwrite:
-        if same_request(target, dataset_json, _case_ids(sources)):
+        same = same_request(target, dataset_json, _case_ids(sources))
+        if same and all(holds_images(source.raw, target, source.prefix) for source in sources):
             print(f"{target} already holds this merge; nothing is written. --overwrite merges again.")
             return target
         raise UserError(
-            f"{target} exists and holds something else: data sets, their labels, map or options differ. Allowed: a free "
+            f"{target} exists and holds something else: data sets, their images or labels, map or options differ. Allowed: a free "
             "id (-o), or --overwrite, which replaces the folder once the new one is complete."
         )
     if target.exists():

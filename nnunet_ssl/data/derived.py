@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
 import hashlib
 import json
 import os
@@ -163,13 +164,28 @@ def same_request(target: Path, dataset_json: Mapping, cases: Mapping[str, Collec
     return present == {**dataset_json, "nnunet_ssl": own}
 
 
-def place_files(raw: RawDataset, dense: Mapping[str, str], staging: Path, copy: bool) -> bool:
-    """Link (or copy) images, dense labels (case -> file) and test labels, with the spacing beside TIFFs. Whether they are links."""
-    ending = raw.file_ending
+def _placed_images(raw: RawDataset, folder: Path, prefix: str = "") -> list[tuple[str, Path]]:
+    """Image files, each with where it lies in the folder of a data set that is made of this one."""
     images: list[tuple[str, Path]] = []
     for section, cases in (("imagesTr", raw.labeled), ("imagesUn", raw.unlabeled), ("imagesTs", raw.test)):
         for case, channels in cases.items():
-            images += [(file, staging / section / f"{case}_{i:04d}{ending}") for i, file in enumerate(channels)]
+            names = [f"{prefix}{case}_{i:04d}{raw.file_ending}" for i in range(len(channels))]
+            images += [(file, folder / section / name) for file, name in zip(channels, names)]
+    return images
+
+
+def holds_images(raw: RawDataset, target: Path, prefix: str = "") -> bool:
+    """Whether all images of a data set lie in `target`, as links or as copies with the same bytes. `prefix`: of the ids there."""
+    return all(
+        placed.exists() and (os.path.samefile(file, placed) or filecmp.cmp(file, placed, shallow=False))
+        for file, placed in _placed_images(raw, target, prefix)
+    )
+
+
+def place_files(raw: RawDataset, dense: Mapping[str, str], staging: Path, copy: bool) -> bool:
+    """Link (or copy) images, dense labels (case -> file) and test labels, with the spacing beside TIFFs. Whether they are links."""
+    ending = raw.file_ending
+    images = _placed_images(raw, staging)
     labels = [(file, staging / DENSE_FOLDER / f"{case}{ending}") for case, file in dense.items()]
     labels += [(file, staging / "labelsTs" / f"{case}{ending}") for case, file in raw.test_labels.items()]
     spacings = {

@@ -16,6 +16,7 @@ from nnunet_ssl.data.derived import (
     carried_lists,
     case_ids,
     hash_labels,
+    holds_images,
     place_files,
     read_label,
     refuse_faulty_cases,
@@ -178,12 +179,13 @@ class Relabeling:
         if self.writing.overwrite:
             refuse_to_replace(self.target, self.raw.files(), "a free id with -o")
             return False
-        if same_request(self.target, dataset_json, case_ids(self.raw, self.dense)):
+        same = same_request(self.target, dataset_json, case_ids(self.raw, self.dense))
+        if same and holds_images(self.raw, self.target):
             print(f"{self.target} already holds these {labels}; nothing is written. --overwrite makes them again.")
             return True
         raise UserError(
-            f"{self.target} exists and holds something else: cases, their labels, {choice} or options differ. Allowed: a free id "
-            "(-o), or --overwrite, which replaces the folder once the new one is complete."
+            f"{self.target} exists and holds something else: cases, their images or labels, {choice} or options differ. "
+            "Allowed: a free id (-o), or --overwrite, which replaces the folder once the new one is complete."
         )
 
     def write(

@@ -207,7 +207,7 @@ def test_the_same_request_writes_nothing_another_is_refused_and_overwrite_replac
     dense = raw / "labelsTr_dense" / "b.nii.gz"
     content = dense.read_bytes()
     dense.unlink()
-    assert "their labels" in refusal(capsys, raw)
+    assert "their images or labels" in refusal(capsys, raw)
     dense.write_bytes(content)
     first = read(made(raw) / "labelsTr" / "a.nii.gz")
     assert expand("--threshold", 0, "--overwrite") == 0

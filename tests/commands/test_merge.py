@@ -269,13 +269,14 @@ def test_an_existing_data_set_is_replaced_only_with_overwrite_and_kept_when_that
     [
         lambda f: shutil.copy(f / "labelsTr" / "c1.nii.gz", f / "labelsTr" / "c0.nii.gz"),
         lambda f: shutil.copy(f / "labelsTr" / "c1.nii.gz", f / "labelsTs" / "t0.nii.gz"),
+        lambda f: shutil.copy(f / "imagesTr" / "c1_0000.nii.gz", f / "imagesTr" / "c0_0000.nii.gz"),
         lambda f: [file.unlink() for file in (f / "imagesUn").iterdir()],
         lambda f: [file.unlink() for folder in ("imagesTs", "labelsTs") for file in (f / folder).iterdir()],
     ],
-    ids=["label", "test label", "unlabeled image", "test image"],
+    ids=["label", "test label", "image", "unlabeled image", "test image"],
 )
 def test_a_source_that_has_changed_is_another_request(root, capsys, change_source):
     assert merge(root, "--ignore") == 0
     change_source(root / "nnUNet_raw" / "Dataset009_Spleen")
     assert merge(root, "--ignore") == 1
-    assert "their labels" in capsys.readouterr().err
+    assert "their images or labels" in capsys.readouterr().err

@@ -375,15 +375,23 @@ def test_the_same_request_writes_nothing_another_is_refused_and_overwrite_replac
     [
         lambda f: shutil.copy(f / "labelsTr" / "p2_a.nii.gz", f / "labelsTr" / "p1_a.nii.gz"),
         lambda f: shutil.copy(f / "labelsTr" / "p2_a.nii.gz", f / "labelsTs" / "p5_a.nii.gz"),
+        lambda f: _replace(f / "imagesTr" / "p2_a_0000.nii.gz", f / "imagesTr" / "p1_a_0000.nii.gz"),
         lambda f: [file.unlink() for file in (f / "imagesUn").iterdir()],
         lambda f: [file.unlink() for folder in ("imagesTs", "labelsTs") for file in (f / folder).iterdir()],
     ],
-    ids=["label", "test label", "unlabeled image", "test image"],
+    ids=["label", "test label", "image", "unlabeled image", "test image"],
 )
-def test_a_source_that_has_changed_is_another_request(raw, capsys, change_source):
-    assert weaken("-name", "W") == 0
+@pytest.mark.parametrize("copy", [(), ("--copy",)], ids=["links", "copies"])
+def test_a_source_that_has_changed_is_another_request(raw, capsys, change_source, copy):
+    assert weaken("-name", "W", *copy) == 0
     change_source(raw)
-    assert "their labels" in refusal(capsys, raw, "-name", "W")
+    assert "their images or labels" in refusal(capsys, raw, "-name", "W", *copy)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """As a file is saved anew: what links to the old one stays as it is."""
+    target.unlink()
+    shutil.copy(source, target)
 
 
 def test_a_result_of_an_earlier_version_is_compared_without_the_hash_of_the_labels(raw, capsys):
