@@ -380,3 +380,27 @@ def test_a_class_without_scribble_leaves_the_slice_to_the_background():
     arrays = {"scribble": scribble, "pseudo_label": nothing, "pseudo_label_class_missing": nothing}
     report = check(redrawn("random_walker", arrays), load_adapter("random_walker"))
     assert report.complete, report
+
+
+def test_a_draw_without_the_released_walk_has_the_other_scribbles():
+    labels = torch.zeros(1, 80, 48, dtype=torch.uint8)
+    labels[0, 20:60, 10:20], labels[0, 20:60, 40:], labels[0, 20:60, 30:40] = 1, 2, 3
+    box = torch.where(labels[0] == 3, 3, 0)
+    others = [key for key in redrawn("scribble_generators", {}).outputs if key not in ("weak_box_strat", "bresenham")]
+    file = redrawn("scribble_generators", {"labels": labels, "weak_box_strat": box}, tuple(others))
+    report = check(file, load_adapter("scribble_generators"))
+    assert report.complete, report
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_class_that_the_disk_at_its_centroid_misses_is_kept_as_a_mask(apart):
+    labels = torch.zeros(1, 40, 40, dtype=torch.uint8)
+    labels[0, 8:33, 8:33] = 3
+    labels[0, 12:29, 12:29] = 0 if apart else 3
+    rows, columns = torch.meshgrid(torch.arange(40), torch.arange(40), indexing="ij")
+    near = (rows - 20) ** 2 + (columns - 20) ** 2 < 2.5**2
+    expected = (labels[0] == 3).long() if apart else 3 * near
+    others = [key for key in redrawn("scribble_generators", {}).outputs if key != "weak_centroid_strat"]
+    file = redrawn("scribble_generators", {"labels": labels, "weak_centroid_strat": expected}, tuple(others))
+    report = check(file, load_adapter("scribble_generators"))
+    assert report.complete, report
