@@ -258,6 +258,8 @@ def partial_label_loss(
     pseudo: Tensor | None = None,
     exclusion_weight: float = 0.0,
     sum_logits: bool = False,
+    background: bool = False,
+    smooth: float = SMOOTH,
     all_ranks: bool = False,
 ) -> Tensor:
     """`candidate_cross_entropy + partial_dice_loss + exclusion_weight * exclusion_loss`, at least -1.
@@ -266,6 +268,7 @@ def partial_label_loss(
         pseudo: see `candidate_cross_entropy`; they do not enter the Dice.
         exclusion_weight: 2 in the official code of the marginal loss.
         sum_logits: the marginal loss as in the official code (`summed_logits`) instead of marginal probabilities.
+        background, smooth: of both Dice terms, see `partial_dice_loss`.
 
     Raises:
         ValueError: shapes or types do not fit, or pseudo labels with `sum_logits`, where hidden classes have no probability.
@@ -274,12 +277,12 @@ def partial_label_loss(
         raise ValueError("pseudo labels need the probabilities of all classes, which sum_logits does not keep")
     merged = summed_logits(logits, annotated) if sum_logits else logits
     loss = candidate_cross_entropy(merged, target, annotated, mask, pseudo)
-    loss = loss + partial_dice_loss(merged, target, annotated, mask, batch=batch_dice, all_ranks=all_ranks)
+    of_dice = {"batch": batch_dice, "background": background, "smooth": smooth, "all_ranks": all_ranks}
+    loss = loss + partial_dice_loss(merged, target, annotated, mask, **of_dice)
     if exclusion_weight:
         # a case that annotates everything has no exclusion term in the official code either
         cases = ~annotated.all(1)
-        excluded = exclusion_loss(logits, target, annotated, mask, cases=cases, batch=batch_dice, all_ranks=all_ranks)
-        loss = loss + exclusion_weight * excluded
+        loss = loss + exclusion_weight * exclusion_loss(logits, target, annotated, mask, cases=cases, **of_dice)
     return loss
 
 

@@ -182,6 +182,7 @@ class Adapter:
         uses: dotted names of the functions of nnunet_ssl that are under golden values here and that the trainer calls.
         reference_only: dotted names of the others the adapter calls -> why no trainer calls them.
         not_followed: output arrays that reproduce a defect of the released code -> which defect.
+        single_precision: output arrays of type float64 whose values the official code computed in float32.
     """
 
     name: str
@@ -190,6 +191,7 @@ class Adapter:
     uses: tuple[str, ...]
     reference_only: dict[str, str]
     not_followed: dict[str, str]
+    single_precision: tuple[str, ...] = ()
 
     def adapt(self, file: GoldenFile) -> dict[str, Any]:
         return self.module.adapt(file)
@@ -216,6 +218,7 @@ def load_adapter(name: str) -> Adapter:
         uses=tuple(module.USES),
         reference_only=dict(module.REFERENCE_ONLY),
         not_followed=dict(getattr(module, "NOT_FOLLOWED", {})),
+        single_precision=tuple(getattr(module, "SINGLE_PRECISION", ())),
     )
 
 
@@ -255,11 +258,14 @@ def _as_array(value: Any) -> np.ndarray:
     return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
 
 
-def compare(produced: Any, expected: np.ndarray) -> tuple[float, str | None]:
+def compare(produced: Any, expected: np.ndarray, single: bool = False) -> tuple[float, str | None]:
     """Whether `produced` (tensor, array, number or nested list) matches `expected`.
 
     Matched means: equal shape; integers and masks equal; floating point max|a-b| <= tolerance * max|b| with the
     tolerance of the expected type. Infinities and NaN must stand at the same places.
+
+    Args:
+        single: the values were computed in float32, whatever the type they are stored in.
 
     Returns:
         the relative error max|a-b| / max|b| (0 where both are 0; infinite where it cannot be formed), and None, or what
@@ -279,7 +285,7 @@ def compare(produced: Any, expected: np.ndarray) -> tuple[float, str | None]:
         return math.inf, "NaN or infinity where the other has none"
     difference = float(np.abs(a[finite] - b[finite]).max(initial=0.0))
     scale = float(np.abs(b[finite]).max(initial=0.0))
-    tolerance = TOLERANCES[expected.dtype.name]
+    tolerance = TOLERANCES["float32" if single else expected.dtype.name]
     error = difference / scale if scale > 0 else (0.0 if difference == 0 else math.inf)
     return error, None if error <= tolerance else f"relative error {error:.3g}, allowed {tolerance:g}"
 
@@ -350,7 +356,7 @@ def check(file: GoldenFile, adapter: Adapter) -> Report:
     for key, official in expected.items():
         if key in produced:
             report.produced += 1
-            error, problem = compare(produced[key], official)
+            error, problem = compare(produced[key], official, key in adapter.single_precision)
             if key in report.not_followed:
                 problem = "produced, although the adapter lists it as not followed"
                 del report.not_followed[key]

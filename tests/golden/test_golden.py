@@ -455,6 +455,24 @@ def test_a_listed_defect_is_excused_but_only_while_it_is_not_produced(folder, wi
     assert "not followed" in report["stub"]["mismatched"]["defect"]
 
 
+def test_what_was_computed_in_single_precision_has_its_tolerance(folder, with_adapter):
+    write(folder, "stub", {"x": 1.0, "single": 2.0, "double": 3.0}, {"single", "double"})
+    found = {"single": 2.0001, "double": 3.0001}
+    with_adapter(lambda file: found, SINGLE_PRECISION=("single", "of another draw"))
+    status, report = run(folder)
+    assert status == 1
+    assert list(report["stub"]["mismatched"]) == ["double"]
+
+
+@pytest.mark.parametrize("name", framework.adapter_names())
+def test_single_precision_is_claimed_for_stored_arrays_of_double_precision_only(name):
+    single = framework.load_adapter(name).single_precision
+    if single:
+        source = DATA if (DATA / f"{name}.npz").exists() else shared_dir("golden")
+        expected = GoldenFile.load(source, name).expected()
+        assert {str(expected[key].dtype) for key in single} == {"float64"}
+
+
 def test_an_adapter_that_raises_fails_its_file_and_not_the_others(folder, with_adapter, capsys):
     write(folder, "stub", {"x": 1.0, "y": 2.0}, {"y"})
     copy_changed(folder, "ssl4mis_common", lambda key, array: array)

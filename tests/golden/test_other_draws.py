@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.golden.framework import GoldenFile, check, load_adapter
+from tests.golden.reference.unimatch import adaptive_threshold
 from tests.helpers.paths import REPOSITORY
 
 DATA = REPOSITORY / "tests" / "golden" / "data"
@@ -20,9 +21,9 @@ SHAPES = {"2d": (5, 7, 9), "3d": (3, 5, 6, 3)}  # classes and voxels; the stored
 Arrays = dict[str, Tensor | float]
 
 
-def redrawn(name: str, arrays: Arrays, dropped: tuple[str, ...] = ()) -> GoldenFile:
+def redrawn(name: str, arrays: Arrays, dropped: tuple[str, ...] = (), sidecar: dict | None = None) -> GoldenFile:
     """The stored file with these arrays in place of its own, and without outputs that others of them would change."""
-    sidecar = json.loads((DATA / f"{name}.json").read_text())
+    sidecar = sidecar or json.loads((DATA / f"{name}.json").read_text())
     with np.load(DATA / f"{name}.npz") as npz:
         stored = {key: npz[key] for key in npz.files}
     assert arrays.keys() <= stored.keys()
@@ -131,6 +132,8 @@ def draw_entropy_minimization(sidecar: dict, n: int, labeled: int) -> tuple[Arra
     arrays: Arrays = {}
     for dim, (classes, *_) in SHAPES.items():
         z, labels = drawn(n, dim, 5)
+        for key in (f"entropy_loss{dim}", f"entropy_loss_map{dim}"):
+            sidecar["arrays"][key]["constants"]["C"] = classes
         found, weight = entropy(z.softmax(1)), weight_of(sidecar, f"step{dim}_weight")
         in_script = sidecar["arrays"][f"step{dim}_consistency"]["constants"]["C_in_script"]
         supervised, consistency = half(z[:labeled], labels[:labeled]), found.mean() / math.log(in_script)
@@ -251,7 +254,7 @@ def test_an_odd_batch_has_the_smaller_half_labeled(name, samples):
     sidecar = json.loads((DATA / f"{name}.json").read_text())
     arrays, dropped = DRAWS[name](sidecar, samples, samples // 2)
     adapter = load_adapter(name)
-    report = check(redrawn(name, arrays, dropped), adapter)
+    report = check(redrawn(name, arrays, dropped, sidecar), adapter)
     assert report.complete, report
 
 
@@ -313,3 +316,91 @@ def test_ad_mt_follows_its_constants():
         entropy_of_sure = -(z.log_softmax(1) * y).sum(1)[sure].mean().item()
         loss = found[f"step_{dim}/out/true_loss_u"].item()
         assert (loss == pytest.approx(entropy_of_sure, rel=1e-4)) == (dim == "2d")
+
+
+@pytest.mark.parametrize("classes", [2, 5, 7])
+def test_the_threshold_of_corrmatch_is_a_running_sum_over_the_classes(classes):
+    """Stored as float64, but official single precision: another order of the sum is another number."""
+    random = torch.Generator().manual_seed(classes)
+    batches = [torch.randn(3, classes, 7, 11, generator=random).softmax(1) for _ in range(20)]
+    start, momentum, expected = 0.85, 0.5, []
+    now = torch.tensor(start)
+    for p in batches:
+        confidence, label = p.max(1)
+        total = 0.0
+        for k in label.unique():
+            total = total + confidence[label == k].max()
+        now = momentum * now + (1 - momentum) * (total / len(label.unique()))
+        expected.append(now.item())
+    assert adaptive_threshold(start, batches, label >= 0, momentum) == expected
+
+
+def test_mixtures_of_flat_predictions_are_estimated_to_the_end():
+    """A hundred steps do not reach the official tolerance here, and the official code has no limit."""
+    random = torch.Generator().manual_seed(6)
+    z = 0.2 * torch.randn(3, 4, 32, 32, generator=random)
+    scribble = torch.randint(4, (3, 32, 32), generator=random)
+    scribble[torch.rand(3, 32, 32, generator=random) < 0.8] = 4
+    annotated = scribble < 4
+    p = z.softmax(1).movedim(1, -1)[annotated].double()
+    share = torch.stack([(scribble[annotated] == c).double().mean() for c in range(4)])
+    mixture, change, steps = share, 1.0, 0
+    while change > 1e-3:
+        parts = mixture * p / share
+        updated = (parts / parts.sum(1, keepdim=True)).mean(0)
+        change, mixture, steps = (updated - mixture).abs().sum().item(), updated, steps + 1
+    assert steps > 100
+    file = redrawn("cyclemix_shapepu", {"logits": z, "scribble": scribble, "probs_other": z.softmax(1)})
+    found = load_adapter("cyclemix_shapepu").adapt(file)
+    torch.testing.assert_close(found["em_ratio"], mixture, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("classes, code", [(4, 4), (3, 4), (3, 3), (6, 6)])
+def test_the_largest_code_of_a_scribble_is_that_of_voxels_without_one(classes, code):
+    random = torch.Generator().manual_seed(classes)
+    z, ensemble = (torch.randn(2, classes, 7, 9, generator=random) for _ in range(2))
+    ensemble = (3 * ensemble).softmax(1)
+    scribble = torch.randint(classes, (2, 7, 9), generator=random)
+    scribble[torch.rand(2, 7, 9, generator=random) < 0.8] = code
+    confidence, label = ensemble.max(1)
+    label = torch.where((scribble == code) & (confidence > 0.8), label, code)
+    arrays = {"logits": z, "scribble": scribble, "ensemble": ensemble.movedim(1, -1), "u_labels": label}
+    arrays["loss_u"] = torch.nn.functional.cross_entropy(z, label, ignore_index=code)
+    annotated = torch.nn.functional.cross_entropy(z, scribble, ignore_index=code)
+    arrays["loss"] = annotated + 0.5 * arrays["loss_u"]
+    arrays["ensemble_item0_after_update"] = (0.2 * z[0].softmax(0) + 0.8 * ensemble[0]).movedim(0, -1)
+    report = check(redrawn("scribble2label", arrays), load_adapter("scribble2label"))
+    assert report.complete, report
+
+
+def test_a_class_without_scribble_leaves_the_slice_to_the_background():
+    scribble = redrawn("random_walker", {}).tensor("scribble")
+    scribble[scribble == 3] = 4
+    nothing = torch.zeros_like(scribble)
+    arrays = {"scribble": scribble, "pseudo_label": nothing, "pseudo_label_class_missing": nothing}
+    report = check(redrawn("random_walker", arrays), load_adapter("random_walker"))
+    assert report.complete, report
+
+
+def test_a_draw_without_the_released_walk_has_the_other_scribbles():
+    labels = torch.zeros(1, 80, 48, dtype=torch.uint8)
+    labels[0, 20:60, 10:20], labels[0, 20:60, 40:], labels[0, 20:60, 30:40] = 1, 2, 3
+    box = torch.where(labels[0] == 3, 3, 0)
+    others = [key for key in redrawn("scribble_generators", {}).outputs if key not in ("weak_box_strat", "bresenham")]
+    file = redrawn("scribble_generators", {"labels": labels, "weak_box_strat": box}, tuple(others))
+    report = check(file, load_adapter("scribble_generators"))
+    assert report.complete, report
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_class_that_the_disk_at_its_centroid_misses_is_kept_as_a_mask(apart):
+    labels = torch.zeros(1, 40, 40, dtype=torch.uint8)
+    labels[0, 8:33, 8:33] = 3
+    labels[0, 12:29, 12:29] = 0 if apart else 3
+    rows, columns = torch.meshgrid(torch.arange(40), torch.arange(40), indexing="ij")
+    near = (rows - 20) ** 2 + (columns - 20) ** 2 < 2.5**2
+    expected = (labels[0] == 3).long() if apart else 3 * near
+    others = [key for key in redrawn("scribble_generators", {}).outputs if key != "weak_centroid_strat"]
+    file = redrawn("scribble_generators", {"labels": labels, "weak_centroid_strat": expected}, tuple(others))
+    report = check(file, load_adapter("scribble_generators"))
+    assert report.complete, report

@@ -255,6 +255,7 @@ def test_the_adaptive_threshold_by_hand():
     assert adaptive_threshold(0.5, [p, p], image, 0.75) == pytest.approx([0.375 + 0.2, 0.75 * 0.575 + 0.2])
     image[0, 0] = False
     assert adaptive_threshold(0.5, [p], image, 0.75) == pytest.approx([0.375 + 0.25 * (0.6 + 0.7) / 2])
+    assert adaptive_threshold(0.5, [p], torch.zeros_like(image), 0.75) == [0.5]
 
 
 def test_what_was_drawn_is_read_from_complementary_masks():

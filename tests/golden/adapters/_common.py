@@ -30,6 +30,11 @@ def labeled_count(file: GoldenFile, whole: str, unlabeled: str | None = None) ->
     return divmod(samples, 2)[0] if unlabeled is None else samples - file.length(unlabeled)
 
 
+def largest_code(file: GoldenFile, key: str) -> int:
+    """The largest code of a label map: that of voxels without annotation, which is behind those of the classes."""
+    return max(file.numbers(key))
+
+
 def ssl4mis_weight(file: GoldenFile, key: str, **constants: float) -> float:
     """The weight at `iter_num` of an array, ramped up to `consistency` over `rampup` blocks of 150 iterations.
 

@@ -56,6 +56,7 @@ NOT_FOLLOWED = {
 
 # numbers that stand in the sidecar's `meaning` only
 TRANSPORT_EPS, NEIGHBORHOOD, CUTOUT_SEED = 0.8, 4, 7
+AS_MANY_AS_IT_TAKES = 1_000_000  # steps; the official estimate has no limit
 
 
 def _shape_pu(file: GoldenFile) -> dict[str, Any]:
@@ -63,7 +64,8 @@ def _shape_pu(file: GoldenFile) -> dict[str, Any]:
     p = probabilities(logits)
     num_classes = logits.shape[1]
     target, annotated = split_ignored(file.tensor("scribble")[:, None], num_classes, regions=False)
-    mixture = estimate_mixture(p.detach(), class_shares(target, num_classes, annotated), annotated)
+    shares = class_shares(target, num_classes, annotated)
+    mixture = estimate_mixture(p.detach(), shares, annotated, max_iterations=AS_MANY_AS_IT_TAKES)
     unannotated = annotated.logical_not()
     negative = ruled_out(p, class_thresholds(p, mixture, unannotated), unannotated)
     loss = marginal_loss(p, negative)

@@ -39,6 +39,7 @@ REFERENCE_ONLY = {
     "tests.golden.reference.supervised.cross_entropy": "part of the script's supervised loss; ours is nnU-Net's",
     "nnunet_ssl.ramps.stepwise_progress": "the official ramp moves every 150 iterations, ours every iteration",
 }
+SINGLE_PRECISION = ("uncl_values_f64", "uncl_mc2d_values_f64", "step_grad_logits_sum_f64")
 
 # numbers that stand in the sidecar's `meaning` only
 TOTAL_EPOCHS = 3334

@@ -32,17 +32,18 @@ REFERENCE_ONLY = {
 def _step(file: GoldenFile, dim: str) -> dict[str, Any]:
     logits = file.tensor(f"logits{dim}", requires_grad=True)
     p = probabilities(logits)
+    eps, channels = (file.constant(name, f"entropy_loss{dim}") for name in ("eps", "C"))
     labeled = labeled_count(file, f"labels{dim}")
     supervised = ce_dice_loss(logits[:labeled], file.tensor(f"labels{dim}")[:labeled])
-    consistency = entropy_loss(p, channels=file.constant("C_in_script", f"step{dim}_consistency"))
+    consistency = entropy_loss(p, eps=eps, channels=file.constant("C_in_script", f"step{dim}_consistency"))
     weight = ssl4mis_weight(file, f"step{dim}_weight")
     terms = {"supervised": supervised, "entropy": consistency}
     loss = weighted_sum(terms, {"supervised": 1.0, "entropy": weight})
     return {
-        f"entropy_loss{dim}": entropy_loss(p),
-        f"entropy_loss_map{dim}": relative_entropy(p),
-        f"entropy_minmization{dim}": entropy_loss(p, relative=False),
-        f"entropy_map{dim}": predictive_entropy(p),
+        f"entropy_loss{dim}": entropy_loss(p, eps=eps, channels=channels),
+        f"entropy_loss_map{dim}": relative_entropy(p, eps=eps, channels=file.constant("C", f"entropy_loss_map{dim}")),
+        f"entropy_minmization{dim}": entropy_loss(p, relative=False, eps=eps),
+        f"entropy_map{dim}": predictive_entropy(p, eps=eps),
         f"step{dim}_supervised": supervised,
         f"step{dim}_consistency": consistency,
         f"step{dim}_weight": weight,

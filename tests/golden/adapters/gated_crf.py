@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from typing import Any
 
 from nnunet_ssl.losses.gated_crf import GaussianKernel, gated_crf_loss
@@ -21,15 +22,19 @@ REFERENCE_ONLY = {
 }
 
 # numbers that stand in the sidecar's `meaning` only
-WSL = ((1.0, 6.0, 0.1),)
 TWO = ((0.9, 6.0, 0.1), (0.1, 6.0, None))
 PYMIC, PYMIC_RADIUS = ((1.0, 5.0, 0.1), (1.0, 3.0, None)), 5
 SLICES, VOLUME, SPACING = (2, 2, 0), (2, 2, 1), (1.0, 1.0, 2.5)
 
 
+def _stated_kernels(file: GoldenFile) -> list[GaussianKernel]:
+    stated = ast.literal_eval(file.constant("kernels_desc"))
+    return [GaussianKernel(kernel["weight"], kernel["xy"], kernel.get("rgb")) for kernel in stated]
+
+
 def adapt(file: GoldenFile) -> dict[str, Any]:
-    radius = file.constant("radius")
-    wsl, two, pymic = ([GaussianKernel(*kernel) for kernel in kernels] for kernels in (WSL, TWO, PYMIC))
+    radius, wsl = file.constant("radius"), _stated_kernels(file)
+    two, pymic = ([GaussianKernel(*kernel) for kernel in kernels] for kernels in (TWO, PYMIC))
     logits, image = file.tensor("logits", requires_grad=True), file.tensor("image")
     valid, unannotated = file.tensor("validity").bool(), file.tensor("mask_dst").bool()
     p = probabilities(logits)

@@ -14,6 +14,7 @@ REFERENCE_ONLY = {
     "nnunet_ssl.predictions.entropy_filter.entropy_threshold": "called after an epoch, not in a step",
     "nnunet_ssl.predictions.entropy_filter.is_uncertain": "called after an epoch, not in a step",
 }
+SINGLE_PRECISION = ("entropy_filter/out/case_entropy",)
 
 
 def adapt(file: GoldenFile) -> dict[str, Any]:

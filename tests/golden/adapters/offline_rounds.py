@@ -42,6 +42,7 @@ REFERENCE_ONLY = {
     "tests.golden.reference.stsr.perturbed_features": _ONLINE,
     "tests.golden.reference.stsr.unlabeled_probability": _ONLINE,
 }
+SINGLE_PRECISION = ("case_gate/out/conf_mean_f64", "case_gate/out/entropy_foreground_f64")
 
 
 def _changes(cases: np.ndarray) -> list[list[float]]:

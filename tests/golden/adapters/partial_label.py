@@ -107,16 +107,17 @@ def _official_marginal(file: GoldenFile, case: str) -> dict[str, Any]:
     logits, target, matrix, channels = _marginal(file, case)
     dice = file.constant("soft_dice", case)
     merged = summed_logits(logits, matrix)
-    options = {"batch": dice["batch_dice"], "smooth": dice["smooth"]}
+    options = {"background": dice["do_bg"], "smooth": dice["smooth"]}
+    batch = dice["batch_dice"]
     weight = file.constant("exclusion_weight", case)
     return {
         "exclusion_mask": excluded_voxels(target, matrix),
         "merged_logits": merged[:, channels],
         "ce_loss": candidate_cross_entropy(merged, target, matrix),
-        "dice_loss": partial_dice_loss(merged, target, matrix, background=dice["do_bg"], **options),
-        "exclusion_loss": exclusion_loss(logits, target, matrix, background=dice["do_bg"], **options),
+        "dice_loss": partial_dice_loss(merged, target, matrix, batch=batch, **options),
+        "exclusion_loss": exclusion_loss(logits, target, matrix, batch=batch, **options),
         "total": partial_label_loss(
-            logits, target, matrix, batch_dice=dice["batch_dice"], exclusion_weight=weight, sum_logits=True
+            logits, target, matrix, batch_dice=batch, exclusion_weight=weight, sum_logits=True, **options
         ),
     }
 
@@ -135,8 +136,8 @@ def _exact_marginal(file: GoldenFile, case: str) -> dict[str, Any]:
         "q": q[:, channels],
         "log_q": torch.cat([log_q0, *singles], dim=1),
         "marginal_ce": candidate_cross_entropy(logits, target, matrix),
-        "marginal_dice_all": marginal_dice_loss(logits, target, matrix, background=True),
-        "marginal_dice_fg": marginal_dice_loss(logits, target, matrix),
+        "marginal_dice_all": marginal_dice_loss(logits, target, matrix, background=True, **options),
+        "marginal_dice_fg": marginal_dice_loss(logits, target, matrix, **options),
         "exclusion_mask": excluded_voxels(target, matrix),
         "exclusion_dice_per_class": exclusion_dice(logits, target, matrix, **options),
         "exclusion_dice_all_mean": exclusion_loss(logits, target, matrix, background=True, **options),
@@ -207,7 +208,7 @@ def _clip(file: GoldenFile, case: str) -> dict[str, Any]:
 def _label_set(file: GoldenFile, case: str) -> dict[str, Any]:
     logits, target = file.tensor(f"{case}/in/logits"), file.tensor(f"{case}/in/target")[:, None]
     supersets = {int(label): classes for label, classes in file.constant("superset_map", case).items()}
-    sets = label_sets(target, supersets, logits.shape[1])
+    sets, eps = label_sets(target, supersets, logits.shape[1]), file.constant("eps", case)
     produced = {
         "marg_prob": marginalized_probabilities(logits, sets).flatten(2),
         "marg_onehot": label_set_target(sets).flatten(2),
@@ -215,21 +216,21 @@ def _label_set(file: GoldenFile, case: str) -> dict[str, Any]:
     }
     for squared in (False, True):
         suffix = f"sq{int(squared)}"
-        produced[f"leaf_dice_{suffix}"] = leaf_dice_loss(logits, target, squared)
-        produced[f"marginalized_dice_{suffix}"] = marginalized_dice_loss(logits, sets, squared)
+        produced[f"leaf_dice_{suffix}"] = leaf_dice_loss(logits, target, squared, eps)
+        produced[f"marginalized_dice_{suffix}"] = marginalized_dice_loss(logits, sets, squared, eps)
     return produced
 
 
 def _candidate_set(file: GoldenFile, case: str) -> dict[str, Any]:
     logits, target = file.tensor(f"{case}/in/logits"), file.tensor(f"{case}/in/target")[:, None]
     annotated, ignored = file.tensor(f"{case}/in/annotated"), file.tensor(f"{case}/in/ignore")[:, None]
-    smooth = file.constant("smooth", case)
+    options = {name: file.constant(key, case) for name, key in (("smooth", "smooth"), ("background", "do_bg"))}
     produced = {}
     for suffix, mask in (("", None), ("_ignore", ~ignored)):
         produced[f"ce{suffix}"] = candidate_cross_entropy(logits, target, annotated, mask)
         for kind, batch in (("batch", True), ("sample", False)):
-            dice = partial_dice_loss(logits, target, annotated, mask, batch=batch, smooth=smooth)
-            total = partial_label_loss(logits, target, annotated, mask, batch_dice=batch)
+            dice = partial_dice_loss(logits, target, annotated, mask, batch=batch, **options)
+            total = partial_label_loss(logits, target, annotated, mask, batch_dice=batch, **options)
             produced |= {f"dice_{kind}{suffix}": dice, f"total_{kind}{suffix}": total}
     return produced
 

@@ -15,12 +15,12 @@ REFERENCE_ONLY = {
 
 # stand in the sidecar's `meaning` only
 UNANNOTATED = 4
+FOREGROUND = range(1, UNANNOTATED)
 REMOVED_CLASS = 1
 
 
 def adapt(file: GoldenFile) -> dict[str, Any]:
     scribble = file.inputs["scribble"]
-    classes = sorted(set(scribble.ravel().tolist()) - {UNANNOTATED})
     without = scribble.copy()
     without[without == REMOVED_CLASS] = UNANNOTATED
 
@@ -32,7 +32,7 @@ def adapt(file: GoldenFile) -> dict[str, Any]:
             beta=file.constant("beta"),
             margin=file.constant("sigma"),
             mode=file.constant("mode"),
-            required=classes,
+            required=FOREGROUND,
         )
 
     return {"pseudo_label": labels(scribble), "pseudo_label_class_missing": labels(without)}

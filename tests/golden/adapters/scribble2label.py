@@ -9,6 +9,7 @@ from nnunet_ssl.losses.cross_pseudo import filtered_cross_entropy
 from nnunet_ssl.losses.region import masked_cross_entropy, split_ignored
 from nnunet_ssl.predictions.ensemble_labels import confident_labels, update_ensemble
 from nnunet_ssl.predictions.probabilities import probabilities
+from tests.golden.adapters._common import largest_code
 from tests.golden.framework import GoldenFile
 
 TRAINER = "nnUNetTrainerScribble2Label"
@@ -24,14 +25,14 @@ REFERENCE_ONLY = {
     "nnunet_ssl.losses.region.masked_cross_entropy": "the official loss on scribbles; our trainers have nnU-Net's",
     "nnunet_ssl.losses.region.split_ignored": "part of the official loss on scribbles",
 }
-UNANNOTATED = 4  # stands in the sidecar's `meaning` only
 
 
 def adapt(file: GoldenFile) -> dict[str, Any]:
     logits, ensemble = file.tensor("logits"), file.tensor("ensemble").movedim(-1, 1)
-    scribble, annotated = split_ignored(file.tensor("scribble")[:, None], UNANNOTATED, regions=False)
-    labels = confident_labels(ensemble, annotated.logical_not(), file.constant("thr_conf"), UNANNOTATED)
-    loss_u = filtered_cross_entropy(logits, labels, UNANNOTATED)
+    unannotated = largest_code(file, "scribble")
+    scribble, annotated = split_ignored(file.tensor("scribble")[:, None], unannotated, regions=False)
+    labels = confident_labels(ensemble, annotated.logical_not(), file.constant("thr_conf"), unannotated)
+    loss_u = filtered_cross_entropy(logits, labels, unannotated)
     supervised = masked_cross_entropy(logits, scribble, annotated)
     updated = update_ensemble(ensemble, probabilities(logits), file.constant("alpha"))
     return {

@@ -17,8 +17,6 @@ from nnunet_ssl.losses.candidate_sets import log_candidate_probability, merged_p
 from nnunet_ssl.losses.region import one_hot
 from nnunet_ssl.predictions.probabilities import in_float32
 
-LABEL_SET_EPSILON = 1e-5
-
 
 def expanded_labels(compact: Tensor, annotated: Sequence[int]) -> Tensor:
     """Class ids from a map of the same shape in which j is the j-th annotated class (from 1) and 0 the background."""
@@ -42,9 +40,11 @@ def target_adaptive_loss(probabilities: Tensor, target: Tensor, annotated: Tenso
     return -torch.log(q.gather(1, target.long())).mean()
 
 
-def marginal_dice_loss(logits: Tensor, target: Tensor, annotated: Tensor, background: bool = False) -> Tensor:
-    """1 - Dice of the marginal probabilities over the whole batch, the paper's form of `partial_dice_loss`."""
-    return 1 + partial_dice_loss(logits, target, annotated, batch=True, background=background)
+def marginal_dice_loss(
+    logits: Tensor, target: Tensor, annotated: Tensor, *, batch: bool, smooth: float, background: bool = False
+) -> Tensor:
+    """1 - Dice of the marginal probabilities, the paper's form of `partial_dice_loss`."""
+    return 1 + partial_dice_loss(logits, target, annotated, batch=batch, background=background, smooth=smooth)
 
 
 # -------------------------------------------------------------------------------------------- sigmoid heads, means of pairs
@@ -113,21 +113,21 @@ def marginalized_probabilities(logits: Tensor, sets: Tensor) -> Tensor:
     return torch.where(sets, mean, p)
 
 
-def _mean_dice_loss(p: Tensor, y: Tensor, squared: bool) -> Tensor:
+def _mean_dice_loss(p: Tensor, y: Tensor, squared: bool, eps: float) -> Tensor:
     p, y = p.flatten(2), y.flatten(2)
     total = (p * p + y * y if squared else p + y).sum(2)
-    return (1 - (2 * (p * y).sum(2) / (total + LABEL_SET_EPSILON)).mean(1)).mean()
+    return (1 - (2 * (p * y).sum(2) / (total + eps)).mean(1)).mean()
 
 
-def marginalized_dice_loss(logits: Tensor, sets: Tensor, squared: bool = True) -> Tensor:
+def marginalized_dice_loss(logits: Tensor, sets: Tensor, squared: bool = True, eps: float = 1e-5) -> Tensor:
     """Dice of `marginalized_probabilities` with `label_set_target`, mean over all classes and samples."""
-    return _mean_dice_loss(marginalized_probabilities(logits, sets), label_set_target(sets), squared)
+    return _mean_dice_loss(marginalized_probabilities(logits, sets), label_set_target(sets), squared, eps)
 
 
-def leaf_dice_loss(logits: Tensor, target: Tensor, squared: bool = True) -> Tensor:
+def leaf_dice_loss(logits: Tensor, target: Tensor, squared: bool = True, eps: float = 1e-5) -> Tensor:
     """Dice in which a superset label has no target class: its voxels count in the sum of the prediction only."""
     p = torch.softmax(in_float32(logits), dim=1)
-    return _mean_dice_loss(p, one_hot(target, logits.shape[1]), squared)
+    return _mean_dice_loss(p, one_hot(target, logits.shape[1]), squared, eps)
 
 
 def label_set_cross_entropy(logits: Tensor, sets: Tensor) -> Tensor:

@@ -45,12 +45,13 @@ def adaptive_threshold(start: float, batches: Sequence[Tensor], image: Tensor, m
     """CorrMatch: the threshold after each batch of probabilities `(B, C, *spatial)`, in float32 as there.
 
     `t <- m t + (1 - m) mean_k max_v p_kv` over the classes k that are predicted in the batch, in the voxels of `image`, bool
-    `(B, *spatial)`.
+    `(B, *spatial)`; t stays where there are none. The sum over k is in the official order, which single precision shows.
     """
     found, now = [], torch.tensor(start)
     for p in batches:
         confidence, label = (values[image] for values in p.max(1))
-        largest = torch.stack([confidence[label == k].max() for k in label.unique()])
-        now = momentum * now + (1 - momentum) * largest.mean()
+        largest = [confidence[label == k].max() for k in label.unique()]
+        if largest:
+            now = momentum * now + (1 - momentum) * (sum(largest) / len(largest))
         found.append(now.item())
     return found
