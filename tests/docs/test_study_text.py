@@ -80,6 +80,7 @@ def test_where_it_loses_with_7_patients_and_with_all():
         ("UniMatch", "UniMatch"),
         ("FixMatch", "FixMatch"),
         ("ICT", "ICT, which mixes images,"),
+        ("ADMT", "AD-MT, with two teachers in turn,"),
         ("CCT", "CCT"),
         ("MCNet", "MC-Net+"),
         ("EntropyMinimization", "entropy minimization"),
