@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import linecache
+import multiprocessing
 import os
 import pickle
 import re
@@ -39,8 +40,26 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, which is treated as Ctrl-C: what is open is closed, what is half written goes."""
 
 
+GRACE = 20.0
+"""Seconds that a command has after SIGTERM to clear up."""
+_clearing_up: list[threading.Timer] = []
+
+
 def _raise_terminated(*_: object) -> None:
+    timer = threading.Timer(GRACE, _end)
+    timer.daemon = True
+    timer.start()
+    _clearing_up.append(timer)
     raise Terminated
+
+
+def _end() -> None:
+    """End all the same: SIGTERM for a whole process group (`timeout`, a cluster) may end a worker that holds the lock of its pool's
+    queue, for which multiprocessing.Pool then waits for ever."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    print("\nnnunet_ssl: interrupted.", file=sys.stderr, flush=True)
+    os._exit(128 + signal.SIGTERM)
 
 
 def _again(unraisable) -> None:
@@ -85,6 +104,8 @@ def _terminated_like_interrupted() -> Iterator[None]:
     finally:
         sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
+        while _clearing_up:
+            _clearing_up.pop().cancel()
 
 
 def _sentence(error: BaseException) -> str:

@@ -47,6 +47,7 @@ from nnunet_ssl.engine.configurable import ConfigurableTrainer
 from nnunet_ssl.engine.features import refuse_unsupported
 from nnunet_ssl.engine.members import Member, Members, NetworkMember, Student, Teacher
 from nnunet_ssl.engine.prediction import predict_cases, score_cases
+from nnunet_ssl.engine.seam_values import terms_of
 from nnunet_ssl.networks.gradients import fixed
 from nnunet_ssl.networks.second_decoding import SecondDecoding
 
@@ -133,7 +134,8 @@ class MethodSeams(ConfigurableTrainer):
             terms[self.labeled_name(member)] = self.supervised_loss(
                 batch.labeled_logits[member.name], batch.target, batch
             )
-        return terms | self.unlabeled_terms(batch.logits["student"], batch)
+        of_unlabeled = self.unlabeled_terms(batch.logits["student"], batch)
+        return terms | terms_of(f"{type(self).__name__}.unlabeled_terms", of_unlabeled, terms)
 
     def term_groups(self, batch: SSLBatch) -> Iterator[dict[str, Tensor]]:
         """The step in parts: the engine goes backward after each group of terms, and only then asks for the next one.
@@ -294,8 +296,15 @@ class MethodSeams(ConfigurableTrainer):
         """A moving average of `source` (default: the student), updated after every step; see `Teacher`.
 
         The average of a module that is no segmentation network (a projection head) gives its output as a list of one tensor.
+
+        Args:
+            decay: in [0, 1].
+            source: what another `register_...` returned.
+
+        Raises:
+            TypeError, ValueError: another source or decay.
         """
-        return self.members.add_teacher(name, source or self.student, decay, warmup)
+        return self.members.add_teacher(name, self.student if source is None else source, decay, warmup)
 
     def teacher_or_student(self, teacher: Teacher, choice: str) -> NetworkMember:
         """`teacher` or the student, for methods that let a class attribute choose which one is validated.
@@ -335,7 +344,10 @@ class MethodSeams(ConfigurableTrainer):
     def register_module(
         self, name: str, module: nn.Module, *, optimizer: str | Callable | None = "shared", clip: float | None = 12.0
     ) -> Member:
-        """A head, discriminator or bank (buffers of a module); arguments as in `register_network`."""
+        """A head, discriminator or bank (buffers of a module); arguments as in `register_network`.
+
+        It is moved to the training device. Calling what is returned runs the module: it takes and gives what the module does.
+        """
         return self.members.add_module(name, module, optimizer, clip)
 
     def register_second_decoding(
@@ -366,7 +378,11 @@ class MethodSeams(ConfigurableTrainer):
         return self.gate
 
     def register_state(self, name: str, state: Any) -> Any:
-        """Any object with `state_dict()` and `load_state_dict()`, kept in checkpoints."""
+        """Any object with `state_dict()` and `load_state_dict()`, kept in checkpoints.
+
+        Raises:
+            TypeError: it lacks one of them.
+        """
         self.members.add_state(name, state)
         return state
 

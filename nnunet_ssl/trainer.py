@@ -38,6 +38,7 @@ from nnunet_ssl.engine.checkpoints import (
 from nnunet_ssl.engine.configurable import declared_hyperparameters
 from nnunet_ssl.engine.curves import LABELED, UNLABELED, Curves, epoch_values, is_drawn
 from nnunet_ssl.engine.gradient_shares import described, keep_compiled_graphs
+from nnunet_ssl.engine.members import NetworkMember
 from nnunet_ssl.engine.optimization import (
     LARGEST_WAITING,
     NonFiniteWatch,
@@ -48,6 +49,7 @@ from nnunet_ssl.engine.optimization import (
     waiting_message,
 )
 from nnunet_ssl.engine.prediction import inference_network_in_place
+from nnunet_ssl.engine.seam_values import patches_of_terms, weights_of_terms
 from nnunet_ssl.preprocessing.dense_labels import DenseLabels, preprocessing_command, raw_dense_labels
 from nnunet_ssl.preprocessing.empty_surroundings import refuse_ignored_surroundings
 from nnunet_ssl.preprocessing.preprocessed import dataset_class_of
@@ -101,7 +103,13 @@ class nnUNetTrainerSSL(MethodSeams):
             keep_compiled_graphs()
         super().initialize()
         self.build_method()
-        self.inference_network()  # a wrong choice is refused now and not at the first validation
+        patches_of_terms(f"{type(self).__name__}.term_patches", self.term_patches)
+        chosen = self.inference_network()  # a wrong choice is refused now and not at the first validation
+        if not isinstance(chosen, NetworkMember):
+            raise TypeError(
+                f"{type(self).__name__}.inference_network must return the student or a registered network or teacher, got "
+                f"{type(chosen).__name__}."
+            )
         self._weights_at_start = self._fingerprint()
 
     def _fingerprint(self) -> list[float]:
@@ -312,7 +320,7 @@ class nnUNetTrainerSSL(MethodSeams):
 
     def _current_weights(self) -> dict[str, float]:
         labeled = {self.labeled_name(m): 1.0 for m in self.supervised_networks()}
-        weights = self.weights()
+        weights = dict(weights_of_terms(f"{type(self).__name__}.weights", self.weights()))
         if self._weight_names is None:
             self._weight_names = tuple(weights)
         if tuple(weights) != self._weight_names:

@@ -6,6 +6,8 @@ import errno
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -110,6 +112,37 @@ def test_an_error_of_nnunet_in_a_worker_process_is_nnunets(failing, capsys, tmp_
     failing(lambda: list(run_in_processes(read_properties, [(1,)] * 2, 2, "Checking", show_progress=False)))
     with pytest.raises(AttributeError):
         cli.main(["trainers"])
+
+
+POOL_IN_A_GROUP = """
+import multiprocessing, os, signal, sys, threading, time, types
+from nnunet_ssl import cli
+
+def run(args):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:  # as nnU-Net predicts
+        pool.map(abs, [1])
+        threading.Timer(0.5, os.killpg, (os.getpgid(0), signal.SIGTERM)).start()
+        time.sleep(60)
+
+if __name__ == "__main__":
+    cli.GRACE = 2.0
+    module = cli.load("trainers")
+    cli.load = lambda name: types.SimpleNamespace(**{**vars(module), "run": run})
+    sys.exit(cli.main(["trainers"]))
+"""
+
+
+def test_sigterm_for_the_whole_group_ends_a_command_whose_pool_cannot_end(tmp_path):
+    script = tmp_path / "in_a_group.py"
+    script.write_text(POOL_IN_A_GROUP)
+    process = subprocess.Popen([sys.executable, str(script)], start_new_session=True, stderr=subprocess.PIPE)
+    try:
+        _, said = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "interrupted." in said.decode() and "Traceback" not in said.decode()
 
 
 def test_ctrl_c_and_sigterm_are_one_line_and_their_number(failing, capsys):

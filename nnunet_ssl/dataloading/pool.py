@@ -12,6 +12,23 @@ import numpy as np
 import torch
 
 
+def distribution(probabilities: Sequence[float] | np.ndarray, cases: Sequence[str], kind: str) -> np.ndarray:
+    """Probabilities of `cases` as float64.
+
+    Args:
+        kind: of the cases, named in the error.
+
+    Raises:
+        ValueError: they are no distribution over `cases`.
+    """
+    found = np.asarray(probabilities, dtype=np.float64)
+    if found.shape != (len(cases),) or found.min() < 0 or abs(found.sum() - 1) > 1e-6:
+        raise ValueError(
+            f"the probabilities of {len(cases)} {kind} cases must be as many numbers >= 0 with the sum 1, got {found.tolist()}"
+        )
+    return found
+
+
 class UnlabeledPool:
     """Which of `cases` unlabeled patches are drawn from, and how often each.
 
@@ -48,12 +65,7 @@ class UnlabeledPool:
         if unknown:
             raise ValueError(f"not among the unlabeled cases: {', '.join(unknown)}")
         if probabilities is not None:
-            probabilities = np.asarray(probabilities, dtype=np.float64)
-            if probabilities.shape != (len(cases),) or probabilities.min() < 0 or abs(probabilities.sum() - 1) > 1e-6:
-                raise ValueError(
-                    f"the probabilities of {len(cases)} unlabeled cases must be as many numbers >= 0 with the sum 1, got "
-                    f"{probabilities.tolist()}"
-                )
+            probabilities = distribution(probabilities, cases, "unlabeled")
         shares = dict(zip(cases, np.ones(len(cases)) if probabilities is None else probabilities, strict=True))
         following = self.version + 1
         row = [shares.get(case, 0.0) for case in self.cases]

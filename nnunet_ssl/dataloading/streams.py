@@ -11,8 +11,9 @@ from torch import distributed as dist
 
 from nnunet_ssl.dataloading.dataset import UnlabeledDataset
 from nnunet_ssl.dataloading.loader import TwoStreamLoader, UnlabeledLoader
-from nnunet_ssl.dataloading.pool import UnlabeledPool
+from nnunet_ssl.dataloading.pool import UnlabeledPool, distribution
 from nnunet_ssl.dataloading.views import UnlabeledViews, split_transforms, with_views
+from nnunet_ssl.engine.seam_values import views_of
 from nnunet_ssl.errors import UserError
 
 
@@ -66,20 +67,27 @@ def two_streams(trainer, augmenter, pool: UnlabeledPool) -> TwoStreamLoader:
     """
     labeled = loader_of(augmenter)
     labeled.transforms = ComposeTransforms(trainer.labeled_transforms(_transforms_of(labeled, trainer)))
-    labeled.sampling_probabilities = trainer.case_probabilities(labeled.indices)
+    probabilities = trainer.case_probabilities(labeled.indices)
+    if probabilities is not None:
+        probabilities = distribution(probabilities, labeled.indices, "labeled")
+    labeled.sampling_probabilities = probabilities
+    method = type(trainer).__name__
     geometry, intensity = split_transforms(labeled.transforms)
     unlabeled, further = None, {}
     if pool.cases:
         unlabeled = trainer.unlabeled_loader(labeled)
         if unlabeled is None:
-            unlabeled = _unlabeled_loader(trainer, labeled, geometry, trainer.unlabeled_views(intensity))
+            views = views_of(f"{method}.unlabeled_views", trainer.unlabeled_views(intensity))
+            unlabeled = _unlabeled_loader(trainer, labeled, geometry, views)
             trainer.view_names = tuple(unlabeled.transforms.views)
         for name, views in trainer.further_unlabeled(intensity).items():
+            views = views_of(f"{method}.further_unlabeled, '{name}'", views)
             further[name] = _unlabeled_loader(trainer, labeled, geometry, views)
             trainer.further_view_names[name] = tuple(views)
     streams = trainer.further_streams(labeled)
     labeled_views = trainer.labeled_views(intensity)
     if labeled_views is not None:  # last: the other loaders are made of the transforms of one image
+        labeled_views = views_of(f"{method}.labeled_views", labeled_views)
         labeled.transforms = with_views(labeled.transforms, labeled_views)
         trainer.labeled_view_names = tuple(labeled_views)
     return TwoStreamLoader(labeled, unlabeled, trainer.labeled_extras(), streams, further, pool if pool.cases else None)

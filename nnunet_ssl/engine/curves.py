@@ -29,7 +29,7 @@ _PANELS = {
     "loader/": "share of the epoch spent waiting for data",
     "steps/": "skipped steps since the start (loss not finite)",
 }
-LABELED, UNLABELED, BOTH = "labeled", "unlabeled", "labeled and unlabeled"
+PLACES = LABELED, UNLABELED, BOTH = "labeled", "unlabeled", "labeled and unlabeled"
 """The patches that a term is computed on."""
 # a term below the line hardly trains; the axis ends at the lowest share, where shares of 0 lie
 SHARE_THAT_COUNTS, _LOWEST_SHARE = 0.02, 1e-4
@@ -107,7 +107,7 @@ class Curves:
             f"terms on {place} patches (mean over the epoch, before weighting)": [
                 name for name in self.values if name.startswith("term/") and patches[name.split("/", 1)[1]] == place
             ]
-            for place in (LABELED, UNLABELED, BOTH)
+            for place in PLACES
         }
         for beginning, title in _PANELS.items():
             shown = [name for name in self.values if name.startswith(beginning) and not self._trivial(name)]

@@ -206,6 +206,16 @@ class Members:
     # -------------------------------------------------------------------------------------------------- registration
 
     def add_teacher(self, name: str, source: Member, decay: float, warmup: bool) -> Teacher:
+        trainer = type(self._trainer).__name__
+        if self._trainer.network is None:
+            raise RuntimeError(f"{trainer}: there is no network yet. Register teachers in `build_method`.")
+        if not isinstance(source, Member):
+            raise TypeError(
+                f"{trainer}: the source of the teacher '{name}' must be what `register_network` or `register_module` returned, got "
+                f"{type(source).__name__}."
+            )
+        if not 0 <= decay <= 1:
+            raise ValueError(f"{trainer}: the decay of the teacher '{name}' must be in [0, 1], got {decay}.")
         module = copy.deepcopy(source.module).requires_grad_(False).eval()
         teacher = Teacher(name, module, self._compiled(module), source, decay, warmup)
         if isinstance(source, NetworkMember):
@@ -247,6 +257,12 @@ class Members:
     def add_state(self, name: str, state: Any) -> None:
         if name in self.states:
             raise ValueError(f"{type(self._trainer).__name__}: a state named '{name}' is registered already")
+        lacking = [method for method in ("state_dict", "load_state_dict") if not callable(getattr(state, method, None))]
+        if lacking:
+            raise TypeError(
+                f"{type(self._trainer).__name__}: the state '{name}' ({type(state).__name__}) has no {' and no '.join(lacking)}, "
+                "without which it cannot be kept in checkpoints."
+            )
         self.states[name] = state
 
     def _add(self, member: Member) -> None:
@@ -272,7 +288,10 @@ class Members:
         elif callable(optimizer):
             own, scheduler = with_schedule(optimizer(module.parameters()), trainer.num_epochs)
         else:
-            raise ValueError(f"optimizer must be 'own', 'shared', None or a function, got {optimizer!r}")
+            shown = repr(optimizer) if isinstance(optimizer, str) else type(optimizer).__name__
+            raise ValueError(
+                f"optimizer must be 'own', 'shared', None or a function from parameters to an optimizer, got {shown}"
+            )
         if trainer.is_ddp and optimizer is not None:
             wrapped = nn.SyncBatchNorm.convert_sync_batchnorm(wrapped)
             wrapped = DistributedDataParallel(wrapped, device_ids=[trainer.local_rank])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.gradient_shares import GradientShares
 from nnunet_ssl.engine.members import Member
+from nnunet_ssl.engine.seam_values import terms_of
 from nnunet_ssl.losses.combine import weighted_sum
 
 
@@ -60,23 +61,34 @@ def active_groups(trainer, batch: SSLBatch, weights: Mapping[str, float]) -> Ite
     """The method's groups of terms; nnU-Net's loss on labeled patches alone while nothing else has weight or nothing is unlabeled.
 
     Raises:
-        ValueError: a term that `weights` does not name, or that two groups have.
+        TypeError: a group that is no dictionary of scalar tensors.
+        ValueError: a term that `weights` does not name, or that two groups have; a term that has a weight and is not there.
     """
     missing = trainer.needs_unlabeled and batch.unlabeled is None
     if missing or trains_as_nnunet(trainer, weights):
         yield trainer.labeled_terms(batch.without_unlabeled())
         return
-    seen: set[str] = set()
-    for terms in trainer.term_groups(batch):
+    name, seen = type(trainer).__name__, set[str]()
+    groups = trainer.term_groups(batch)
+    if not isinstance(groups, Iterator):
+        raise TypeError(f"{name}.term_groups must yield dictionaries of terms, got {type(groups).__name__}.")
+    for terms in groups:
+        terms_of(f"{name}.term_groups or .terms", terms)
         unknown = sorted(set(terms) - set(weights))
         if unknown:
             raise ValueError(
-                f"{type(trainer).__name__}: no weight for term(s) {unknown}. weights() names {list(weights)}."
+                f"{name}: no weight for term(s) {unknown}. weights() names {list(weights)}; a value that is no loss has weight 0."
             )
         if twice := sorted(seen & set(terms)):
-            raise ValueError(f"{type(trainer).__name__}.term_groups: term(s) {twice} are in two groups.")
+            raise ValueError(f"{name}.term_groups: term(s) {twice} are in two groups.")
         seen |= set(terms)
         yield terms
+    replaced = {trainer.labeled_name(m) for m in trainer.supervised_networks()} if trainer.replaces_labeled_loss else ()
+    if absent := sorted(term for term, weight in weights.items() if weight and term not in seen | set(replaced)):
+        raise ValueError(
+            f"{name}: term(s) {absent} have a weight and were not computed, only {sorted(seen)}. Give an inactive term the weight "
+            "0; a method whose own terms stand for nnU-Net's loss says so with `replaces_labeled_loss = True`."
+        )
 
 
 def training_step(trainer, batch: SSLBatch, weights: Mapping[str, float]) -> tuple[dict[str, np.ndarray], bool]:

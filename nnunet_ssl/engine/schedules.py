@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 
 class PolySchedule:
@@ -53,8 +53,25 @@ def with_schedule(
 
     Args:
         epochs: of the whole training.
+
+    Raises:
+        TypeError: it returned something else.
+        ValueError: the schedule is one of another optimizer, whose rates it would move.
     """
     if isinstance(made, Optimizer):
         return made, PolySchedule(made, epochs)
-    optimizer, scheduler = made
+    optimizer, scheduler = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            "the function of `optimizer=` must return an optimizer of PyTorch, or (optimizer, schedule), got "
+            f"{type(optimizer).__name__}"
+        )
+    if scheduler is not None:
+        if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, ReduceLROnPlateau):
+            raise TypeError(
+                "the schedule must be None or one of torch.optim.lr_scheduler that steps without a metric, got "
+                f"{type(scheduler).__name__}"
+            )
+        if scheduler.optimizer is not optimizer:
+            raise ValueError(f"the schedule {type(scheduler).__name__} was made for another optimizer")
     return optimizer, OwnSchedule(scheduler)

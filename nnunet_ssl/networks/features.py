@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 
 class FeatureTap:
-    """Keeps what goes into, or comes out of, a module in the latest forward pass in training mode.
+    """Keeps what goes into, or comes out of, a module in the latest forward pass in training mode that has a graph.
 
-    Forward passes in evaluation mode (validation, prediction) leave nothing behind. Make it before the first forward pass, so that
-    torch.compile sees the hook, and after copies of the network (teachers), which would have a copy of the tap.
+    Forward passes in evaluation mode (validation, prediction) or without gradient (pseudo labels) leave nothing behind. Make it
+    before the first forward pass, so that torch.compile sees the hook, and after copies of the network (teachers), which would have
+    a copy of the tap.
 
     Args:
         module: part of a network.
         side: "input" (its first positional argument) or "output".
-        in_evaluation: forward passes in evaluation mode count too: for a teacher, which has no other mode. The features of its
-            latest forward pass then stay in memory until they are taken or replaced.
+        in_evaluation: every forward pass counts: for a teacher, which has no other mode. The features of its latest forward pass
+            then stay in memory until they are taken or replaced.
 
     Raises:
         ValueError: another `side`.
@@ -31,7 +33,7 @@ class FeatureTap:
         module.register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: tuple, output: Tensor | list[Tensor]) -> None:
-        if module.training or self._in_evaluation:
+        if (module.training and torch.is_grad_enabled()) or self._in_evaluation:
             self._features = inputs[0] if self._side == "input" else output
 
     def take(self) -> Tensor | list[Tensor]:
@@ -43,8 +45,8 @@ class FeatureTap:
         """
         features, self._features = self._features, None
         if features is None:
-            mode = "any" if self._in_evaluation else "training"
-            raise RuntimeError(f"no forward in {mode} mode since the features were last taken")
+            which = "" if self._in_evaluation else " in training mode with a gradient"
+            raise RuntimeError(f"no forward pass{which} since the features were last taken")
         return features
 
 

@@ -40,14 +40,16 @@ class CodeMap:
         """
         labels = label_values(dataset_json)
         names = {name: value for name, value in labels.items() if isinstance(value, int)}
-        names["ignore"] = uncertain_code(dataset_json)
         allowed = set(names.values()) | {code for value in labels.values() if isinstance(value, list) for code in value}
+        names["ignore"] = uncertain_code(dataset_json)
         if words is None:
             return cls({code: code for code in sorted(allowed)})
         codes, other, named = {0: 0}, None, set()
         for key, value in _pairs(words):
             target = names.get(str(value), whole_number(str(value)))
-            if target not in allowed:
+            if (
+                str(value) not in names and target not in allowed
+            ):  # the number of "ignore" may be one of dataset.json, or none
                 raise UserError(
                     f"--map {key}={value}: allowed after '=' are {', '.join(names)} and the numbers "
                     f"{', '.join(map(str, sorted(allowed)))} of dataset.json ('ignore': no decision). Correct it."

@@ -590,7 +590,13 @@ def moved(image: sitk.Image) -> sitk.Image:
 @pytest.mark.parametrize(
     ("change", "arguments", "words"),
     [
-        (lambda image: image, (), ["free_00.nii.gz", "holds 5, 9", "allowed are 0, 1, 2, 3", "--map 5=CLASS"]),
+        (lambda image: image, (), ["free_00.nii.gz", "holds 5, 9", "allowed are 0, 1, 2. ", "--map 5=CLASS"]),
+        (
+            lambda image: image * 0 + 3,
+            (),
+            ["holds 3", "allowed are 0, 1, 2. "],
+        ),  # a fourth class, and not "no decision"
+        (lambda image: image, ("--map", "5=3", "9=1"), ["5=3", "the numbers 0, 1, 2 of dataset.json"]),
         (lambda image: image, ("--map", "5=organ"), ["holds 9", "--map other=background"]),
         (lambda image: image, ("--map", "5=liver", "9=1"), ["5=liver", "background, organ, lesion, ignore"]),
         (lambda image: image, ("--map", "five=organ"), ["five=organ", "whole numbers"]),
@@ -620,6 +626,14 @@ def test_label_maps_of_cases_that_are_not_unlabeled_are_refused(own, tmp_path, c
     (tmp_path / "none").mkdir()
     assert pseudo_label("--from", str(tmp_path / "none"), folds=()) == 1
     assert "holds no label map" in capsys.readouterr().err
+
+
+def test_the_number_behind_the_last_class_is_none_of_a_data_set_without_ignore_label(datasets):
+    for ignore in (False, True):
+        out, dataset = datasets(ignore=ignore)
+        content = json.loads((out / "nnUNet_raw" / dataset / "dataset.json").read_text())
+        assert CodeMap.of(None, content).codes == {n: n for n in range(3 + ignore)}
+        assert CodeMap.of(["5=ignore"], content).codes == {0: 0, 5: 3}
 
 
 def test_regions_are_named_by_numbers(datasets):

@@ -71,10 +71,10 @@ class _WithExtras(nnUNetTrainerSSL):
 
     def terms(self, batch):
         self.seen = batch.extras, batch.target
-        return self.labeled_terms(batch)
+        return self.labeled_terms(batch) | {"other": torch.zeros(())}
 
     def weights(self):
-        return {"unused": 1.0}
+        return {"other": 1.0}
 
 
 @pytest.mark.parametrize("deep_supervision", [True, False])
@@ -107,10 +107,10 @@ class _WithViews(nnUNetTrainerSSL):
 
     def terms(self, batch):
         self.seen = batch
-        return self.labeled_terms(batch)
+        return self.labeled_terms(batch) | {"other": torch.zeros(())}
 
     def weights(self):
-        return {"unused": 1.0}
+        return {"other": 1.0}
 
 
 @pytest.mark.parametrize("options", [{}, {"channels": 2, "mask_norm": True}], ids=str)

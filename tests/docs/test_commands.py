@@ -97,7 +97,7 @@ def method_of_ones_own(root: Path) -> None:
     write_dataset(root, "Dataset101_LA", ["ventricle"], 5, 3)
     before(root, ["nnunet_ssl plan_and_preprocess -d 101 -c 3d_fullres"])
     (root / "my_trainers").mkdir()
-    source, _ = blocks(REPOSITORY / "docs" / "add_a_method.md", "python")
+    source, *_ = blocks(REPOSITORY / "docs" / "add_a_method.md", "python")
     (root / "my_trainers" / "weak_strong.py").write_text(source)
     os.environ["nnUNet_extTrainer"] = os.pathsep.join([str(root / "my_trainers"), str(SCANNED_FOLDER)])
 

@@ -143,7 +143,7 @@ def test_python_on_the_pages_runs():
 
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
-@pytest.mark.parametrize("source", blocks(AUTHORS, "python"), ids=("views", "networks"))
+@pytest.mark.parametrize("source", blocks(AUTHORS, "python"), ids=("views", "networks", "discriminator"))
 def test_the_examples_for_authors_train(source, configuration, datasets, tmp_path):
     namespace = {"__name__": "page"}
     exec(compile(source, "page", "exec"), namespace)
@@ -157,7 +157,7 @@ def test_the_examples_for_authors_train(source, configuration, datasets, tmp_pat
 
 def test_the_first_example_costs_what_the_page_says(datasets, tmp_path):
     """7/3 of nnU-Net's step: patches that go forward and backward count 3, those that go forward only count 1."""
-    source, _ = blocks(AUTHORS, "python")
+    source, *_ = blocks(AUTHORS, "python")
     namespace = {"__name__": "page"}
     exec(compile(source, "page", "exec"), namespace)
     trainer = started(make_trainer(namespace["nnUNetTrainerWeakStrong"], *datasets(), results=tmp_path))

@@ -231,6 +231,7 @@ def test_a_group_goes_backward_before_the_next_group_is_made(datasets, tmp_path)
         yield {"cps_second": trainer.second(batch.unlabeled)[0].square().mean()}
 
     trainer.term_groups = groups
+    trainer.weights = lambda: {"cps_first": 0.0, "cps_second": 3.0, "labeled_second": 0.0}  # what the groups leave out
     values = trainer.train_step(next(trainer.dataloader_train))
     assert gradients == [True, False]  # the first group went backward before the second one was asked for
     assert any(p.grad is not None for p in trainer.second.parameters())
