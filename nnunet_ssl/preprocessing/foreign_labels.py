@@ -47,9 +47,8 @@ class CodeMap:
         codes, other, named = {0: 0}, None, set()
         for key, value in _pairs(words):
             target = names.get(str(value), whole_number(str(value)))
-            if (
-                str(value) not in names and target not in allowed
-            ):  # the number of "ignore" may be one of dataset.json, or none
+            named_class = str(value) in names  # 'ignore' too, whose number dataset.json need not have
+            if not named_class and target not in allowed:
                 raise UserError(
                     f"--map {key}={value}: allowed after '=' are {', '.join(names)} and the numbers "
                     f"{', '.join(map(str, sorted(allowed)))} of dataset.json ('ignore': no decision). Correct it."
