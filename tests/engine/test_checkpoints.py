@@ -113,6 +113,9 @@ def test_a_failed_write_leaves_the_old_checkpoint_and_no_temporary_file(datasets
         def state_dict(self):
             raise OSError(28, "No space left on device")
 
+        def load_state_dict(self, state):
+            """Never loaded."""
+
     trainer.register_state("bank", NoSpace())
     with pytest.raises(OSError, match="No space left"):
         trainer.save_checkpoint(str(file))

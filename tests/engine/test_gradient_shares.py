@@ -135,6 +135,7 @@ def test_one_loss_of_labeled_and_unlabeled_patches_is_measured_against_itself(da
         return {"joint": 2 * found["labeled"] + 0 * found["consistency"], "half": found["labeled"]}
 
     trainer.terms, trainer.weights = joint, lambda: {"joint": 1.0, "half": 2.0}
+    trainer.replaces_labeled_loss = True
     assert last_step(trainer) == pytest.approx({f"gradient_share_of_whole/{name}": 0.5 for name in ("joint", "half")})
     assert described(trainer.gradient_shares) == "gradient shares of the whole loss: joint 50.00%, half 50.00%"
 
