@@ -86,6 +86,11 @@ def _citation(cls: type) -> str:
     return ""
 
 
+def _allowed() -> str:
+    suffixes = "and their names with _<N>epochs, _<M>iters and _seed<S>, any of them in this order"
+    return f"Allowed: {', '.join(trainer_classes())}, subclasses of them, {suffixes}."
+
+
 def attribute_rows(name: str) -> list[tuple[str, str]]:
     """(hyper-parameter, value) of the trainer called `name`, which may have suffixes or be nnU-Net's own."""
     try:
@@ -95,11 +100,10 @@ def attribute_rows(name: str) -> list[tuple[str, str]]:
             with contextlib.redirect_stdout(sys.stderr):  # it says where it searches
                 cls = recursive_find_trainer_class_by_name(name)
         except RuntimeError as error:
-            raise UserError(f"no trainer is called '{name}'. Allowed: {', '.join(trainer_classes())}.") from error
+            raise UserError(f"no trainer is called '{name}'. {_allowed()}") from error
     if not issubclass(cls, ConfigurableTrainer):
         raise UserError(
-            f"{name} is nnU-Net's own trainer: its settings are assigned in its constructor, not by attributes. "
-            f"Allowed: {', '.join(trainer_classes())}, subclasses of them, and names with a suffix."
+            f"{name} is nnU-Net's own trainer: its settings are assigned in its constructor, not by attributes. {_allowed()}"
         )
     values = declared_hyperparameters(cls)
     return [(n, repr(values[n]) if n in values else "nnU-Net's default") for n in allowed_hyperparameters(cls)]
