@@ -60,6 +60,10 @@ def test_where_it_loses_with_7_patients_and_with_all():
     )
     best = frames[[case for case in frames.index if case.startswith(PATIENT)]]
     assert f"gains {best.mean():.0f} Dice in the right ventricle of patient 39" in text
+    last = gains("ACDC7", "SemiSupervised, labels last")
+    of_classes, of_patients = last.groupby("class").mean(), last.groupby("patient").mean()
+    assert f"it gains {of_classes.mean():.1f}, {of_classes['RV']:.1f} in the right ventricle" in text
+    assert f"better in {(of_patients > 0).sum()} of the {len(of_patients)} patients" in text
     labels = of_frames(gains("ACDCall", "all labels", data_to="ACDC7"))
     assert f"all labels does the same ({-labels[frames.index[0]]:.0f} below nnU-Net" in text
 
@@ -77,6 +81,12 @@ def test_where_it_loses_with_7_patients_and_with_all():
     frames = of_frames(again)[:3]
     patients, lost = [int(case[7:10]) for case in frames.index], [f"{-value:.0f}" for value in frames]
     assert f"(patients {patients[0]}, {patients[1]} and {patients[2]}: {lost[0]}, {lost[1]} and {lost[2]})" in text
+
+
+def test_what_labels_last_adds():
+    of_7 = gains("ACDC7", "SemiSupervised, labels last", "SemiSupervised").groupby("class").mean().mean()
+    again = gains("ACDCagain", "SemiSupervised, all labels, labels last", "SemiSupervised, all labels")
+    assert f"{of_7:.1f} on ACDC 7, {again.groupby('class').mean().mean():.1f} on all labels again" in TEXT
 
 
 @pytest.mark.parametrize(
