@@ -65,6 +65,7 @@ def test_no_test_imports_from_a_test():
 # What is about several modules: all trainers, those of others, all ways to weaken labels, scribbles of two sources of one data set.
 ABOUT_SEVERAL = {
     ("trainers", "contract"),
+    ("trainers", "compiled"),
     ("trainers", "guests"),
     ("weak", "rules"),
     ("dataset_conversion", "acdc_scribbles"),

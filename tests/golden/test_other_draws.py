@@ -7,34 +7,15 @@ import math
 from collections.abc import Callable
 from itertools import permutations
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tests.golden.framework import GoldenFile, check, load_adapter
+from tests.golden.redraw import DATA, Arrays, redrawn
 from tests.golden.reference.unimatch import adaptive_threshold
-from tests.helpers.paths import REPOSITORY
 
-DATA = REPOSITORY / "tests" / "golden" / "data"
 SHAPES = {"2d": (5, 7, 9), "3d": (3, 5, 6, 3)}  # classes and voxels; the stored draws have 4 and 2 classes
-Arrays = dict[str, Tensor | float]
-
-
-def redrawn(name: str, arrays: Arrays, dropped: tuple[str, ...] = (), sidecar: dict | None = None) -> GoldenFile:
-    """The stored file with these arrays in place of its own, and without outputs that others of them would change."""
-    sidecar = sidecar or json.loads((DATA / f"{name}.json").read_text())
-    with np.load(DATA / f"{name}.npz") as npz:
-        stored = {key: npz[key] for key in npz.files}
-    assert arrays.keys() <= stored.keys()
-    for key in dropped:
-        constants = sidecar["arrays"].pop(key).get("constants")
-        stored.pop(key)
-        sidecar["constants"] |= {key: constants} if constants else {}
-    for key, value in arrays.items():
-        array = value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        stored[key] = array.astype(stored[key].dtype)
-    return GoldenFile(name, stored, sidecar)
 
 
 def drawn(samples: int, dim: str, seed: int) -> tuple[Tensor, Tensor]:

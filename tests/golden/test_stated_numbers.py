@@ -11,7 +11,7 @@ import torch
 
 from tests.golden import framework
 from tests.golden.framework import GoldenFile, check, load_adapter
-from tests.golden.test_other_draws import DATA, redrawn
+from tests.golden.redraw import DATA, redrawn
 from tests.helpers.paths import shared_dir
 
 SIZES = {"seed", "N", "C", "H", "W", "B", "K", "T", "batch", "labeled_bs", "unlabeled_bs", "num_classes", "note"}

@@ -89,7 +89,7 @@ def test_unlabeled_patches_come_in_when_every_class_is_found_or_at_a_given_share
     trainer.gate.look()
     assert trainer.gate.opened_at == pytest.approx(trainer.progress) and trainer.weights() == {"pseudo": 1.0}
     official, _ = filter_match(datasets, tmp_path, progress=0.2, start=20 / 300, joint=True)
-    assert official.weights() == {"joint": 1.0}
+    assert official.weights() == {"labeled": 0.0, "joint": 1.0}
 
 
 def test_no_quarter_turn_where_voxels_or_patches_are_not_square(datasets, tmp_path):

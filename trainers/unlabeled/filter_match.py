@@ -63,7 +63,9 @@ class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
 
     def weights(self) -> dict[str, float]:
         begun = self.progress >= self.start if self.gate is None else self.gate.since_opening is not None
-        return {"joint" if self.joint else "pseudo": float(begun)}
+        if self.joint:  # one loss, of which the labeled patches are a part
+            return {"labeled": float(not begun), "joint": float(begun)}
+        return {"pseudo": float(begun)}
 
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         scales = self.without_gradient(self.student, batch.unlabeled)
