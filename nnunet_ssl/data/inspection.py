@@ -206,9 +206,9 @@ def _find_leaks(cases: UnlabeledList, splits: Sequence[dict], report: Report) ->
         listed = cases.unlabeled_cases(fold)
         held_out = {*val, *cases.test} - set(train)
         # found below by name; the others are the ones that a training leaves out by itself
-        left_out = [case for case in of_same_patients(cases, listed, held_out) if case not in held_out]
+        left_out = set(of_same_patients(cases, listed, held_out)) - held_out
         unlabeled = [case for case in listed if case not in left_out]
-        hidden = len(set(cases.hidden_labels.get(str(fold), [])) - set(left_out))
+        hidden = len(set(cases.hidden_labels.get(str(fold), [])) - left_out)
         if splits:
             report.folds.append(
                 {
@@ -224,7 +224,7 @@ def _find_leaks(cases: UnlabeledList, splits: Sequence[dict], report: Report) ->
         if left_out:
             report.notes.append(
                 f"{where}: trainings leave out {len(left_out)} unlabeled image(s) of patients with validation or test cases: "
-                f"{some(left_out)}"
+                f"{some(sorted(left_out))}"
             )
         unknown = sorted({*train, *val} - set(cases.labeled))
         if unknown:

@@ -591,11 +591,8 @@ def moved(image: sitk.Image) -> sitk.Image:
     ("change", "arguments", "words"),
     [
         (lambda image: image, (), ["free_00.nii.gz", "holds 5, 9", "allowed are 0, 1, 2. ", "--map 5=CLASS"]),
-        (
-            lambda image: image * 0 + 3,
-            (),
-            ["holds 3", "allowed are 0, 1, 2. "],
-        ),  # a fourth class, and not "no decision"
+        # a fourth class, and not "no decision"
+        (lambda image: image * 0 + 3, (), ["holds 3", "allowed are 0, 1, 2. "]),
         (lambda image: image, ("--map", "5=3", "9=1"), ["5=3", "the numbers 0, 1, 2 of dataset.json"]),
         (lambda image: image, ("--map", "5=organ"), ["holds 9", "--map other=background"]),
         (lambda image: image, ("--map", "5=liver", "9=1"), ["5=liver", "background, organ, lesion, ignore"]),

@@ -93,6 +93,8 @@ def test_the_end_of_the_second_stage_can_be_on_labeled_patches_alone(datasets, t
     steps = [step for step in range(1000) if at(trainer, step / 1000) or trainer.weights()["pseudo"] > 0]
     assert steps[0] == 300 and steps[-1] == pytest.approx(1000 - 700 * alone, abs=1)
     assert steps == list(range(steps[0], steps[-1] + 1))
+    at(trainer, 1)  # after the last step, what an epoch writes into the log
+    assert (trainer.weights()["pseudo"] > 0) == (alone == 0)
 
 
 @pytest.mark.parametrize("options", [{}, {"regions": True}, {"ignore": True}], ids=str)

@@ -77,7 +77,7 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
 
     def _labels_alone(self, since: float) -> bool:
         alone = 1 - self.unlabeled_share if self.labels_last is None else self.labels_last
-        return since >= (1 - alone) * (since + 1 - self.progress)
+        return alone > 0 and since >= (1 - alone) * (since + 1 - self.progress)
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         labels, sure = sure_labels(self.teacher(batch.views["weak"])[0], self.confidence, self.activation)
