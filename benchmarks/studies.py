@@ -238,6 +238,12 @@ def labels_last(row: Row) -> Row:
     return replace(row, key=f"{row.key}, labels last", group="variants", settings=settings, variant="labels_last")
 
 
+def by_class(row: Row, part: str) -> Row:
+    """With a part that tells classes apart, of `benchmarks/trainers/by_class.py`: "reliability" or "thresholds"."""
+    name = {"key": f"{row.key}, {part}", "group": "parts", "trainer": f"{row.trainer}ByClass", "variant": part}
+    return replace(row, settings=(f"{part}=true",), **name)
+
+
 def weighted(row: Row, weight: float, attribute: str = "consistency_weight") -> Row:
     settings = (f"{attribute}={weight}",)
     return replace(row, key=f"{row.key}, weight {weight:g}", settings=settings, variant=f"weight{weight:g}")
@@ -266,6 +272,7 @@ def few_labels(
         all_labels,
         early(semi_supervised),
         *map(labels_last, (semi_supervised, all_labels)),
+        *(by_class(semi_supervised, part) for part in ("reliability", "thresholds")),
         pseudo_labels("round 1", pack, epochs, "nnU-Net"),
         pseudo_labels("round 1 above 0.9", pack, epochs, "nnU-Net", "--min_confidence 0.9"),
         pseudo_labels("round 1 above 0.9, rectangles", pack, epochs, "nnU-Net", "--min_confidence 0.9", ("blank=0.8",)),

@@ -33,6 +33,8 @@ from nnunet_ssl.errors import UserError
 from nnunet_ssl.evaluation.runs import load_json
 from tests.helpers.paths import REPOSITORY, SHARED
 
+TRAINERS = REPOSITORY / "benchmarks" / "trainers"
+"""Trainers that are measured and not part of the package; nnU-Net finds them as it finds a user's own."""
 EXAMPLE = """\
 examples:
   python -m benchmarks.study list
@@ -140,6 +142,7 @@ def environment_of(root: Path, args: argparse.Namespace) -> dict[str, str]:
     environment |= {variable: str(root / folder) for variable, folder in folders.items()}
     # the commands work with the package of this checkout
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), environment.get("PYTHONPATH")]))
+    environment["nnUNet_extTrainer"] = os.pathsep.join([str(TRAINERS), environment["nnUNet_extTrainer"]])
     # glibc returns large tensors to the system and maps them anew each time, which doubles the time of a 3D step on a CPU
     environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**32))
     environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**33))

@@ -32,7 +32,7 @@ def first_part(row: Row) -> tuple[float, float]:
 
     (0, 0) for BCP and CML: their first part is no step of nnU-Net's, so that what is counted of it is too much.
     """
-    cls = trainer_classes().get(row.trainer)
+    cls = trainer_classes().get(row.trainer.removesuffix("ByClass"))
     settings = dict(setting.split("=", 1) for setting in row.settings)
     if hasattr(cls, "start"):  # FilterMatch
         return (json.loads(settings["start"]),) * 2 if "start" in settings else (EARLIEST, LATEST)
@@ -44,7 +44,8 @@ def first_part(row: Row) -> tuple[float, float]:
 
 def steps_of_nnunet(study: Study, row: Row) -> np.ndarray:
     """`(2,)`: as how many steps of nnU-Net a run counts, at least and at most, with the runs that it needs. NaN: not counted."""
-    floor = floors().get((row.trainer, row.pack.base), np.nan)
+    trainer = row.trainer.removesuffix("ByClass")  # of benchmarks/trainers: the same passes
+    floor = floors().get((trainer, row.pack.base), np.nan)
     if any(setting.startswith("labels_last=") for setting in row.settings):
         floor = np.nan  # how long labeled patches are alone depends on the cases
     cheap = np.array(first_part(row))

@@ -66,7 +66,7 @@ def test_every_recorded_run_is_of_a_row_and_complete():
 # ------------------------------------------------------------------------------------------------------------ the table
 
 
-def test_every_row_has_a_trainer_and_rows_that_need_others_find_them():
+def test_every_row_has_a_trainer_and_rows_that_need_others_find_them(trainers_of_benchmarks):
     names = {}
     for a_study in STUDIES.values():
         keys = [row.key for row in a_study.rows]
