@@ -30,6 +30,7 @@ class Pack:
     source: Pack | None = None  # whose raw data set `make` reads
     validation_list: str = ""  # below {data}: the list of cases that fold 0 validates on; "": as the converter does
     again: bool = False  # its labeled training images are unlabeled images once more
+    foreign: Pack | None = None  # whose unlabeled images take the place of its own
 
     @property
     def dataset(self) -> str:
@@ -143,6 +144,8 @@ LA_2D = replace(
     base="2d",
     features=Pack.features,
 )
+# Short-axis cine images of the heart are labeled; 3D images of the left atrium with late enhancement are not
+ACDC_FOREIGN = replace(ACDC_3, name="ACDC3foreign", dataset_id=24, foreign=LA_8)
 # One class, so that every box is of it; seeds of 3 voxels (of 0.625 mm) around the innermost voxel of each object
 LA_BOXES = _from(LA_2D, "LAboxes", 201, "weaken --kind boxes --radius 3")
 
@@ -255,12 +258,21 @@ def same_view(row: Row) -> Row:
 
 
 def few_labels(
-    name: str, title: str, pack: Pack, full: Pack, again: Pack, epochs: int, about: str, peers: Sequence[str] = ()
+    name: str,
+    title: str,
+    pack: Pack,
+    full: Pack,
+    again: Pack,
+    epochs: int,
+    about: str,
+    peers: Sequence[str] = (),
+    foreign: Pack | None = None,
 ) -> Study:
     """Few labeled cases, the others of the train list unlabeled.
 
     Args:
         peers: rows that `benchmarks/peer.py` can make of this pack.
+        foreign: the pack with unlabeled images of something else.
     """
     semi_supervised = Row("SemiSupervised", pack, "nnUNetTrainerSemiSupervised", epochs, "new")
     mean_teacher = Row("MeanTeacher", pack, "nnUNetTrainerMeanTeacher", epochs, "variants")
@@ -272,6 +284,7 @@ def few_labels(
         all_labels,
         early(semi_supervised),
         *map(labels_last, (semi_supervised, all_labels)),
+        *([replace(semi_supervised, key="SemiSupervised, foreign images", pack=foreign)] if foreign else []),
         *(by_class(semi_supervised, part) for part in ("reliability", "thresholds")),
         pseudo_labels("round 1", pack, epochs, "nnU-Net"),
         pseudo_labels("round 1 above 0.9", pack, epochs, "nnU-Net", "--min_confidence 0.9"),
@@ -329,6 +342,7 @@ STUDIES = {
             ACDC_EPOCHS,
             f"6 labeled frames, {_ON_ACDC}",
             PEERS,
+            ACDC_FOREIGN,
         ),
         few_labels(
             "ACDC_5",

@@ -39,8 +39,20 @@ def preparing_steps(root: Path, pack: Pack, args: argparse.Namespace) -> list[St
     steps = []
 
     def add_raw(pack: Pack) -> None:
-        if (root / "raw" / pack.dataset / "dataset.json").is_file():  # written last
-            return
+        if pack.foreign:
+            add_raw(pack.foreign)
+        if not (root / "raw" / pack.dataset / "dataset.json").is_file():  # written last
+            convert(pack)
+        # these two may be repeated: where the conversion was the last thing that was done, they are still missing
+        if pack.again:
+            action = ["python", "-m", "benchmarks.labeled_again", "-d", str(pack.dataset_id)]
+            steps.append(Step(f"{pack.dataset}_again", f"{pack.dataset}: labeled images as unlabeled ones", action))
+        if pack.foreign:
+            action = ["python", "-m", "benchmarks.foreign_images", "-d", str(pack.dataset_id)]
+            action += ["--of", str(pack.foreign.dataset_id)]
+            steps.append(Step(f"{pack.dataset}_foreign", f"{pack.dataset}: unlabeled images of something else", action))
+
+    def convert(pack: Pack) -> None:
         if pack.source:
             add_raw(pack.source)
         lists = root / "lists" / pack.dataset
@@ -56,9 +68,6 @@ def preparing_steps(root: Path, pack: Pack, args: argparse.Namespace) -> list[St
         ids = ["-d", str(pack.source.dataset_id), "-o"] if pack.source else ["-d"]
         action = ["nnunet_ssl", *words, *ids, str(pack.dataset_id), "-name", pack.name, *np]
         steps.append(Step(f"{pack.dataset}_raw", f"{pack.dataset}: {words[0]}", action))
-        if pack.again:
-            action = ["python", "-m", "benchmarks.labeled_again", "-d", str(pack.dataset_id)]
-            steps.append(Step(f"{pack.dataset}_again", f"{pack.dataset}: labeled images as unlabeled ones", action))
 
     add_raw(pack)
     plan = ["nnunet_ssl", "plan_and_preprocess", "-d", dataset, "-c", pack.base, *np, "-npfp", str(args.np)]

@@ -111,10 +111,21 @@ def test_the_commands_accept_the_arguments_of_a_study(name, tmp_path):
         spacing = pack.spacing and [str(s) for s in pack.spacing]
         assert parsed.d == [str(pack.dataset_id)] and parsed.overwrite_target_spacing == spacing
         modules = [step.action[2] for step in steps if step not in commands]
-        assert modules == ["benchmarks.labeled_again"] * pack.again + ["nnunet_ssl.plans.small"] * bool(pack.patch)
+        others = ["benchmarks.labeled_again"] * pack.again + ["benchmarks.foreign_images"] * bool(pack.foreign)
+        assert modules == others + ["nnunet_ssl.plans.small"] * bool(pack.patch)
         made = [step.action[step.action.index("-o" if "-o" in step.action else "-d") + 1] for step in commands[:-1]]
         assert made[-1] == str(pack.dataset_id)  # a pack made from another one is made after it
         assert len(made) == {True: 3, False: 2}[pack == studies.ACDC_EXPANDED] if pack.source else 1
+
+
+@pytest.mark.parametrize("pack", [studies.ACDC_AGAIN, studies.ACDC_FOREIGN])
+def test_a_pack_whose_conversion_was_the_last_thing_done_gets_its_unlabeled_images(tmp_path, pack):
+    for made in filter(None, (pack, pack.foreign)):
+        (tmp_path / "raw" / made.dataset).mkdir(parents=True)
+        (tmp_path / "raw" / made.dataset / "dataset.json").write_text("{}")
+    args = study.make_parser().parse_args(["prepare", "ACDC_3", "--out", str(tmp_path)])
+    first = study_packs.preparing_steps(tmp_path, pack, args)[0].action
+    assert first[:2] == ["python", "-m"] and first[2].startswith("benchmarks.")
 
 
 # ------------------------------------------------------------------------------------------------------------ the work
