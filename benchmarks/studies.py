@@ -29,6 +29,7 @@ class Pack:
     base: str = "2d"  # configuration that the small one inherits from
     source: Pack | None = None  # whose raw data set `make` reads
     validation_list: str = ""  # below {data}: the list of cases that fold 0 validates on; "": as the converter does
+    labeled_share: float = 1.0  # of the training images
     again: bool = False  # its labeled training images are unlabeled images once more
     foreign: Pack | None = None  # whose unlabeled images take the place of its own
 
@@ -110,24 +111,24 @@ _LA = {"records": "LA_3mm", "spacing": (3, 3, 3), "patch": (20, 32, 48), "batch_
 _LA |= {"validation_list": "la/test.list"}
 
 
-def _acdc(name: str, dataset_id: int, options: str) -> Pack:
-    return Pack(name, dataset_id, make=f"convert ACDC -i {{data}}/acdc {options}", **_ACDC)
+def _acdc(name: str, dataset_id: int, options: str, share: float = 1.0) -> Pack:
+    return Pack(name, dataset_id, make=f"convert ACDC -i {{data}}/acdc {options}", labeled_share=share, **_ACDC)
 
 
-def _la(name: str, dataset_id: int, options: str) -> Pack:
+def _la(name: str, dataset_id: int, options: str, share: float = 1.0) -> Pack:
     split = "--split {data}/la/train.list {lists}/val.list"
-    return Pack(name, dataset_id, make=f"convert LA -i {{data}}/la {split} {options}", **_LA)
+    return Pack(name, dataset_id, make=f"convert LA -i {{data}}/la {split} {options}", labeled_share=share, **_LA)
 
 
 def _from(source: Pack, name: str, dataset_id: int, command: str) -> Pack:
     return replace(source, name=name, dataset_id=dataset_id, make=command, source=source, validation_list="")
 
 
-ACDC_3 = _acdc("ACDC3", 23, "--labeled 3")
-ACDC_5 = _acdc("ACDC5", 25, "--labeled 5")  # between 7 patients and all, less than 5 Dice can be gained
-ACDC_7 = _acdc("ACDC7", 27, "--labeled 7")
+ACDC_3 = _acdc("ACDC3", 23, "--labeled 3", 3 / 70)
+ACDC_5 = _acdc("ACDC5", 25, "--labeled 5", 5 / 70)  # between 7 patients and all, less than 5 Dice can be gained
+ACDC_7 = _acdc("ACDC7", 27, "--labeled 7", 7 / 70)
 ACDC_ALL = _acdc("ACDCall", 30, "")
-ACDC_AGAIN = replace(ACDC_ALL, name="ACDCagain", dataset_id=31, again=True)
+ACDC_AGAIN = replace(ACDC_ALL, name="ACDCagain", dataset_id=31, again=True, labeled_share=0.5)
 ACDC_WSL4MIS = _acdc("ACDCwsl4mis", 126, "--split_patients wsl4mis")
 ACDC_SCRIBBLES = _acdc("ACDCscribbles", 127, "--split_patients wsl4mis --scribbles {data}/acdc_scribbles")
 ACDC_POINTS = _from(ACDC_ALL, "ACDCpoints", 128, "weaken --kind points")
@@ -135,9 +136,9 @@ ACDC_POINTS = _from(ACDC_ALL, "ACDCpoints", 128, "weaken --kind points")
 ACDC_EXPANDED = _from(ACDC_POINTS, "ACDCexpanded", 129, "expand --method geodesic --threshold 0.05")
 ACDC_PARTIAL = _from(ACDC_ALL, "ACDCpartial", 227, "weaken --kind partial --annotated RV MLV,LVC")
 
-LA_4, LA_8, LA_16 = (_la(f"LA{n}", 100 + n, f"--labeled {n}") for n in (4, 8, 16))
+LA_4, LA_8, LA_16 = (_la(f"LA{n}", 100 + n, f"--labeled {n}", n / 80) for n in (4, 8, 16))
 LA_ALL = _la("LAall", 180, "")
-LA_AGAIN = replace(LA_ALL, name="LAagain", dataset_id=181, again=True)
+LA_AGAIN = replace(LA_ALL, name="LAagain", dataset_id=181, again=True, labeled_share=0.5)
 LA_2D = replace(
     _la("LA2D", 200, ""),
     **{**_ACDC, "records": "LA_2D_2.5mm", "spacing": (2.5,) * 3},
@@ -145,7 +146,7 @@ LA_2D = replace(
     features=Pack.features,
 )
 # Short-axis cine images of the heart are labeled; 3D images of the left atrium with late enhancement are not
-ACDC_FOREIGN = replace(ACDC_3, name="ACDC3foreign", dataset_id=24, foreign=LA_8)
+ACDC_FOREIGN = replace(ACDC_3, name="ACDC3foreign", dataset_id=24, foreign=LA_8, labeled_share=6 / 78)
 # One class, so that every box is of it; seeds of 3 voxels (of 0.625 mm) around the innermost voxel of each object
 LA_BOXES = _from(LA_2D, "LAboxes", 201, "weaken --kind boxes --radius 3")
 

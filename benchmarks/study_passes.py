@@ -17,6 +17,9 @@ from benchmarks.studies import Row, Study
 from nnunet_ssl.discovery.variants import trainer_classes
 from nnunet_ssl.engine.competence import EARLIEST, LATEST
 
+NO_SUCH = object()
+"""In the place of an attribute that a trainer does not have."""
+
 
 @cache
 def floors() -> dict[tuple[str, str], float]:
@@ -32,23 +35,39 @@ def first_part(row: Row) -> tuple[float, float]:
 
     (0, 0) for BCP and CML: their first part is no step of nnU-Net's, so that what is counted of it is too much.
     """
-    cls = trainer_classes().get(row.trainer.removesuffix("ByClass"))
-    settings = dict(setting.split("=", 1) for setting in row.settings)
-    if hasattr(cls, "start"):  # FilterMatch
-        return (json.loads(settings["start"]),) * 2 if "start" in settings else (EARLIEST, LATEST)
-    if not hasattr(cls, "earliest"):
+    start = setting(row, "start")
+    if start is not NO_SUCH:  # FilterMatch
+        return (EARLIEST, LATEST) if start is None else (start, start)
+    earliest, latest = setting(row, "earliest"), setting(row, "latest")
+    if earliest is NO_SUCH:
         return 0.0, 0.0
-    earliest = json.loads(settings["earliest"]) if "earliest" in settings else cls.earliest
-    return earliest, max(earliest, getattr(cls, "latest", LATEST))
+    return earliest, max(earliest, LATEST if latest is NO_SUCH else latest)
+
+
+def last_part(row: Row) -> float:
+    """Share of the steps after the first part that are nnU-Net's, because labeled patches are alone at the end."""
+    alone = setting(row, "labels_last")
+    return row.pack.labeled_share if alone is None else 0.0 if alone is NO_SUCH else alone
+
+
+def setting(row: Row, name: str) -> object:
+    """A class attribute of the row's trainer, with the row's settings; NO_SUCH where it has none."""
+    settings = dict(setting.split("=", 1) for setting in row.settings)
+    if name in settings:
+        return json.loads(settings[name])
+    return getattr(trainer_classes().get(_plain(row.trainer)), name, NO_SUCH)
+
+
+def _plain(trainer: str) -> str:
+    """The trainer of the package with the same passes."""
+    return trainer.removesuffix("ByClass")  # of benchmarks/trainers
 
 
 def steps_of_nnunet(study: Study, row: Row) -> np.ndarray:
     """`(2,)`: as how many steps of nnU-Net a run counts, at least and at most, with the runs that it needs. NaN: not counted."""
-    trainer = row.trainer.removesuffix("ByClass")  # of benchmarks/trainers: the same passes
-    floor = floors().get((trainer, row.pack.base), np.nan)
-    if any(setting.startswith("labels_last=") for setting in row.settings):
-        floor = np.nan  # how long labeled patches are alone depends on the cases
-    cheap = np.array(first_part(row))
+    floor = floors().get((_plain(row.trainer), row.pack.base), np.nan)
+    first = np.array(first_part(row))
+    cheap = first + (1 - first) * last_part(row)
     own = np.sort(row.steps * (cheap + (1 - cheap) * floor))
     return own + sum(steps_of_nnunet(study, study.row(key)) for key in row.after)
 
