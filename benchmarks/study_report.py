@@ -74,6 +74,11 @@ class Estimate:
 UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 
 
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Seeds in brackets, for what rests on others than the figure beside it."""
+    return f"(seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))})"
+
+
 class Results:
     """The recorded rows of one study.
 
@@ -96,10 +101,10 @@ class Results:
         self.classes = list(recorded["class"].unique())
         self.patients = sorted(recorded["patient"].unique())
         self.num_cases = recorded["case"].nunique()
-        cases = {row.key: set(self.cells[row.key]["case"]) for row in self.rows}
-        for key, found in cases.items():
-            if found != set(recorded["case"]):
-                raise UserError(f"{study.name}: row {key} has {len(found)} of {self.num_cases} cases.")
+        for row in self.rows:
+            for seed, run in self.cells[row.key].groupby("seed"):
+                if (found := run["case"].nunique()) != self.num_cases:
+                    raise UserError(f"{study.name}: row {row.key}, seed {seed}, has {found} of {self.num_cases} cases.")
 
     @staticmethod
     def _of(table: pd.DataFrame, row) -> pd.DataFrame:
@@ -161,11 +166,15 @@ class Results:
         return any(one[seed] != two[seed] for seed in self.seeds(key, other))
 
     def difference_text(self, key: str) -> str:
-        """The difference, with a mark where precisions differ, and with the row that it is to where that is not the study's."""
+        """The difference, with a mark where precisions differ, with the row that it is to where that is not the study's, and with
+        its seeds where the Dice beside it has others."""
         to, text = self.baseline_of(key), self.difference(key).text()
         if text == "-":
             return text
         named = "" if to == self.study.baseline else f" to {to}"
+        seeds = self.seeds(key, to)
+        if seeds != self.seeds(key):
+            named += f" {seeds_text(seeds)}"
         return f"{text}{OTHER_PRECISION * self.precisions_differ(key, to)}{named}"
 
     def own_minus_text(self, key: str) -> str:
@@ -180,6 +189,15 @@ class Results:
     @cached_property
     def head_room(self) -> Estimate:
         return self.difference(self.study.upper)
+
+    def head_room_text(self) -> str:
+        """The head-room without a sign, with a mark where precisions differ."""
+        text = self.head_room.text(sign="")
+        return (
+            text
+            if text == "-"
+            else text + OTHER_PRECISION * self.precisions_differ(self.study.upper, self.study.baseline)
+        )
 
     @property
     def has_page(self) -> bool:
@@ -203,7 +221,7 @@ class Results:
         seeds, text = self.seeds(key, self.study.baseline, self.study.upper), self.share(key).text(0)
         if text == "-" or seeds == self.seeds(key, self.study.baseline):
             return text
-        return f"{text} (seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))})"
+        return f"{text} {seeds_text(seeds)}"
 
     def of_patients(self, key: str) -> pd.Series:
         """Mean difference of each patient to the row's baseline, over seeds, cases and classes. Empty where there is none."""
@@ -264,7 +282,10 @@ class Results:
 
 # --------------------------------------------------------------------------------------------------------------- pages
 
-PRECISION_NOTE = f"{OTHER_PRECISION}: the two rows were computed in different precision with at least one of the seeds."
+PRECISION_NOTE = (
+    f"{OTHER_PRECISION}: the two rows were computed in different precision with at least one of the seeds. A share of the "
+    "head-room has the marks of its two differences."
+)
 
 
 def head_room_text(results: Results) -> str:
@@ -275,7 +296,7 @@ def head_room_text(results: Results) -> str:
         return f"**Head-room**: not known, {study.baseline} and {study.upper} are not recorded with the same seed."
     low, high = (np.mean(results.mean(key, "Dice", seeds)) for key in (study.baseline, study.upper))
     text = (
-        f"**Head-room**: {results.head_room.text(sign='')} Dice, from {low:.1f} ({study.baseline}) to {high:.1f} ({study.upper}), "
+        f"**Head-room**: {results.head_room_text()} Dice, from {low:.1f} ({study.baseline}) to {high:.1f} ({study.upper}), "
         f"seeds {', '.join(map(str, seeds))}."
     )
     if not results.has_head_room:
@@ -338,8 +359,8 @@ def short_table(results: Results, keys: Sequence[str] | None = None) -> str:
     ]
     header = ["row", "seeds", "passes", "Dice", "difference [95 %]", "of the median patient"]
     table = markdown_table([*header, "share of the head-room, % [95 %]"], lines)
-    note = f"\n\n{PRECISION_NOTE}" if OTHER_PRECISION in table else ""
-    return f"{head_room_text(results)}\n\n{table}{note}"
+    text = f"{head_room_text(results)}\n\n{table}"
+    return f"{text}\n\n{PRECISION_NOTE}" if OTHER_PRECISION in text else text
 
 
 def overview(all_results: Mapping[str, Results]) -> str:
@@ -349,8 +370,9 @@ def overview(all_results: Mapping[str, Results]) -> str:
         share = "" if results.has_head_room or np.isnan(results.head_room.value) else " (too small)"
         page = f"[{results.study.title}]({name}.md)" if results.has_page else results.study.title
         count = f"{len(results.rows)} of {len(results.study.rows)}"
-        lines.append([page, results.head_room.text(sign="") + share, count])
-    return markdown_table(["study", "head-room, Dice [95 %]", "rows recorded"], lines)
+        lines.append([page, results.head_room_text() + share, count])
+    table = markdown_table(["study", "head-room, Dice [95 %]", "rows recorded"], lines)
+    return f"{table}\n\n{PRECISION_NOTE}" if OTHER_PRECISION in table else table
 
 
 def page(results: Results) -> str:
@@ -384,11 +406,14 @@ def legend(results: Results, table: str) -> str:
     dice = (
         f"Dice in %: mean over classes of the mean over {results.num_cases} cases of {len(results.patients)} patients, mean over "
         f"seeds. *difference* [95 % interval]: to {to} of the same seeds; the interval is a bootstrap over patients, each with all "
-        "of its cases, and seeds, where there are several. With one seed it says nothing about seeds. *median patient*: median "
+        "of its cases, and seeds, where there are several. With one seed it says nothing about seeds. With ten patients and three "
+        "seeds it is too narrow: nine of ten such intervals hold the true value, or fewer. *median patient*: median "
         "over patients of their mean difference over seeds, cases and classes; where it is far below the difference, a few "
         "patients make the difference. *patients better / worse* in mean Dice. *share of the head-room*: difference in % of "
         f"{study.upper} minus {study.baseline}, of the seeds that all three rows have, with an interval of the same kind."
     )
+    if study.own in {row.key for row in results.rows}:
+        dice += f" Defaults of {study.own} were chosen on these patients: [what](README.md#what-is-compared)."
     if minus_own in table:
         dice += f" *{minus_own}*: of the seeds that both have, with an interval of the same kind."
     parts = [
@@ -401,7 +426,7 @@ def legend(results: Results, table: str) -> str:
         "[performance](../performance.md)), with the trainings that a row needs, without predictions of whole images. Where "
         "unlabeled images come in when every class is found, steps are nnU-Net's until then, and the values are for the latest "
         "and the earliest start. -: not counted. What the runs took is in the CSV.",
-        PRECISION_NOTE if OTHER_PRECISION in table else "",
+        PRECISION_NOTE if OTHER_PRECISION in table + head_room_text(results) else "",
         f"Networks of the runs: {results.precisions()} (mixed precision, where it is not float32).",
     ]
     return "\n\n".join(filter(None, parts))

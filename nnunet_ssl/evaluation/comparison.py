@@ -12,7 +12,7 @@ import pandas as pd
 from nnunet_ssl.data.derived import files_under_construction, left_unfinished
 from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.pool import run_in_processes
-from nnunet_ssl.data.raw_dataset import dataset_name
+from nnunet_ssl.data.raw_dataset import DENSE_FOLDER, dataset_name
 from nnunet_ssl.errors import UserError, some
 from nnunet_ssl.evaluation import runs as results
 from nnunet_ssl.evaluation.crossval import check_folds, select_on_dense_labels
@@ -126,6 +126,7 @@ def compare(
 
     notes += _note_on_partial_labels(jobs, labels)
     table = _evaluate(jobs, labels, results.reader_writer(experiment, trainers[0]), num_processes)
+    notes += _note_on_sparse_references(table, test)
     if not test:
         for r in runs:
             references = {reference.parent.name for _, reference in validations[r.trainer, r.fold].values()}
@@ -194,6 +195,23 @@ def _note_on_partial_labels(jobs: Sequence[_Job], labels: LabelDefinition) -> li
     ]
 
 
+def _note_on_sparse_references(table: pd.DataFrame, test: bool) -> list[str]:
+    """How much of the references nobody has annotated."""
+    ignored = table.groupby("case")["ignored"].max()
+    sparse = ignored[ignored > 0]
+    if not len(sparse):
+        return []
+    dense = (
+        ""
+        if test
+        else f" Dense label maps in {DENSE_FOLDER} of the raw data set are taken instead, if all cases have one."
+    )
+    return [
+        f"Sparse references: {len(sparse)} of {len(ignored)} have the ignore label, on average in {100 * sparse.mean():.2g} % of "
+        f"their voxels, which count for nothing. These figures say little about what is not annotated.{dense}"
+    ]
+
+
 def _evaluate(jobs: Sequence[_Job], labels: LabelDefinition, reader, num_processes: int) -> pd.DataFrame:
     """The long table of all metrics, in a pool of processes."""
     calls = [(job, labels, reader) for job in jobs]
@@ -212,6 +230,7 @@ def _evaluate(jobs: Sequence[_Job], labels: LabelDefinition, reader, num_process
                         "unit": unit,
                         "value": 100 * value if unit == "%" else value,
                         "empty": of_class.empty,
+                        "ignored": of_class.ignored,
                     }
                 )
     return pd.DataFrame(rows)

@@ -20,7 +20,7 @@ a structure; here such a case is left out of the mean of the distances and count
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,10 +50,11 @@ _GEOMETRY_TOLERANCE = 1e-3
 @dataclass(frozen=True)
 class ClassResult:
     """What one class of one case gives. `values[(metric, unit)]`; NaN where it is undefined. `empty`: which mask is empty, or
-    that the class is not annotated in the reference (partial labels)."""
+    that the class is not annotated in the reference (partial labels). `ignored`: share of the voxels with the ignore label."""
 
     values: Mapping[tuple[str, str], float]
     empty: str
+    ignored: float = 0.0
 
 
 def not_annotated() -> ClassResult:
@@ -157,9 +158,13 @@ def evaluate_segmentation(
     dropped = tuple(axis for axis in range(reference.ndim) if axis not in kept)
     prediction, reference = prediction.squeeze(dropped), reference.squeeze(dropped)
     spacing = [spacing[axis] for axis in kept]
-    valid = True if ignore_label is None else reference != ignore_label
+    valid = np.ones(reference.shape, bool) if ignore_label is None else reference != ignore_label
+    ignored = float(1 - valid.mean())
     return {
-        name: evaluate_masks(label_mask(prediction, label) & valid, label_mask(reference, label) & valid, spacing)
+        name: replace(
+            evaluate_masks(label_mask(prediction, label) & valid, label_mask(reference, label) & valid, spacing),
+            ignored=ignored,
+        )
         for name, label in classes.items()
     }
 

@@ -21,7 +21,8 @@ Dice = 2 TP / (2 TP + FP + FN) and Jaccard = TP / (TP + FP + FN), counted in vox
 Distances as in `medpy.metric.binary`, between the surface voxels of both masks (those that one erosion with the face neighbors
 removes), in mm and in voxels (spacing 1), the unit of most publications. 95HD (`hd95`): 95th percentile of the distances of both
 directions pooled. ASD (`asd(prediction, reference)`): mean distance from prediction to reference, directed. ASSD (`assd` of medpy
-0.5): mean of the distances of both directions pooled. A volume of one slice is measured in 2D; in 3D it would be all surface.
+0.5): mean of the distances of both directions pooled. A volume of one slice is measured in 2D; in 3D it would be all surface. Of
+images that say no spacing (PNG) mm are voxels.
 
 Both masks empty: Dice and Jaccard are undefined and left out, as in nnU-Net. One mask empty: Dice and Jaccard are 0, distances
 are undefined; such predictions are counted as *missed* (prediction empty) or *false* (reference empty). Means of distances are
@@ -120,8 +121,9 @@ def markdown(head: Head, runs: Sequence[Run], summary: pd.DataFrame, trainers: S
         _DEFINITIONS,
         f"Intervals: percentile bootstrap, {RESAMPLES} resamples, seed {SEED}. What is resampled are patients, each with all "
         "of its cases (key groups of unlabeled.json or dataset.json; a case without one is a patient of its own). They describe "
-        "the choice of patients, not that of the split or of the seed of a training. A case that several folds validate enters "
-        "once, with its mean.",
+        "the choice of patients, not that of the split or of the seed of a training. With few patients they are too narrow: of ten "
+        "patients, nine of ten such intervals hold the true mean, or fewer; of five, eight or fewer. A case that several folds "
+        "validate enters once, with its mean.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ssl.data.atomic import write_json_atomically
 from nnunet_ssl.data.derived import under_construction
 from nnunet_ssl.data.files import file_hash
-from nnunet_ssl.data.geometry import other_axes
+from nnunet_ssl.data.geometry import has_spacing_files, other_axes, spacing_file
 from nnunet_ssl.data.label_files import checked_label_files
 from nnunet_ssl.data.listing import files_with_ending
 from nnunet_ssl.data.locks import only_writer
@@ -22,6 +22,7 @@ from nnunet_ssl.errors import UserError, listed, some
 from nnunet_ssl.evaluation.runs import SHOWN, Experiment, Fold, load_json, plans_of
 
 RECORD_FILE = "compare_record.json"  # beside the predictions: what they were made with
+PREDICTIONS = "predictions"  # key of the record: file -> hash
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ def predict_test(
     """Folder with the predictions of the test cases by stock nnU-Net, the folds as an ensemble; made if it is not there.
 
     It lies beside the folds: `test_folds_0_1`. Predictions are made in a hidden folder of the process and renamed together with a
-    record of the checkpoints (by content), images and settings they were made with. They are made again if one has changed.
+    record of the checkpoints (by content), images and settings they were made with. They are made again if one has changed, or
+    a prediction itself.
 
     Raises:
         UserError: a checkpoint is missing or cannot be loaded, no CUDA device, or the folder was not written by this function.
@@ -107,7 +109,8 @@ def predict_test(
                 f"{checkpoint} does not exist: the training has not finished. Continue it: "
                 f"{experiment.train_command(trainer, fold, '--c')}, or name another checkpoint with -chk."
             )
-    previous_stage = plans_of(experiment, trainer).get_configuration(experiment.configuration).previous_stage_name
+    plans = plans_of(experiment, trainer)
+    previous_stage = plans.get_configuration(experiment.configuration).previous_stage_name
     previous_folder = None
     if previous_stage is not None:
         previous = Experiment(experiment.dataset, previous_stage, experiment.plans)
@@ -119,13 +122,28 @@ def predict_test(
     folder = model_folder / name
     record = {
         "checkpoints": {str(fold): file_hash(checkpoint) for fold, checkpoint in zip(folds, checkpoints)},
-        "images": {case: {p.name: file_hash(p) for p in paths} for case, paths in sorted(cases.images.items())},
+        "images": {
+            case: _hashes(_with_spacing(paths, plans.image_reader_writer_class))
+            for case, paths in sorted(cases.images.items())
+        },
         "mirroring": settings.mirroring,
         "previous_stage": load_json(previous_folder / RECORD_FILE) if previous_folder else None,
     }
     with only_writer(folder):
         _make_predictions(folder, record, model_folder, trainer, folds, cases, settings, previous_folder)
     return folder
+
+
+def _with_spacing(image_files: Sequence[Path], reader_writer_class: type) -> list[Path]:
+    """All that nnU-Net reads of an image: its files, and beside 3D TIFFs the one with their spacing, where it is there."""
+    if not has_spacing_files(reader_writer_class):
+        return list(image_files)
+    spacings = {spacing_file(file, is_image=True) for file in image_files}
+    return [*image_files, *sorted(file for file in spacings if file.is_file())]
+
+
+def _hashes(files: Iterable[Path]) -> dict[str, str]:
+    return {file.name: file_hash(file) for file in files}
 
 
 def _check_images(cases: TestCases, reader_writer_class: type, num_processes: int) -> None:
@@ -163,6 +181,9 @@ def _make_predictions(
             raise UserError(f"{folder} was not written by this command ({RECORD_FILE} is missing). Move it away.")
         present = load_json(folder / RECORD_FILE)
         changed = [key for key in record if present.get(key) != record[key]]
+        made = present.get(PREDICTIONS)  # an earlier version has not recorded them
+        if made is not None and made != _hashes(file for file in folder.iterdir() if file.name in made):
+            changed.append(PREDICTIONS)
         if not changed:
             print(f"{trainer}: predictions of the test cases are there: {folder}")
             return
@@ -193,4 +214,5 @@ def _make_predictions(
                 f"nnU-Net stopped while it predicted into {folder.parent} ({reason}); nothing was kept. Free some memory or disk "
                 "space, or give fewer processes (-np), and run the command again."
             ) from error
-        write_json_atomically(record, unfinished / RECORD_FILE)
+        made = _hashes(sorted(unfinished.iterdir()))
+        write_json_atomically(record | {PREDICTIONS: made}, unfinished / RECORD_FILE)

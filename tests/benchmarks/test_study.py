@@ -475,6 +475,10 @@ def test_only_equal_seeds_are_compared(records):
     results = keep(records, dice)
     assert results.difference("new").value == pytest.approx(1)
     assert results.share("new").text() == "-"  # no seed has all three
+    assert results.difference_text("new") == "+1.0 [+1.0, +1.0]"
+    results = keep(records, dice | {("new", 2): plus(FLAT, 40)})  # Dice beside it is of seeds 1 and 2
+    assert results.difference_text("new") == "+1.0 [+1.0, +1.0] (seed 1)"
+    assert "+1.0 [+1.0, +1.0] (seed 1)" in study_report.short_table(results)
 
 
 def test_intervals_are_over_patients_and_seeds(records):
@@ -492,7 +496,7 @@ def test_a_row_is_compared_with_the_row_that_the_table_names(records):
     dice = {("nnU-Net", 0): FLAT, ("new", 0): plus(FLAT, 5), ("all labels", 0): plus(FLAT, 20)}
     dice |= {("new, all labels", 0): plus(FLAT, 18, 19), ("new, all labels", 1): FLAT}
     results = keep(records, dice)
-    assert results.difference_text("new, all labels") == "-1.5 [-1.5, -1.5] to all labels"
+    assert results.difference_text("new, all labels") == "-1.5 [-1.5, -1.5] to all labels (seed 0)"
     assert results.patients_better("new, all labels") == "0 / 2" and results.median_text("new, all labels") == "-1.5"
     assert results.share_text("new, all labels") == "-" and results.own_minus_text("new, all labels") == "-"
     assert "to nnU-Net (to all labels where it says so)" in study_report.page(results)
@@ -545,6 +549,35 @@ def test_rows_in_another_precision_are_marked(records):
     assert study_report.PRECISION_NOTE in study_report.page(mixed)
     assert study_report.PRECISION_NOTE in study_report.short_table(mixed)
     assert study_report.PRECISION_NOTE not in study_report.short_table(mixed, ["other"])
+
+
+def test_a_head_room_between_two_precisions_is_marked(records):
+    keep(records, {("nnU-Net", 0): FLAT, ("new", 0): plus(FLAT, 5), ("all labels", 0): plus(FLAT, 20)})
+    file = records / "ACDC_2.5mm_runs.csv"
+    runs = pd.read_csv(file)
+    runs.loc[runs["row"] == "all labels", "precision"] = "bfloat16"
+    runs.to_csv(file, index=False)
+    results = Results(STUDY)
+    assert results.share_text("new") == "+25 [+25, +25]" and not results.difference_text("new").endswith("†")
+    pages = (
+        study_report.page(results),
+        study_report.short_table(results, ["new"]),
+        study_report.overview({"S": results}),
+    )
+    for text in pages:
+        assert "20.0 [20.0, 20.0]†" in text and study_report.PRECISION_NOTE in text
+    runs["precision"] = "float32"
+    runs.to_csv(file, index=False)
+    results = Results(STUDY)
+    assert "†" not in study_report.page(results) + study_report.overview({"S": results})
+
+
+def test_a_page_says_that_defaults_of_the_own_method_were_chosen_on_its_patients(records):
+    dice = {("nnU-Net", 0): FLAT, ("all labels", 0): plus(FLAT, 20)}
+    assert "were chosen on these patients" not in study_report.page(keep(records, dice))
+    assert "Defaults of new were chosen on these patients" in study_report.page(
+        keep(records, dice | {("new", 0): FLAT})
+    )
 
 
 def edited(records: Path, *edits: tuple) -> Results:
@@ -629,7 +662,11 @@ def test_records_and_quotations_that_do_not_fit_are_refused(records, monkeypatch
     cells = pd.read_csv(records / "ACDC_2.5mm.csv")
     one_less = cells[cells["case"] != "patient1_frame1"].assign(row="new")
     pd.concat([cells, one_less]).to_csv(records / "ACDC_2.5mm.csv", index=False)
-    with pytest.raises(UserError, match="row new has 3 of 4 cases"):
+    with pytest.raises(UserError, match="row new, seed 0, has 3 of 4 cases"):
+        Results(STUDY)
+    other_seed = one_less.assign(row="nnU-Net", seed=1)
+    pd.concat([cells, other_seed]).to_csv(records / "ACDC_2.5mm.csv", index=False)
+    with pytest.raises(UserError, match="row nnU-Net, seed 1, has 3 of 4 cases"):
         Results(STUDY)
     cells.drop(columns="patient").to_csv(records / "ACDC_2.5mm.csv", index=False)
     with pytest.raises(UserError, match="expected are data, row, seed, patient"):

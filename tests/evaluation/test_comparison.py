@@ -178,14 +178,18 @@ def test_sparse_labels_are_compared_on_the_dense_ones_that_there_are(tmp_path, m
         reference[:, :, 20:] = 3
         write(reference, study.preprocessed / "gt_segmentations" / f"{case}.nii.gz")
     study.add_run(A, error=4)
-    sparse = cells(run([A]))["value"]
+    output = run([A])
+    sparse = cells(output)["value"]
+    note = "Sparse references: 7 of 7 have the ignore label, on average in 29 % of their voxels"
+    assert note in (output / "compare.md").read_text()
     for i, case in enumerate(study.cases):
         write(truth(i), study.preprocessed / "gt_segmentations_dense" / f"{case}.nii.gz")
     output = run(
         [A], overwrite=True
     )  # summary.json of stock nnU-Net is on the sparse ones, and does not count as changed
     assert not np.allclose(sparse, cells(output)["value"], equal_nan=True)
-    assert "evaluated here on dense labels (gt_segmentations_dense)" in (output / "compare.md").read_text()
+    report = (output / "compare.md").read_text()
+    assert "evaluated here on dense labels (gt_segmentations_dense)" in report and "Sparse references" not in report
 
 
 def test_a_class_counts_only_in_the_cases_that_annotate_it(study):

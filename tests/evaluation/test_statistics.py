@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -141,6 +143,16 @@ def test_many_or_tied_differences_use_the_normal_approximation_and_say_so():
     tied = signed_rank(column(*([1.0] * 10 + [-2.0] * 6)), np.zeros((16, 1)))
     assert many["remark"] == tied["remark"] == "normal approximation"
     assert 0 < many["p"] <= 1 and 0 < tied["p"] <= 1
+
+
+@pytest.mark.parametrize("ties", [[1, 1, 1, 1, 2, -1], [3, 3, -3, 1, 1, 2, 2, 2, -1, 5]])
+def test_few_tied_differences_have_the_share_of_all_signs_that_are_as_extreme(ties):
+    ranks = stats.rankdata(np.abs(ties))
+    sums = [ranks @ signs for signs in itertools.product((0, 1), repeat=len(ties))]
+    found = ranks @ (np.array(ties) > 0)
+    expected = 2 * min(np.mean(sums <= found), np.mean(sums >= found))
+    result = signed_rank(column(*ties), np.zeros((len(ties), 1)))
+    assert result["p"] == pytest.approx(min(1, expected)) and result["remark"] == ""
 
 
 def test_holm_multiplies_the_smallest_by_the_number_of_tests_and_never_decreases():

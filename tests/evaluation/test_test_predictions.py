@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 import torch
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
@@ -20,7 +21,7 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ssl.evaluation import runs as results_of
-from nnunet_ssl.evaluation.test_predictions import PredictionSettings, find_test_cases, predict_test
+from nnunet_ssl.evaluation.test_predictions import PredictionSettings, TestCases, find_test_cases, predict_test
 from tests.helpers.hostile import spoil_checkpoint
 from tests.helpers.study import DATASET, SHAPE, A, Study, cells, refused, run, truth, write
 
@@ -122,6 +123,38 @@ def test_predictions_are_kept_and_made_again_only_when_checkpoint_or_images_chan
     assert len(predictions) == 4 and not predictions[3]["mirroring"]
     names = sorted(path.name for path in checkpoint.parents[1].glob("test_folds*"))
     assert names == ["test_folds_0", "test_folds_0_no_mirroring"]
+
+
+def test_predictions_are_made_again_when_the_spacing_beside_a_tiff_changes(study, predictions):
+    study.plans["image_reader_writer"] = "Tiff3DIO"
+    train_nothing(study, nnUNetTrainer, 0, seed=0)
+    image, spacing = (study.raw / "imagesTs" / name for name in ("test_0_0000.tif", "test_0.json"))
+    image.parent.mkdir()
+    tifffile.imwrite(image, np.zeros(SHAPE, np.float32))
+    experiment, cases = results_of.Experiment(DATASET, "2d"), TestCases({"test_0": [image]}, {"test_0": image}, 0)
+    for content, times in (([3, 1, 0.5], 1), ([3, 1, 0.5], 1), ([6, 1, 0.5], 2)):
+        spacing.write_text(json.dumps({"spacing": content}))
+        predict_test(experiment, A, [0], cases, SETTINGS)
+        assert len(predictions) == times
+
+
+def test_a_prediction_that_has_changed_is_not_taken_for_nnunets(study, predictions):
+    study.add_test_cases()
+    model = train_nothing(study, nnUNetTrainer, 0, seed=0).parent
+    options = {"trainers": [A], "test": True, "settings": SETTINGS, "overwrite": True}
+    run(**options)
+    prediction = model / "test_folds_0" / "test_1.nii.gz"
+    shutil.copyfile(prediction, model / "copy")
+    os.replace(model / "copy", prediction)  # another time, the same content
+    run(**options)
+    assert len(predictions) == 1
+    write(truth(2), prediction)
+    refused(
+        r"test_folds_0 holds 1 file\(s\) that were not written by nnunet_ssl or have changed since: test_1", **options
+    )
+    prediction.unlink()
+    run(**options)
+    assert len(predictions) == 2
 
 
 def test_an_interrupted_prediction_is_not_taken_as_complete(study, predictions, monkeypatch):
