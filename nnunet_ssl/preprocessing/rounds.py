@@ -185,8 +185,13 @@ def verified_labels(
     plans_manager: PlansManager,
     configuration_manager: ConfigurationManager,
     unlabeled: Sequence[str],
+    labeled: Sequence[str],
 ) -> tuple[Path, list[str]]:
     """The folder with preprocessed pseudo labels of a round, and its kept cases among `unlabeled`.
+
+    Args:
+        unlabeled, labeled: of the fold; validation cases are labeled. Unlabeled images that the run leaves out, of validation
+            patients or added since it began, are in neither.
 
     Raises:
         UserError: a kept case is labeled in this fold or a test case, its image has changed, the labels are not preprocessed with
@@ -194,17 +199,17 @@ def verified_labels(
     """
     base, d = Path(preprocessed_base), dataset_number(Path(preprocessed_base).name)
     records = UnlabeledList.load(base / LIST_FILE)
-    known = {**records.labeled, **records.unlabeled, **records.test}
+    known = {**records.labeled, **records.unlabeled}
     again = (
         f"Make another round of this fold: `nnunet_ssl pseudo_label -d {d} -c "
         f"{configuration_name(plans_manager, configuration_manager)} -f ...`."
     )
     of_this_fold = set(unlabeled)
-    if elsewhere := [case for case in found.kept if case in known and case not in of_this_fold]:
+    if elsewhere := [case for case in found.kept if case in {*labeled, *records.test} - of_this_fold]:
         raise UserError(
             f"{found.folder} holds pseudo labels of {some(elsewhere, 5)}, labeled or test case(s) of this fold. {again}"
         )
-    cases = [case for case in found.kept if case in known]
+    cases = [case for case in found.kept if case in of_this_fold]
     if changed := [case for case in cases if not is_made_from(found.cases[case].image, known[case].sha256)]:
         raise UserError(f"{found.folder}: the images of {some(changed, 5)} have changed since it was made. {again}")
     if not cases:

@@ -81,7 +81,8 @@ class nnUNetTrainerPseudoLabels(nnUNetTrainerSSL):
                 "as it was."
             )
         plans = self.plans_manager, self.configuration_manager
-        self.labels_folder, kept = verified_labels(found, base, *plans, self.cases.unlabeled)
+        labeled = (*self.cases.train, *self.cases.validation)
+        self.labels_folder, kept = verified_labels(found, base, *plans, self.cases.unlabeled, labeled)
         self.used.name, self.used.digest = found.name, found.digest
         self.set_unlabeled_cases(kept)
         self.print_to_log_file(f"Pseudo labels of {found.folder}: {len(kept)} of {len(found.cases)} cases.")
