@@ -42,6 +42,7 @@ from nnunet_ssl.preprocessing.rounds import (
     FOLDER,
     Round,
     all_rounds,
+    classes_of,
     files_of_round,
     find_round,
     preprocess_round,
@@ -119,8 +120,10 @@ def make_round(
     before = None if selection.previous is None else find_round(base, selection.previous, configuration)
     if before is not None and before.name == made.name:
         raise UserError(f"--previous {before.name} is the round to be made itself. Give another name with -o.")
+    if before is not None:
+        before.check_classes(raw.dataset_json)
     made.trained_on = sorted({*train, *source.seen_validation()}) if isinstance(source, Model) else []
-    made.ignore = uncertain_code(raw.dataset_json)
+    made.ignore, made.classes = uncertain_code(raw.dataset_json), classes_of(raw.dataset_json)
 
     records = {**content.labeled, **content.unlabeled}
     hashes = {case: made_from(records[case].sha256, raw.geometry(case)) for case in cases}
@@ -292,6 +295,7 @@ def _open(
                 f"{folder} was made with other settings: {some(different)}. Give this round another name with -o, or replace it "
                 "with --overwrite."
             )
+        present.check_classes(raw.dataset_json)
         return present, None
     return Round(folder, settings, ignore=0), None
 

@@ -89,6 +89,7 @@ class Round:
     Attributes:
         settings: how it was made; a run with other settings is another round.
         ignore: code of voxels without a decision.
+        classes: what the numbers of its label maps mean, see `classes_of`; None in a round of before this was kept.
         trained_on: cases whose labels the networks have seen that made it.
         finished: time in UTC as text that sorts, None while it is being made.
     """
@@ -99,6 +100,7 @@ class Round:
     trained_on: list[str] = field(default_factory=list)
     cases: dict[str, RoundCase] = field(default_factory=dict)
     finished: str | None = None
+    classes: dict | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Round:
@@ -112,7 +114,13 @@ class Round:
                 raise ValueError(f"format {content['format']}; allowed is {FORMAT}")
             cases = {case: RoundCase(**record) for case, record in content["cases"].items()}
             return cls(
-                folder, content["settings"], content["ignore"], content["trained_on"], cases, content["finished"]
+                folder,
+                content["settings"],
+                content["ignore"],
+                content["trained_on"],
+                cases,
+                content["finished"],
+                content.get("classes"),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
@@ -124,11 +132,22 @@ class Round:
             "format": FORMAT,
             "settings": self.settings,
             "ignore": self.ignore,
+            "classes": self.classes,
             "trained_on": sorted(self.trained_on),
             "cases": {case: asdict(record) for case, record in self.cases.items()},
             "finished": self.finished,
         }
         write_json_atomically(content, self.folder / FILE)
+
+    def check_classes(self, dataset_json: dict) -> None:
+        """UserError where the data set has other classes than when the round was made: its numbers would mean something else."""
+        now, ignore = classes_of(dataset_json), uncertain_code(dataset_json)
+        if self.ignore != ignore or self.classes not in (None, now):
+            found = f"{self.classes or 'other classes'} and {self.ignore} for no decision"
+            raise UserError(
+                f"{self.folder / FILE}: the round was made for {found}; with dataset.json it is {now} and {ignore}. Make a round "
+                "of these classes: `nnunet_ssl pseudo_label` with -o NAME, or with --overwrite to replace this one."
+            )
 
     @property
     def name(self) -> str:
@@ -153,6 +172,11 @@ def uncertain_code(dataset_json: dict) -> int:
     labels = label_values(dataset_json)
     codes = [code for value in labels.values() for code in (value if isinstance(value, list) else [value])]
     return max(codes) + ("ignore" not in labels)
+
+
+def classes_of(dataset_json: dict) -> dict[str, int | list[int]]:
+    """Class or region -> its number or numbers, without the ignore label."""
+    return {name: value for name, value in label_values(dataset_json).items() if name != "ignore"}
 
 
 def all_rounds(preprocessed_base: str | Path) -> list[Round]:

@@ -323,6 +323,20 @@ def test_other_settings_need_another_name_or_overwrite(own, capsys):
     assert Round.load(folder_of(own, "mine")).settings["min_confidence"] == 0.6
 
 
+def test_a_round_of_other_classes_is_not_continued_or_compared_with(own, capsys):
+    assert pseudo_label() == 0
+    made = Round.load(folder_of(own))
+    assert made.classes == {"background": 0, "organ": 1, "lesion": 2}
+    made.classes = {"background": 0, "lesion": 1, "organ": 2}
+    made.save()
+    before = (folder_of(own) / "round.json").read_bytes()
+    for arguments in ((), ("--previous", "round1", "-o", "second")):
+        assert pseudo_label(*arguments) == 1
+        assert "the round was made for {'background': 0, 'lesion': 1, 'organ': 2}" in capsys.readouterr().err
+    assert (folder_of(own) / "round.json").read_bytes() == before and not folder_of(own, "second").exists()
+    assert pseudo_label("--overwrite", "-o", "round1") == 0
+
+
 def test_an_unlabeled_image_that_is_a_test_or_validation_image_is_refused(own, capsys):
     raw = own / "nnUNet_raw" / DATASET
     for place, case in (("imagesTs", "test_00"), ("imagesTr", "case_03")):

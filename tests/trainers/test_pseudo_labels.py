@@ -255,6 +255,24 @@ def test_images_of_validation_patients_are_left_out_of_a_round(own, tmp_path):
     assert "are left out: free_00" in log_of(trainer) and "round1: 2 of 3 cases" in log_of(trainer)
 
 
+@pytest.mark.parametrize(
+    ("classes", "labels"),
+    [
+        (None, {"background": 0, "organ": 1, "lesion": 2, "vessel": 3}),  # 3 would no longer be undecided
+        ({"background": 0, "organ": 1, "lesion": 2}, {"background": 0, "lesion": 1, "organ": 2}),
+    ],
+)
+def test_a_round_of_other_classes_is_refused(own, tmp_path, classes, labels):
+    made = Round.load(round_folder(own))
+    made.classes = classes
+    made.save()
+    assert started(student(own, tmp_path)).unlabeled_pool
+    file = own[0] / "nnUNet_preprocessed" / own[1] / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"labels": labels}))
+    with pytest.raises(UserError, match=r"round\.json: the round was made for .*pseudo_label` with -o NAME"):
+        started(student(own, tmp_path))
+
+
 def test_a_changed_image_stale_labels_and_no_round_are_refused(own, tmp_path):
     folder = own[0] / "nnUNet_preprocessed" / own[1]
     made = Round.load(round_folder(own))

@@ -75,6 +75,7 @@ class nnUNetTrainerPseudoLabels(nnUNetTrainerSSL):
         super().find_cases()
         base = self.preprocessed_dataset_folder_base
         found = find_round(base, self.used.name or self.round_name, self.configuration_name)
+        found.check_classes(self.dataset_json)
         if self.used.digest not in (None, found.digest):
             raise UserError(
                 f"{found.folder} has other labels than those this run started with. Start it again without --c, or make the round "
