@@ -130,6 +130,9 @@ def make_round(
     kept = [] if replaced is not None else cases
     scores = {case: load_scores(made, case, hashes[case], raw.file_ending) for case in kept}
     scores = {case: s for case, s in scores.items() if s and (not files or s.source == file_hash(files[case]))}
+    found_before = {} if before is None else {c: load_scores(before, c, hashes[c], raw.file_ending) for c in cases}
+    older = {case: s for case, s in found_before.items() if s}
+    scores = {case: s for case, s in scores.items() if s.follows(older.get(case))}
     done = sorted(scores)
     images = {**raw.labeled, **raw.unlabeled}
     todo = {case: images[case] for case in cases if case not in scores}
@@ -172,8 +175,7 @@ def make_round(
         made.save()
     else:
         print(f"{made.folder} is finished: {len(done)} cases")
-    older = {} if before is None else {c: load_scores(before, c, hashes[c], raw.file_ending) for c in cases}
-    print("\n".join(summary(made, scores, {c: s for c, s in older.items() if s}, classes.codes)))
+    print("\n".join(summary(made, scores, older, classes.codes)))
     if not made.kept:
         raise UserError(f"{made.folder}: no case is kept, so there is nothing to train on. cases.csv has the reasons.")
     preprocess_round(raw, made, plans_name, configuration, options.num_processes, show_progress=options.show_progress)
