@@ -42,6 +42,7 @@ from nnunet_ssl.preprocessing.rounds import (
     FOLDER,
     Round,
     all_rounds,
+    classes_of,
     files_of_round,
     find_round,
     preprocess_round,
@@ -119,14 +120,19 @@ def make_round(
     before = None if selection.previous is None else find_round(base, selection.previous, configuration)
     if before is not None and before.name == made.name:
         raise UserError(f"--previous {before.name} is the round to be made itself. Give another name with -o.")
+    if before is not None:
+        before.check_classes(raw.dataset_json)
     made.trained_on = sorted({*train, *source.seen_validation()}) if isinstance(source, Model) else []
-    made.ignore = uncertain_code(raw.dataset_json)
+    made.ignore, made.classes = uncertain_code(raw.dataset_json), classes_of(raw.dataset_json)
 
     records = {**content.labeled, **content.unlabeled}
     hashes = {case: made_from(records[case].sha256, raw.geometry(case)) for case in cases}
     kept = [] if replaced is not None else cases
     scores = {case: load_scores(made, case, hashes[case], raw.file_ending) for case in kept}
     scores = {case: s for case, s in scores.items() if s and (not files or s.source == file_hash(files[case]))}
+    found_before = {} if before is None else {c: load_scores(before, c, hashes[c], raw.file_ending) for c in cases}
+    older = {case: s for case, s in found_before.items() if s}
+    scores = {case: s for case, s in scores.items() if s.follows(older.get(case))}
     done = sorted(scores)
     images = {**raw.labeled, **raw.unlabeled}
     todo = {case: images[case] for case in cases if case not in scores}
@@ -169,8 +175,7 @@ def make_round(
         made.save()
     else:
         print(f"{made.folder} is finished: {len(done)} cases")
-    older = {} if before is None else {c: load_scores(before, c, hashes[c], raw.file_ending) for c in cases}
-    print("\n".join(summary(made, scores, {c: s for c, s in older.items() if s}, classes.codes)))
+    print("\n".join(summary(made, scores, older, classes.codes)))
     if not made.kept:
         raise UserError(f"{made.folder}: no case is kept, so there is nothing to train on. cases.csv has the reasons.")
     preprocess_round(raw, made, plans_name, configuration, options.num_processes, show_progress=options.show_progress)
@@ -292,6 +297,7 @@ def _open(
                 f"{folder} was made with other settings: {some(different)}. Give this round another name with -o, or replace it "
                 "with --overwrite."
             )
+        present.check_classes(raw.dataset_json)
         return present, None
     return Round(folder, settings, ignore=0), None
 

@@ -91,6 +91,7 @@ class CaseScores:
         source: hash of the label map that was made elsewhere, "" of a prediction.
         voxels: of each class or region, before any lost its decision.
         changes: share of changed voxels between rounds, the first rounds first.
+        compared: hash of the label file of the round before; "" without one, or not kept.
         undecided: share of the image's voxels.
         failed: classes that did not pass the gate.
         confident, mean: of each class, see `Confidence`.
@@ -102,6 +103,7 @@ class CaseScores:
     voxels: dict[str, int]
     source: str = ""
     changes: list[float] = field(default_factory=list)
+    compared: str = ""
     undecided: float = 0.0
     failed: list[str] = field(default_factory=list)
     confident: dict[str, float] = field(default_factory=dict)
@@ -112,6 +114,12 @@ class CaseScores:
     @property
     def instability(self) -> float | None:
         return instability(self.changes) if self.changes else None
+
+    def follows(self, older: CaseScores | None) -> bool:
+        """Whether the changes are those since `older`, the case in the round before (None: not there) as it is now."""
+        if older is None:
+            return True
+        return bool(self.changes) and self.changes[:-1] == older.changes and self.compared in ("", older.label)
 
     @property
     def present(self) -> set[str]:
@@ -192,6 +200,7 @@ class CaseWriter:
             previous = read_label_map(case, str(file), self.reader_writer_class)[0][0]
             ignore = (self.before.ignore, self.made.ignore)
             scores.changes = [*older.changes, changed_share(previous, labels, ignore)]
+            scores.compared = older.label
         return scores
 
     def _write(self, case: str, scores: CaseScores, labels: np.ndarray, properties: dict) -> CaseScores:

@@ -80,7 +80,8 @@ def write_figure(
     images = {**raw.labeled, **raw.unlabeled}
     order = least_stable(scores)
     shown = [*order, *sorted(set(scores) - set(order))][:SHOWN]
-    old = before if before is not None and all(case in before.cases for case in shown) else None
+    drawn = before is not None and all(before.label_file(case, raw.file_ending).is_file() for case in shown)
+    old = before if drawn else None
     rows = [_tiles(case, images[case], made, old, raw) for case in shown]
     measure = "instability" if any(s.changes for s in scores.values()) else "entropy of the foreground"
     title = f"{raw.name}, {made.name}: " + (f"the cases with the largest {measure}" if order else "some cases")

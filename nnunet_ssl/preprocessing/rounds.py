@@ -89,6 +89,7 @@ class Round:
     Attributes:
         settings: how it was made; a run with other settings is another round.
         ignore: code of voxels without a decision.
+        classes: what the numbers of its label maps mean, see `classes_of`; None in a round of before this was kept.
         trained_on: cases whose labels the networks have seen that made it.
         finished: time in UTC as text that sorts, None while it is being made.
     """
@@ -99,6 +100,7 @@ class Round:
     trained_on: list[str] = field(default_factory=list)
     cases: dict[str, RoundCase] = field(default_factory=dict)
     finished: str | None = None
+    classes: dict | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Round:
@@ -112,7 +114,13 @@ class Round:
                 raise ValueError(f"format {content['format']}; allowed is {FORMAT}")
             cases = {case: RoundCase(**record) for case, record in content["cases"].items()}
             return cls(
-                folder, content["settings"], content["ignore"], content["trained_on"], cases, content["finished"]
+                folder,
+                content["settings"],
+                content["ignore"],
+                content["trained_on"],
+                cases,
+                content["finished"],
+                content.get("classes"),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
@@ -124,11 +132,22 @@ class Round:
             "format": FORMAT,
             "settings": self.settings,
             "ignore": self.ignore,
+            "classes": self.classes,
             "trained_on": sorted(self.trained_on),
             "cases": {case: asdict(record) for case, record in self.cases.items()},
             "finished": self.finished,
         }
         write_json_atomically(content, self.folder / FILE)
+
+    def check_classes(self, dataset_json: dict) -> None:
+        """UserError where the data set has other classes than when the round was made: its numbers would mean something else."""
+        now, ignore = classes_of(dataset_json), uncertain_code(dataset_json)
+        if self.ignore != ignore or self.classes not in (None, now):
+            found = f"{self.classes or 'other classes'} and {self.ignore} for no decision"
+            raise UserError(
+                f"{self.folder / FILE}: the round was made for {found}; with dataset.json it is {now} and {ignore}. Make a round "
+                "of these classes: `nnunet_ssl pseudo_label` with -o NAME, or with --overwrite to replace this one."
+            )
 
     @property
     def name(self) -> str:
@@ -153,6 +172,11 @@ def uncertain_code(dataset_json: dict) -> int:
     labels = label_values(dataset_json)
     codes = [code for value in labels.values() for code in (value if isinstance(value, list) else [value])]
     return max(codes) + ("ignore" not in labels)
+
+
+def classes_of(dataset_json: dict) -> dict[str, int | list[int]]:
+    """Class or region -> its number or numbers, without the ignore label."""
+    return {name: value for name, value in label_values(dataset_json).items() if name != "ignore"}
 
 
 def all_rounds(preprocessed_base: str | Path) -> list[Round]:
@@ -185,8 +209,13 @@ def verified_labels(
     plans_manager: PlansManager,
     configuration_manager: ConfigurationManager,
     unlabeled: Sequence[str],
+    labeled: Sequence[str],
 ) -> tuple[Path, list[str]]:
     """The folder with preprocessed pseudo labels of a round, and its kept cases among `unlabeled`.
+
+    Args:
+        unlabeled, labeled: of the fold; validation cases are labeled. Unlabeled images that the run leaves out, of validation
+            patients or added since it began, are in neither.
 
     Raises:
         UserError: a kept case is labeled in this fold or a test case, its image has changed, the labels are not preprocessed with
@@ -194,17 +223,17 @@ def verified_labels(
     """
     base, d = Path(preprocessed_base), dataset_number(Path(preprocessed_base).name)
     records = UnlabeledList.load(base / LIST_FILE)
-    known = {**records.labeled, **records.unlabeled, **records.test}
+    known = {**records.labeled, **records.unlabeled}
     again = (
         f"Make another round of this fold: `nnunet_ssl pseudo_label -d {d} -c "
         f"{configuration_name(plans_manager, configuration_manager)} -f ...`."
     )
     of_this_fold = set(unlabeled)
-    if elsewhere := [case for case in found.kept if case in known and case not in of_this_fold]:
+    if elsewhere := [case for case in found.kept if case in {*labeled, *records.test} - of_this_fold]:
         raise UserError(
             f"{found.folder} holds pseudo labels of {some(elsewhere, 5)}, labeled or test case(s) of this fold. {again}"
         )
-    cases = [case for case in found.kept if case in known]
+    cases = [case for case in found.kept if case in of_this_fold]
     if changed := [case for case in cases if not is_made_from(found.cases[case].image, known[case].sha256)]:
         raise UserError(f"{found.folder}: the images of {some(changed, 5)} have changed since it was made. {again}")
     if not cases:

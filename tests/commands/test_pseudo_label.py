@@ -236,6 +236,27 @@ def test_the_most_unstable_cases_are_dropped_against_the_round_before(own, capsy
         assert float(row["instability"]) == pytest.approx((expected[case] + second) / 2, rel=1e-5)
 
 
+def test_a_case_follows_the_round_before_when_that_is_made_again(own, capsys):
+    of_second = ("--previous", "round1", "-o", "second")
+    assert pseudo_label() == 0 and pseudo_label(*of_second, folds=("0", "1")) == 0
+    old = {case: row["instability"] for case, row in table(own, "second").items()}
+    assert pseudo_label("-o", "round1", "--overwrite", folds=("1",)) == 0
+    assert pseudo_label(*of_second, folds=("0", "1")) == 0
+    new = {case: row["instability"] for case, row in table(own, "second").items()}
+    changed = {c: changed_share(labels(own, c), labels(own, c, "second")) for c in CASES}
+    assert new != old and {case: float(value) for case, value in new.items()} == pytest.approx(changed, rel=1e-5)
+    capsys.readouterr()
+    assert pseudo_label(*of_second, folds=("0", "1")) == 0
+    assert "second is finished: 3 cases" in capsys.readouterr().out
+
+
+def test_a_round_before_without_its_label_maps_is_not_drawn(own):
+    assert pseudo_label() == 0
+    shutil.rmtree(folder_of(own) / "labels")
+    assert pseudo_label("--previous", "round1", "-o", "second") == 0
+    assert {row["instability"] for row in table(own, "second").values()} == {""}
+
+
 def test_what_a_network_has_learned_from_pseudo_labels_counts_as_learned(own):
     fold = own / "nnUNet_results" / DATASET / "nnUNetTrainer__nnUNetPlans__2d" / "fold_0"
     split = {"train": ["case_00", "case_01", "case_02"], "val": ["case_03"], "seen_val": ["case_03"]}
@@ -321,6 +342,20 @@ def test_other_settings_need_another_name_or_overwrite(own, capsys):
     notes.unlink()
     assert pseudo_label(*other) == 0
     assert Round.load(folder_of(own, "mine")).settings["min_confidence"] == 0.6
+
+
+def test_a_round_of_other_classes_is_not_continued_or_compared_with(own, capsys):
+    assert pseudo_label() == 0
+    made = Round.load(folder_of(own))
+    assert made.classes == {"background": 0, "organ": 1, "lesion": 2}
+    made.classes = {"background": 0, "lesion": 1, "organ": 2}
+    made.save()
+    before = (folder_of(own) / "round.json").read_bytes()
+    for arguments in ((), ("--previous", "round1", "-o", "second")):
+        assert pseudo_label(*arguments) == 1
+        assert "the round was made for {'background': 0, 'lesion': 1, 'organ': 2}" in capsys.readouterr().err
+    assert (folder_of(own) / "round.json").read_bytes() == before and not folder_of(own, "second").exists()
+    assert pseudo_label("--overwrite", "-o", "round1") == 0
 
 
 def test_an_unlabeled_image_that_is_a_test_or_validation_image_is_refused(own, capsys):

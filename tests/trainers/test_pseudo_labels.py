@@ -237,11 +237,39 @@ def test_dropped_cases_are_not_drawn(own, tmp_path):
 
 def test_labels_of_cases_that_are_labeled_in_the_fold_are_refused(own, tmp_path):
     folder = own[0] / "nnUNet_preprocessed" / own[1]
+    files = [folder / "unlabeled.json", folder / "splits_final.json"]
+    before = [file.read_text() for file in files]
     hide_labels(folder, ["case_00"])
     assert "case_00" in started(student(own, tmp_path)).unlabeled_pool
-    file = folder / "unlabeled.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_labels": {}}))
+    for file, text in zip(files, before, strict=True):
+        file.write_text(text)
     with pytest.raises(UserError, match=r"case_00, labeled or test case.*nnunet_ssl pseudo_label -d 991 -c 2d"):
+        started(student(own, tmp_path))
+
+
+def test_images_of_validation_patients_are_left_out_of_a_round(own, tmp_path):
+    file = own[0] / "nnUNet_preprocessed" / own[1] / "unlabeled.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"groups": {"free_00": "one", "case_03": "one"}}))
+    trainer = started(student(own, tmp_path))
+    assert trainer.unlabeled_pool == ["free_01", "free_02"]
+    assert "are left out: free_00" in log_of(trainer) and "round1: 2 of 3 cases" in log_of(trainer)
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels"),
+    [
+        (None, {"background": 0, "organ": 1, "lesion": 2, "vessel": 3}),  # 3 would no longer be undecided
+        ({"background": 0, "organ": 1, "lesion": 2}, {"background": 0, "lesion": 1, "organ": 2}),
+    ],
+)
+def test_a_round_of_other_classes_is_refused(own, tmp_path, classes, labels):
+    made = Round.load(round_folder(own))
+    made.classes = classes
+    made.save()
+    assert started(student(own, tmp_path)).unlabeled_pool
+    file = own[0] / "nnUNet_preprocessed" / own[1] / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"labels": labels}))
+    with pytest.raises(UserError, match=r"round\.json: the round was made for .*pseudo_label` with -o NAME"):
         started(student(own, tmp_path))
 
 

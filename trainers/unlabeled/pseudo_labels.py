@@ -75,13 +75,15 @@ class nnUNetTrainerPseudoLabels(nnUNetTrainerSSL):
         super().find_cases()
         base = self.preprocessed_dataset_folder_base
         found = find_round(base, self.used.name or self.round_name, self.configuration_name)
+        found.check_classes(self.dataset_json)
         if self.used.digest not in (None, found.digest):
             raise UserError(
                 f"{found.folder} has other labels than those this run started with. Start it again without --c, or make the round "
                 "as it was."
             )
         plans = self.plans_manager, self.configuration_manager
-        self.labels_folder, kept = verified_labels(found, base, *plans, self.cases.unlabeled)
+        labeled = (*self.cases.train, *self.cases.validation)
+        self.labels_folder, kept = verified_labels(found, base, *plans, self.cases.unlabeled, labeled)
         self.used.name, self.used.digest = found.name, found.digest
         self.set_unlabeled_cases(kept)
         self.print_to_log_file(f"Pseudo labels of {found.folder}: {len(kept)} of {len(found.cases)} cases.")
