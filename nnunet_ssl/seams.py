@@ -48,6 +48,7 @@ from nnunet_ssl.engine.features import refuse_unsupported
 from nnunet_ssl.engine.members import Member, Members, NetworkMember, Student, Teacher
 from nnunet_ssl.engine.prediction import predict_cases, score_cases
 from nnunet_ssl.engine.seam_values import terms_of
+from nnunet_ssl.engine.value_ranges import Count
 from nnunet_ssl.networks.gradients import fixed
 from nnunet_ssl.networks.second_decoding import SecondDecoding
 
@@ -73,11 +74,11 @@ class MethodSeams(ConfigurableTrainer):
             `build_method` registers (`nnunet_ssl trainers` lists them).
     """
 
-    unlabeled_batch_size: int | None = None
+    unlabeled_batch_size: Count | None = None
     allow_transductive: bool = False
     needs_unlabeled: bool = True
     one_graph_at_a_time: bool = True
-    max_nonfinite_steps: int = 20
+    max_nonfinite_steps: Count = 20
     replaces_labeled_loss: bool = False
     knows_partial_labels: bool = False
     unsupported: dict[str, str] = {}

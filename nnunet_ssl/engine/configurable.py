@@ -33,6 +33,7 @@ from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMu
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_ssl.engine.value_ranges import Whole, described, fits
 from nnunet_ssl.errors import UserError
 
 NNUNET_HYPERPARAMETERS = (
@@ -136,6 +137,17 @@ def _constants_in(cls: type) -> set[str]:
     return {name for name, annotation in _own_annotations(cls).items() if "ClassVar" in str(annotation)}
 
 
+def _resolved(cls: type, annotation: Any) -> Any:
+    """An annotation that `from __future__ import annotations` has left as a text; `Any` where its names are not at hand."""
+    if not isinstance(annotation, str):
+        return annotation
+    module = sys.modules.get(cls.__module__)  # nnU-Net drops the modules of folders that it has searched
+    try:
+        return eval(annotation, dict(vars(module)) if module else {}, dict(vars(cls)))
+    except NameError:
+        return Any
+
+
 def allowed_hyperparameters(cls: type) -> list[str]:
     """The names that a subclass of `cls` may set, sorted: all declared ones and nnU-Net's own."""
     names = set(NNUNET_HYPERPARAMETERS)
@@ -161,14 +173,17 @@ def check_hyperparameters(cls: type) -> None:
     """Raise `UserError` where a class below `nnUNetTrainer` sets an attribute that could have no effect.
 
     These are: a name that nobody declared (a slip of the pen), one that nnU-Net sets from the plans or the command
-    line (`NNUNET_RESERVED`), and a value where a method is expected.
+    line (`NNUNET_RESERVED`), and a value where a method is expected. Also where a value does not fit its annotation
+    (`value_ranges`): it would be misunderstood, or found out in the middle of a training.
     """
     known = set(NNUNET_HYPERPARAMETERS)
+    annotations: dict[str, Any] = {}
     constants: set[str] = set()
     above: list[type] = [nnUNetTrainer]
     for c in _classes_below_nnunet(cls):
         known |= _declared_in(c)
         constants |= _constants_in(c)
+        annotations |= {name: _resolved(c, _own_annotations(c)[name]) for name in _declared_in(c)}
         for name, value in vars(c).items():
             if not _is_public_data(name, value):
                 continue
@@ -186,6 +201,8 @@ def check_hyperparameters(cls: type) -> None:
                     + f" Allowed: {', '.join(sorted(known))}."
                     f" To declare a new one, annotate it: '{name}: {type(value).__name__} = {value!r}'."
                 )
+            if not fits(value, annotation := annotations.get(name, Any)):
+                raise UserError(f"{where}. Allowed: {described(annotation)}.")
         above.append(c)
 
 
@@ -225,7 +242,7 @@ class ConfigurableTrainer(nnUNetTrainer):
     (`trainer_name`), so nothing more is stored.
     """
 
-    seed: int | None = None  # network initialization, main process, background workers; None: nnU-Net's, unseeded
+    seed: Whole | None = None  # network initialization, main process, background workers; None: nnU-Net's, unseeded
 
     def __init__(
         self,
@@ -236,10 +253,6 @@ class ConfigurableTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ):
         check_hyperparameters(type(self))
-        if self.seed is not None and (type(self.seed) is not int or self.seed < 0):
-            raise UserError(
-                f"class {type(self).__name__} sets 'seed = {self.seed!r}'. Allowed: an integer >= 0, or None (no seed)."
-            )
         super().__init__(plans, configuration, fold, dataset_json, device)
         self._restarts: Counter[Role] = Counter()  # of workers that had seeds, in this process
         for name, value in declared_hyperparameters(type(self)).items():

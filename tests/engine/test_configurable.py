@@ -215,7 +215,7 @@ def test_all_ranks_start_with_equal_networks(build):
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "1", True])
 def test_a_seed_that_is_no_natural_number_is_refused(build, seed):
-    with pytest.raises(UserError, match=r"integer >= 0"):
+    with pytest.raises(UserError, match=r"Allowed: an integer of at least 0, or None"):
         build(seeded(seed))
 
 

@@ -34,6 +34,7 @@ from nnunet_ssl.dataloading.inside import recording_inside
 from nnunet_ssl.dataloading.views import student_and_teacher
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.members import NetworkMember
+from nnunet_ssl.engine.value_ranges import Share, Weight
 from nnunet_ssl.losses.candidate_sets import partial_label_loss, partial_region_loss
 from nnunet_ssl.partial_trainer import nnUNetTrainerPartial
 from nnunet_ssl.patches.mixing import resize_nearest
@@ -46,7 +47,7 @@ class nnUNetTrainerPartialLabel(nnUNetTrainerPartial):
     Passes per step: nnU-Net's.
     """
 
-    exclusion_weight: float = 0.0  # official code of the marginal loss: 2
+    exclusion_weight: Weight = 0.0  # official code of the marginal loss: 2
     sum_logits: bool = False  # True: the marginal loss as in the official code, which is no marginal probability
     region_reduction: str = "mean"  # or "sum", MultiTalent: a region has the same gradient in every batch
 
@@ -82,10 +83,10 @@ class nnUNetTrainerPartialLabelMT(nnUNetTrainerPartialLabel):
     networks = ("student", "teacher")
     unsupported = {"regions": "pseudo labels choose one of the classes that a voxel may have, and regions overlap"}
 
-    ema_decay: float = 0.99  # Mean Teacher's in medical segmentation
-    warmup_fraction: float = 0.25  # of the run, without pseudo labels
-    competence: float = 0.7  # F1 of every class that ends it (0: none), at the latest at 0.4 of the run
-    threshold: float = 0.9  # of the probability among the classes that a voxel may have
+    ema_decay: Share = 0.99  # Mean Teacher's in medical segmentation
+    warmup_fraction: Share = 0.25  # of the run, without pseudo labels
+    competence: Share = 0.7  # F1 of every class that ends it (0: none), at the latest at 0.4 of the run
+    threshold: Share = 0.9  # of the probability among the classes that a voxel may have
     teacher_view: str = "weak"  # without nnU-Net's intensity transforms; or "student", the student's patch
     inference: str = "teacher"  # or "student"
 

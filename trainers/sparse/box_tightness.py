@@ -31,6 +31,7 @@ from torch import Tensor
 
 from nnunet_ssl.dataloading.augmentation import spatial_changed
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.value_ranges import Count, Share, Weight
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.losses.size import barrier_steepness, scaled_bounds, size_loss
 from nnunet_ssl.losses.tightness import tightness_loss
@@ -48,10 +49,10 @@ class nnUNetTrainerBoxTightness(nnUNetTrainerWeak):
     Passes per step (nnU-Net's): nnU-Net's; boxes are found by the workers of the loader.
     """
 
-    tightness_weight: float = 0.01  # official code: 1e-4, see above
-    size_weight: float = 0.01  # as in the official code
-    strip_width: int = 5  # voxels; as in the official code
-    area_shares: tuple[float, float] | None = None  # of a box that the object fills; None: `AREA_SHARES`
+    tightness_weight: Weight = 0.01  # official code: 1e-4, see above
+    size_weight: Weight = 0.01  # as in the official code
+    strip_width: Count = 5  # voxels; as in the official code
+    area_shares: tuple[Share, Share] | None = None  # of a box that the object fills; None: `AREA_SHARES`
     barrier: bool = True
     t_start: float = 5.0  # as in the official code
     t_factor: float = 1.1  # per epoch of the official code

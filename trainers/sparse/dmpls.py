@@ -27,6 +27,7 @@ from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.members import as_scales
+from nnunet_ssl.engine.value_ranges import Duration, Share, Weight
 from nnunet_ssl.losses.combine import over_scales
 from nnunet_ssl.losses.mixed_pseudo_labels import hard_mixture, mixed_probabilities, pseudo_dice, soft_cross_entropy
 from nnunet_ssl.networks.auxiliary_decoder import AuxiliaryDecoder
@@ -42,9 +43,9 @@ class nnUNetTrainerScribbleDMPLS(nnUNetTrainerWeak):
     maps.
     """
 
-    pseudo_weight: float = 0.5  # of each decoder, relative to its labeled loss; as in the official code
-    auxiliary_weight: float = 1.0  # of the second decoder's labeled loss; as in the official code
-    dropout: float = 0.5  # of the channels that the second decoder gets; as in the official code
+    pseudo_weight: Weight = 0.5  # of each decoder, relative to its labeled loss; as in the official code
+    auxiliary_weight: Weight = 1.0  # of the second decoder's labeled loss; as in the official code
+    dropout: Share = 0.5  # of the channels that the second decoder gets; as in the official code
 
     def build_method(self) -> None:
         decoder = AuxiliaryDecoder(self.build_network(), self.dropout)
@@ -83,8 +84,8 @@ class nnUNetTrainerScribbleDMSPS(nnUNetTrainerScribbleDMPLS):
     Passes per step (F+B with a second decoder): nnU-Net's forward and backward with a second decoder.
     """
 
-    pseudo_weight: float = 8.0  # of each decoder, relative to its labeled loss; as in the official code
-    rampup_fraction: float = 1.0  # of the run; as in the official code
+    pseudo_weight: Weight = 8.0  # of each decoder, relative to its labeled loss; as in the official code
+    rampup_fraction: Duration = 1.0  # of the run; as in the official code
 
     def pseudo_loss(self, scales: list[Tensor], mixed: Tensor, inside: Tensor) -> Tensor:
         return over_scales(lambda z: soft_cross_entropy(z, mixed, self.activation, inside), scales, self.scale_weights)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.features import refuse_without_mirroring
+from nnunet_ssl.engine.value_ranges import Weight
 from nnunet_ssl.losses.points import mirror_consistency
 from nnunet_ssl.patches.turns import turn_and_flip
 from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
@@ -40,8 +41,8 @@ class nnUNetTrainerPointsConsistency(nnUNetTrainerWeak):
     Passes per step (F+B on 2 L): forward and backward on the labeled patches and their mirror images, twice nnU-Net's.
     """
 
-    mirrored_weight: float = 1.0  # of the loss on the mirrored points; as in the official code
-    consistency_weight: float = 1.0  # as in the official code; no ramp
+    mirrored_weight: Weight = 1.0  # of the loss on the mirrored points; as in the official code
+    consistency_weight: Weight = 1.0  # as in the official code; no ramp
 
     def check_supported(self) -> None:
         super().check_supported()

@@ -28,6 +28,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.value_ranges import Duration, Share, Weight
 from nnunet_ssl.losses.intensity_variance import intensity_variance
 from nnunet_ssl.patches.intensity import rescale_to_unit
 from nnunet_ssl.predictions.probabilities import probabilities
@@ -40,10 +41,10 @@ class nnUNetTrainerPointsPASeg(nnUNetTrainerScribbleGatedCRF):
     Passes per step (nnU-Net's, window passes): nnU-Net's. Memory and time of the terms: as nnUNetTrainerScribbleGatedCRF.
     """
 
-    crf_weight: float = 1.0  # as in the official code
-    variance_weight: float = 0.1  # as in the official code, of images in [0, 1]
-    warmup_fraction: float = 0.0  # official: the ramp begins with the run
-    rampup_fraction: float = 0.1  # of the run; official: 30 of 300 epochs, 50 of 500
+    crf_weight: Weight = 1.0  # as in the official code
+    variance_weight: Weight = 0.1  # as in the official code, of images in [0, 1]
+    warmup_fraction: Share = 0.0  # official: the ramp begins with the run
+    rampup_fraction: Duration = 0.1  # of the run; official: 30 of 300 epochs, 50 of 500
     without_minimum: bool = True  # as in the official code, see above; False where the background is not empty
 
     def weak_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:

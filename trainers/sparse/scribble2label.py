@@ -1,8 +1,7 @@
 """Scribble2Label: labels for what is not annotated, from the average of predictions over the run.
 
 Lee & Jeong, "Scribble2Label: Scribble-Supervised Cell Segmentation via Self-Generating Pseudo-Labels with Consistency", MICCAI
-2020, arXiv:2006.12890. Official code: hvcl/scribble2label (one foreground class); several classes: HiLab-git/WSL4MIS
-(train_s2l.py).
+2020, arXiv:2006.12890. Official code: hvcl/scribble2label (one class), HiLab-git/WSL4MIS, train_s2l.py (several classes).
 
 From time to time the network predicts all training images, p, and their ensemble W follows:
 
@@ -36,6 +35,7 @@ from nnunet_ssl.dataloading.ensemble_store import EnsembleStore
 from nnunet_ssl.dataloading.extra_labels import WithExtraLabels, taking_extra_labels
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.ema import ema_decay_at
+from nnunet_ssl.engine.value_ranges import Count, Share, Weight
 from nnunet_ssl.losses.combine import over_scales
 from nnunet_ssl.losses.cross_pseudo import filtered_cross_entropy
 from nnunet_ssl.patches.mixing import resize_nearest
@@ -57,11 +57,11 @@ class nnUNetTrainerScribble2Label(nnUNetTrainerWeak):
     Passes per step (F+B, 19 predictions of all images): nnU-Net's; `updates` - 1 predictions of all images in a run.
     """
 
-    pseudo_weight: float = 0.5  # as in the official code
-    warmup_fraction: float = 0.1  # of the run; official: 6000 of 60000 iterations
-    updates: int = 20  # parts of the run, after each of which the ensemble is updated; see above
+    pseudo_weight: Weight = 0.5  # as in the official code
+    warmup_fraction: Share = 0.1  # of the run; official: 6000 of 60000 iterations
+    updates: Count = 20  # parts of the run, after each of which the ensemble is updated; see above
     alpha: float = 0.2  # share of the new prediction; as in the official code
-    confidence: float = 0.8  # probability above which a voxel gets a label; as in the official code
+    confidence: Share = 0.8  # probability above which a voxel gets a label; as in the official code
     mirroring: bool = False  # in the predictions; as in the official code. True: 4 (2D) or 8 times slower
 
     def build_method(self) -> None:

@@ -23,6 +23,7 @@ import math
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.value_ranges import Count, Duration, Share, Weight
 from nnunet_ssl.losses.dense_crf import dense_crf_loss
 from nnunet_ssl.patches.coarse_grid import cell_means, halvings, whole_cells
 from nnunet_ssl.patches.intensity import rescale_to_unit
@@ -40,12 +41,12 @@ class nnUNetTrainerScribbleDenseCRF(nnUNetTrainerWeak):
     128 in 3D (16 x 32 x 32 cells; one CPU thread).
     """
 
-    crf_weight: float = 0.1  # of the normalized loss, ours
-    warmup_fraction: float = 0.05  # of the run, without the term
-    rampup_fraction: float = 0.4  # of the run, after that
+    crf_weight: Weight = 0.1  # of the normalized loss, ours
+    warmup_fraction: Share = 0.05  # of the run, without the term
+    rampup_fraction: Duration = 0.4  # of the run, after that
     sigma_position: float = 100.0  # smallest edges of a voxel; as in the official code
     sigma_intensity: float = 15 / 255  # of images in [0, 1] with three channels; as in the official code
-    max_cells: int | None = None  # of the grid, per patch; None: 64 x 64 in 2D, 16 x 32 x 32 in 3D
+    max_cells: Count | None = None  # of the grid, per patch; None: 64 x 64 in 2D, 16 x 32 x 32 in 3D
     method: str = "exact"  # or "lattice": approximate, its time grows with the number of cells only
 
     def build_method(self) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunet_ssl.dataloading.label_counts import count_annotated
+from nnunet_ssl.engine.value_ranges import Weight
 from nnunet_ssl.losses.partial_cross_entropy import inverse_frequency_weights
 from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 
@@ -30,8 +31,8 @@ class nnUNetTrainerScribblePCE(nnUNetTrainerWeak):
     """
 
     class_weighted: bool = False  # rare classes weigh more in the cross entropy
-    lowest_weight: float = 0.1  # of a class, see above
-    highest_weight: float = 10.0  # of a class, see above
+    lowest_weight: Weight = 0.1  # of a class, see above
+    highest_weight: Weight = 10.0  # of a class, see above
 
     def check_supported(self) -> None:
         super().check_supported()

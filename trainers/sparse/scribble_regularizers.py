@@ -15,6 +15,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.value_ranges import Duration, Weight
 from nnunet_ssl.losses.contour import contour_length
 from nnunet_ssl.losses.entropy import entropy_loss
 from nnunet_ssl.losses.intensity_variance import intensity_variance
@@ -29,8 +30,8 @@ from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
 class ScribbleRegularizer(nnUNetTrainerWeak):
     """What the trainers of this file share. Passes per step: nnU-Net's."""
 
-    regularizer_weight: float = 0.1
-    rampup_fraction: float = 1.0  # of the run; 0: no ramp
+    regularizer_weight: Weight = 0.1
+    rampup_fraction: Duration = 1.0  # of the run; 0: no ramp
     slicewise: bool | None = None  # 3D as a stack of slices; None: where nnU-Net calls the spacing anisotropic
 
     def regularizer(self, p: Tensor, images: Tensor, inside: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class nnUNetTrainerScribbleEntropyMin(ScribbleRegularizer):
     R = mean entropy / ln C.
     """
 
-    rampup_fraction: float = 0.0  # WSL4MIS: constant 0.1. PyMIC: 0.1 with a ramp over all iterations
+    rampup_fraction: Duration = 0.0  # WSL4MIS: constant 0.1. PyMIC: 0.1 with a ramp over all iterations
 
     def images(self, batch: SSLBatch) -> Tensor:
         return batch.labeled  # they have no part in the entropy
@@ -77,8 +78,8 @@ class nnUNetTrainerScribbleTV(ScribbleRegularizer):
     classes; neither is followed.
     """
 
-    regularizer_weight: float = 0.01  # WSL4MIS
-    rampup_fraction: float = 0.0  # WSL4MIS: constant
+    regularizer_weight: Weight = 0.01  # WSL4MIS
+    rampup_fraction: Duration = 0.0  # WSL4MIS: constant
 
     def images(self, batch: SSLBatch) -> Tensor:
         return batch.labeled  # they have no part in the contour
@@ -95,7 +96,7 @@ class nnUNetTrainerScribbleMumfordShah(ScribbleRegularizer):
     Means are those of the patch.
     """
 
-    tv_weight: float = 1.0  # PyMIC; 1e-3 in the paper's code
+    tv_weight: Weight = 1.0  # PyMIC; 1e-3 in the paper's code
 
     def regularizer(self, p: Tensor, images: Tensor, inside: Tensor) -> Tensor:
         return mumford_shah(p, images, self.activation, inside, self.tv_weight)

@@ -34,6 +34,7 @@ from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.features import refuse_without_mirroring_in_plane
 from nnunet_ssl.engine.members import as_scales
 from nnunet_ssl.engine.running_mean import RunningMean
+from nnunet_ssl.engine.value_ranges import Count, Share, Weight
 from nnunet_ssl.losses.cosine import cosine_distance
 from nnunet_ssl.losses.positive_unlabeled import (
     class_shares,
@@ -55,14 +56,14 @@ class nnUNetTrainerShapePU(nnUNetTrainerWeak):
     Passes per step (F+B on L, twice): forward and backward of the patches and of their cut, rotated copies.
     """
 
-    cut_weight: float = 1.0  # as in the official code
-    consistency_weight: float = 0.05  # as in the official code
-    marginal_weight: float = 1.0  # as in the official code
-    marginal_start: float = 0.1  # of the run; official code: 100 of 4000 epochs
-    cutout: float = 32 / 212  # side of the hole, of the patch per axis; official code: 32 of 212 voxels
+    cut_weight: Weight = 1.0  # as in the official code
+    consistency_weight: Weight = 0.05  # as in the official code
+    marginal_weight: Weight = 1.0  # as in the official code
+    marginal_start: Share = 0.1  # of the run; official code: 100 of 4000 epochs
+    cutout: Share = 32 / 212  # side of the hole, of the patch per axis; official code: 32 of 212 voxels
     mixture_of: str = "unannotated"  # voxels on which alpha is estimated; official code: "annotated"
-    mixture_decay: float = 0.9  # of the moving average of alpha; 0: of each batch, as in the official code
-    sampled_voxels: int = 100_000  # of a batch at most, for alpha and the thresholds; official: all
+    mixture_decay: Share = 0.9  # of the moving average of alpha; 0: of each batch, as in the official code
+    sampled_voxels: Count = 100_000  # of a batch at most, for alpha and the thresholds; official: all
 
     unsupported = {"regions": "what is ruled out of one class has to be of the others, and regions overlap"}
 

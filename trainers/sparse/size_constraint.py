@@ -27,6 +27,7 @@ from torch import Tensor
 from nnunet_ssl.data.size_bounds import read_size_bounds
 from nnunet_ssl.dataloading.augmentation import spatial_changed
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.value_ranges import Weight
 from nnunet_ssl.losses.region import one_hot, split_ignored
 from nnunet_ssl.losses.size import barrier_steepness, size_loss, soft_sizes
 from nnunet_ssl.predictions.probabilities import probabilities
@@ -39,7 +40,7 @@ class nnUNetTrainerSizeConstraint(nnUNetTrainerWeak):
     Passes per step: nnU-Net's.
     """
 
-    size_weight: float = 0.01  # as in the official code
+    size_weight: Weight = 0.01  # as in the official code
     penalty: str = "log_barrier"  # or "quadratic"
     t_start: float = 5.0  # as in the official code
     t_factor: float = 1.1  # per epoch of the official code

@@ -28,6 +28,7 @@ from torch import Tensor
 from nnunet_ssl.dataloading.views import student_and_teacher
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.features import refuse_without_mirroring_in_plane
+from nnunet_ssl.engine.value_ranges import Weight
 from nnunet_ssl.patches.turns import quarter_turns_fit, turn_and_flip
 from nnunet_ssl.trainers import nnUNetTrainerUAMT
 from nnunet_ssl.weak_trainer import nnUNetTrainerWeak
@@ -40,7 +41,7 @@ class nnUNetTrainerScribbleUSTM(nnUNetTrainerWeak, nnUNetTrainerUAMT):
     patches.
     """
 
-    consistency_weight: float = 1.0  # as in the official code, see above
+    consistency_weight: Weight = 1.0  # as in the official code, see above
 
     def check_supported(self) -> None:
         super().check_supported()

@@ -28,6 +28,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.value_ranges import Count, Duration, Share, Weight
 from nnunet_ssl.losses.entropy import clean_entropy
 from nnunet_ssl.losses.selective import selective_mse
 from nnunet_ssl.networks.dropout import HookedDropout
@@ -52,17 +53,17 @@ class nnUNetTrainerACMT(nnUNetTrainerMeanTeacher):
     """
 
     selection: str = "entropy"  # see above
-    consistency_weight: float = 0.2  # official code: 0.1, see above
-    rampup_fraction: float = 0.75  # of the run; official: 6000 of 8000 iterations
-    threshold_start: float = 0.75  # of the largest entropy; as in the official code
-    threshold_end: float = 0.95  # with entropy; as in the official code
-    threshold_end_mu: float = 0.9  # with model_uncertainty; as in the official code
+    consistency_weight: Weight = 0.2  # official code: 0.1, see above
+    rampup_fraction: Duration = 0.75  # of the run; official: 6000 of 8000 iterations
+    threshold_start: Share = 0.75  # of the largest entropy; as in the official code
+    threshold_end: Share = 0.95  # with entropy; as in the official code
+    threshold_end_mu: Share = 0.9  # with model_uncertainty; as in the official code
     rule: str = "both"  # of confident_learning; or "prune_by_class", "prune_by_noise_rate"
-    passes: int = 8  # of model_uncertainty; as in the official code
-    prototype_passes: int = 10  # as in the official code
+    passes: Count = 8  # of model_uncertainty; as in the official code
+    prototype_passes: Count = 10  # as in the official code
     deviation_limit: float = 0.1  # of a certain probability over the passes; as in the official code
     temperature: float = 2.0  # of the sigmoid in these passes; as in the official code
-    dropout: float = 0.5  # probability that a channel is dropped; as in the official code
+    dropout: Share = 0.5  # probability that a channel is dropped; as in the official code
     train_with_dropout: bool = False  # official: True; in every pass of student and teacher
 
     def build_method(self) -> None:

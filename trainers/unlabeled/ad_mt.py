@@ -1,7 +1,7 @@
 """AD-MT: alternate diverse teaching.
 
 Zhao, Wang, Wang, Yuan, Zhou, "Alternate Diverse Teaching for Semi-supervised Medical Image Segmentation", ECCV 2024,
-arXiv:2311.17325. Official code: ZhenZHAO/AD-MT.
+arXiv:2311.17325. Official code: ZhenZHAO/AD-MT, with `earliest = competence = 0.0` and `ramp = 0.4`.
 
 A student and two teachers, of which one follows the student while the other one rests; they take turns of random length. In the
 first one's turns the student sees strong intensity changes, in the second one's CutMix, which keeps the teachers different:
@@ -12,10 +12,9 @@ first one's turns the student sees strong intensity changes, in the second one's
     theta'_k <- a_j theta'_k + (1 - a_j) theta in its turn,    a_j = min(1 - 1/(j+1), ema_decay)
 
 u: weak view, H_k: entropy of teacher k in bits, u': strong view of u, or CutMix(u) with y and c mixed alike. j: updates of teacher
-k so far. w(t): sigmoid ramp over `ramp` of the run, from when every class is found on labeled patches; before, both follow.
+k so far. w(t): sigmoid ramp over `ramp` of the run, when every class is found: labels before confirm errors. Before, both follow.
 
 Differs from the official code:
-* The start (official: `earliest = competence = 0.0`, `ramp = 0.4`), before which pseudo labels only confirm errors.
 * The loss is that of `nnUNetTrainerSemiSupervised` at half the weight, because it is larger: cross entropy of V voxels and Dice of
   the classes that occur (official 3D: a mean over the confident voxels, NaN where there are none; 2D: Dice).
 * In CutMix the student's own label and confidence are mixed (official: compared with another image's). The partner is another
@@ -38,6 +37,7 @@ from nnunet_ssl.engine.competence import EARLIEST, F1
 from nnunet_ssl.engine.features import large_enough_to_mix
 from nnunet_ssl.engine.members import NetworkMember
 from nnunet_ssl.engine.ranks import of_first_rank
+from nnunet_ssl.engine.value_ranges import Duration, Share, Weight
 from nnunet_ssl.losses.combine import over_scales
 from nnunet_ssl.losses.self_training import self_training_loss
 from nnunet_ssl.patches.mixing import copy_paste, draw_centered_masks
@@ -56,16 +56,16 @@ class nnUNetTrainerADMT(nnUNetTrainerSSL):
     """
 
     networks = ("student", "first_teacher", "second_teacher")
-    unlabeled_weight: float = 1.0  # official code: 2.0, see above
-    earliest: float = EARLIEST  # 0.3 of the run, before which no unlabeled image is used; official: 0
-    competence: float = F1  # 0.7: of every class on labeled patches, or 0.4 of the run, starts it; official: 0
-    ramp: float = 0.1  # of the run; official: 0.4, 6000 of 15000 iterations (3D), or 0.25, 7500 of 30000 (2D)
-    confidence: float = 0.8  # of a voxel's label, which does not count below; official: 0.8 (3D), 0.95 (2D)
-    ema_decay: float = 0.99  # in a teacher's own turns; as in the official code
-    copy_fraction: float = 0.005  # of the run; official: 80 of 15000 (3D), 100 of 30000 iterations (2D)
-    longest_turn: float = 0.5  # of an epoch; as in the official code, whose epoch is one of the unlabeled cases
+    unlabeled_weight: Weight = 1.0  # official code: 2.0, see above
+    earliest: Share = EARLIEST  # 0.3 of the run, before which no unlabeled image is used; official: 0
+    competence: Share = F1  # 0.7: of every class on labeled patches, or 0.4 of the run, starts it; official: 0
+    ramp: Duration = 0.1  # of the run; official: 0.4, 6000 of 15000 iterations (3D), or 0.25, 7500 of 30000 (2D)
+    confidence: Share = 0.8  # of a voxel's label, which does not count below; official: 0.8 (3D), 0.95 (2D)
+    ema_decay: Share = 0.99  # in a teacher's own turns; as in the official code
+    copy_fraction: Share = 0.005  # of the run; official: 80 of 15000 (3D), 100 of 30000 iterations (2D)
+    longest_turn: Share = 0.5  # of an epoch; as in the official code, whose epoch is one of the unlabeled cases
     cutmix_alpha: float = 4.0  # of the Beta distribution of the mixed share; as in the official code
-    smallest_share: float = 0.8  # of the median image along every axis that a patch must show for CutMix; official: any
+    smallest_share: Share = 0.8  # of the median image along every axis that a patch must show for CutMix; official: any
     inference: str = "student"  # as in the official code; or "teacher", the first one
 
     def build_method(self) -> None:

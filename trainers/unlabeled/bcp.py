@@ -14,10 +14,9 @@ For `pretrain_fraction` of the run before, and until every class is found, label
 
 Differs from the official code: l has nnU-Net's forms of Dice (foreground or regions, batch Dice as planned) on every scale with
 nnU-Net's scale weights; the sum over two directions of 0.5 (CE + Dice) is as large as nnU-Net's loss, so nothing is rescaled.
-Pre-training has nnU-Net's own loss on the mixed labels. One run and schedule: the last student of the pre-training goes on
-(official: the best, for LA on test cases; a new optimizer). Every patch is used once (again where there are fewer of one kind; at
-least two mixes), half of the mixes in each direction, as official; pre-training mixes all labeled patches (official: half of them).
-The teacher's patches have no intensity transforms of nnU-Net, as official. No pseudo label in padding. No dropout.
+Pre-training has nnU-Net's own loss on the mixed labels; its last student goes on (official: the best, for LA on test cases; a new
+optimizer). Every patch is used once (or again: at least two mixes), half of them in each direction, as official; pre-training mixes
+all labeled patches (official: half). The teacher's: without intensity transforms, as official. No label in padding. No dropout.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from nnunet_ssl.dataloading.views import student_and_teacher
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.features import warn_of_small_patches
 from nnunet_ssl.engine.members import as_scales
+from nnunet_ssl.engine.value_ranges import Share, Weight
 from nnunet_ssl.losses.bidirectional import MixedLabels, mixed_labels
 from nnunet_ssl.losses.region import region_loss
 from nnunet_ssl.patches.mixing import both_directions, box_size, copy_paste, draw_box, outside_boxes, paste_next
@@ -47,11 +47,11 @@ class nnUNetTrainerBCP(nnUNetTrainerSSL):
 
     networks = ("student", "teacher")
     replaces_labeled_loss = True
-    pseudo_weight: float = 0.5  # of pseudo-labeled against labeled voxels; as in the official code
-    box_ratio: float = 2 / 3  # of the patch per axis; as in the official code
-    ema_decay: float = 0.99  # as in the official code, no warm-up
-    pretrain_fraction: float = 0.25  # of the run; official code: 10000 of 40000 (ACDC), 2000 of 17000 (LA) iterations
-    competence: float = 0.7  # F1 of every class that ends it (0: none, as official), at the latest at 0.4 of the run
+    pseudo_weight: Weight = 0.5  # of pseudo-labeled against labeled voxels; as in the official code
+    box_ratio: Share = 2 / 3  # of the patch per axis; as in the official code
+    ema_decay: Share = 0.99  # as in the official code, no warm-up
+    pretrain_fraction: Share = 0.25  # of the run; official code: 10000 of 40000 (ACDC), 2000 of 17000 (LA) iterations
+    competence: Share = 0.7  # F1 of every class that ends it (0: none, as official), at the latest at 0.4 of the run
     teacher_view: str = "weak"  # without nnU-Net's intensity transforms; or "student", the patch that is mixed
     largest_component: bool = True  # of each class, as in the official code; False where a class has several parts
 

@@ -23,8 +23,7 @@ Differs from the official code:
   discrepancy weight is twice the official one; the ratio of labels and pseudo labels stays.
 * h is ReLU of what the last encoder stage gives, without dropout; the official networks have ReLU, so that D is at least 2. With
   nnU-Net's LeakyReLU alone features can have opposite signs: on phantoms the cosine came to -0.96, which says nothing.
-* The stages follow one another in one run and schedule, with the last weights, not those that are best on the test cases. Two
-  optimizers of equal settings and a gradient clip for each network.
+* The stages are one run and schedule, with the last weights, not those best on the test cases. Optimizer and clip per network.
 * An odd patch is mixed with one that was used already, a single one with itself. Padding is background in pseudo labels.
 """
 
@@ -36,6 +35,7 @@ from torch import Tensor
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.curves import BOTH
 from nnunet_ssl.engine.features import warn_of_small_patches
+from nnunet_ssl.engine.value_ranges import Share, Weight
 from nnunet_ssl.losses.discrepancy import mutual_discrepancy
 from nnunet_ssl.networks.features import FeatureTap, last_encoder_stage
 from nnunet_ssl.networks.upsampling import with_interpolation
@@ -53,11 +53,11 @@ class nnUNetTrainerCML(nnUNetTrainerSSL):
     """
 
     networks = ("student", "second")
-    pseudo_weight: float = 1.0  # as in the official code for LA; 0.5 for ACDC
-    discrepancy_weight: float = 0.4  # official code: 0.2 for LA, see above; 0.1 for ACDC
-    box_ratio: float = 2 / 3  # of the patch per axis; as in the official code for LA; 1/2 for ACDC
-    pretrain_fraction: float = 0.25  # of the run; official code: 10000 of 40000 (ACDC), 2000 of 17000 (LA) iterations
-    competence: float = 0.7  # F1 of every class that ends it (0: none, as official), at the latest at 0.4 of the run
+    pseudo_weight: Weight = 1.0  # as in the official code for LA; 0.5 for ACDC
+    discrepancy_weight: Weight = 0.4  # official code: 0.2 for LA, see above; 0.1 for ACDC
+    box_ratio: Share = 2 / 3  # of the patch per axis; as in the official code for LA; 1/2 for ACDC
+    pretrain_fraction: Share = 0.25  # of the run; official code: 10000 of 40000 (ACDC), 2000 of 17000 (LA) iterations
+    competence: Share = 0.7  # F1 of every class that ends it (0: none, as official), at the latest at 0.4 of the run
     largest_component: bool = True  # of each class, as in the official code; False where a class has several parts
 
     replaces_labeled_loss = True

@@ -39,6 +39,7 @@ from nnunet_ssl.dataloading.streams import refuse_single_patches
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.features import warn_of_small_patches
 from nnunet_ssl.engine.members import NetworkMember
+from nnunet_ssl.engine.value_ranges import Count, Duration, Share, Weight
 from nnunet_ssl.losses.cross_pseudo import pseudo_cross_entropy
 from nnunet_ssl.patches.mixing import box_masks, copy_paste
 from nnunet_ssl.predictions.hard_labels import hard_labels
@@ -55,12 +56,12 @@ class nnUNetTrainerCPS(nnUNetTrainerSSL):
     """
 
     networks = ("student", "second")
-    consistency_weight: float = 0.2  # official code: 0.1, see above
-    rampup_fraction: float = 1.0  # of the run; SSL4MIS: 30000 of 30000 iterations; 0: no ramp
+    consistency_weight: Weight = 0.2  # official code: 0.1, see above
+    rampup_fraction: Duration = 1.0  # of the run; SSL4MIS: 30000 of 30000 iterations; 0: no ramp
     on_labeled: bool = False  # one mean over labeled and unlabeled patches; SSL4MIS no, TorchSemiSeg yes
     mix: bool = False  # CutMix of unlabeled patches; needs two or more per step and GPU
-    mix_share: tuple[float, float] = (0.25, 0.5)  # of the image that boxes cover together; TorchSemiSeg
-    mix_boxes: int = 3  # per image; TorchSemiSeg
+    mix_share: tuple[Share, Share] = (0.25, 0.5)  # of the image that boxes cover together; TorchSemiSeg
+    mix_boxes: Count = 3  # per image; TorchSemiSeg
 
     def build_method(self) -> None:
         if self.mix and self.on_labeled:

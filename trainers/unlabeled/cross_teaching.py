@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.value_ranges import Duration, Share, Weight
 from nnunet_ssl.losses.mixed_pseudo_labels import pseudo_dice
 from nnunet_ssl.networks.transformer import Transformer
 from nnunet_ssl.predictions.hard_labels import hard_labels
@@ -45,15 +46,15 @@ class nnUNetTrainerCrossTeaching(nnUNetTrainerSSL):
     """
 
     networks = ("student", "transformer")
-    consistency_weight: float = 1.0  # official code: 0.1, see above
-    rampup_fraction: float = 1.0  # of the run; official: 30000 of 30000 iterations
-    transformer_delay: float = 0.2  # of the run, before the transformer teaches; official: 0
+    consistency_weight: Weight = 1.0  # official code: 0.1, see above
+    rampup_fraction: Duration = 1.0  # of the run; official: 30000 of 30000 iterations
+    transformer_delay: Share = 0.2  # of the run, before the transformer teaches; official: 0
     transformer_size: str = "S"  # of Primus, or "B", "M"; nnU-Net's sizes, 24, 93 and 146 million parameters
     transformer_lr: float = (
         3e-4  # AdamW, betas 0.9, 0.98, weight decay 0.05; nnU-Net's for Primus; official (Swin): SGD, 0.01
     )
-    transformer_warmup: float = 0.05  # of the run, in which its rate rises; nnU-Net's for Primus
-    drop_path: float = 0.2  # stochastic depth of the transformer; nnU-Net's for Primus
+    transformer_warmup: Share = 0.05  # of the run, in which its rate rises; nnU-Net's for Primus
+    drop_path: Share = 0.2  # stochastic depth of the transformer; nnU-Net's for Primus
 
     def build_method(self) -> None:
         network = Transformer(

@@ -37,6 +37,7 @@ from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.curves import BOTH
 from nnunet_ssl.engine.features import refuse_without_mirroring_in_plane
 from nnunet_ssl.engine.members import NetworkMember
+from nnunet_ssl.engine.value_ranges import Duration, Weight
 from nnunet_ssl.losses.adversarial_examples import against_own_decision
 from nnunet_ssl.losses.consistency import jensen_shannon, mutual_mse
 from nnunet_ssl.losses.mixed_pseudo_labels import soft_cross_entropy
@@ -56,11 +57,11 @@ class nnUNetTrainerDeepCoTraining(nnUNetTrainerSSL):
 
     networks = ("student", "second")
     views: str = "adversarial"  # the paper; or "rotation", SSL4MIS
-    agreement_weight: float = 10.0  # as in the paper
-    difference_weight: float = 0.5  # as in the paper
-    rotation_weight: float = 5.0  # SSL4MIS: 0.1, which is 0.2 beside nnU-Net's loss and has no effect, see above
+    agreement_weight: Weight = 10.0  # as in the paper
+    difference_weight: Weight = 0.5  # as in the paper
+    rotation_weight: Weight = 5.0  # SSL4MIS: 0.1, which is 0.2 beside nnU-Net's loss and has no effect, see above
     step: float = 0.02  # of the adversarial examples, in standard deviations of intensities; the paper: of the range of intensities
-    rampup_fraction: float = 1.0  # of the run; SSL4MIS: 30000 of 30000 iterations; the paper: 80 of 600 epochs
+    rampup_fraction: Duration = 1.0  # of the run; SSL4MIS: 30000 of 30000 iterations; the paper: 80 of 600 epochs
     term_patches = dict.fromkeys(("difference", "difference_second"), BOTH)
 
     def check_supported(self) -> None:

@@ -18,9 +18,8 @@ head of two 1x1 convolutions, with a moving average for the teacher. Heads are i
 
 Differs from the official code: any number of classes (b in units of ln C / ln 2 nats); binary entropies of regions; at most
 `max_cells` cells, drawn in each step; instance norm in the head (official: batch norm), no dropout; padding and ignored voxels do
-not count; softmax once, and the row's maximum in the contrast (official, `as_released = True`: twice, and the column's, which
-changes the loss); nnU-Net's clip and rates; 25 times the consistency's weight. The teacher is stored (official: the student), and
-sees patches without nnU-Net's intensity transforms, as Mean Teacher's (`teacher_view = "student"`: with them).
+not count; softmax once, and the row's maximum in the contrast (official, `as_released = True`: twice, and the column's); nnU-Net's
+clip and rates; 25 times the consistency's weight. The teacher is stored (official: the student); patches as Mean Teacher's.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from nnunet_ssl.dataloading.views import student_and_teacher
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.curves import BOTH
 from nnunet_ssl.engine.members import as_scales
+from nnunet_ssl.engine.value_ranges import Count, Duration, Share, Weight
 from nnunet_ssl.losses.cell_contrast import cell_labels, choose_cells, focal_contrast, hard_negatives, unit_embeddings
 from nnunet_ssl.losses.consistency import softmax_mse
 from nnunet_ssl.losses.region import split_ignored
@@ -51,22 +51,22 @@ class nnUNetTrainerDyCON(nnUNetTrainerMeanTeacher):
     Passes per step (F+B on L+U, F on L+U): Mean Teacher's, the teacher's on all patches; similarities of up to `max_cells` cells.
     """
 
-    consistency_weight: float = 2.5  # official code: 0.1, a gradient of 0.5 % of the labeled loss's (docs/studies)
-    rampup_fraction: float = 1.5  # of the run, so w ends at 0.57 of its limit; official: 30000 of 20000 iterations
-    further_rampup: float = 0.4  # of the run, of the next two weights; official: 0, full weight from the first step
-    uncertainty_weight: float = 0.5  # as in the official code
-    contrast_weight: float = 0.5  # as in the official code
+    consistency_weight: Weight = 2.5  # official code: 0.1, a gradient of 0.5 % of the labeled loss's (docs/studies)
+    rampup_fraction: Duration = 1.5  # of the run, so w ends at 0.57 of its limit; official: 30000 of 20000 iterations
+    further_rampup: Duration = 0.4  # of the run, of the next two weights; official: 0, full weight from the first step
+    uncertainty_weight: Weight = 0.5  # as in the official code
+    contrast_weight: Weight = 0.5  # as in the official code
     beta_start: float = 5.0  # per nat of entropy, for two classes; as in the official code
     beta_end: float = 0.5  # as in the official code
     temperature: float = 0.6  # of the contrast; as in the official code
     gamma: float = 2.0  # its focal exponent; as in the official code
     negative_start: float = 0.3  # h, cosine similarity; as in the official code
     negative_end: float = 0.5  # as in the official code
-    negative_fraction: float = 0.45  # of the run; official: 1500 of 3334 epochs (BraTS)
-    cell_stride: int = 8  # voxels of the image per cell; as in the official code
-    max_cells: int = 1728  # per patch; official: all, 12^3
-    hidden_features: int = 512  # of the projection head; as in the official code
-    embedding_features: int = 256  # as in the official code
+    negative_fraction: Share = 0.45  # of the run; official: 1500 of 3334 epochs (BraTS)
+    cell_stride: Count = 8  # voxels of the image per cell; as in the official code
+    max_cells: Count = 1728  # per patch; official: all, 12^3
+    hidden_features: Count = 512  # of the projection head; as in the official code
+    embedding_features: Count = 256  # as in the official code
     as_released: bool = False  # softmax twice in the consistency and the column's maximum in the contrast, see above
     term_patches = dict.fromkeys(("uncertainty", "contrast", "negatives"), BOTH)
 

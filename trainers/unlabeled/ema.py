@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from nnunet_ssl.engine.ema import decay_of_run
 from nnunet_ssl.engine.members import NetworkMember
+from nnunet_ssl.engine.value_ranges import Count
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 
@@ -25,7 +26,7 @@ class nnUNetTrainerEMA(nnUNetTrainerSSL):
     networks = ("student", "teacher")
     needs_unlabeled = False
 
-    horizons: int = 100  # horizons H of the average that fit into the run
+    horizons: Count = 100  # horizons H of the average that fit into the run
     inference: str = "teacher"  # or "student", which is nnU-Net's own network
 
     def build_method(self) -> None:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.value_ranges import Duration, Weight
 from nnunet_ssl.losses.entropy import entropy_loss
 from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.ramps import ramped_weight
@@ -36,8 +37,8 @@ class nnUNetTrainerEntropyMinimization(nnUNetTrainerSSL):
     Passes per step (F+B on L+U): forward and backward on labeled and unlabeled patches in one batch.
     """
 
-    entropy_weight: float = 0.2  # official code: 0.1, see above
-    rampup_fraction: float = 1.0  # of the run; official: 30000 of 30000 iterations
+    entropy_weight: Weight = 0.2  # official code: 0.1, see above
+    rampup_fraction: Duration = 1.0  # of the run; official: 30000 of 30000 iterations
     on_labeled: bool = False  # the mean goes over labeled patches as well; as in SSL4MIS
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:

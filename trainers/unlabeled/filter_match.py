@@ -30,6 +30,7 @@ from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.features import refuse_without_mirroring_in_plane
+from nnunet_ssl.engine.value_ranges import Share, Whole
 from nnunet_ssl.patches.turns import quarter_turns_fit, turn_and_flip
 from nnunet_ssl.predictions.entropy_filter import case_entropy, uncertain_cases
 from nnunet_ssl.predictions.targets import join_targets, pseudo_target
@@ -46,10 +47,10 @@ class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
     """
 
     # of the run; None: when every class is found; official: 20 / 300 (10 % of the labels), 5 / 300 (5 %)
-    start: float | None = None
+    start: Share | None = None
     joint: bool = False  # labeled and unlabeled patches as one batch of nnU-Net's loss, as in the official code
-    flip_start: float = 1 / 3  # of the run; official: epoch 100 of 300
-    filter_rounds: int = 2  # evenly spread over the run; official: after epochs 100 and 200 of 300; 0: no filter
+    flip_start: Share = 1 / 3  # of the run; official: epoch 100 of 300
+    filter_rounds: Whole = 2  # evenly spread over the run; official: after epochs 100 and 200 of 300; 0: no filter
     filter_percentile: float = 15.0  # of the unlabeled images left, dropped per round; as in the official code
     filter_mirroring: bool = True  # in these predictions; as in the official code. False: 4 (2D) or 8 times faster
 

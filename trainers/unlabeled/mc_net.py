@@ -27,6 +27,7 @@ from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.members import as_scales
+from nnunet_ssl.engine.value_ranges import Count, Duration, Weight
 from nnunet_ssl.losses.mutual_consistency import mutual_consistency
 from nnunet_ssl.networks.auxiliary_decoder import AuxiliaryDecoder
 from nnunet_ssl.networks.features import FeatureTap, encoder_of
@@ -42,11 +43,11 @@ class nnUNetTrainerMCNet(nnUNetTrainerSSL):
     two further decoders; with one, MC-Net's, with `decoders = 2`.
     """
 
-    consistency_weight: float = 1.0  # as in the official code for LA and Pancreas-CT; 0.1 for ACDC
-    rampup_fraction: float = 0.4  # of the run; official: 6000 of 15000 iterations (LA), all for ACDC
-    auxiliary_weight: float = 1.0  # of the further decoders' labeled losses; as in the official code
+    consistency_weight: Weight = 1.0  # as in the official code for LA and Pancreas-CT; 0.1 for ACDC
+    rampup_fraction: Duration = 0.4  # of the run; official: 6000 of 15000 iterations (LA), all for ACDC
+    auxiliary_weight: Weight = 1.0  # of the further decoders' labeled losses; as in the official code
     temperature: float = 0.1  # of the sharpening; as in the official code
-    decoders: int = 3  # MC-Net+; 2: MC-Net
+    decoders: Count = 3  # MC-Net+; 2: MC-Net
     detach: bool = False  # sharpened predictions get no gradient; the papers: True
 
     def build_method(self) -> None:

@@ -20,8 +20,7 @@ Differs from the official code:
 * A is the planned network (stored, validated and predicted with alone, so that stock nnU-Net can load it), B the U-Net with a
   residual encoder made from the same plans (a plain one where the plans are residual). Official: V-Net and a 3D ResNet-34 with a
   decoder; predictions are the mean of both networks' probabilities.
-* L_sup is nnU-Net's loss with deep supervision. It is CE + Dice, not halved, and so is the official one: the weight of R is as
-  published, that of U 25 times. R and U on the highest resolution.
+* L_sup is nnU-Net's loss: CE + Dice, not halved, as is the official one. R weighs as published, U 25 times; highest resolution.
 * Any number of classes: D where the classes differ, mean over channels; for two classes this is the term of the official code.
   Regions: D and R per region, sigmoid. Ignored voxels are in neither D nor the score; padding is not in U.
 * The score is the mean Dice loss of the foreground classes (over all GPUs); ties go to B, as in the official code.
@@ -38,6 +37,7 @@ from torch import Tensor, nn
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.curves import LABELED
 from nnunet_ssl.engine.members import NetworkMember, as_scales
+from nnunet_ssl.engine.value_ranges import Duration, Weight
 from nnunet_ssl.losses.fused_labels import fused_label_losses
 from nnunet_ssl.losses.mutual_correction import disagreement, mutual_loss, rectification_loss
 from nnunet_ssl.losses.region import masked_dice_loss, split_ignored
@@ -54,12 +54,12 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
     """
 
     networks = ("student", "second")
-    consistency_weight: float = 2.5  # official code: 0.1, a gradient of 0.4 % of the labeled loss's (docs/studies)
-    rampup_fraction: float = 1.0  # of the run; official: 40 * 150 of 6000 iterations; 0: no ramp
-    rectification_weight: float = 0.5  # as in the official code
+    consistency_weight: Weight = 2.5  # official code: 0.1, a gradient of 0.4 % of the labeled loss's (docs/studies)
+    rampup_fraction: Duration = 1.0  # of the run; official: 40 * 150 of 6000 iterations; 0: no ramp
+    rectification_weight: Weight = 0.5  # as in the official code
     temperature: float = 0.1  # of the sharpening; as in the official code
     fusion: bool = False  # MEDL's in place of U, see above
-    fusion_weight: float = 1.0  # of its loss; MEDL: 1
+    fusion_weight: Weight = 1.0  # of its loss; MEDL: 1
     omega: float = 0.5  # strength of MEDL's weight of voxels, 0: none; not published
     term_patches = dict.fromkeys(("rectification", "rectification_second"), LABELED)
 

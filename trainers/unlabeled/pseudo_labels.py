@@ -29,6 +29,7 @@ from torch import Tensor
 
 from nnunet_ssl.dataloading.pseudo_labels import pseudo_labeled_loader
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.value_ranges import Share, Weight
 from nnunet_ssl.errors import UserError, some
 from nnunet_ssl.preprocessing.rounds import find_round, uncertain_code, verified_labels
 from nnunet_ssl.trainer import nnUNetTrainerSSL
@@ -55,9 +56,9 @@ class nnUNetTrainerPseudoLabels(nnUNetTrainerSSL):
     """
 
     round_name: str | None = None  # None: the newest finished round
-    pseudo_weight: float | None = None  # None: share of the pseudo-labeled cases, N_U / (N_U + N_L)
-    blank: float = 0.0  # share of the pseudo-labeled patches of which rectangles are hidden from the network
-    final_labeled_fraction: float = 0.0  # of the run, at its end, on labeled patches only; AbdomenCT-1K: 0.09
+    pseudo_weight: Weight | None = None  # None: share of the pseudo-labeled cases, N_U / (N_U + N_L)
+    blank: Share = 0.0  # share of the pseudo-labeled patches of which rectangles are hidden from the network
+    final_labeled_fraction: Share = 0.0  # of the run, at its end, on labeled patches only; AbdomenCT-1K: 0.09
 
     def build_method(self) -> None:
         self.used = self.register_state("round", UsedRound())

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.value_ranges import Duration, Share, Weight
 from nnunet_ssl.losses.consistency import symmetric_kl
 from nnunet_ssl.networks.dropout import HookedDropout
 from nnunet_ssl.ramps import ramped_weight
@@ -43,9 +44,9 @@ class nnUNetTrainerRDrop(nnUNetTrainerSSL):
     once for each network.
     """
 
-    agreement_weight: float = 0.5  # SSL4MIS: 4, see above
-    rampup_fraction: float = 1.0  # of the run; SSL4MIS: 30000 of 30000 iterations
-    dropout: float = 0.3  # probability that a channel is dropped; the paper: the network's own (0.1 to 0.3)
+    agreement_weight: Weight = 0.5  # SSL4MIS: 4, see above
+    rampup_fraction: Duration = 1.0  # of the run; SSL4MIS: 30000 of 30000 iterations
+    dropout: Share = 0.3  # probability that a channel is dropped; the paper: the network's own (0.1 to 0.3)
     two_networks: bool = False  # SSL4MIS: True, where `dropout` may be 0
 
     def build_method(self) -> None:

@@ -29,6 +29,7 @@ from torch import Tensor
 from nnunet_ssl.dataloading.whole_patches import refuse_without_whole_patches
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.curves import BOTH, LABELED
+from nnunet_ssl.engine.value_ranges import Weight
 from nnunet_ssl.losses.dual_task import level_set_mse
 from nnunet_ssl.networks.features import FeatureTap, LevelSetHead, segmentation_layer
 from nnunet_ssl.patches.distance_maps import LevelSetTargets, has_boundary
@@ -43,8 +44,8 @@ class nnUNetTrainerSASSNet(nnUNetTrainerDAN):
     transforms of the labels on the CPU.
     """
 
-    adversarial_weight: float = 0.01  # as in the official code with 16 labeled cases; 0.015 with 8
-    sdf_weight: float = 0.3  # beta of the official code
+    adversarial_weight: Weight = 0.01  # as in the official code with 16 labeled cases; 0.015 with 8
+    sdf_weight: Weight = 0.3  # beta of the official code
     distances_in_mm: bool = False  # official: in voxels. True uses the plan's spacing, for anisotropic patches
     term_patches = {"sdf": LABELED, "discriminator": BOTH}
 

@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.value_ranges import Weight
 from nnunet_ssl.losses.bidirectional import MixedLabels
 from nnunet_ssl.losses.discrepancy_correction import correction_loss, doubt_loss
 from nnunet_ssl.losses.mutual_correction import disagreement
@@ -44,8 +45,8 @@ class nnUNetTrainerSDCL(nnUNetTrainerBCP):
     """
 
     networks = ("student", "teacher", "second")
-    correction_weight: float = 1.0  # official code: 0.5, see above
-    doubt_weight: float = 0.1  # official code: 0.05, see above
+    correction_weight: Weight = 1.0  # official code: 0.5, see above
+    doubt_weight: Weight = 0.1  # official code: 0.05, see above
 
     def build_method(self) -> None:
         super().build_method()

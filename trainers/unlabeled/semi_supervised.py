@@ -31,6 +31,7 @@ from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.competence import EARLIEST, F1, LATEST
 from nnunet_ssl.engine.ema import decay_of_run
 from nnunet_ssl.engine.members import NetworkMember
+from nnunet_ssl.engine.value_ranges import Count, Duration, Share, Weight
 from nnunet_ssl.losses.combine import over_scales
 from nnunet_ssl.losses.self_training import self_training_loss
 from nnunet_ssl.predictions.hard_labels import sure_labels
@@ -49,15 +50,15 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
     needs_unlabeled = True
     needs_partial_labels = False
 
-    earliest: float = EARLIEST  # 0.3 of the run; before, no unlabeled image is used
-    latest: float = LATEST  # 0.4 of the run; then the unlabeled images come in whatever has been learned
-    competence: float = F1  # 0.7: smallest F1 of a class on labeled patches that opens the second stage
-    ramp: float = 0.1  # of the run, until the unlabeled loss has its full weight
-    unlabeled_weight: float | None = None  # None: share of the unlabeled images, N_U / (N_U + N_L)
-    confidence: float = 0.9  # of the moving average's label of a voxel, which does not count below
-    blank: float = 0.8  # share of the unlabeled patches of which rectangles are hidden from the network
-    labels_last: float | None = 0.0  # of the second stage, at its end, on labels alone; None: N_L / (N_U + N_L)
-    horizons: int = 100  # horizons of the moving average that fit into the run
+    earliest: Share = EARLIEST  # 0.3 of the run; before, no unlabeled image is used
+    latest: Share = LATEST  # 0.4 of the run; then the unlabeled images come in whatever has been learned
+    competence: Share = F1  # 0.7: smallest F1 of a class on labeled patches that opens the second stage
+    ramp: Duration = 0.1  # of the run, until the unlabeled loss has its full weight
+    unlabeled_weight: Weight | None = None  # None: share of the unlabeled images, N_U / (N_U + N_L)
+    confidence: Share = 0.9  # of the moving average's label of a voxel, which does not count below
+    blank: Share = 0.8  # share of the unlabeled patches of which rectangles are hidden from the network
+    labels_last: Share | None = 0.0  # of the second stage, at its end, on labels alone; None: N_L / (N_U + N_L)
+    horizons: Count = 100  # horizons of the moving average that fit into the run
     inference: str = "teacher"  # or "student"
 
     def build_method(self) -> None:

@@ -29,6 +29,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.value_ranges import Count, Share
 from nnunet_ssl.losses.selective import selective_mse
 from nnunet_ssl.networks.dropout import HookedDropout
 from nnunet_ssl.patches.perturbations import add_clipped_noise
@@ -49,11 +50,11 @@ class nnUNetTrainerUAMT(nnUNetTrainerMeanTeacher):
     forward passes of the teacher on the unlabeled ones.
     """
 
-    passes: int = 8  # stochastic teacher passes, the paper's T; as in the official code
-    dropout: float = 0.5  # probability that a channel is dropped; as in the official code
+    passes: Count = 8  # stochastic teacher passes, the paper's T; as in the official code
+    dropout: Share = 0.5  # probability that a channel is dropped; as in the official code
     train_with_dropout: bool = False  # official: True, see above
-    threshold_start: float = 0.75  # of the largest entropy; as in the official code
-    threshold_end: float = 1.0  # of the largest entropy; as in the official code
+    threshold_start: Share = 0.75  # of the largest entropy; as in the official code
+    threshold_end: Share = 1.0  # of the largest entropy; as in the official code
     two_class_constants: bool = False  # the released code's ln 2 and 2 whatever the number of classes
 
     def build_method(self) -> None:

@@ -1,7 +1,7 @@
 """UniMatch: a weak view labels two strong ones and its own perturbed features.
 
 Yang, Qi, Feng, Zhang, Shi, "Revisiting Weak-to-Strong Consistency in Semi-Supervised Semantic Segmentation", CVPR 2023,
-arXiv:2208.09910. Official code: LiheYoung/UniMatch (unimatch.py; more-scenarios/medical for ACDC).
+arXiv:2208.09910. Official code: LiheYoung/UniMatch (for ACDC: more-scenarios/medical), `earliest = competence = ramp = 0.0`.
 
 What the network is sure of on a weak view u of an unlabeled patch it has to predict for strong views v_i of it, and from the
 features of u with half of their channels dropped at every stage of the encoder:
@@ -16,8 +16,7 @@ perturbation (Yang, Zhao, Zhao, TPAMI 2025, arXiv:2410.10777): each channel is d
 
 Differs from the official code:
 * U is cross entropy and Dice of the foreground classes that occur (`form`; official: "dice" of all classes for ACDC, which pushes
-  unsure ones down, "cross_entropy" elsewhere), at all scales. It is about twice as large as Dice alone, with which the official
-  weights would be 1 and 1 beside nnU-Net's loss. Start: official `earliest = competence = ramp = 0.0`.
+  unsure ones down, "cross_entropy" elsewhere), at all scales; twice as large as Dice alone, which the official weights are for.
 * A patch's partner is the next one of the batch (official: of a second loader): its label costs nothing. No CutMix where a patch
   shows less than `smallest_share` of the median image, because it tears structures apart (docs/studies). V2's labels are the
   network's own (official: a moving average's). Padding does not count. Regions: one by one.
@@ -36,6 +35,7 @@ from nnunet_ssl.dataloading.views import without_intensity
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.competence import EARLIEST, F1
 from nnunet_ssl.engine.features import large_enough_to_mix
+from nnunet_ssl.engine.value_ranges import Count, Duration, Share, Weight
 from nnunet_ssl.losses.combine import over_scales
 from nnunet_ssl.losses.self_training import self_training_loss
 from nnunet_ssl.networks.dropout import ComplementaryDropout
@@ -54,18 +54,18 @@ class nnUNetTrainerUniMatch(nnUNetTrainerSSL):
     on two strong views; two graphs, one after the other, so that memory holds the larger one.
     """
 
-    strong_weight: float = 0.5  # of the mean over strong views; official: 1 for Dice alone, see above
-    feature_weight: float = 0.5  # of perturbed features; official: the same. 0: none
-    strong_views: int = 2  # as in the official code
+    strong_weight: Weight = 0.5  # of the mean over strong views; official: 1 for Dice alone, see above
+    feature_weight: Weight = 0.5  # of perturbed features; official: the same. 0: none
+    strong_views: Count = 2  # as in the official code
     form: str = "both"  # of the loss; official: "dice" (medical), "cross_entropy" (natural images)
-    confidence: float = 0.9  # of the label of a voxel, which does not count below; official: 0.95
-    earliest: float = EARLIEST  # 0.3 of the run, before which no unlabeled image is used; official: 0
-    competence: float = F1  # 0.7: of every class on labeled patches, or 0.4 of the run, starts it; official: 0
-    ramp: float = 0.1  # of the run; official: 0
-    feature_dropout: float = 0.5  # probability that a channel is dropped; as in the official code
+    confidence: Share = 0.9  # of the label of a voxel, which does not count below; official: 0.95
+    earliest: Share = EARLIEST  # 0.3 of the run, before which no unlabeled image is used; official: 0
+    competence: Share = F1  # 0.7: of every class on labeled patches, or 0.4 of the run, starts it; official: 0
+    ramp: Duration = 0.1  # of the run; official: 0
+    feature_dropout: Share = 0.5  # probability that a channel is dropped; as in the official code
     complementary_dropout: bool = False  # of the two strong views; UniMatch V2: True
-    cutmix: float = 0.5  # probability of a box, of 2 to 40 % of the patch; as in the official code
-    smallest_share: float = 0.8  # of the median image along every axis that a patch must show for CutMix; official: any
+    cutmix: Share = 0.5  # probability of a box, of 2 to 40 % of the patch; as in the official code
+    smallest_share: Share = 0.8  # of the median image along every axis that a patch must show for CutMix; official: any
 
     def build_method(self) -> None:
         if self.complementary_dropout and self.strong_views != 2:

@@ -24,6 +24,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.engine.value_ranges import Count, Duration, Weight
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.losses.pyramid import pyramid_consistency, upsampled
 from nnunet_ssl.ramps import ramped_weight
@@ -37,9 +38,9 @@ class nnUNetTrainerURPC(nnUNetTrainerSSL):
     at full resolution in memory.
     """
 
-    consistency_weight: float = 0.2  # official code: 0.1, see above
-    rampup_fraction: float = 1.0  # of the run; official: 30000 of 30000 iterations (2D), 60000 of 60000 (3D)
-    scales: int = 4  # highest resolutions that take part, as far as there are so many; as in the official code
+    consistency_weight: Weight = 0.2  # official code: 0.1, see above
+    rampup_fraction: Duration = 1.0  # of the run; official: 30000 of 30000 iterations (2D), 60000 of 60000 (3D)
+    scales: Count = 4  # highest resolutions that take part, as far as there are so many; as in the official code
     interpolation: str = "linear"  # of lower scales; the official 3D code; or "nearest", the 2D code
 
     unsupported = {
