@@ -35,6 +35,8 @@ Share: TypeAlias = Annotated[float, Range(0, 1)]
 """Of a run, of patches, a probability, a decay."""
 Duration: TypeAlias = Annotated[float, Range(0)]
 """As a share of the run, which ends before what lasts longer."""
+Ratio: TypeAlias = Annotated[float, Range(0)]
+"""Of two lengths, or a threshold that may lie above everything."""
 Weight: TypeAlias = Annotated[float, Range(0)]
 """Of a loss term."""
 Count: TypeAlias = Annotated[int, Range(1)]

@@ -238,7 +238,8 @@ def verified_labels(
         raise UserError(f"{found.folder}: the images of {some(changed, 5)} have changed since it was made. {again}")
     if not cases:
         raise UserError(
-            f"{found.folder} keeps no case that is unlabeled in this fold; cases.csv has the reasons. {again}"
+            f"{found.folder} keeps no case that is unlabeled in this fold; cases.csv has the reasons. {again} Or remove this "
+            "folder, so that the round before it counts again, or name another one with the trainer's attribute round_name."
         )
     folder = Path(unlabeled_folder(found.folder, configuration_manager, KIND))
     manifest = load_manifest(Path(manifest_file(found.folder, configuration_manager, KIND)))

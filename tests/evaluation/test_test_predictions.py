@@ -21,7 +21,13 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ssl.evaluation import runs as results_of
-from nnunet_ssl.evaluation.test_predictions import PredictionSettings, TestCases, find_test_cases, predict_test
+from nnunet_ssl.evaluation.test_predictions import (
+    PredictionSettings,
+    TestCases,
+    are_there,
+    find_test_cases,
+    predict_test,
+)
 from tests.helpers.hostile import spoil_checkpoint
 from tests.helpers.study import DATASET, SHAPE, A, Study, cells, refused, run, truth, write
 
@@ -343,3 +349,9 @@ def test_a_missing_gpu_is_named(study, predictions, monkeypatch):
     train_nothing(study, nnUNetTrainer, 0, seed=0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     refused("no CUDA device. Predict with -device cpu", trainers=[A], test=True)
+
+
+@pytest.mark.parametrize("predictions", [3, ["test_0.nii.gz"], "test_0.nii.gz", {}])
+def test_a_record_that_names_no_hashes_does_not_hold(tmp_path, predictions):
+    (tmp_path / "test_0.nii.gz").write_bytes(b"x")
+    assert are_there(tmp_path, predictions) == (predictions == {})

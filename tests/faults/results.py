@@ -235,7 +235,11 @@ def _tested_rows() -> list:
         ("a test image missing", gone(image), "no image"),
         *[(name, spoil, said) for name, spoil, said in damaged(image)],
         *[(name, spoil, words(name, said)) for name, spoil, said in damaged(reference)],
-        *[(name, spoil, words(name, said)) for name, spoil, said in damaged(prediction) if not name.endswith("folder")],
+        *[
+            (name, spoil, "have changed since: test_1.nii.gz")
+            for name, spoil, _ in damaged(prediction)
+            if not name.endswith("folder")
+        ],
         ("a prediction gone", gone(prediction), "test_1.nii.gz"),
         ("a label of other spacing", voxels(reference, lambda array: array), "spacing"),
         ("a label of fractions", voxels(reference, lambda array: array / np.float32(2)), "no labels"),

@@ -235,6 +235,16 @@ def test_dropped_cases_are_not_drawn(own, tmp_path):
     assert {str(k) for batch in next_batches(trainer, 8) for k in batch["unlabeled_keys"]} == {"free_00", "free_02"}
 
 
+def test_a_round_without_any_kept_case_is_refused_with_what_can_be_done(own, tmp_path):
+    made = Round.load(round_folder(own))
+    made.cases = {case: type(found)(False, "unstable", "", "") for case, found in made.cases.items()}
+    made.save()
+    with pytest.raises(
+        UserError, match=r"round1 keeps no case.*pseudo_label -d 991 .*Or remove this folder.*round_name"
+    ):
+        started(student(own, tmp_path))
+
+
 def test_labels_of_cases_that_are_labeled_in_the_fold_are_refused(own, tmp_path):
     folder = own[0] / "nnUNet_preprocessed" / own[1]
     files = [folder / "unlabeled.json", folder / "splits_final.json"]

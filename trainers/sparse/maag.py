@@ -61,8 +61,6 @@ class nnUNetTrainerMAAG(nnUNetTrainerWeak):
     label_noise: float = 0.1  # probability that D's outputs of a batch change sign; as in the official code
 
     def build_method(self) -> None:
-        if self.scales < 1:
-            raise ValueError(f"{type(self).__name__}.scales must be at least 1, got {self.scales}")
         discriminator = MaskDiscriminator(
             self.num_objects,
             self.configuration_manager.patch_size,

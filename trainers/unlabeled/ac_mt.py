@@ -28,7 +28,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.value_ranges import Count, Duration, Share, Weight
+from nnunet_ssl.engine.value_ranges import Count, Duration, Ratio, Share, Weight
 from nnunet_ssl.losses.entropy import clean_entropy
 from nnunet_ssl.losses.selective import selective_mse
 from nnunet_ssl.networks.dropout import HookedDropout
@@ -55,9 +55,9 @@ class nnUNetTrainerACMT(nnUNetTrainerMeanTeacher):
     selection: str = "entropy"  # see above
     consistency_weight: Weight = 0.2  # official code: 0.1, see above
     rampup_fraction: Duration = 0.75  # of the run; official: 6000 of 8000 iterations
-    threshold_start: Share = 0.75  # of the largest entropy; as in the official code
-    threshold_end: Share = 0.95  # with entropy; as in the official code
-    threshold_end_mu: Share = 0.9  # with model_uncertainty; as in the official code
+    threshold_start: Ratio = 0.75  # of the largest entropy; as in the official code
+    threshold_end: Ratio = 0.95  # with entropy; as in the official code
+    threshold_end_mu: Ratio = 0.9  # with model_uncertainty; as in the official code
     rule: str = "both"  # of confident_learning; or "prune_by_class", "prune_by_noise_rate"
     passes: Count = 8  # of model_uncertainty; as in the official code
     prototype_passes: Count = 10  # as in the official code

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.members import as_scales
-from nnunet_ssl.engine.value_ranges import Duration, Share, Weight
+from nnunet_ssl.engine.value_ranges import Duration, Ratio, Share, Weight
 from nnunet_ssl.losses.consistency import softmax_mse
 from nnunet_ssl.networks.auxiliary_decoder import AuxiliaryDecoder
 from nnunet_ssl.networks.feature_perturbations import ElementDropout, FeatureDropout, FeatureNoise
@@ -54,7 +54,7 @@ class nnUNetTrainerCCT(nnUNetTrainerSSL):
     detach: bool = True  # the main prediction is a target; SSL4MIS: False
     auxiliary_on_labeled: bool = False  # the further decoders learn labels as well; SSL4MIS: True
     noise: float = 0.3  # largest share of a feature that is added or taken away; as in both codes
-    strongest: tuple[Share, Share] = (0.7, 0.9)  # of the strongest position; those above are dropped; as in both codes
+    strongest: tuple[Ratio, Ratio] = (0.7, 0.9)  # of the strongest position; those above are dropped; as in both codes
     dropout: Share = 0.3  # probability that an element is dropped; SSL4MIS
 
     def build_method(self) -> None:

@@ -29,7 +29,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.value_ranges import Count, Share
+from nnunet_ssl.engine.value_ranges import Count, Ratio, Share
 from nnunet_ssl.losses.selective import selective_mse
 from nnunet_ssl.networks.dropout import HookedDropout
 from nnunet_ssl.patches.perturbations import add_clipped_noise
@@ -53,13 +53,11 @@ class nnUNetTrainerUAMT(nnUNetTrainerMeanTeacher):
     passes: Count = 8  # stochastic teacher passes, the paper's T; as in the official code
     dropout: Share = 0.5  # probability that a channel is dropped; as in the official code
     train_with_dropout: bool = False  # official: True, see above
-    threshold_start: Share = 0.75  # of the largest entropy; as in the official code
-    threshold_end: Share = 1.0  # of the largest entropy; as in the official code
+    threshold_start: Ratio = 0.75  # of the largest entropy; as in the official code
+    threshold_end: Ratio = 1.0  # of the largest entropy; as in the official code
     two_class_constants: bool = False  # the released code's ln 2 and 2 whatever the number of classes
 
     def build_method(self) -> None:
-        if self.passes < 1:
-            raise ValueError(f"passes must be at least 1, got {self.passes}")
         self.teacher = self.register_teacher(self.ema_decay)
         self.teacher_dropout = HookedDropout(self.teacher.module, self.dropout)
         if self.train_with_dropout:

@@ -35,7 +35,7 @@ from nnunet_ssl.dataloading.views import without_intensity
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.competence import EARLIEST, F1
 from nnunet_ssl.engine.features import large_enough_to_mix
-from nnunet_ssl.engine.value_ranges import Count, Duration, Share, Weight
+from nnunet_ssl.engine.value_ranges import Count, Duration, Ratio, Share, Weight
 from nnunet_ssl.losses.combine import over_scales
 from nnunet_ssl.losses.self_training import self_training_loss
 from nnunet_ssl.networks.dropout import ComplementaryDropout
@@ -65,7 +65,7 @@ class nnUNetTrainerUniMatch(nnUNetTrainerSSL):
     feature_dropout: Share = 0.5  # probability that a channel is dropped; as in the official code
     complementary_dropout: bool = False  # of the two strong views; UniMatch V2: True
     cutmix: Share = 0.5  # probability of a box, of 2 to 40 % of the patch; as in the official code
-    smallest_share: Share = 0.8  # of the median image along every axis that a patch must show for CutMix; official: any
+    smallest_share: Ratio = 0.8  # of the median image along every axis that a patch must show for CutMix; official: any
 
     def build_method(self) -> None:
         if self.complementary_dropout and self.strong_views != 2:
