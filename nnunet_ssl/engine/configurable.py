@@ -138,13 +138,14 @@ def _constants_in(cls: type) -> set[str]:
 
 
 def _resolved(cls: type, annotation: Any) -> Any:
-    """An annotation that `from __future__ import annotations` has left as a text; `Any` where its names are not at hand."""
+    """An annotation that `from __future__ import annotations` has left as a text; `Any` where it has no value: of names that are
+    imported for type checking only, or with an operator that these do not have."""
     if not isinstance(annotation, str):
         return annotation
     module = sys.modules.get(cls.__module__)  # nnU-Net drops the modules of folders that it has searched
     try:
         return eval(annotation, dict(vars(module)) if module else {}, dict(vars(cls)))
-    except NameError:
+    except (NameError, AttributeError, TypeError, SyntaxError):
         return Any
 
 

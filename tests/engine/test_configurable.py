@@ -150,6 +150,11 @@ def test_an_annotation_declares_a_new_hyperparameter(build, annotation):
     check_hyperparameters(subclass(cls, temperature=0.1))
 
 
+@pytest.mark.parametrize("annotation", ["Missing | None", "float.missing", "3 | None", "no type"])
+def test_an_annotation_without_a_value_allows_everything(annotation):
+    check_hyperparameters(subclass(temperature="hot", __annotations__={"temperature": annotation}))
+
+
 @pytest.mark.parametrize(("name", "value"), [("batch_size", 4), ("device", "cpu"), ("fold", 1), ("network", None)])
 def test_what_nnunet_sets_elsewhere_is_refused_with_the_reason_even_when_annotated(name, value):
     for body in ({name: value}, {name: value, "__annotations__": {name: "object"}}):
