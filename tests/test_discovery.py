@@ -15,7 +15,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunet_ssl import cli
 from nnunet_ssl.discovery import SCANNED_FOLDER
 from nnunet_ssl.discovery.listing import trainer_facts
-from nnunet_ssl.discovery.variants import find_trainer, trainer_classes
+from nnunet_ssl.discovery.variants import find_trainer, near_names, trainer_classes
 from nnunet_ssl.engine.configurable import ConfigurableTrainer
 from nnunet_ssl.trainers import nnUNetTrainerMeanTeacher
 from tests.helpers.paths import REPOSITORY
@@ -201,6 +201,25 @@ def test_suffixes_work_for_trainers_in_a_folder_of_the_users_own(folder_of_ones_
 def test_a_wrong_suffix_of_a_users_trainer_is_nnunets_error(suffix, folder_of_ones_own):
     with pytest.raises(RuntimeError, match=f"Could not find requested nnunet trainer nnUNetTrainerMine{suffix} "):
         recursive_find_trainer_class_by_name(f"nnUNetTrainerMine{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("nnUNetTrainerMeanTeacher_seed3_2epochs", ["nnUNetTrainerMeanTeacher_2epochs_seed3"]),
+        ("nnUNetTrainer_seed3_5iters_2epochs", ["nnUNetTrainer_2epochs_5iters_seed3"]),
+        ("nnUNetTrainerMine_seed1_2epochs", ["nnUNetTrainerMine_2epochs_seed1"]),
+        ("nnUNetTrainerMeanTeachr_2epochs", ["nnUNetTrainerMeanTeacher_2epochs"]),
+        ("nnUNetTrainerNobody", []),
+        ("nnUNetTrainerMeanTeacher_2epochs_2epochs", []),
+    ],
+)
+def test_names_that_may_have_been_meant_are_among_what_nnunet_prints(name, near, folder_of_ones_own, capsys):
+    assert near_names(name) == near
+    with pytest.raises(RuntimeError, match="Could not find requested nnunet trainer"):
+        recursive_find_trainer_class_by_name(name)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if "nnunet_ssl has no" in line]
+    assert lines == [f"nnunet_ssl has no {name}. It has {', '.join(near)}."] * bool(near)
 
 
 def test_classes_that_users_wrote_out_are_not_hidden_by_a_suffix(folder_of_ones_own):

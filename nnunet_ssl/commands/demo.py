@@ -239,7 +239,10 @@ def _open_work_folder(work: Path, settings: Settings, overwrite: bool) -> dict:
         if present.get("format") != FORMAT:
             different = ["it was made by another version of nnunet_ssl", *different]
         if overwrite:
-            refuse_to_replace(work, [], "another folder with -o")
+            # a demo that was killed leaves files that no record has
+            refuse_to_replace(
+                work, [], "another folder with -o (run without --overwrite, a demo that was killed goes on)"
+            )
             remove_folder(work)
         elif different:
             raise UserError(

@@ -12,6 +12,7 @@ process.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 import re
@@ -26,6 +27,7 @@ from nnunet_ssl.engine.configurable import ConfigurableTrainer
 
 STOCK_ITERATIONS = (250, 50)  # per epoch of training and of validation, nnU-Net's
 
+_PREFIX = "nnUNetTrainer"
 _SUFFIXES = re.compile(
     r"(?P<base>.+?)(?:_(?P<epochs>[1-9]\d*)epochs)?(?:_(?P<iterations>[1-9]\d*)iters)?(?:_seed(?P<seed>0|[1-9]\d*))?"
 )
@@ -94,6 +96,33 @@ def _variant(name: str, base: type[nnUNetTrainer]) -> type[nnUNetTrainer]:
     described = ", ".join(f"{attribute} = {value}" for attribute, value in settings.items())
     doc = f"{match['base']} with {described}."
     return type(base)(name, (base,), {"__module__": __name__, "__qualname__": name, "__doc__": doc, **settings})
+
+
+def near_names(name: str) -> list[str]:
+    """What may have been meant by a name that is no trainer: its suffixes in their order, or names that are spelled alike."""
+    base, *suffixes = name.split("_")
+    ordered = "_".join([base, *sorted(suffixes, key=_place_of_suffix)])
+    if ordered != name and _is_trainer(ordered):
+        return [ordered]
+    own = {
+        trainer.removeprefix(_PREFIX): trainer for trainer in trainer_classes()
+    }  # the prefix would make all names alike
+    alike = difflib.get_close_matches(base.removeprefix(_PREFIX), own)
+    others = [ordered.replace(base, own[near], 1) for near in alike]
+    return [other for other in others if other != name and _is_trainer(other)]
+
+
+def _place_of_suffix(suffix: str) -> int:
+    kinds = (r"\d+epochs", r"\d+iters", r"seed\d+")
+    return next((place for place, kind in enumerate(kinds) if re.fullmatch(kind, suffix)), len(kinds))
+
+
+def _is_trainer(name: str) -> bool:
+    try:
+        find_trainer(name)
+    except AttributeError:
+        return False
+    return True
 
 
 def __getattr__(name: str) -> type[nnUNetTrainer]:
