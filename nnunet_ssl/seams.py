@@ -102,7 +102,7 @@ class MethodSeams(ConfigurableTrainer):
         self.iteration = 0
         self._pool: list[str] | None = None
         self._shared_pool: UnlabeledPool | None = None  # the same, where workers read it; made with the loaders
-        self._spares_unlabeled = False  # the workers' pool is empty, because the gate is shut
+        self._spares_unlabeled = False  # the workers' pool is empty, because nothing is learned from it now
 
     # ------------------------------------------------------------------------------------------------------- the seams
 

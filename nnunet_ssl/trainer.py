@@ -252,9 +252,7 @@ class nnUNetTrainerSSL(MethodSeams):
         self.restart_workers(train, two_streams(self, train, self._shared_pool), role="train")
         self.restart_workers(validation, TwoStreamLoader(loader_of(validation)), role="validation")
         next(train), next(validation)  # as nnU-Net: fail here rather than in the first epoch
-        if self.gate is not None and self._pool and trains_as_nnunet(self, self._current_weights()):
-            self._spares_unlabeled = True
-            self._share_pool()
+        self._spare_unlabeled()
         return train, validation
 
     # -------------------------------------------------------------------------------------------------------- training
@@ -310,6 +308,14 @@ class nnUNetTrainerSSL(MethodSeams):
             batch = next(self.dataloader_train)
         return batch
 
+    def _spare_unlabeled(self) -> None:
+        """Workers of a gated method draw no unlabeled patch before the first is used, and after the last."""
+        if self.gate is None or not self._pool or self._spares_unlabeled:
+            return
+        if trains_as_nnunet(self, self._current_weights()):
+            self._spares_unlabeled = True
+            self._share_pool()
+
     def _weights_of_step(self) -> dict[str, float]:
         """The weights now. With the first one of a gated method, unlabeled patches are drawn again."""
         weights = self._current_weights()
@@ -353,6 +359,7 @@ class nnUNetTrainerSSL(MethodSeams):
         if self.gate is not None:
             self.gate.look()
             self._weights_of_step()  # if it has opened, workers begin to draw while the epoch is validated
+            self._spare_unlabeled()
         self.members.end_epoch()
         self.after_epoch()
 
