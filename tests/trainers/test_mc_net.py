@@ -33,8 +33,3 @@ def test_decoders_on_one_encoder_by_hand(decoders, datasets, tmp_path):
     for name, of_decoder in zip(trainer.auxiliaries, scales[1:]):
         labeled = trainer.loss([z[: len(batch["data"])] for z in of_decoder], batch["target"]).item()
         assert values[f"labeled_{name}"] == pytest.approx(labeled, rel=1e-4)
-
-
-def test_another_number_of_decoders_is_refused(datasets, tmp_path):
-    with pytest.raises(ValueError, match=r"must be 2 \(MC-Net\) or 3 \(MC-Net\+\), got 4"):
-        make_trainer(NAME, *datasets(), results=tmp_path, decoders=4).initialize()
