@@ -69,15 +69,15 @@ class nnUNetTrainerADMT(nnUNetTrainerSSL):
     inference: Stored = "student"  # as in the official code; or "teacher", the first one
 
     def build_method(self) -> None:
-        refuse_single_patches(self)
+        self.cutmix = large_enough_to_mix(self, self.smallest_share)
+        if self.cutmix:
+            refuse_single_patches(self)
         self.register_gate(self.earliest, f1=self.competence)
         self.first = self.register_teacher(self.ema_decay, "first_teacher")
         self.second = self.register_teacher(self.ema_decay, "second_teacher")
         longest = max(1, round(self.longest_turn * self.num_iterations_per_epoch))
-        self.turns = self.register_state(
-            "turns", Alternation(lambda: of_first_rank(int(np.random.randint(1, longest + 1)), self.is_ddp))
-        )
-        self.cutmix = large_enough_to_mix(self, self.smallest_share)
+        turns = Alternation(lambda: of_first_rank(int(np.random.randint(1, longest + 1)), self.is_ddp))
+        self.turns = self.register_state("turns", turns)
 
     def unlabeled_views(self, intensity):
         return {"strong": intensity, "weak": without_intensity(intensity)}

@@ -95,8 +95,7 @@ class nnUNetTrainerDeepCoTraining(nnUNetTrainerSSL):
         examples = against_own_decision(other.module, batch.images, self.step, self.activation)
         first, *further = member(examples)
         loss = soft_cross_entropy(first, target, self.activation, batch.counted())
-        # DDP waits for a gradient of every parameter in every backward pass
-        return loss + sum(0.0 * z.mean() for z in further) if self.is_ddp else loss
+        return self.reaching_all(loss, further)
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         return {"rotation": self.rotation(logits[0], batch)}

@@ -60,16 +60,17 @@ class nnUNetTrainerMCNet(nnUNetTrainerSSL):
         self.features = FeatureTap(encoder_of(self.student.module), "output")
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
-        features, terms = self.features.take(), {}
+        features, terms, lower = self.features.take(), {}, []
         predictions = [torch.cat((batch.labeled_logits["student"][0], logits[0]))]
         for name, decoder in self.auxiliaries.items():
             scales = as_scales(decoder(features))
             predictions.append(scales[0])
+            lower += scales[1:]
             terms[f"labeled_{name}"] = self.supervised_loss(batch.labeled_part(scales), batch.target, batch)
         consistency = mutual_consistency(
             predictions, self.temperature, self.activation, batch.counted(), detached=self.detach
         )
-        return terms | {"consistency": consistency}
+        return terms | {"consistency": self.reaching_all(consistency, lower)}
 
     def weights(self) -> dict[str, float]:
         labeled = {f"labeled_{name}": self.auxiliary_weight for name in self.auxiliaries}

@@ -95,7 +95,7 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
     def mutual_losses(self, first: Tensor, second: Tensor, first_is_better: Tensor, inside: Tensor):
         """U of both networks on the unlabeled patches."""
         if self.fusion:
-            form = {"batch": self.configuration_manager.batch_dice, "background": False}
+            form = {"batch": self.configuration_manager.batch_dice, "background": False, "all_ranks": self.is_ddp}
             return fused_label_losses(first, second, self.progress, self.omega, self.activation, inside, **form)
         return mutual_loss(first, second, first_is_better, self.temperature, self.activation, inside)
 
