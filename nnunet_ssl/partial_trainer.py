@@ -11,6 +11,7 @@ import functools
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
     needs_unlabeled = False
     knows_partial_labels = True
     needs_partial_labels: bool = True
-    sampling: str = "sqrt"  # MultiTalent
+    sampling: Literal["sqrt", "uniform", "class_balanced"] = "sqrt"  # MultiTalent
 
     # ------------------------------------------------------------------------------------------------- what methods call
 

@@ -461,6 +461,17 @@ class MethodSeams(ConfigurableTrainer):
         torch.clear_autocast_cache()
         return logits
 
+    def reaching_all(self, loss: Tensor, others: Sequence[Tensor]) -> Tensor:
+        """`loss`, under DDP with a gradient of 0 for what it leaves out of a network's outputs.
+
+        DDP waits for a gradient of every parameter in every backward pass. Needed where a term, or the only term with a weight, is
+        on one scale of a network.
+
+        Args:
+            others: outputs of the same forward pass, such as the logits of lower scales.
+        """
+        return loss + sum(0.0 * z.mean() for z in others) if self.is_ddp else loss
+
     @contextlib.contextmanager
     def frozen(self, member: Member) -> Iterator[None]:
         """Within this context the member's outputs pass gradients to its inputs but not to its parameters."""

@@ -6,6 +6,8 @@ something about the other voxels; with all weights at zero its step is the one o
 
 from __future__ import annotations
 
+from typing import Literal
+
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from torch import Tensor
 
@@ -26,7 +28,7 @@ class nnUNetTrainerWeak(nnUNetTrainerSSL):
     """
 
     needs_unlabeled = False
-    padding: str = "background"
+    padding: Literal["background", "ignore"] = "background"
 
     def weak_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         """Named scalar loss terms beside nnU-Net's loss on annotated voxels.
@@ -50,8 +52,6 @@ class nnUNetTrainerWeak(nnUNetTrainerSSL):
         return tuple(self.configuration_manager.spacing)
 
     def labeled_transforms(self, transforms: list[BasicTransform]) -> list[BasicTransform]:
-        if self.padding not in ("background", "ignore"):
-            raise ValueError(f"{type(self).__name__}.padding must be 'background' or 'ignore', got {self.padding!r}")
         return recording_inside(transforms, 0 if self.padding == "background" else self.label_manager.ignore_label)
 
     def check_supported(self) -> None:

@@ -110,11 +110,12 @@ def _unlabeled_loader(
 ) -> UnlabeledLoader:
     """Unlabeled patches of the labeled loader's sizes, through the same geometry."""
     first = 1 if labeled.patch_size_was_2d else 0
+    masked_channels = [i for i, masked in enumerate(trainer.configuration_manager.use_mask_for_norm) if masked]
     return UnlabeledLoader(
         UnlabeledDataset(trainer.cases.folders),
         unlabeled_batch_size_here(trainer),
         labeled.patch_size[first:],
         labeled.final_patch_size[first:],
         trainer.label_manager,
-        UnlabeledViews(geometry, views, mask_zeros=any(trainer.configuration_manager.use_mask_for_norm)),
+        UnlabeledViews(geometry, views, masked_channels),
     )

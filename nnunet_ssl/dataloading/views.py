@@ -141,23 +141,27 @@ class UnlabeledViews(BasicTransform):
     Args:
         geometry: transforms applied once, before the views part.
         views: name -> intensity transforms of this view.
-        mask_zeros: voxels that are exactly 0 in all channels are outside. For plans that normalize inside the non-zero
-            mask (skull-stripped brains): there nnU-Net sets everything outside this mask to 0 after augmentation.
+        masked_channels: those that the plans normalize inside the non-zero mask (skull-stripped brains): nnU-Net sets them to 0
+            outside of it, and again after augmentation. Voxels that are exactly 0 in all of them are outside.
     """
 
     def __init__(
-        self, geometry: Sequence[BasicTransform], views: Mapping[str, Sequence[BasicTransform]], mask_zeros: bool
+        self,
+        geometry: Sequence[BasicTransform],
+        views: Mapping[str, Sequence[BasicTransform]],
+        masked_channels: Sequence[int] = (),
     ):
         super().__init__()
         self.geometry = ComposeTransforms(list(geometry))
         self._stacked = StackedViews(views)
-        self.mask_zeros = mask_zeros
+        self.masked_channels = list(masked_channels)
 
     @property
     def views(self) -> dict[str, ComposeTransforms]:
         return self._stacked.views
 
     def __call__(self, image: torch.Tensor, segmentation: torch.Tensor) -> dict[str, torch.Tensor]:
-        if self.mask_zeros:
-            segmentation = segmentation.masked_fill((image == 0).all(0, keepdim=True), -1)
+        if self.masked_channels:
+            outside = (image[self.masked_channels] == 0).all(0, keepdim=True)
+            segmentation = segmentation.masked_fill(outside, -1)
         return self._stacked(**self.geometry(image=image, segmentation=segmentation))

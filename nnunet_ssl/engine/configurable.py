@@ -33,22 +33,24 @@ from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMu
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_ssl.engine.value_ranges import Whole, described, fits
+from nnunet_ssl.engine.value_ranges import Amount, Count, Share, Whole, described, fits
 from nnunet_ssl.errors import UserError
 
-NNUNET_HYPERPARAMETERS = (
-    "initial_lr",
-    "weight_decay",
-    "oversample_foreground_percent",
-    "probabilistic_oversampling",
-    "num_iterations_per_epoch",
-    "num_val_iterations_per_epoch",
-    "num_epochs",
-    "enable_deep_supervision",
-    "save_every",
-    "disable_checkpointing",
+NNUNET_HYPERPARAMETERS = MappingProxyType(
+    {
+        "initial_lr": Amount,
+        "weight_decay": Amount,
+        "oversample_foreground_percent": Share,
+        "probabilistic_oversampling": bool,
+        "num_iterations_per_epoch": Count,
+        "num_val_iterations_per_epoch": Count,
+        "num_epochs": Count,
+        "enable_deep_supervision": bool,
+        "save_every": Count,
+        "disable_checkpointing": bool,
+    }
 )
-"""What nnU-Net's constructor sets and a subclass may set otherwise, without an annotation."""
+"""What nnU-Net's constructor sets and a subclass may set otherwise, without an annotation, and which values it may have."""
 
 _FROM_COMMAND_LINE = "it comes from the command line of nnUNetv2_train"
 _FROM_PLANS = (
@@ -178,7 +180,7 @@ def check_hyperparameters(cls: type) -> None:
     (`value_ranges`): it would be misunderstood, or found out in the middle of a training.
     """
     known = set(NNUNET_HYPERPARAMETERS)
-    annotations: dict[str, Any] = {}
+    annotations: dict[str, Any] = dict(NNUNET_HYPERPARAMETERS)
     constants: set[str] = set()
     above: list[type] = [nnUNetTrainer]
     for c in _classes_below_nnunet(cls):

@@ -10,25 +10,48 @@ from __future__ import annotations
 
 import math
 import types
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from numbers import Integral, Real
-from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Range:
-    """Smallest and largest value; None: no largest one."""
+    """Smallest and largest value; None: there is none.
 
-    low: float
+    Attributes:
+        without: a limit that is not allowed itself.
+    """
+
+    low: float | None
     high: float | None = None
+    without: float | None = None
 
     def __contains__(self, value: float) -> bool:
-        return self.low <= value and (self.high is None or value <= self.high)
+        inside = (self.low is None or self.low <= value) and (self.high is None or value <= self.high)
+        return inside and value != self.without
 
     def __str__(self) -> str:
-        return f"of at least {self.low:g}" if self.high is None else f"from {self.low:g} to {self.high:g}"
+        if self.low is None:
+            return f"below {self.high:g}" if self.without is not None else f"of at most {self.high:g}"
+        if self.high is None:
+            return f"above {self.low:g}" if self.without is not None else f"of at least {self.low:g}"
+        return f"from {self.low:g} to {self.high:g}" + ("" if self.without is None else f", not {self.without:g}")
+
+
+@dataclass(frozen=True)
+class Rising:
+    """Of several values none is smaller than the one before it."""
+
+    def __contains__(self, values: Sequence[float]) -> bool:
+        return all(first <= second for first, second in pairwise(values))
+
+    def __str__(self) -> str:
+        return "in rising order"
 
 
 Share: TypeAlias = Annotated[float, Range(0, 1)]
@@ -39,26 +62,44 @@ Ratio: TypeAlias = Annotated[float, Range(0)]
 """Of two lengths, or a threshold that may lie above everything."""
 Weight: TypeAlias = Annotated[float, Range(0)]
 """Of a loss term."""
+Amount: TypeAlias = Annotated[float, Range(0)]
+"""Of noise or of another change, a learning rate."""
+Positive: TypeAlias = Annotated[float, Range(0, without=0)]
+"""A temperature, a width or a parameter of a distribution, which something is divided by."""
+PositiveShare: TypeAlias = Annotated[float, Range(0, 1, without=0)]
+"""Of which a logarithm is taken, or that must be something."""
+BelowOne: TypeAlias = Annotated[float, Range(0, 1, without=1)]
+"""A probability of dropout or a strength, which at 1 leave nothing."""
 Count: TypeAlias = Annotated[int, Range(1)]
 """Of something that there is at least one of."""
 Whole: TypeAlias = Annotated[int, Range(0)]
 """A seed, or a number of something that there may be none of."""
+Cosine: TypeAlias = Annotated[float, Range(-1, 1)]
+"""A threshold of a similarity."""
+FocalExponent: TypeAlias = Annotated[float, Range(1)] | Literal[0]
+"""Between 0 and 1 the gradient has no limit."""
+TeacherView: TypeAlias = Literal["weak", "student"]
+"""Which view a teacher sees, see `dataloading/views.py`."""
+Stored: TypeAlias = Literal["teacher", "student"]
+"""Which network is validated and stored."""
 
 
 def fits(value: Any, annotation: Any) -> bool:
     """Whether a value is of the annotated type and in its range. Annotations of other kinds than these fit every value.
 
-    `bool`, `int`, `float` (finite; an integer is one), `str`, `None`, `tuple[...]` (a list is one), `Annotated[..., Range]` and
-    unions of them.
+    `bool`, `int`, `float` (finite; an integer is one), `str`, `None`, `tuple[...]` (a list is one), `Literal[...]`,
+    `Annotated[..., Range]`, `Annotated[tuple, Rising]` and unions of them.
     """
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        ranges = [extra for extra in arguments[1:] if isinstance(extra, Range)]
+        ranges = [extra for extra in arguments[1:] if isinstance(extra, Range | Rising)]
         return fits(value, arguments[0]) and all(value in allowed for allowed in ranges)
     if origin in (Union, types.UnionType):
         return any(fits(value, argument) for argument in arguments)
     if origin is tuple:
         return isinstance(value, tuple | list) and _elements_fit(value, arguments)
+    if origin is Literal:
+        return isinstance(value, str | Real) and not isinstance(value, bool) and value in arguments
     if annotation in (None, type(None)):
         return value is None
     if annotation is bool:
@@ -85,7 +126,10 @@ def described(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         return ", or ".join(map(described, arguments))
     if origin is Annotated:
-        return " ".join([described(arguments[0]), *(str(extra) for extra in arguments[1:] if isinstance(extra, Range))])
+        ranges = (str(extra) for extra in arguments[1:] if isinstance(extra, Range | Rising))
+        return " ".join([described(arguments[0]), *ranges])
+    if origin is Literal:
+        return " or ".join(map(repr, arguments))
     if origin is tuple:
         if arguments[-1] is Ellipsis:
             return f"any number of values in brackets, each {described(arguments[0])}"

@@ -10,6 +10,8 @@ regions. Cross entropy on confident hard labels: Sohn et al., "FixMatch", NeurIP
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias, get_args
+
 import torch
 import torch.nn.functional as F
 from nnunetv2.utilities.ddp_allgather import AllGatherGrad
@@ -109,7 +111,8 @@ def confident_dice_loss(
     return (1 - (2 * overlap + 1e-5) / (sizes + 1e-5)).mean()
 
 
-FORMS = ("both", "cross_entropy", "dice")
+Form: TypeAlias = Literal["both", "cross_entropy", "dice"]
+FORMS = get_args(Form)
 
 
 def self_training_loss(

@@ -61,6 +61,24 @@ def test_padding_is_marked_as_outside(datasets, tmp_path):
     assert outside
 
 
+def _first_channel_inside_the_mask(plans: dict) -> None:
+    """As nnU-Net plans an MR beside a CT, whose intensities are not 0 where there is nothing."""
+    for configuration in ("2d", "3d_fullres"):
+        plans["configurations"][configuration]["use_mask_for_norm"] = [True, False]
+
+
+def test_outside_is_where_the_channels_with_a_mask_are_zero(datasets, tmp_path):
+    options = {"channels": 2, "mask_norm": True, "change_plans": _first_channel_inside_the_mask}
+    trainer = start(*datasets(**options), tmp_path)
+    batch = next(trainer.dataloader_train)
+    weak = batch["unlabeled"][:, 2:]  # of two views the second
+    outside = ~batch["inside"].expand(-1, 2, -1, -1)
+    assert 0.1 < outside.float().mean() < 0.9
+    assert (weak[:, 0][outside[:, 0]] == 0).all() and (weak[:, 1][outside[:, 1]] != 0).any()
+    strong = batch["unlabeled"][:, :2]  # as nnU-Net has labeled patches after its intensity transforms
+    assert (strong[:, 0][outside[:, 0]] == 0).all() and (strong[:, 0][~outside[:, 0]] != 0).any()
+
+
 def _count_foreground(target):
     return {"voxels": (target > 0).flatten(1).sum(1), "shape": torch.tensor(target.shape)}
 

@@ -96,8 +96,3 @@ def test_each_selection_alone_trains_the_student(selection, configuration, every
     assert all(np.isfinite(v) for v in values.values())
     assert all(values[term] > 0 for term in unlabeled)
     assert max(p.grad.abs().max() for p in trainer.network.parameters() if p.grad is not None) > 0
-
-
-def test_unknown_selection_is_refused(datasets, tmp_path):
-    with pytest.raises(ValueError, match="selection must be one of"):
-        a_trainer(datasets, tmp_path, "certain")

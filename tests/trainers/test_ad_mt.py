@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nnunet_ssl.errors import UserError
 from nnunet_ssl.losses.self_training import self_training_loss
 from tests.golden.framework import record_calls
 from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
@@ -139,3 +140,11 @@ def test_turns_are_kept_in_checkpoints(datasets, tmp_path):
     other.initialize()
     other.load_checkpoint(str(tmp_path / "c.pth"))
     assert other.turns.state_dict() == {"first": False, "done": 3, "length": 77}
+
+
+def test_single_patches_are_refused_only_where_they_are_mixed(datasets, tmp_path):
+    with pytest.raises(UserError, match="mixes unlabeled patches with one another"):
+        admt(datasets, tmp_path / "mixed", unlabeled_batch_size=1, smallest_share=0.0)
+    trainer = halfway(admt(datasets, tmp_path / "not", unlabeled_batch_size=1, smallest_share=1.0))
+    trainer.turns.first = False  # else the second one's turn mixes
+    assert torch.isfinite(torch.as_tensor(trainer.train_step(next(trainer.dataloader_train))["pseudo"]))

@@ -123,11 +123,6 @@ def test_where_a_quarter_turn_does_not_fit_it_is_half_a_turn(datasets, tmp_path)
     assert torch.equal(seen[1], torch.rot90(batch["unlabeled"], 2, (-2, -1)))
 
 
-def test_other_views_are_refused(datasets, tmp_path):
-    with pytest.raises(ValueError, match="'adversarial' or 'rotation', got 'both'"):
-        make_trainer(NAME, *datasets(), results=tmp_path, views="both").initialize()
-
-
 @pytest.mark.parametrize("axes", [None, (0,), (1,)])
 def test_turns_are_refused_where_patches_must_not_be_mirrored(axes, datasets, tmp_path):
     for views in ("rotation", "adversarial"):

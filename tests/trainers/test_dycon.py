@@ -102,11 +102,6 @@ def test_what_the_released_code_does_is_one_option(as_released, datasets, tmp_pa
     assert torch.allclose(sums, torch.ones_like(sums), atol=1e-5) is as_released
 
 
-def test_wrong_settings_are_refused(datasets, tmp_path):
-    with pytest.raises(ValueError, match="inference"):
-        a_trainer(datasets, tmp_path, inference="both")
-
-
 # ------------------------------------------------------------------------------------------------------ network parts
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.losses.mutual_consistency import mutual_consistency
 from nnunet_ssl.networks.upsampling import InterpolatingUpsampling
+from tests.helpers.trainers import next_batches
 from tests.helpers.training import copy_batch, make_trainer, started
 
 NAME = "nnUNetTrainerMCNet"
@@ -35,6 +37,12 @@ def test_decoders_on_one_encoder_by_hand(decoders, datasets, tmp_path):
         assert values[f"labeled_{name}"] == pytest.approx(labeled, rel=1e-4)
 
 
-def test_another_number_of_decoders_is_refused(datasets, tmp_path):
-    with pytest.raises(ValueError, match=r"must be 2 \(MC-Net\) or 3 \(MC-Net\+\), got 4"):
-        make_trainer(NAME, *datasets(), results=tmp_path, decoders=4).initialize()
+def test_several_processes_get_a_gradient_of_every_parameter_without_labeled_losses_too(datasets, tmp_path):
+    """DDP waits for all of them and stopped in the second step; lower scales have labeled losses only."""
+    trainer = started(make_trainer(NAME, *datasets(), results=tmp_path, auxiliary_weight=0.0))
+    trainer.is_ddp = True
+    batch = SSLBatch.from_loader(next_batches(trainer)[0], trainer.view_names, trainer.device)
+    terms, weights = trainer.terms(batch), trainer._current_weights()
+    sum(weights[name] * term for name, term in terms.items() if weights[name]).backward()
+    for decoder in trainer.auxiliaries.values():
+        assert all(p.grad is not None for p in decoder.module.parameters() if p.requires_grad)

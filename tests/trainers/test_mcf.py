@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nnunet_ssl.losses.fused_labels import fused_label_losses
+from nnunet_ssl.trainers.unlabeled import mcf
 from tests.golden.framework import record_calls
 from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
 
@@ -75,3 +76,13 @@ def test_fusion_teaches_both_networks_the_label_of_their_fused_beliefs(regions, 
     assert all(calls.values())
     found = values["mutual"], values["mutual_second"]
     assert found == pytest.approx([loss.item() for loss in expected], rel=1e-4)
+
+
+@pytest.mark.parametrize("is_ddp", [False, True])
+def test_the_dice_of_fused_labels_is_that_of_all_processes(is_ddp, datasets, tmp_path, monkeypatch):
+    trainer = started(make_trainer("nnUNetTrainerMCF", *datasets(), results=tmp_path, fusion=True))
+    asked = {}
+    monkeypatch.setattr(mcf, "fused_label_losses", lambda *_, **options: asked.update(options))
+    trainer.is_ddp = is_ddp
+    trainer.mutual_losses(torch.zeros(1), torch.zeros(1), torch.tensor(True), torch.ones(1, dtype=torch.bool))
+    assert asked["all_ranks"] is is_ddp and asked["batch"] is trainer.configuration_manager.batch_dice

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nnunet_ssl.errors import UserError
 from tests.helpers.trainers import needs
 from tests.helpers.training import make_trainer, started
 
@@ -60,5 +61,5 @@ def test_the_students_view_is_one_attribute_away(name, datasets, tmp_path, monke
 @pytest.mark.parametrize("name", METHODS)
 def test_another_view_is_refused(name, datasets, tmp_path):
     out, dataset = datasets(**needs(name))
-    with pytest.raises(ValueError, match="teacher_view must be 'weak' or 'student', got 'strong'"):
+    with pytest.raises(UserError, match=r"sets 'teacher_view = 'strong''\. Allowed: 'weak' or 'student'"):
         started(make_trainer(name, out, dataset, results=tmp_path, teacher_view="strong"))

@@ -26,8 +26,6 @@ def test_the_coarse_grid_follows_patch_and_spacing(built):
     assert trainer.cells == (1, 8, 8) and trainer.edges == [8.0, 8.0, 8.0]
     trainer, _ = built(DENSE, (1.0, 1.0), (96, 96), max_cells=100)
     assert trainer.cells == (16, 8)
-    with pytest.raises(ValueError, match="method must be"):
-        built(DENSE, (1.0, 1.0), method="fast")
 
 
 def test_the_term_starts_late_and_reaches_its_weight(built):

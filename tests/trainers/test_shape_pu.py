@@ -51,8 +51,6 @@ def test_where_the_mixture_is_estimated_is_an_option(datasets, tmp_path, monkeyp
         annotated = trainer.annotated(batch["target"]) & batch["labeled_inside"]
         expected = annotated if other else ~trainer.annotated(batch["target"]) & batch["labeled_inside"]
         assert int(mask.sum()) == int(expected.sum())
-    with pytest.raises(ValueError, match="mixture_of"):
-        trained(datasets, tmp_path / "wrong", mixture_of="both")
 
 
 def test_the_marginal_loss_waits_and_the_mixture_with_it(datasets, tmp_path):

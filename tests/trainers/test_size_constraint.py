@@ -35,13 +35,10 @@ def test_the_size_trainer_uses_upper_bounds_everywhere_and_lower_ones_where_anno
     assert values["size"] == pytest.approx(float(expected) / 4 / (24 * 24), rel=1e-4)
 
 
-def test_the_size_trainer_asks_for_bounds_and_for_a_known_penalty(datasets, tmp_path):
+def test_the_size_trainer_asks_for_bounds(datasets, tmp_path):
     out, dataset = datasets(ignore=True, unlabeled=0)
     with pytest.raises(UserError, match=r"size_bounds.*dataset.json"):
         make_trainer("nnUNetTrainerSizeConstraint", out, dataset, results=tmp_path).initialize()
-    out, dataset = datasets(ignore=True, unlabeled=0, size_bounds=True)
-    with pytest.raises(ValueError, match="'log_barrier' or 'quadratic'"):
-        make_trainer("nnUNetTrainerSizeConstraint", out, dataset, results=tmp_path, penalty="l1").initialize()
 
 
 def test_augmentation_keeps_the_size_of_objects(datasets, tmp_path):

@@ -48,10 +48,3 @@ def test_the_chosen_network_is_stored(datasets, tmp_path, inference):
     out, dataset = datasets()
     trainer = started(make_trainer(UPC, out, dataset, results=tmp_path, inference=inference))
     assert trainer.inference_network() is getattr(trainer, inference)
-
-
-@pytest.mark.parametrize("option", ["inference", "selection"])
-def test_an_unknown_option_is_an_error(datasets, tmp_path, option):
-    out, dataset = datasets()
-    with pytest.raises(ValueError, match=f"{option} must be .* got 'both'"):
-        make_trainer(UPC, out, dataset, results=tmp_path, **{option: "both"}).initialize()

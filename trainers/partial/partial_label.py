@@ -26,6 +26,8 @@ nnU-Net's intensity transforms.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from torch import Tensor
@@ -34,7 +36,7 @@ from nnunet_ssl.dataloading.inside import recording_inside
 from nnunet_ssl.dataloading.views import student_and_teacher
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.members import NetworkMember
-from nnunet_ssl.engine.value_ranges import Share, Weight
+from nnunet_ssl.engine.value_ranges import Share, Stored, TeacherView, Weight
 from nnunet_ssl.losses.candidate_sets import partial_label_loss, partial_region_loss
 from nnunet_ssl.partial_trainer import nnUNetTrainerPartial
 from nnunet_ssl.patches.mixing import resize_nearest
@@ -49,14 +51,13 @@ class nnUNetTrainerPartialLabel(nnUNetTrainerPartial):
 
     exclusion_weight: Weight = 0.0  # official code of the marginal loss: 2
     sum_logits: bool = False  # True: the marginal loss as in the official code, which is no marginal probability
-    region_reduction: str = "mean"  # or "sum", MultiTalent: a region has the same gradient in every batch
+    # or "sum", MultiTalent: a region has the same gradient in every batch
+    region_reduction: Literal["mean", "sum"] = "mean"
 
     def check_supported(self) -> None:
         super().check_supported()
-        name = type(self).__name__
-        if self.region_reduction not in ("mean", "sum"):
-            raise ValueError(f"{name}.region_reduction must be 'mean' or 'sum', got {self.region_reduction!r}")
         if self.label_manager.has_regions and (self.sum_logits or self.exclusion_weight):
+            name = type(self).__name__
             raise NotImplementedError(f"{name}: exclusion_weight and sum_logits are for classes, not for regions.")
 
     def partial_loss(
@@ -87,8 +88,8 @@ class nnUNetTrainerPartialLabelMT(nnUNetTrainerPartialLabel):
     warmup_fraction: Share = 0.25  # of the run, without pseudo labels
     competence: Share = 0.7  # F1 of every class that ends it (0: none), at the latest at 0.4 of the run
     threshold: Share = 0.9  # of the probability among the classes that a voxel may have
-    teacher_view: str = "weak"  # without nnU-Net's intensity transforms; or "student", the student's patch
-    inference: str = "teacher"  # or "student"
+    teacher_view: TeacherView = "weak"  # without nnU-Net's intensity transforms; or "student", the student's patch
+    inference: Stored = "teacher"  # or "student"
 
     def check_supported(self) -> None:
         super().check_supported()

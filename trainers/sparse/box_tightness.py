@@ -25,13 +25,14 @@ t stops growing at t_highest. The highest resolution only.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from torch import Tensor
 
 from nnunet_ssl.dataloading.augmentation import spatial_changed
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.value_ranges import Count, Share, Weight
+from nnunet_ssl.engine.value_ranges import Count, Positive, Rising, Share, Weight
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.losses.size import barrier_steepness, scaled_bounds, size_loss
 from nnunet_ssl.losses.tightness import tightness_loss
@@ -52,12 +53,13 @@ class nnUNetTrainerBoxTightness(nnUNetTrainerWeak):
     tightness_weight: Weight = 0.01  # official code: 1e-4, see above
     size_weight: Weight = 0.01  # as in the official code
     strip_width: Count = 5  # voxels; as in the official code
-    area_shares: tuple[Share, Share] | None = None  # of a box that the object fills; None: `AREA_SHARES`
+    # of a box that the object fills; None: `AREA_SHARES`
+    area_shares: Annotated[tuple[Share, Share], Rising()] | None = None
     barrier: bool = True
-    t_start: float = 5.0  # as in the official code
-    t_factor: float = 1.1  # per epoch of the official code
-    barrier_epochs: float = 100.0  # epochs of the official code, stretched over the run
-    t_highest: float = 1000.0  # beyond, a violation of one voxel would outweigh everything else
+    t_start: Positive = 5.0  # as in the official code
+    t_factor: Positive = 1.1  # per epoch of the official code
+    barrier_epochs: Positive = 100.0  # epochs of the official code, stretched over the run
+    t_highest: Positive = 1000.0  # beyond, a violation of one voxel would outweigh everything else
     unsupported = {"regions": "one label map cannot hold boxes of regions that lie in each other; train with classes"}
 
     def check_supported(self) -> None:

@@ -32,7 +32,7 @@ from nnunet_ssl.dataloading.streams import refuse_single_patches
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.features import refuse_without_mirroring_in_plane
 from nnunet_ssl.engine.members import as_scales
-from nnunet_ssl.engine.value_ranges import Share, Weight
+from nnunet_ssl.engine.value_ranges import Count, Positive, Share, Weight, Whole
 from nnunet_ssl.losses.cosine import cosine_distance
 from nnunet_ssl.losses.region import one_hot
 from nnunet_ssl.patches.cut_and_turn import cut_and_turned_pass, draw_turn, hole_size
@@ -52,11 +52,10 @@ class nnUNetTrainerCycleMix(nnUNetTrainerWeak):
     mix_weight: Weight = 1.0  # as in the official code
     consistency_weight: Weight = 0.1  # as in the official code
     integrity_weight: Weight = 0.1  # as in the official code; 0 where a class has several parts
-    connected: tuple[int, ...] | None = (
-        None  # labels that are parts of one organ; None: all but the background, as in the official code
-    )
-    blocks: tuple[int, ...] = (2, 4, 8, 16)  # per axis, one of them in each step; as in the official code
-    mix_alpha: float = 0.5  # lambda ~ Beta(alpha, alpha); as in the official code
+    # labels that are parts of one organ; None: all but the background, as in the official code
+    connected: tuple[Whole, ...] | None = None
+    blocks: tuple[Count, ...] = (2, 4, 8, 16)  # per axis, one of them in each step; as in the official code
+    mix_alpha: Positive = 0.5  # lambda ~ Beta(alpha, alpha); as in the official code
     cutout: Share = 32 / 212  # side of the hole, of the patch per axis; official code: 32 of 212 voxels
 
     unsupported = {

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from nnunet_ssl.dataloading.views import label_transforms
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.value_ranges import Count, Weight
+from nnunet_ssl.engine.value_ranges import Amount, Count, Share, Weight
 from nnunet_ssl.losses.adversarial_masks import (
     flip_signs,
     least_squares_discriminator_loss,
@@ -54,11 +54,11 @@ class nnUNetTrainerMAAG(nnUNetTrainerWeak):
 
     adversarial_weight: Weight = 0.1  # as in the official code for patches with scribbles; 0.2 for images without
     discriminator_weight: Weight = 0.2  # as in the official code; Adam makes its size immaterial
-    discriminator_lr: float = 1e-4  # as in the official code
+    discriminator_lr: Amount = 1e-4  # as in the official code
     scales: Count = 4  # resolutions at which predictions are judged; as in the official code. 1: the highest one
     discriminator_features: Count = 32  # of its first convolution; as in the official code
-    instance_noise: float = 0.2  # standard deviation, on the masks that D sees; as in the official code
-    label_noise: float = 0.1  # probability that D's outputs of a batch change sign; as in the official code
+    instance_noise: Amount = 0.2  # standard deviation, on the masks that D sees; as in the official code
+    label_noise: Share = 0.1  # probability that D's outputs of a batch change sign; as in the official code
 
     def build_method(self) -> None:
         discriminator = MaskDiscriminator(

@@ -60,7 +60,7 @@ class nnUNetTrainerScribble2Label(nnUNetTrainerWeak):
     pseudo_weight: Weight = 0.5  # as in the official code
     warmup_fraction: Share = 0.1  # of the run; official: 6000 of 60000 iterations
     updates: Count = 20  # parts of the run, after each of which the ensemble is updated; see above
-    alpha: float = 0.2  # share of the new prediction; as in the official code
+    alpha: Share = 0.2  # share of the new prediction; as in the official code
     confidence: Share = 0.8  # probability above which a voxel gets a label; as in the official code
     mirroring: bool = False  # in the predictions; as in the official code. True: 4 (2D) or 8 times slower
 

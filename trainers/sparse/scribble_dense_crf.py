@@ -19,11 +19,12 @@ start and a ramp (official: none, from pretrained weights). Regions: each a prob
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.value_ranges import Count, Duration, Share, Weight
+from nnunet_ssl.engine.value_ranges import Count, Duration, Positive, Share, Weight
 from nnunet_ssl.losses.dense_crf import dense_crf_loss
 from nnunet_ssl.patches.coarse_grid import cell_means, halvings, whole_cells
 from nnunet_ssl.patches.intensity import rescale_to_unit
@@ -44,14 +45,13 @@ class nnUNetTrainerScribbleDenseCRF(nnUNetTrainerWeak):
     crf_weight: Weight = 0.1  # of the normalized loss, ours
     warmup_fraction: Share = 0.05  # of the run, without the term
     rampup_fraction: Duration = 0.4  # of the run, after that
-    sigma_position: float = 100.0  # smallest edges of a voxel; as in the official code
-    sigma_intensity: float = 15 / 255  # of images in [0, 1] with three channels; as in the official code
+    sigma_position: Positive = 100.0  # smallest edges of a voxel; as in the official code
+    sigma_intensity: Positive = 15 / 255  # of images in [0, 1] with three channels; as in the official code
     max_cells: Count | None = None  # of the grid, per patch; None: 64 x 64 in 2D, 16 x 32 x 32 in 3D
-    method: str = "exact"  # or "lattice": approximate, its time grows with the number of cells only
+    # or "lattice": approximate, its time grows with the number of cells only
+    method: Literal["exact", "lattice"] = "exact"
 
     def build_method(self) -> None:
-        if self.method not in ("exact", "lattice"):
-            raise ValueError(f"method must be 'exact' or 'lattice', got {self.method!r}")
         patch = self.configuration_manager.patch_size
         limit = self.max_cells or (64 * 64 if len(patch) == 2 else 16 * 32 * 32)
         self.cells = halvings(patch, self.spacing, limit)

@@ -20,11 +20,13 @@ PA-Seg: up to 1). Regions: each a problem of two classes, mean over regions.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from nnunetv2.configuration import ANISO_THRESHOLD
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.value_ranges import Count, Duration, Share, Weight
+from nnunet_ssl.engine.value_ranges import Count, Duration, Positive, Share, Weight
 from nnunet_ssl.losses.gated_crf import GaussianKernel, gated_crf_loss, three_view_gated_crf_loss
 from nnunet_ssl.patches.coarse_grid import cell_means, whole_cells
 from nnunet_ssl.patches.intensity import rescale_to_unit
@@ -47,14 +49,13 @@ class nnUNetTrainerScribbleGatedCRF(nnUNetTrainerWeak):
     warmup_fraction: Share = 0.05  # of the run, without the term
     rampup_fraction: Duration = 0.4  # of the run, after that; PyMIC: until the end, or 15000 iterations
     radius: Count = 5  # of the windows, voxels (cells); as in the official code. "volume": 2 or 3 fit memory and time
-    sigma_position: float = 6.0  # smallest edges of a voxel (of a cell); as in the official code
-    sigma_intensity: float = 0.1  # of images in [0, 1]; as in the official code
-    window: str = "auto"  # or, in 3D, "slices", "three_views", "volume" (3D windows)
+    sigma_position: Positive = 6.0  # smallest edges of a voxel (of a cell); as in the official code
+    sigma_intensity: Positive = 0.1  # of images in [0, 1]; as in the official code
+    # or, in 3D, "slices", "three_views", "volume" (3D windows)
+    window: Literal["auto", "slices", "three_views", "volume"] = "auto"
     cell: Count | None = None  # voxels per cell and axis (not across "slices"); None: 2 for "three_views", else 1
 
     def build_method(self) -> None:
-        if self.window not in ("auto", *_WINDOWS):
-            raise ValueError(f"window must be 'auto' or one of {tuple(_WINDOWS)}, got {self.window!r}")
         axes, coarsest = len(self.spacing), max(self.spacing)
         self.chosen = self.window
         if axes == 2:

@@ -27,6 +27,8 @@ Differs from the official code:
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -61,7 +63,8 @@ class nnUNetTrainerShapePU(nnUNetTrainerWeak):
     marginal_weight: Weight = 1.0  # as in the official code
     marginal_start: Share = 0.1  # of the run; official code: 100 of 4000 epochs
     cutout: Share = 32 / 212  # side of the hole, of the patch per axis; official code: 32 of 212 voxels
-    mixture_of: str = "unannotated"  # voxels on which alpha is estimated; official code: "annotated"
+    # voxels on which alpha is estimated; official code: "annotated"
+    mixture_of: Literal["unannotated", "annotated"] = "unannotated"
     mixture_decay: Share = 0.9  # of the moving average of alpha; 0: of each batch, as in the official code
     sampled_voxels: Count = 100_000  # of a batch at most, for alpha and the thresholds; official: all
 
@@ -72,10 +75,6 @@ class nnUNetTrainerShapePU(nnUNetTrainerWeak):
         refuse_without_mirroring_in_plane(self, "the second pass")
 
     def build_method(self) -> None:
-        if self.mixture_of not in ("unannotated", "annotated"):
-            raise ValueError(
-                f"{type(self).__name__}.mixture_of must be 'unannotated' or 'annotated', got {self.mixture_of!r}"
-            )
         classes = self.label_manager.num_segmentation_heads
         mean = RunningMean(
             (classes,), self.mixture_decay, initial=1.0, all_ranks=self.is_ddp

@@ -19,6 +19,7 @@ out of the augmentation, since it changes sizes. t stops growing at t_highest. T
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
@@ -27,7 +28,7 @@ from torch import Tensor
 from nnunet_ssl.data.size_bounds import read_size_bounds
 from nnunet_ssl.dataloading.augmentation import spatial_changed
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.value_ranges import Weight
+from nnunet_ssl.engine.value_ranges import Positive, Weight
 from nnunet_ssl.losses.region import one_hot, split_ignored
 from nnunet_ssl.losses.size import barrier_steepness, size_loss, soft_sizes
 from nnunet_ssl.predictions.probabilities import probabilities
@@ -41,19 +42,15 @@ class nnUNetTrainerSizeConstraint(nnUNetTrainerWeak):
     """
 
     size_weight: Weight = 0.01  # as in the official code
-    penalty: str = "log_barrier"  # or "quadratic"
-    t_start: float = 5.0  # as in the official code
-    t_factor: float = 1.1  # per epoch of the official code
-    barrier_epochs: float = 200.0  # epochs of the official code, stretched over the run
-    t_highest: float = 1000.0  # beyond, a violation of one voxel would outweigh everything else
+    penalty: Literal["log_barrier", "quadratic"] = "log_barrier"  # or "quadratic"
+    t_start: Positive = 5.0  # as in the official code
+    t_factor: Positive = 1.1  # per epoch of the official code
+    barrier_epochs: Positive = 200.0  # epochs of the official code, stretched over the run
+    t_highest: Positive = 1000.0  # beyond, a violation of one voxel would outweigh everything else
     lower_bounds: bool | None = None  # where a class is annotated; None: in 2d, if patches are as large as images
     absent_unless_annotated: bool = False
 
     def build_method(self) -> None:
-        if self.penalty not in ("log_barrier", "quadratic"):
-            raise ValueError(
-                f"{type(self).__name__}.penalty must be 'log_barrier' or 'quadratic', got {self.penalty!r}"
-            )
         file = f"{self.preprocessed_dataset_folder_base}/dataset.json"
         bounds = read_size_bounds(self.dataset_json, len(self.spacing), file)
         self.channels = list(bounds)

@@ -25,10 +25,12 @@ and sees u without nnU-Net's intensity transforms, for the reason given in `mean
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.value_ranges import Count, Duration, Ratio, Share, Weight
+from nnunet_ssl.engine.value_ranges import Amount, BelowOne, Count, Duration, Positive, Ratio, Weight
 from nnunet_ssl.losses.entropy import clean_entropy
 from nnunet_ssl.losses.selective import selective_mse
 from nnunet_ssl.networks.dropout import HookedDropout
@@ -41,7 +43,7 @@ from nnunet_ssl.predictions.uncertainty import mean_probabilities, ramped_thresh
 from nnunet_ssl.ramps import ramped_weight
 from nnunet_ssl.trainers.unlabeled.mean_teacher import nnUNetTrainerMeanTeacher
 
-SELECTIONS = ("entropy", "model_uncertainty", "confident_learning", "prototype")
+Selection: TypeAlias = Literal["entropy", "model_uncertainty", "confident_learning", "prototype"]
 
 
 class nnUNetTrainerACMT(nnUNetTrainerMeanTeacher):
@@ -52,23 +54,22 @@ class nnUNetTrainerACMT(nnUNetTrainerMeanTeacher):
     (confident_learning), 1 + `prototype_passes`.
     """
 
-    selection: str = "entropy"  # see above
+    selection: Selection = "entropy"  # see above
     consistency_weight: Weight = 0.2  # official code: 0.1, see above
     rampup_fraction: Duration = 0.75  # of the run; official: 6000 of 8000 iterations
     threshold_start: Ratio = 0.75  # of the largest entropy; as in the official code
     threshold_end: Ratio = 0.95  # with entropy; as in the official code
     threshold_end_mu: Ratio = 0.9  # with model_uncertainty; as in the official code
-    rule: str = "both"  # of confident_learning; or "prune_by_class", "prune_by_noise_rate"
+    # of confident_learning; or "prune_by_class", "prune_by_noise_rate"
+    rule: Literal["both", "prune_by_class", "prune_by_noise_rate"] = "both"
     passes: Count = 8  # of model_uncertainty; as in the official code
     prototype_passes: Count = 10  # as in the official code
-    deviation_limit: float = 0.1  # of a certain probability over the passes; as in the official code
-    temperature: float = 2.0  # of the sigmoid in these passes; as in the official code
-    dropout: Share = 0.5  # probability that a channel is dropped; as in the official code
+    deviation_limit: Amount = 0.1  # of a certain probability over the passes; as in the official code
+    temperature: Positive = 2.0  # of the sigmoid in these passes; as in the official code
+    dropout: BelowOne = 0.5  # probability that a channel is dropped; as in the official code
     train_with_dropout: bool = False  # official: True; in every pass of student and teacher
 
     def build_method(self) -> None:
-        if self.selection not in SELECTIONS:
-            raise ValueError(f"selection must be one of {SELECTIONS}, got {self.selection!r}")
         self.teacher = self.register_teacher(self.ema_decay)
         p = self.dropout if self.train_with_dropout or self.selection in ("model_uncertainty", "prototype") else 0.0
         self.student_dropout = HookedDropout(self.student.module, p, in_training=self.train_with_dropout)

@@ -37,7 +37,7 @@ from nnunet_ssl.engine.competence import EARLIEST, F1
 from nnunet_ssl.engine.features import large_enough_to_mix
 from nnunet_ssl.engine.members import NetworkMember
 from nnunet_ssl.engine.ranks import of_first_rank
-from nnunet_ssl.engine.value_ranges import Duration, Ratio, Share, Weight
+from nnunet_ssl.engine.value_ranges import Duration, Positive, Ratio, Share, Stored, Weight
 from nnunet_ssl.losses.combine import over_scales
 from nnunet_ssl.losses.self_training import self_training_loss
 from nnunet_ssl.patches.mixing import copy_paste, draw_centered_masks
@@ -64,20 +64,20 @@ class nnUNetTrainerADMT(nnUNetTrainerSSL):
     ema_decay: Share = 0.99  # in a teacher's own turns; as in the official code
     copy_fraction: Share = 0.005  # of the run; official: 80 of 15000 (3D), 100 of 30000 iterations (2D)
     longest_turn: Share = 0.5  # of an epoch; as in the official code, whose epoch is one of the unlabeled cases
-    cutmix_alpha: float = 4.0  # of the Beta distribution of the mixed share; as in the official code
+    cutmix_alpha: Positive = 4.0  # of the Beta distribution of the mixed share; as in the official code
     smallest_share: Ratio = 0.8  # of the median image along every axis that a patch must show for CutMix; official: any
-    inference: str = "student"  # as in the official code; or "teacher", the first one
+    inference: Stored = "student"  # as in the official code; or "teacher", the first one
 
     def build_method(self) -> None:
-        refuse_single_patches(self)
+        self.cutmix = large_enough_to_mix(self, self.smallest_share)
+        if self.cutmix:
+            refuse_single_patches(self)
         self.register_gate(self.earliest, f1=self.competence)
         self.first = self.register_teacher(self.ema_decay, "first_teacher")
         self.second = self.register_teacher(self.ema_decay, "second_teacher")
         longest = max(1, round(self.longest_turn * self.num_iterations_per_epoch))
-        self.turns = self.register_state(
-            "turns", Alternation(lambda: of_first_rank(int(np.random.randint(1, longest + 1)), self.is_ddp))
-        )
-        self.cutmix = large_enough_to_mix(self, self.smallest_share)
+        turns = Alternation(lambda: of_first_rank(int(np.random.randint(1, longest + 1)), self.is_ddp))
+        self.turns = self.register_state("turns", turns)
 
     def unlabeled_views(self, intensity):
         return {"strong": intensity, "weak": without_intensity(intensity)}

@@ -30,7 +30,7 @@ from nnunet_ssl.dataloading.views import student_and_teacher
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.features import warn_of_small_patches
 from nnunet_ssl.engine.members import as_scales
-from nnunet_ssl.engine.value_ranges import Share, Weight
+from nnunet_ssl.engine.value_ranges import Share, TeacherView, Weight
 from nnunet_ssl.losses.bidirectional import MixedLabels, mixed_labels
 from nnunet_ssl.losses.region import region_loss
 from nnunet_ssl.patches.mixing import both_directions, box_size, copy_paste, draw_box, outside_boxes, paste_next
@@ -52,7 +52,7 @@ class nnUNetTrainerBCP(nnUNetTrainerSSL):
     ema_decay: Share = 0.99  # as in the official code, no warm-up
     pretrain_fraction: Share = 0.25  # of the run; official code: 10000 of 40000 (ACDC), 2000 of 17000 (LA) iterations
     competence: Share = 0.7  # F1 of every class that ends it (0: none, as official), at the latest at 0.4 of the run
-    teacher_view: str = "weak"  # without nnU-Net's intensity transforms; or "student", the patch that is mixed
+    teacher_view: TeacherView = "weak"  # without nnU-Net's intensity transforms; or "student", the patch that is mixed
     largest_component: bool = True  # of each class, as in the official code; False where a class has several parts
 
     def build_method(self) -> None:

@@ -28,12 +28,14 @@ ramp moves every iteration. Regions: sigmoid probabilities.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.members import as_scales
-from nnunet_ssl.engine.value_ranges import Duration, Ratio, Share, Weight
+from nnunet_ssl.engine.value_ranges import Amount, BelowOne, Duration, Ratio, Rising, Weight
 from nnunet_ssl.losses.consistency import softmax_mse
 from nnunet_ssl.networks.auxiliary_decoder import AuxiliaryDecoder
 from nnunet_ssl.networks.feature_perturbations import ElementDropout, FeatureDropout, FeatureNoise
@@ -53,9 +55,10 @@ class nnUNetTrainerCCT(nnUNetTrainerSSL):
     rampup_fraction: Duration = 1.0  # of the run; as in SSL4MIS; yassouali/CCT: 0.1
     detach: bool = True  # the main prediction is a target; SSL4MIS: False
     auxiliary_on_labeled: bool = False  # the further decoders learn labels as well; SSL4MIS: True
-    noise: float = 0.3  # largest share of a feature that is added or taken away; as in both codes
-    strongest: tuple[Ratio, Ratio] = (0.7, 0.9)  # of the strongest position; those above are dropped; as in both codes
-    dropout: Share = 0.3  # probability that an element is dropped; SSL4MIS
+    noise: Amount = 0.3  # largest share of a feature that is added or taken away; as in both codes
+    # of the strongest position; those above are dropped; as in both codes
+    strongest: Annotated[tuple[Ratio, Ratio], Rising()] = (0.7, 0.9)
+    dropout: BelowOne = 0.3  # probability that an element is dropped; SSL4MIS
 
     def build_method(self) -> None:
         perturbations = FeatureNoise(self.noise), ElementDropout(self.dropout), FeatureDropout(self.strongest)

@@ -31,6 +31,7 @@ The first network is validated and stored; `-pretrained_weights` give both the s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ from nnunet_ssl.dataloading.streams import refuse_single_patches
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.features import warn_of_small_patches
 from nnunet_ssl.engine.members import NetworkMember
-from nnunet_ssl.engine.value_ranges import Count, Duration, Share, Weight
+from nnunet_ssl.engine.value_ranges import Count, Duration, PositiveShare, Rising, Weight
 from nnunet_ssl.losses.cross_pseudo import pseudo_cross_entropy
 from nnunet_ssl.patches.mixing import box_masks, copy_paste
 from nnunet_ssl.predictions.hard_labels import hard_labels
@@ -60,7 +61,8 @@ class nnUNetTrainerCPS(nnUNetTrainerSSL):
     rampup_fraction: Duration = 1.0  # of the run; SSL4MIS: 30000 of 30000 iterations; 0: no ramp
     on_labeled: bool = False  # one mean over labeled and unlabeled patches; SSL4MIS no, TorchSemiSeg yes
     mix: bool = False  # CutMix of unlabeled patches; needs two or more per step and GPU
-    mix_share: tuple[Share, Share] = (0.25, 0.5)  # of the image that boxes cover together; TorchSemiSeg
+    # of the image that boxes cover together, drawn between both; TorchSemiSeg
+    mix_share: Annotated[tuple[PositiveShare, PositiveShare], Rising()] = (0.25, 0.5)
     mix_boxes: Count = 3  # per image; TorchSemiSeg
 
     def build_method(self) -> None:

@@ -24,12 +24,13 @@ on the highest resolution; padding does not count; the ramp moves every iteratio
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.value_ranges import Duration, Share, Weight
+from nnunet_ssl.engine.value_ranges import Amount, BelowOne, Duration, Share, Weight
 from nnunet_ssl.losses.mixed_pseudo_labels import pseudo_dice
 from nnunet_ssl.networks.transformer import Transformer
 from nnunet_ssl.predictions.hard_labels import hard_labels
@@ -49,12 +50,13 @@ class nnUNetTrainerCrossTeaching(nnUNetTrainerSSL):
     consistency_weight: Weight = 1.0  # official code: 0.1, see above
     rampup_fraction: Duration = 1.0  # of the run; official: 30000 of 30000 iterations
     transformer_delay: Share = 0.2  # of the run, before the transformer teaches; official: 0
-    transformer_size: str = "S"  # of Primus, or "B", "M"; nnU-Net's sizes, 24, 93 and 146 million parameters
-    transformer_lr: float = (
+    # of Primus, or "B", "M"; nnU-Net's sizes, 24, 93 and 146 million parameters
+    transformer_size: Literal["S", "B", "M"] = "S"
+    transformer_lr: Amount = (
         3e-4  # AdamW, betas 0.9, 0.98, weight decay 0.05; nnU-Net's for Primus; official (Swin): SGD, 0.01
     )
     transformer_warmup: Share = 0.05  # of the run, in which its rate rises; nnU-Net's for Primus
-    drop_path: Share = 0.2  # stochastic depth of the transformer; nnU-Net's for Primus
+    drop_path: BelowOne = 0.2  # stochastic depth of the transformer; nnU-Net's for Primus
 
     def build_method(self) -> None:
         network = Transformer(

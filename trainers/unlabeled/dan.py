@@ -28,7 +28,7 @@ from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.curves import BOTH
-from nnunet_ssl.engine.value_ranges import Count, Duration, Share, Weight
+from nnunet_ssl.engine.value_ranges import Amount, BelowOne, Count, Duration, Weight
 from nnunet_ssl.losses.adversarial_origin import origin_loss, passing_loss
 from nnunet_ssl.networks.map_discriminator import MapDiscriminator
 from nnunet_ssl.predictions.probabilities import probabilities
@@ -46,9 +46,9 @@ class nnUNetTrainerDAN(nnUNetTrainerSSL):
     adversarial_weight: Weight = 0.02  # official: 0.1 of half the labeled loss, which is 0.2 here, see above
     rampup_fraction: Duration = 1.0  # of the run; official: 30000 of 30000 iterations
     discriminator_weight: Weight = 1.0  # as in the official code; Adam makes its size immaterial
-    discriminator_lr: float = 1e-4  # of Adam, constant; as in the official code
+    discriminator_lr: Amount = 1e-4  # of Adam, constant; as in the official code
     discriminator_features: Count = 64  # of its first convolution; as in the official code
-    discriminator_dropout: Share = 0.5  # as in the official code
+    discriminator_dropout: BelowOne = 0.5  # as in the official code
     term_patches = {"discriminator": BOTH}
 
     def build_method(self) -> None:

@@ -28,6 +28,7 @@ the weight is Mean Teacher's, for its reason (official: 0.1).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.curves import BOTH
 from nnunet_ssl.engine.features import refuse_without_mirroring_in_plane
 from nnunet_ssl.engine.members import NetworkMember
-from nnunet_ssl.engine.value_ranges import Duration, Weight
+from nnunet_ssl.engine.value_ranges import Amount, Duration, Weight
 from nnunet_ssl.losses.adversarial_examples import against_own_decision
 from nnunet_ssl.losses.consistency import jensen_shannon, mutual_mse
 from nnunet_ssl.losses.mixed_pseudo_labels import soft_cross_entropy
@@ -56,11 +57,11 @@ class nnUNetTrainerDeepCoTraining(nnUNetTrainerSSL):
     """
 
     networks = ("student", "second")
-    views: str = "adversarial"  # the paper; or "rotation", SSL4MIS
+    views: Literal["adversarial", "rotation"] = "adversarial"  # the paper; or "rotation", SSL4MIS
     agreement_weight: Weight = 10.0  # as in the paper
     difference_weight: Weight = 0.5  # as in the paper
     rotation_weight: Weight = 5.0  # SSL4MIS: 0.1, which is 0.2 beside nnU-Net's loss and has no effect, see above
-    step: float = 0.02  # of the adversarial examples, in standard deviations of intensities; the paper: of the range of intensities
+    step: Amount = 0.02  # of the adversarial examples, in standard deviations of intensities; the paper: of their range
     rampup_fraction: Duration = 1.0  # of the run; SSL4MIS: 30000 of 30000 iterations; the paper: 80 of 600 epochs
     term_patches = dict.fromkeys(("difference", "difference_second"), BOTH)
 
@@ -70,8 +71,6 @@ class nnUNetTrainerDeepCoTraining(nnUNetTrainerSSL):
             refuse_without_mirroring_in_plane(self, "views = 'rotation'")
 
     def build_method(self) -> None:
-        if self.views not in ("adversarial", "rotation"):
-            raise ValueError(f"views must be 'adversarial' or 'rotation', got {self.views!r}")
         if self.views == "adversarial":
             self.second = self.register_network("second", supervised=True)
 
@@ -96,8 +95,7 @@ class nnUNetTrainerDeepCoTraining(nnUNetTrainerSSL):
         examples = against_own_decision(other.module, batch.images, self.step, self.activation)
         first, *further = member(examples)
         loss = soft_cross_entropy(first, target, self.activation, batch.counted())
-        # DDP waits for a gradient of every parameter in every backward pass
-        return loss + sum(0.0 * z.mean() for z in further) if self.is_ddp else loss
+        return self.reaching_all(loss, further)
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         return {"rotation": self.rotation(logits[0], batch)}

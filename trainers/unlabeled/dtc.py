@@ -24,13 +24,14 @@ no other patches are refused; padding of unlabeled patches does not count. The r
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 from torch import Tensor
 
 from nnunet_ssl.dataloading.whole_patches import refuse_without_whole_patches
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.curves import BOTH, LABELED
-from nnunet_ssl.engine.value_ranges import Duration, Weight
+from nnunet_ssl.engine.value_ranges import Duration, Range, Weight
 from nnunet_ssl.losses.dual_task import dual_task_consistency, level_set_mse
 from nnunet_ssl.networks.features import FeatureTap, LevelSetHead, segmentation_layer
 from nnunet_ssl.patches.distance_maps import LevelSetTargets, has_boundary
@@ -48,7 +49,7 @@ class nnUNetTrainerDTC(nnUNetTrainerSSL):
     consistency_weight: Weight = 1.0  # as in the official code, see above
     rampup_fraction: Duration = 1.0  # of the run; official: all 6000 iterations
     sdf_weight: Weight = 0.3  # beta of the official code
-    steepness: float = -1500.0  # k of the sigmoid; as in the official code
+    steepness: Annotated[float, Range(None, 0, without=0)] = -1500.0  # k of the sigmoid; as in the official code
     distances_in_mm: bool = False  # official: in voxels. True uses the plan's spacing, for anisotropic patches
     term_patches = {"sdf": LABELED, "consistency": BOTH}
 

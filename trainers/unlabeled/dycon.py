@@ -31,7 +31,7 @@ from nnunet_ssl.dataloading.views import student_and_teacher
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.curves import BOTH
 from nnunet_ssl.engine.members import as_scales
-from nnunet_ssl.engine.value_ranges import Count, Duration, Share, Weight
+from nnunet_ssl.engine.value_ranges import Cosine, Count, Duration, FocalExponent, Positive, Share, Weight
 from nnunet_ssl.losses.cell_contrast import cell_labels, choose_cells, focal_contrast, hard_negatives, unit_embeddings
 from nnunet_ssl.losses.consistency import softmax_mse
 from nnunet_ssl.losses.region import split_ignored
@@ -56,12 +56,12 @@ class nnUNetTrainerDyCON(nnUNetTrainerMeanTeacher):
     further_rampup: Duration = 0.4  # of the run, of the next two weights; official: 0, full weight from the first step
     uncertainty_weight: Weight = 0.5  # as in the official code
     contrast_weight: Weight = 0.5  # as in the official code
-    beta_start: float = 5.0  # per nat of entropy, for two classes; as in the official code
-    beta_end: float = 0.5  # as in the official code
-    temperature: float = 0.6  # of the contrast; as in the official code
-    gamma: float = 2.0  # its focal exponent; as in the official code
-    negative_start: float = 0.3  # h, cosine similarity; as in the official code
-    negative_end: float = 0.5  # as in the official code
+    beta_start: Positive = 5.0  # per nat of entropy, for two classes; as in the official code
+    beta_end: Positive = 0.5  # as in the official code
+    temperature: Positive = 0.6  # of the contrast; as in the official code
+    gamma: FocalExponent = 2.0  # its focal exponent; as in the official code
+    negative_start: Cosine = 0.3  # h, cosine similarity; as in the official code
+    negative_end: Cosine = 0.5  # as in the official code
     negative_fraction: Share = 0.45  # of the run; official: 1500 of 3334 epochs (BraTS)
     cell_stride: Count = 8  # voxels of the image per cell; as in the official code
     max_cells: Count = 1728  # per patch; official: all, 12^3

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from nnunet_ssl.engine.ema import decay_of_run
 from nnunet_ssl.engine.members import NetworkMember
-from nnunet_ssl.engine.value_ranges import Count
+from nnunet_ssl.engine.value_ranges import Count, Stored
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
 
@@ -27,7 +27,7 @@ class nnUNetTrainerEMA(nnUNetTrainerSSL):
     needs_unlabeled = False
 
     horizons: Count = 100  # horizons H of the average that fit into the run
-    inference: str = "teacher"  # or "student", which is nnU-Net's own network
+    inference: Stored = "teacher"  # or "student", which is nnU-Net's own network
 
     def build_method(self) -> None:
         self.teacher = self.register_teacher(decay_of_run(self.total_steps, self.horizons))

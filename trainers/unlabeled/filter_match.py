@@ -25,12 +25,14 @@ is adapted. Regions: y_u = [p > 0.5] and Bernoulli entropies.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.features import refuse_without_mirroring_in_plane
-from nnunet_ssl.engine.value_ranges import Share, Whole
+from nnunet_ssl.engine.value_ranges import Range, Share, Whole
 from nnunet_ssl.patches.turns import quarter_turns_fit, turn_and_flip
 from nnunet_ssl.predictions.entropy_filter import case_entropy, uncertain_cases
 from nnunet_ssl.predictions.targets import join_targets, pseudo_target
@@ -51,7 +53,8 @@ class nnUNetTrainerFilterMatch(nnUNetTrainerSSL):
     joint: bool = False  # labeled and unlabeled patches as one batch of nnU-Net's loss, as in the official code
     flip_start: Share = 1 / 3  # of the run; official: epoch 100 of 300
     filter_rounds: Whole = 2  # evenly spread over the run; official: after epochs 100 and 200 of 300; 0: no filter
-    filter_percentile: float = 15.0  # of the unlabeled images left, dropped per round; as in the official code
+    # of the unlabeled images left, dropped per round; as in the official code
+    filter_percentile: Annotated[float, Range(0, 100)] = 15.0
     filter_mirroring: bool = True  # in these predictions; as in the official code. False: 4 (2D) or 8 times faster
 
     def check_supported(self) -> None:

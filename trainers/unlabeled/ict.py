@@ -31,7 +31,7 @@ from nnunet_ssl.dataloading.streams import refuse_single_patches
 from nnunet_ssl.dataloading.views import student_and_teacher
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.members import NetworkMember
-from nnunet_ssl.engine.value_ranges import Duration, Share, Weight
+from nnunet_ssl.engine.value_ranges import Duration, Positive, Share, Stored, TeacherView, Weight
 from nnunet_ssl.losses.consistency import symmetric_mse
 from nnunet_ssl.patches.mixing import blend, draw_mix_factors, halves
 from nnunet_ssl.predictions.probabilities import probabilities
@@ -49,10 +49,10 @@ class nnUNetTrainerICT(nnUNetTrainerSSL):
     networks = ("student", "teacher")
     consistency_weight: Weight = 5.0  # official code: 0.1, see above
     rampup_fraction: Duration = 1.0  # of the run; official: 30000 of 30000 iterations
-    alpha: float = 0.2  # of the Beta distribution of the shares; as in the official code
+    alpha: Positive = 0.2  # of the Beta distribution of the shares; as in the official code
     ema_decay: Share = 0.99  # as in SSL4MIS; vikasverma1077/ICT: 0.999
-    teacher_view: str = "weak"  # as in `nnUNetTrainerMeanTeacher`; official: "student", the same patches
-    inference: str = "teacher"  # or "student"
+    teacher_view: TeacherView = "weak"  # as in `nnUNetTrainerMeanTeacher`; official: "student", the same patches
+    inference: Stored = "teacher"  # or "student"
 
     def build_method(self) -> None:
         refuse_single_patches(self)

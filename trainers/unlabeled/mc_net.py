@@ -22,12 +22,14 @@ ramp moves every iteration. The gradient also goes through sharp(p_j), as in the
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.members import as_scales
-from nnunet_ssl.engine.value_ranges import Count, Duration, Weight
+from nnunet_ssl.engine.value_ranges import Duration, Positive, Weight
 from nnunet_ssl.losses.mutual_consistency import mutual_consistency
 from nnunet_ssl.networks.auxiliary_decoder import AuxiliaryDecoder
 from nnunet_ssl.networks.features import FeatureTap, encoder_of
@@ -46,13 +48,11 @@ class nnUNetTrainerMCNet(nnUNetTrainerSSL):
     consistency_weight: Weight = 1.0  # as in the official code for LA and Pancreas-CT; 0.1 for ACDC
     rampup_fraction: Duration = 0.4  # of the run; official: 6000 of 15000 iterations (LA), all for ACDC
     auxiliary_weight: Weight = 1.0  # of the further decoders' labeled losses; as in the official code
-    temperature: float = 0.1  # of the sharpening; as in the official code
-    decoders: Count = 3  # MC-Net+; 2: MC-Net
+    temperature: Positive = 0.1  # of the sharpening; as in the official code
+    decoders: Literal[2, 3] = 3  # MC-Net+; 2: MC-Net
     detach: bool = False  # sharpened predictions get no gradient; the papers: True
 
     def build_method(self) -> None:
-        if self.decoders not in (2, 3):
-            raise ValueError(f"{type(self).__name__}.decoders must be 2 (MC-Net) or 3 (MC-Net+), got {self.decoders}")
         self.auxiliaries = {}
         for name in ("linear", "nearest")[: self.decoders - 1]:
             decoder = AuxiliaryDecoder(with_interpolation(self.build_network(), name))
@@ -60,16 +60,17 @@ class nnUNetTrainerMCNet(nnUNetTrainerSSL):
         self.features = FeatureTap(encoder_of(self.student.module), "output")
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
-        features, terms = self.features.take(), {}
+        features, terms, lower = self.features.take(), {}, []
         predictions = [torch.cat((batch.labeled_logits["student"][0], logits[0]))]
         for name, decoder in self.auxiliaries.items():
             scales = as_scales(decoder(features))
             predictions.append(scales[0])
+            lower += scales[1:]
             terms[f"labeled_{name}"] = self.supervised_loss(batch.labeled_part(scales), batch.target, batch)
         consistency = mutual_consistency(
             predictions, self.temperature, self.activation, batch.counted(), detached=self.detach
         )
-        return terms | {"consistency": consistency}
+        return terms | {"consistency": self.reaching_all(consistency, lower)}
 
     def weights(self) -> dict[str, float]:
         labeled = {f"labeled_{name}": self.auxiliary_weight for name in self.auxiliaries}

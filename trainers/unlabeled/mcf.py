@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.curves import LABELED
 from nnunet_ssl.engine.members import NetworkMember, as_scales
-from nnunet_ssl.engine.value_ranges import Duration, Weight
+from nnunet_ssl.engine.value_ranges import BelowOne, Duration, Positive, Weight
 from nnunet_ssl.losses.fused_labels import fused_label_losses
 from nnunet_ssl.losses.mutual_correction import disagreement, mutual_loss, rectification_loss
 from nnunet_ssl.losses.region import masked_dice_loss, split_ignored
@@ -57,10 +57,10 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
     consistency_weight: Weight = 2.5  # official code: 0.1, a gradient of 0.4 % of the labeled loss's (docs/studies)
     rampup_fraction: Duration = 1.0  # of the run; official: 40 * 150 of 6000 iterations; 0: no ramp
     rectification_weight: Weight = 0.5  # as in the official code
-    temperature: float = 0.1  # of the sharpening; as in the official code
+    temperature: Positive = 0.1  # of the sharpening; as in the official code
     fusion: bool = False  # MEDL's in place of U, see above
     fusion_weight: Weight = 1.0  # of its loss; MEDL: 1
-    omega: float = 0.5  # strength of MEDL's weight of voxels, 0: none; not published
+    omega: BelowOne = 0.5  # strength of MEDL's weight of voxels, 0: none; not published
     term_patches = dict.fromkeys(("rectification", "rectification_second"), LABELED)
 
     def build_method(self) -> None:
@@ -95,7 +95,7 @@ class nnUNetTrainerMCF(nnUNetTrainerSSL):
     def mutual_losses(self, first: Tensor, second: Tensor, first_is_better: Tensor, inside: Tensor):
         """U of both networks on the unlabeled patches."""
         if self.fusion:
-            form = {"batch": self.configuration_manager.batch_dice, "background": False}
+            form = {"batch": self.configuration_manager.batch_dice, "background": False, "all_ranks": self.is_ddp}
             return fused_label_losses(first, second, self.progress, self.omega, self.activation, inside, **form)
         return mutual_loss(first, second, first_is_better, self.temperature, self.activation, inside)
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from nnunet_ssl.dataloading.views import student_and_teacher
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.members import NetworkMember
-from nnunet_ssl.engine.value_ranges import Duration, Share, Weight
+from nnunet_ssl.engine.value_ranges import Amount, Duration, Share, Stored, TeacherView, Weight
 from nnunet_ssl.losses.consistency import softmax_mse
 from nnunet_ssl.patches.perturbations import add_clipped_noise
 from nnunet_ssl.ramps import ramped_weight
@@ -47,9 +47,9 @@ class nnUNetTrainerMeanTeacher(nnUNetTrainerSSL):
     )
     rampup_fraction: Duration = 1.0  # of the run; official: all 30000 iterations
     ema_decay: Share = 0.99  # as in the official code
-    teacher_view: str = "weak"  # without nnU-Net's intensity transforms; official: "student", the same patch
-    noise_std: float = 0.1  # of z-scored intensities, clipped at twice this; as in the official code
-    inference: str = "teacher"  # or "student"
+    teacher_view: TeacherView = "weak"  # without nnU-Net's intensity transforms; official: "student", the same patch
+    noise_std: Amount = 0.1  # of z-scored intensities, clipped at twice this; as in the official code
+    inference: Stored = "teacher"  # or "student"
 
     def build_method(self) -> None:
         self.teacher = self.register_teacher(self.ema_decay)

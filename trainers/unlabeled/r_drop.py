@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.value_ranges import Duration, Share, Weight
+from nnunet_ssl.engine.value_ranges import BelowOne, Duration, Weight
 from nnunet_ssl.losses.consistency import symmetric_kl
 from nnunet_ssl.networks.dropout import HookedDropout
 from nnunet_ssl.ramps import ramped_weight
@@ -46,7 +46,7 @@ class nnUNetTrainerRDrop(nnUNetTrainerSSL):
 
     agreement_weight: Weight = 0.5  # SSL4MIS: 4, see above
     rampup_fraction: Duration = 1.0  # of the run; SSL4MIS: 30000 of 30000 iterations
-    dropout: Share = 0.3  # probability that a channel is dropped; the paper: the network's own (0.1 to 0.3)
+    dropout: BelowOne = 0.3  # probability that a channel is dropped; the paper: the network's own (0.1 to 0.3)
     two_networks: bool = False  # SSL4MIS: True, where `dropout` may be 0
 
     def build_method(self) -> None:

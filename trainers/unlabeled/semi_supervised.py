@@ -31,7 +31,7 @@ from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.competence import EARLIEST, F1, LATEST
 from nnunet_ssl.engine.ema import decay_of_run
 from nnunet_ssl.engine.members import NetworkMember
-from nnunet_ssl.engine.value_ranges import Count, Duration, Share, Weight
+from nnunet_ssl.engine.value_ranges import Count, Duration, Share, Stored, Weight
 from nnunet_ssl.losses.combine import over_scales
 from nnunet_ssl.losses.self_training import self_training_loss
 from nnunet_ssl.predictions.hard_labels import sure_labels
@@ -60,7 +60,7 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
     blank: Share = 0.8  # share of the unlabeled patches of which rectangles are hidden from the network
     labels_last: Share | None = None  # of the second stage, at its end, on labels alone; None: N_L / (N_U + N_L)
     horizons: Count = 100  # horizons of the moving average that fit into the run
-    inference: str = "teacher"  # or "student"
+    inference: Stored = "teacher"  # or "student"
 
     def build_method(self) -> None:
         self.teacher = self.register_teacher(decay_of_run(self.total_steps, self.horizons))

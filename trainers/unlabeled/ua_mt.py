@@ -29,7 +29,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.value_ranges import Count, Ratio, Share
+from nnunet_ssl.engine.value_ranges import BelowOne, Count, Ratio
 from nnunet_ssl.losses.selective import selective_mse
 from nnunet_ssl.networks.dropout import HookedDropout
 from nnunet_ssl.patches.perturbations import add_clipped_noise
@@ -51,7 +51,7 @@ class nnUNetTrainerUAMT(nnUNetTrainerMeanTeacher):
     """
 
     passes: Count = 8  # stochastic teacher passes, the paper's T; as in the official code
-    dropout: Share = 0.5  # probability that a channel is dropped; as in the official code
+    dropout: BelowOne = 0.5  # probability that a channel is dropped; as in the official code
     train_with_dropout: bool = False  # official: True, see above
     threshold_start: Ratio = 0.75  # of the largest entropy; as in the official code
     threshold_end: Ratio = 1.0  # of the largest entropy; as in the official code

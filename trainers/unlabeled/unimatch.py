@@ -35,9 +35,9 @@ from nnunet_ssl.dataloading.views import without_intensity
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.competence import EARLIEST, F1
 from nnunet_ssl.engine.features import large_enough_to_mix
-from nnunet_ssl.engine.value_ranges import Count, Duration, Ratio, Share, Weight
+from nnunet_ssl.engine.value_ranges import BelowOne, Count, Duration, Ratio, Share, Weight
 from nnunet_ssl.losses.combine import over_scales
-from nnunet_ssl.losses.self_training import self_training_loss
+from nnunet_ssl.losses.self_training import Form, self_training_loss
 from nnunet_ssl.networks.dropout import ComplementaryDropout
 from nnunet_ssl.networks.second_decoding import DroppedChannels
 from nnunet_ssl.patches.mixing import copy_paste, draw_occasional_masks
@@ -57,12 +57,12 @@ class nnUNetTrainerUniMatch(nnUNetTrainerSSL):
     strong_weight: Weight = 0.5  # of the mean over strong views; official: 1 for Dice alone, see above
     feature_weight: Weight = 0.5  # of perturbed features; official: the same. 0: none
     strong_views: Count = 2  # as in the official code
-    form: str = "both"  # of the loss; official: "dice" (medical), "cross_entropy" (natural images)
+    form: Form = "both"  # of the loss; official: "dice" (medical), "cross_entropy" (natural images)
     confidence: Share = 0.9  # of the label of a voxel, which does not count below; official: 0.95
     earliest: Share = EARLIEST  # 0.3 of the run, before which no unlabeled image is used; official: 0
     competence: Share = F1  # 0.7: of every class on labeled patches, or 0.4 of the run, starts it; official: 0
     ramp: Duration = 0.1  # of the run; official: 0
-    feature_dropout: Share = 0.5  # probability that a channel is dropped; as in the official code
+    feature_dropout: BelowOne = 0.5  # probability that a channel is dropped; as in the official code
     complementary_dropout: bool = False  # of the two strong views; UniMatch V2: True
     cutmix: Share = 0.5  # probability of a box, of 2 to 40 % of the patch; as in the official code
     smallest_share: Ratio = 0.8  # of the median image along every axis that a patch must show for CutMix; official: any

@@ -26,6 +26,8 @@ mean lags behind its student by up to 20 Dice (docs/studies/history), so 100 hor
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -34,7 +36,7 @@ from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.curves import BOTH
 from nnunet_ssl.engine.ema import decay_of_run
 from nnunet_ssl.engine.members import NetworkMember
-from nnunet_ssl.engine.value_ranges import Duration, Share, Weight
+from nnunet_ssl.engine.value_ranges import Amount, Duration, Share, Stored, TeacherView, Weight
 from nnunet_ssl.losses.rectified import confident_pseudo_label_loss, rectified_pseudo_label_loss
 from nnunet_ssl.patches.perturbations import add_clipped_noise
 from nnunet_ssl.ramps import ramped_weight
@@ -52,17 +54,16 @@ class nnUNetTrainerUPC(nnUNetTrainerSSL):
     consistency_weight: Weight = 2.0  # official code: 1.0, see above
     rampup_fraction: Duration = 1.0  # of the run; official: all 6000 iterations
     ema_decay: Share | None = None  # None: by the length of the run, see above; official: 0.9999
-    teacher_view: str = "weak"  # without nnU-Net's intensity transforms; or "student", the same patches
-    noise_std: float = 0.2  # of z-scored intensities, clipped at twice this; as in the official code
+    teacher_view: TeacherView = "weak"  # without nnU-Net's intensity transforms; or "student", the same patches
+    noise_std: Amount = 0.2  # of z-scored intensities, clipped at twice this; as in the official code
     noise_on_labeled: bool = True  # as in the official code; False: labeled patches as nnU-Net has them
-    selection: str = "divergence"  # the paper; or "threshold", the default flags of the official script
+    # the paper; or "threshold", the default flags of the official script
+    selection: Literal["divergence", "threshold"] = "divergence"
     threshold: Share = 0.9  # of the teacher's probability, for selection = "threshold"; as in the official code
-    inference: str = "student"  # as in the official code; or "teacher"
+    inference: Stored = "student"  # as in the official code; or "teacher"
     term_patches = {"consistency": BOTH}
 
     def build_method(self) -> None:
-        if self.selection not in ("divergence", "threshold"):
-            raise ValueError(f"selection must be 'divergence' or 'threshold', got {self.selection!r}")
         self.teacher = self.register_teacher(
             decay_of_run(self.total_steps) if self.ema_decay is None else self.ema_decay
         )

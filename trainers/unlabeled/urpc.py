@@ -21,6 +21,8 @@ never arrive. Regions: Bernoulli divergences, one weight for each.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 from nnunet_ssl.engine.batch import SSLBatch
@@ -41,7 +43,8 @@ class nnUNetTrainerURPC(nnUNetTrainerSSL):
     consistency_weight: Weight = 0.2  # official code: 0.1, see above
     rampup_fraction: Duration = 1.0  # of the run; official: 30000 of 30000 iterations (2D), 60000 of 60000 (3D)
     scales: Count = 4  # highest resolutions that take part, as far as there are so many; as in the official code
-    interpolation: str = "linear"  # of lower scales; the official 3D code; or "nearest", the 2D code
+    # of lower scales; the official 3D code; or "nearest", the 2D code
+    interpolation: Literal["linear", "nearest"] = "linear"
 
     unsupported = {
         "no_deep_supervision": "its pyramid is that of deep supervision. Leave enable_deep_supervision = True."
