@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
+from nnunet_ssl.data.environment import nnunet_folder
 from nnunet_ssl.data.files import NOT_FINITE, damaged_file, explain_reading_error
 from nnunet_ssl.data.geometry import geometry_hash, read_grid
 from nnunet_ssl.data.json_files import expect, read_json
@@ -44,16 +44,12 @@ def dataset_name(name_or_id: str | int) -> str:
 
 def raw_folder(name: str) -> Path:
     """`nnUNet_raw/<name>`; UserError where the variable nnUNet_raw is not set."""
-    from nnunetv2.paths import nnUNet_raw
-
-    return _environment_folder(nnUNet_raw) / name
+    return nnunet_folder("nnUNet_raw") / name
 
 
 def preprocessed_folder(name: str) -> Path:
     """`nnUNet_preprocessed/<name>`; UserError where the variable nnUNet_preprocessed is not set."""
-    from nnunetv2.paths import nnUNet_preprocessed
-
-    return _environment_folder(nnUNet_preprocessed) / name
+    return nnunet_folder("nnUNet_preprocessed") / name
 
 
 def _refuse_one_folder_for_both(raw: Path, name: str) -> None:
@@ -65,13 +61,6 @@ def _refuse_one_folder_for_both(raw: Path, name: str) -> None:
             f"{raw} and {preprocessed_folder(name)} are one folder; raw and preprocessed data need two. Set nnUNet_preprocessed to "
             "another folder."
         )
-
-
-def _environment_folder(path: os.PathLike) -> Path:
-    try:
-        return Path(os.fspath(path))
-    except RuntimeError as error:
-        raise UserError(str(error)) from error
 
 
 @dataclass
