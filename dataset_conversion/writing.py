@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from nnunet_ssl.data.derived import refuse_faulty_cases
 from nnunet_ssl.data.json_files import read_json
-from nnunet_ssl.data.names import check_case_ids
+from nnunet_ssl.data.names import check_case_ids, check_ids_of_files
 from nnunet_ssl.data.ownership import refuse_to_replace
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import DENSE_FOLDER
@@ -133,6 +133,7 @@ def _check_cases(cases: Sequence[Case]) -> dict[str, Case]:
             )
         by_id[case.case_id] = case
     check_case_ids(by_id, "the cases of the input (-i)")
+    check_ids_of_files(by_id, FILE_ENDING, "the cases of the input (-i)")
     return by_id
 
 

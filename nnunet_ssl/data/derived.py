@@ -164,6 +164,17 @@ def same_request(target: Path, dataset_json: Mapping, cases: Mapping[str, Collec
     return present == {**dataset_json, "nnunet_ssl": own}
 
 
+def refuse_other_images(raw: RawDataset) -> None:
+    """UserError for images with another ending under the key `dataset`, which a data set made from this one could not have."""
+    for case, files in raw.labeled.items():
+        for file in files:
+            if not file.endswith(raw.file_ending):
+                raise UserError(
+                    f"{raw.folder / 'dataset.json'}: dataset.{case}.images names {file}; 'file_ending' is {raw.file_ending}, the "
+                    "ending that files of the new data set must have. Convert the image."
+                )
+
+
 def _placed_images(raw: RawDataset, folder: Path, prefix: str = "") -> list[tuple[str, Path]]:
     """Image files, each with where it lies in the folder of a data set that is made of this one."""
     images: list[tuple[str, Path]] = []

@@ -20,6 +20,7 @@ from nnunet_ssl.data.derived import (
     place_files,
     read_label,
     refuse_faulty_cases,
+    refuse_other_images,
     same_request,
     under_construction,
     write_label,
@@ -140,8 +141,9 @@ class Relabeling:
             labels: what the labels of `raw` are, "dense".
 
         Raises:
-            UserError: an id or a name that cannot be taken, or the data set itself.
+            UserError: an id or a name that cannot be taken, or the data set itself; images with another ending than it has.
         """
+        refuse_other_images(raw)
         self.raw, self.writing, self.dense = raw, writing, dense
         self.name = writing.name or f"{dataset_title(raw.name)}_{what}"
         self.target = target_folder(writing.dataset_id, self.name, option="-o")

@@ -351,6 +351,18 @@ def test_photographs_and_data_sets_that_list_their_files(raw, tmp_path):
     assert set(np.unique(weak)) == {0, 1, 2, 3} and np.array_equal(weak[weak != 3], organ(0)[2][weak != 3])
 
 
+def test_an_image_with_another_ending_is_not_linked_under_a_name_that_it_does_not_have(raw, capsys):
+    """nnU-Net reads such images where dataset.json lists them; under the ending of the data set nobody could."""
+    sitk.WriteImage(sitk.ReadImage(str(raw / "imagesTr/p1_a_0000.nii.gz")), str(raw / "p1_a.mha"))
+    entries = {
+        case: {"images": [f"imagesTr/{case}_000{c}.nii.gz" for c in (0, 1)], "label": f"labelsTr/{case}.nii.gz"}
+        for case in CASES
+    }
+    entries["p1_a"]["images"][0] = "p1_a.mha"
+    change(raw, dataset=entries)
+    assert "dataset.p1_a.images names" in refusal(capsys, raw) and not made(raw).exists()
+
+
 # --- again and again --------------------------------------------------------------------------------------------------
 
 
