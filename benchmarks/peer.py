@@ -39,11 +39,11 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.peer_slices import PATCH, Cases, cut_out, put_back, scaled, write_slices
 from nnunet_ssl.data.atomic import write_atomically
+from nnunet_ssl.data.environment import nnunet_folder
 from nnunet_ssl.data.raw_dataset import dataset_name
 from nnunet_ssl.data.splits import load_splits
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
-from nnunet_ssl.evaluation.runs import nnunet_folder
 from nnunet_ssl.preprocessing.preprocessed import get_configuration, load_plans, unlabeled_folder, verify_unlabeled
 
 DATASETS = {"3": "23", "5": "25", "7": "27"}  # labeled patients -> data set

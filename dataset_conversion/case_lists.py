@@ -126,6 +126,24 @@ def check_known(entries: Iterable[str], known: Iterable[str], what: str) -> None
         )
 
 
+_LABELED = "Allowed: a number (8), a fraction of the training patients (0.1 or 10%), or a file with one id per line."
+
+
+def _asked_for(labeled: str, available: int) -> int | None:
+    """How many patients a number or a fraction means, also where a file has this name; None for a file."""
+    try:
+        if re.fullmatch(r"\d+", labeled):
+            return int(labeled)
+        fraction = float(labeled.removesuffix("%")) / (100 if labeled.endswith("%") else 1)
+    except ValueError:
+        if not Path(labeled).is_file():
+            raise UserError(f"--labeled {labeled}: neither a number nor a file that exists. {_LABELED}") from None
+        return None
+    if not 0 < fraction <= 1:
+        raise UserError(f"--labeled {labeled}: a fraction lies between 0 and 1. {_LABELED}")
+    return max(1, round(fraction * available))
+
+
 def choose_labeled(
     patients: Sequence[str],
     labeled: str | None,
@@ -136,18 +154,24 @@ def choose_labeled(
 
     Args:
         patients: those of the train list that have a label, in the order of the list.
-        labeled: None (all), a number `8`, a fraction `0.1` or `10%` of `patients` (rounded, at least 1), or a list file.
+        labeled: None (all), a number `8`, a fraction `0.1` or `10%` of `patients` (rounded, at least 1), or a list file; a file
+            whose name is a number is named with a folder, `./8`.
         seed: None takes the first N of the list, as the published protocols do. A number takes N at random; the choice
             depends only on the set of patients and the seed, and a larger N contains a smaller one.
         to_patient: patient of an entry of the list file.
 
     Raises:
         UserError: neither number, fraction nor file; more than there are; none; a list with an unknown patient; a seed
-            together with a list.
+            that has nothing to choose, with a list or with all.
     """
     if labeled is None:
+        if seed is not None:
+            raise UserError(
+                f"--seed {seed} chooses among the labeled patients and does nothing without --labeled. Leave it out."
+            )
         return list(patients)
-    if Path(labeled).is_file():
+    number = _asked_for(labeled, len(patients))
+    if number is None:
         if seed is not None:
             raise UserError(
                 f"--labeled {labeled} is a list, so --seed {seed} has nothing to choose. Leave one of them out."
@@ -155,18 +179,6 @@ def choose_labeled(
         entries = list(dict.fromkeys(map(to_patient, read_list(labeled))))
         check_known(entries, patients, f"--labeled {labeled}")
         return entries
-    allowed = "Allowed: a number (8), a fraction of the training patients (0.1 or 10%), or a file with one id per line."
-    try:
-        if re.fullmatch(r"\d+", labeled):
-            number = int(labeled)
-        else:
-            percent = labeled.endswith("%")
-            fraction = float(labeled.rstrip("%")) / (100 if percent else 1)
-            if not 0 < fraction <= 1:
-                raise UserError(f"--labeled {labeled}: a fraction lies between 0 and 1. {allowed}")
-            number = max(1, round(fraction * len(patients)))
-    except ValueError:
-        raise UserError(f"--labeled {labeled}: neither a number nor a file that exists. {allowed}") from None
     if number > len(patients) or number < 1:
         raise UserError(
             f"--labeled {labeled}: {number} labeled patients were asked for, the train list has {len(patients)} with a label. "

@@ -84,8 +84,8 @@ def merge_datasets(
             print(f"{target} already holds this merge; nothing is written. --overwrite merges again.")
             return target
         raise UserError(
-            f"{target} exists and holds something else: data sets, their images or labels, map or options differ. Allowed: a free "
-            "id (-o), or --overwrite, which replaces the folder once the new one is complete."
+            f"{target} exists and holds something else: data sets, their images or labels, patients, map or options differ. "
+            "Allowed: a free id (-o), or --overwrite, which replaces the folder once the new one is complete."
         )
     if target.exists():
         refuse_to_replace(target, (file for raw in raws for file in raw.files()), "a free id with -o")
@@ -250,7 +250,7 @@ def stratified_folds(
     empty = [fold for fold, split in enumerate(folds) if not split["val"]]
     if empty:
         raise UserError(
-            f"-f {number}: fold(s) {', '.join(map(str, empty))} would have no validation case; there are "
+            f"-f {number}: fold(s) {some(map(str, empty))} would have no validation case; there are "
             f"{sum(fold is not None for fold in fold_of.values())} patients to validate on. Ask for fewer folds."
         )
     return folds

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_ssl.data.annotated_classes import KEY, PartialLabels
-from nnunet_ssl.data.derived import LABELS_HASH, carried_list, hash_labels
+from nnunet_ssl.data.derived import LABELS_HASH, LISTS_HASH, carried_list, hash_labels, hash_lists
 from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.raw_dataset import RawDataset
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
@@ -175,7 +175,7 @@ def _common_names(raw: RawDataset, mapping: Mapping | None, file: Path | None) -
             raise UserError(f"--map {file}: {raw.name} has no class '{key}'. Allowed: {allowed}.")
         if name in names:
             raise UserError(f"--map {file}: {raw.name} has '{name}' twice, by label and by name. Delete one.")
-        if common is not None and (not isinstance(common, str) or common in ("", "background", "ignore")):
+        if common is not None and (not isinstance(common, str) or common.strip() in ("", "background", "ignore")):
             raise UserError(
                 f"--map {file}: {raw.name}, class '{key}' becomes {json.dumps(common)}. Allowed: a name other than background "
                 "and ignore, or null."
@@ -199,6 +199,12 @@ def _prefixes(raws: Sequence[RawDataset]) -> list[str]:
         if not any(a is not b and b.startswith(a) for a in prefixes for b in prefixes):
             return prefixes
     return [f"{raw.id}_{raw.name.partition('_')[2]}_" for raw in raws]
+
+
+def _hash_patients(source: Source) -> str:
+    """Of what the data set says of its patients; its splits and hidden labels are not taken over."""
+    groups = {} if source.case_list is None else source.case_list.groups
+    return hash_lists(source.raw, UnlabeledList(groups=groups))
 
 
 def make_dataset_json(name: str, labels: Mapping[str, int], sources: Sequence[Source], num_folds: int) -> dict:
@@ -225,6 +231,7 @@ def make_dataset_json(name: str, labels: Mapping[str, int], sources: Sequence[So
             },
             "folds": num_folds,
             LABELS_HASH: {source.raw.name: hash_labels(source.raw, dense={}) for source in sources},
+            LISTS_HASH: {source.raw.name: _hash_patients(source) for source in sources},
         },
     }
     if "overwrite_image_reader_writer" in first:

@@ -188,7 +188,7 @@ def check_images(
 
 
 def map_label(case: Case, path: Path, label: sitk.Image, label_codes: Sequence[Mapping[int, int]]) -> sitk.Image:
-    """The label (uint8) in the codes of nnU-Net, by the first of `label_codes` that knows all of its codes.
+    """The label (uint8, or uint16 beyond 255) in the codes of nnU-Net, by the first of `label_codes` that knows all of its codes.
 
     Raises:
         UserError: no mapping does; names the file (`path`), what was found and what is allowed.
@@ -197,7 +197,7 @@ def map_label(case: Case, path: Path, label: sitk.Image, label_codes: Sequence[M
     found = [value.item() for value in np.unique(array)]
     for codes in label_codes:
         if set(found) <= set(codes):
-            mapped = np.zeros(array.shape, dtype=np.uint8)
+            mapped = np.zeros(array.shape, dtype=np.min_scalar_type(max(codes.values())))
             for code in found:
                 mapped[array == code] = codes[int(code)]
             result = sitk.GetImageFromArray(mapped)

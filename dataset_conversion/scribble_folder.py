@@ -97,6 +97,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.dense_suffix and args.dense is None and args.test_labels is None:
+        raise UserError(
+            f"--dense_suffix {args.dense_suffix} belongs to --dense or --test_labels, and none is given. Give one, or leave it out."
+        )
     labels, codes = parse_labels(args.labels, args.unlabeled_value)
     ignore = len(labels)
     cases = find_cases(args)
@@ -227,8 +231,10 @@ def patient_finder(pattern: str | None) -> Callable[[str], str]:
 
     def patient(case: str) -> str:
         match = compiled.match(case)
-        if match is None:
-            raise UserError(f"--patient_pattern {pattern} does not match '{case}'. Correct it, or rename the case.")
+        if match is None or not match[1]:
+            raise UserError(
+                f"--patient_pattern {pattern} finds no patient in '{case}'. Correct it, or rename the case."
+            )
         return match[1]
 
     return patient

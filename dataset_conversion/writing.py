@@ -14,7 +14,8 @@ import SimpleITK as sitk
 
 from nnunet_ssl.data.derived import refuse_faulty_cases
 from nnunet_ssl.data.json_files import read_json
-from nnunet_ssl.data.names import check_case_ids
+from nnunet_ssl.data.list_update import last_change
+from nnunet_ssl.data.names import check_case_ids, check_ids_of_files
 from nnunet_ssl.data.ownership import refuse_to_replace
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import DENSE_FOLDER
@@ -93,6 +94,11 @@ def write_dataset(
                     f"{target} already holds this conversion ({number} cases); nothing is written. "
                     "--overwrite converts again."
                 )
+                if changed := _changed_since(target, _jobs(dataset, by_id, assignment)):
+                    print(
+                        f"Warning: {len(changed)} file(s) of the input have changed since: {some(changed, 3)}. The data set holds "
+                        "what they held then."
+                    )
                 return target
             if not overwrite:
                 raise UserError(
@@ -133,11 +139,19 @@ def _check_cases(cases: Sequence[Case]) -> dict[str, Case]:
             )
         by_id[case.case_id] = case
     check_case_ids(by_id, "the cases of the input (-i)")
+    check_ids_of_files(by_id, FILE_ENDING, "the cases of the input (-i)")
     return by_id
 
 
 def _input_files(cases: Iterable[Case]) -> list[Path]:
     return [Path(file) for case in cases for file in (*case.images, case.label, case.dense) if file is not None]
+
+
+def _changed_since(target: Path, jobs: Iterable[_Job]) -> list[str]:
+    """Files that are read, and have been written or put there after the data set was."""
+    written = (target / "dataset.json").stat().st_mtime_ns
+    files = sorted(set(map(str, _input_files(job.case for job in jobs))))
+    return [file for file in files if Path(file).is_file() and last_change(file) > written]
 
 
 def _check_assignment(assignment: Assignment, by_id: Mapping[str, Case]) -> None:

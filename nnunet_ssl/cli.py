@@ -112,6 +112,10 @@ def _sentence(error: BaseException) -> str:
     """What to say of an error of the system, with its file."""
     if isinstance(error, OSError) and error.strerror:
         file = f"{error.filename}: " if error.filename is not None else ""
+        if isinstance(error, (FileExistsError, NotADirectoryError)):
+            return (
+                f"{file}{error.strerror}: a file stands where a folder is needed. Move it away, or name another folder."
+            )
         return f"{file}{error.strerror}. Check that it is there, that you may read and write it, and that the disk has space."
     if isinstance(error, MemoryError):
         return "there is not enough memory. Give fewer processes (-np), or use a machine with more."

@@ -5,6 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunet_ssl.data.environment import check_nnunet_folders
+
+# `demo` has folders of its own, the others are asked before any is set
+WITHOUT_FOLDERS = ("demo", "trainers", "trainers_path")
+
 
 def outputs(command: str, args: argparse.Namespace) -> list[Path]:
     """Folders that a command writes to; nothing where nnU-Net's variable is not set, which the command itself says.
@@ -13,8 +18,10 @@ def outputs(command: str, args: argparse.Namespace) -> list[Path]:
     comes to them.
 
     Raises:
-        UserError: no such data set.
+        UserError: no such data set; a variable of nnU-Net that is set to what is no folder.
     """
+    if command not in WITHOUT_FOLDERS:
+        check_nnunet_folders()
     from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
     from nnunet_ssl.data.raw_dataset import dataset_name

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +25,15 @@ from nnunet_ssl.data.ownership import file_state
 from nnunet_ssl.data.progress import progress
 from nnunet_ssl.data.raw_dataset import DENSE_FOLDER, FOLDERS, RawDataset, read_label_map
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE
-from nnunet_ssl.data.splits import load_splits
+from nnunet_ssl.data.splits import load_splits, split_hash
 from nnunet_ssl.data.staging import disk_message, put_in_place, recover, staging_folder
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList, known_groups
 from nnunet_ssl.errors import UserError, listed, some
 
 _JOURNAL = ".{}.unfinished.json"  # of the last file: what is being moved, with sizes and times
-LABELS_HASH = "source_labels_sha256"  # under `nnunet_ssl` of dataset.json: data set -> `hash_labels`
+# under `nnunet_ssl` of dataset.json: data set -> `hash_labels`, `hash_lists`
+LABELS_HASH, LISTS_HASH = "source_labels_sha256", "source_lists_sha256"
 
 
 @contextlib.contextmanager
@@ -136,6 +137,18 @@ def hash_labels(raw: RawDataset, dense: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
+def hash_lists(
+    raw: RawDataset, case_list: UnlabeledList | None, splits: Sequence[Mapping[str, Sequence[str]]] | None = None
+) -> str:
+    """SHA-256 of patients, hidden labels and splits that another data set takes over; hashes and sources of images do not enter."""
+    case_list = case_list or UnlabeledList()
+    cases = {case for section in FOLDERS for case in raw.images(section)}
+    patients = {case: patient for case, patient in case_list.groups.items() if case in cases and patient != case}
+    hidden = {fold: sorted(set(names) & set(raw.labeled)) for fold, names in case_list.hidden_labels.items()}
+    content = [patients, {fold: names for fold, names in hidden.items() if names}, list(map(split_hash, splits or ()))]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def case_ids(raw: RawDataset, dense: Collection[str]) -> dict[str, set[str]]:
     """Folder -> the case ids that a data set has there which is made of this one; `dense`: those of dense labels."""
     images = {folder: set(raw.images(section)) for section, folder in FOLDERS.items()}
@@ -146,7 +159,8 @@ def same_request(target: Path, dataset_json: Mapping, cases: Mapping[str, Collec
     """Whether `target` was made by the same command of the same data: equal dataset.json and equal case ids.
 
     Args:
-        dataset_json: with what was made of which labels under `nnunet_ssl`; an earlier version has not recorded their hash.
+        dataset_json: with what was made of which labels and lists under `nnunet_ssl`; earlier versions have not recorded their
+            hashes.
         cases: folder -> case ids, of every folder with images or labels.
     """
     try:
@@ -159,9 +173,24 @@ def same_request(target: Path, dataset_json: Mapping, cases: Mapping[str, Collec
     except UserError:
         return False
     own = dict(dataset_json["nnunet_ssl"])
-    if isinstance(present.get("nnunet_ssl"), dict) and LABELS_HASH not in present["nnunet_ssl"]:
-        del own[LABELS_HASH]
+    if isinstance(present.get("nnunet_ssl"), dict):
+        own = {
+            key: value
+            for key, value in own.items()
+            if key not in {LABELS_HASH, LISTS_HASH} - set(present["nnunet_ssl"])
+        }
     return present == {**dataset_json, "nnunet_ssl": own}
+
+
+def refuse_other_images(raw: RawDataset) -> None:
+    """UserError for images with another ending under the key `dataset`, which a data set made from this one could not have."""
+    for case, files in raw.labeled.items():
+        for file in files:
+            if not file.endswith(raw.file_ending):
+                raise UserError(
+                    f"{raw.folder / 'dataset.json'}: dataset.{case}.images names {file}; 'file_ending' is {raw.file_ending}, the "
+                    "ending that files of the new data set must have. Convert the image."
+                )
 
 
 def _placed_images(raw: RawDataset, folder: Path, prefix: str = "") -> list[tuple[str, Path]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
 import math
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +19,9 @@ import numpy as np
 
 from nnunet_ssl.data.listing import what_it_is
 from nnunet_ssl.errors import UserError
+
+_GZIP = b"\x1f\x8b"  # how a compressed stream begins
+SPACING_REMEDY = "Allowed are positive numbers in mm. Correct the header."
 
 
 def file_hash(file: str | Path) -> str:
@@ -64,11 +69,28 @@ def _damage(why: str) -> Fault:
     return Fault(f"cannot be read, it is truncated or damaged ({why})")
 
 
+def _compression_fault(path: Path) -> Fault | None:
+    """NIfTI files that were compressed twice, or not at all, in spite of their name."""
+    if not path.name.lower().endswith(".gz"):
+        return None
+    with open(path, "rb") as stream:
+        head = stream.read(352)
+    if head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0"):
+        return Fault("is not compressed, though its name ends in .gz", "Compress it with gzip.")
+    if head[:2] == _GZIP:
+        with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(path) as inner:
+            if inner.read(2) == _GZIP:
+                return Fault("was compressed twice", "Unpack it once with gunzip, and give it its name again.")
+    return None
+
+
 def _nifti_fault(path: Path) -> Fault | None:
     import nibabel
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
 
+    if (fault := _compression_fault(path)) is not None:
+        return fault
     try:
         image: Any = nibabel.load(path)
         kind, shape, offset = image.get_data_dtype(), image.shape, image.dataobj.offset
@@ -85,9 +107,7 @@ def _nifti_fault(path: Path) -> Fault | None:
     spacing = type(image.header).from_fileobj(io.BytesIO(content), check=False)["pixdim"][1 : 1 + min(3, len(shape))]
     if not (np.isfinite(spacing) & (spacing > 0)).all():
         found = ", ".join(f"{size:g}" for size in spacing)
-        return Fault(
-            f"has the spacing {found} in its header", "Allowed are positive numbers in mm. Correct the header."
-        )
+        return Fault(f"has the spacing {found} in its header", SPACING_REMEDY)
     if kind.kind == "f":
         voxels = np.frombuffer(content, kind, math.prod(map(int, shape)), offset)
         if not_finite(voxels):
@@ -171,6 +191,13 @@ def reading_fault(error: Exception) -> Fault:
         return Fault(
             "has axes in its header that are not at right angles, or not of length 1; SimpleITK rejects them",
             'Correct the header, or write "overwrite_image_reader_writer": "NibabelIO" into dataset.json, which takes them.',
+        )
+    last = (text.splitlines() or [""])[-1]
+    if "change spacing" in last:  # of ITK, which does not take 0
+        return Fault(f"has a spacing in its header that is not possible ({last})", SPACING_REMEDY)
+    if re.fullmatch("Ending .* not supported by .*", last):  # of nnU-Net's reader of TIFFs
+        return Fault(
+            f"cannot be read ({last})", "Correct 'overwrite_image_reader_writer' or 'file_ending' in dataset.json."
         )
     return _damage((text.splitlines() or [type(error).__name__])[-1])
 

@@ -63,7 +63,7 @@ def read_grid(file: str | Path, reader_writer_class: type) -> Grid | None:
     from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-    readers = {SimpleITKIO: _of_itk_file, NibabelIO: _of_nibabel, NibabelIOWithReorient: _of_nibabel}
+    readers = {SimpleITKIO: _of_itk_file, NibabelIO: _of_nibabel, NibabelIOWithReorient: _of_reoriented}
     read = readers.get(reader_writer_class)
     try:
         return None if read is None else read(str(file))
@@ -140,6 +140,26 @@ def _of_nibabel(file: str) -> Grid:
     spacing = tuple(float(step) for step in image.header.get_zooms()[:size])  # type: ignore[attr-defined]
     direction = affine[:size, :size] / np.linalg.norm(affine[:size, :size], axis=0)
     return Grid(tuple(image.shape[:size]), spacing, tuple(affine[:size, 3].tolist()), tuple(direction.ravel().tolist()))  # type: ignore[attr-defined]
+
+
+def _of_reoriented(file: str) -> Grid:
+    """As the reader turns it: files with other axes may have one grid."""
+    import nibabel
+    from nibabel.orientations import inv_ornt_aff, io_orientation
+
+    image = nibabel.load(file)
+    turned = io_orientation(image.affine)  # type: ignore[attr-defined]
+    order = np.argsort(turned[:, 0])
+    shape = np.array(image.shape[:3])  # type: ignore[attr-defined]
+    spacing = np.array(image.header.get_zooms()[:3])[order]  # type: ignore[attr-defined]
+    affine = image.affine @ inv_ornt_aff(turned, shape)  # type: ignore[attr-defined]
+    direction = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return Grid(
+        tuple(shape[order].tolist()),
+        tuple(spacing.astype(float).tolist()),
+        tuple(affine[:3, 3].tolist()),
+        tuple(direction.ravel().tolist()),
+    )
 
 
 def _of_tiff(file: Path) -> str:

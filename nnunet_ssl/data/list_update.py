@@ -38,6 +38,8 @@ def prepare_lists(
     Raises:
         UserError: see `copy_splits` and `update_list`.
     """
+    if unread := raw.unread_files():
+        print(f"Warning: {unread}. Move them up, as CASE_XXXX{raw.file_ending}.")
     check_copy(raw.folder, raw.preprocessed, overwrite, raw.labeled)
     content = update_list(raw, num_processes, rehash, show_progress, before_writing)
     splits_file = copy_splits(raw.folder, raw.preprocessed, overwrite, raw.labeled) or raw.preprocessed / SPLITS_FILE
@@ -128,12 +130,12 @@ def load_list(file: Path, raw: RawDataset) -> UnlabeledList:
     for section in FOLDERS:
         records, images = getattr(content, section), raw.images(section)
         for case, record in records.items():
-            if set(records) != set(images) or max(map(_last_change, images[case])) > written:
+            if set(records) != set(images) or max(map(last_change, images[case])) > written:
                 record.sha256 = ""
     return content
 
 
-def _last_change(file: str) -> int:
+def last_change(file: str) -> int:
     """When the image was changed, replaced or linked to something else, in nanoseconds.
 
     `cp -p`, `mv` and `rsync -a` keep the time of the file they take, but not that of the entry (ctime). Further names (hard links)

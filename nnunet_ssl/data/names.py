@@ -42,6 +42,21 @@ def fault_of_name(name: object) -> str | None:
     return None
 
 
+# what SimpleITK cuts off before it adds `.nii.gz`
+_CUT_OFF = re.compile(r".*\.(nii(\.gz)?|hdr|img|nia)", re.IGNORECASE | re.DOTALL)
+
+
+def check_ids_of_files(ids: Iterable[str], ending: str, where: str) -> None:
+    """UserError for ids of cases that end like an image file: of NIfTI files, label maps and predictions would get another name."""
+    if not ending.lower().startswith(".nii"):
+        return
+    if cut := sorted(name for name in ids if _CUT_OFF.fullmatch(name)):
+        raise UserError(
+            f"{where}: {len(cut)} case id(s) end like an image file: {some(cut, 5)}. SimpleITK writes {cut[0]}{ending} under "
+            "another name: label maps and nnU-Net's predictions would be lost, or replace those of another case. Rename the cases."
+        )
+
+
 def plain_name(name: object, where: str) -> str:
     """`name`, if it is one plain file name.
 

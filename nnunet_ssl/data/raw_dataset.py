@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
+from nnunet_ssl.data.environment import nnunet_folder
 from nnunet_ssl.data.files import NOT_FINITE, damaged_file, explain_reading_error
 from nnunet_ssl.data.geometry import geometry_hash, read_grid
 from nnunet_ssl.data.json_files import expect, read_json
 from nnunet_ssl.data.label_values import label_values
 from nnunet_ssl.data.listing import channels_of_cases, files_with_ending, refuse_hidden_files, refuse_other_endings
-from nnunet_ssl.data.names import check_case_ids, dataset_number, plain_name
+from nnunet_ssl.data.names import check_case_ids, check_ids_of_files, dataset_number, plain_name
+from nnunet_ssl.data.texts import whole_number
 from nnunet_ssl.errors import UserError, excerpt, some
 
 FOLDERS = {"unlabeled": "imagesUn", "labeled": "imagesTr", "test": "imagesTs"}
@@ -31,29 +33,31 @@ def dataset_name(name_or_id: str | int) -> str:
     """`DatasetXXX_Name` of an id or a name, as nnU-Net looks it up; a name may end with the slash that a shell adds to a folder.
 
     Raises:
-        UserError: nnU-Net finds none or several; a path.
+        UserError: nnU-Net finds none or several, or one whose id only begins with this one; a path.
     """
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
     given = plain_name(str(name_or_id).removesuffix("/"), "-d, -i")
     try:
-        return plain_name(str(maybe_convert_to_dataset_name(given)), "-d, -i")
+        found = plain_name(str(maybe_convert_to_dataset_name(given)), "-d, -i")
     except (RuntimeError, ValueError) as error:
         raise UserError(f"data set {given}: {error}") from error
+    # nnU-Net looks for names that begin with Dataset123, as Dataset1234_Other does
+    if not given.startswith("Dataset") and whole_number(dataset_number(found)) != int(given):
+        raise UserError(
+            f"data set {given}: there is none of this id. Found: {found}, whose id is {dataset_number(found)}."
+        )
+    return found
 
 
 def raw_folder(name: str) -> Path:
     """`nnUNet_raw/<name>`; UserError where the variable nnUNet_raw is not set."""
-    from nnunetv2.paths import nnUNet_raw
-
-    return _environment_folder(nnUNet_raw) / name
+    return nnunet_folder("nnUNet_raw") / name
 
 
 def preprocessed_folder(name: str) -> Path:
     """`nnUNet_preprocessed/<name>`; UserError where the variable nnUNet_preprocessed is not set."""
-    from nnunetv2.paths import nnUNet_preprocessed
-
-    return _environment_folder(nnUNet_preprocessed) / name
+    return nnunet_folder("nnUNet_preprocessed") / name
 
 
 def _refuse_one_folder_for_both(raw: Path, name: str) -> None:
@@ -65,13 +69,6 @@ def _refuse_one_folder_for_both(raw: Path, name: str) -> None:
             f"{raw} and {preprocessed_folder(name)} are one folder; raw and preprocessed data need two. Set nnUNet_preprocessed to "
             "another folder."
         )
-
-
-def _environment_folder(path: os.PathLike) -> Path:
-    try:
-        return Path(os.fspath(path))
-    except RuntimeError as error:
-        raise UserError(str(error)) from error
 
 
 @dataclass
@@ -131,12 +128,13 @@ class RawDataset:
         number = len(next(iter(labeled.values())))
         channels = [f"{channel:04d}" for channel in range(number)]
         if "dataset" in dataset_json:
-            _check_listed(folder / "dataset.json", labeled, number)
+            _check_listed(folder / "dataset.json", labeled, labels, number, ending)
         else:
             channels = sorted({_channel(file, ending) for file in next(iter(labeled.values()))})
             _check_channels(folder / FOLDERS["labeled"], labeled, channels, ending)
         for kind, cases in (("unlabeled", unlabeled), ("test", test)):
             _check_channels(folder / FOLDERS[kind], cases, channels, ending)
+        check_ids_of_files([*labeled, *unlabeled, *test], ending, str(folder))
         check_case_ids([*labeled, *unlabeled], str(folder))
         check_case_ids(test, str(folder / FOLDERS["test"]))
         both = sorted(set(unlabeled) & set(labeled))
@@ -201,6 +199,18 @@ class RawDataset:
         unused = sorted(set(_list_labels(folder, self.file_ending)) - set(self.test))
         return f"{folder}: {len(unused)} label map(s) without an image in imagesTs: {some(unused, 5)}" if unused else ""
 
+    def unread_files(self) -> str:
+        """Says which unlabeled images and masks lie in sub-folders, where nobody reads them; empty where none does."""
+        found = [
+            str(Path(parent, name).relative_to(self.folder))
+            for part in (FOLDERS["unlabeled"], MASKS_FOLDER)
+            for parent, _, names in sorted(os.walk(self.folder / part))
+            if Path(parent) != self.folder / part
+            for name in sorted(names)
+            if name.endswith(self.file_ending) and not name.startswith(".")
+        ]
+        return f"{self.folder}: {len(found)} file(s) in sub-folders are not read: {some(found, 3)}" if found else ""
+
     def dense_files(self) -> dict[str, str]:
         """Training case -> its dense label file, where labels are sparse or partial and the data set has dense ones too.
 
@@ -233,7 +243,9 @@ class RawDataset:
             LIST_OF_IO_CLASSES,
             determine_reader_writer_from_dataset_json,
         )
+        from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
+        self._check_reader()
         readable = sorted({ending for reader in LIST_OF_IO_CLASSES for ending in reader.supported_file_endings})
         if "overwrite_image_reader_writer" not in self.dataset_json and self.file_ending.lower() not in readable:
             raise UserError(
@@ -246,7 +258,7 @@ class RawDataset:
         tried = io.StringIO()  # nnU-Net prints a traceback for every reader that cannot read the file
         try:
             with contextlib.redirect_stderr(tried):
-                return determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)
+                found = determine_reader_writer_from_dataset_json(self.dataset_json, example, verbose=False)
         except RuntimeError as error:
             reasons = [
                 line for line in tried.getvalue().splitlines() if line and not line.startswith((" ", "Traceback"))
@@ -256,6 +268,28 @@ class RawDataset:
                 f"{example} cannot be read by any of nnU-Net's readers for '{self.file_ending}' ({reason}): the file is damaged, "
                 f"or 'file_ending' in {self.folder / 'dataset.json'} is wrong. Restore the file, or correct the key."
             ) from error
+        if found is SimpleITKIO and self.file_ending != self.file_ending.lower():
+            raise UserError(
+                f"{self.folder / 'dataset.json'}: 'file_ending' is '{self.file_ending}', which SimpleITK reads, but does not write "
+                f"under this name, so that label maps and nnU-Net's predictions would be lost. Rename the files to "
+                f"{self.file_ending.lower()}, and correct the key."
+            )
+        return found
+
+    def _check_reader(self) -> None:
+        """UserError for a reader that nnU-Net does not have, which it would pass over."""
+        import nnunetv2
+        from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
+        from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+        key = "overwrite_image_reader_writer"
+        name = self.dataset_json.get(key, "None")
+        known = name == "None" or (
+            isinstance(name, str)
+            and recursive_find_python_class(str(Path(nnunetv2.__path__[0], "imageio")), name, "nnunetv2.imageio")
+        )
+        allowed = f"a reader of nnU-Net, {', '.join(reader.__name__ for reader in LIST_OF_IO_CLASSES)}"
+        expect(bool(known), self.folder / "dataset.json", key, name, allowed, "Correct it, or remove the key.")
 
 
 # ------------------------------------------------------------------------------------------------------- what `open` lists
@@ -336,9 +370,16 @@ def _check_pairs(folder: Path, labeled: Mapping[str, object], dataset_json: dict
         )
 
 
-def _check_listed(file: Path, cases: Mapping[str, Sequence[str]], number: int) -> None:
+def _check_listed(
+    file: Path, cases: Mapping[str, Sequence[str]], labels: Mapping[str, str], number: int, ending: str
+) -> None:
     """Files under the key `dataset`."""
     for case, files in cases.items():
+        if not labels[case].endswith(ending):
+            raise UserError(
+                f"{file}: dataset.{case}.label is {labels[case]}; 'file_ending' is {ending}, and nnU-Net copies the file to "
+                f"{case}{ending} as it is, which could not be read. Convert it."
+            )
         if len(files) != number:
             raise UserError(f"{file}: dataset.{case} has {len(files)} image(s), other cases have {number}. Correct it.")
         for image in files:

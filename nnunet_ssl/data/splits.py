@@ -56,13 +56,18 @@ def unknown_cases(splits: Sequence[Mapping[str, Sequence[str]]], known: Collecti
     for fold, split in enumerate(splits):
         for side, cases in split.items():
             if unknown := [case for case in cases if case not in known]:
-                meant = re.sub(r"(_\d{4})?(\.\w+)*$", "", unknown[0])
-                hint = f"; {meant} without file ending and channel is one" if meant in known else ""
+                hint = _meant(unknown[0], known)
                 return (
                     f"fold {fold}: '{side}' names {len(unknown)} case(s) that are not labeled cases of the data set: "
                     f"{some(unknown, 5)}{hint}; allowed are its {len(known)} case ids, such as {some(sorted(known)[:3])}"
                 )
     return None
+
+
+def _meant(entry: str, known: Collection[str]) -> str:
+    """What a message adds about the name of a file, with or without its folder, in the place of an id."""
+    meant = re.sub(r"(_\d{4})?(\.\w+)*$", "", entry.replace("\\", "/").split("/")[-1])
+    return f"; {meant} without file ending and channel is one" if meant in known else ""
 
 
 def write_splits(file: str | Path, splits: Sequence[Mapping[str, Sequence[str]]], overwrite: bool) -> bool:
@@ -161,8 +166,8 @@ def read_case_list(file: str | Path, known: Iterable[str] | None = None) -> list
         unknown = [case for case in cases if case not in known]
         if unknown:
             raise UserError(
-                f"list {file} names {len(unknown)} unknown case(s): {some(unknown, 5)}. Allowed are the "
-                f"{len(known)} case ids of the data set, such as {', '.join(sorted(known)[:3])}. Correct the list."
+                f"list {file} names {len(unknown)} unknown case(s): {some(unknown, 5)}{_meant(unknown[0], known)}. Allowed are "
+                f"the {len(known)} case ids of the data set, such as {', '.join(sorted(known)[:3])}. Correct the list."
             )
     return cases
 

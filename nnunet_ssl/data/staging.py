@@ -13,6 +13,7 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
+from nnunet_ssl.data.environment import nnunet_folder
 from nnunet_ssl.data.files import check_file
 from nnunet_ssl.data.owners import is_abandoned, own_mark
 from nnunet_ssl.data.ownership import remove_folder, write_record
@@ -27,18 +28,13 @@ def target_folder(dataset_id: int, name: str, option: str = "-d") -> Path:
     Raises:
         UserError: an id or a name that nnU-Net does not take, an id that another data set has, nnUNet_raw is not set.
     """
-    from nnunetv2.paths import nnUNet_raw
     from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
     if not 1 <= dataset_id <= 999:
         raise UserError(f"{option} {dataset_id}: a data set id lies between 1 and 999.")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name):
         raise UserError(f"-name {name}: allowed are letters, digits, '_' and '-', up to 100, as in Dataset101_LA.")
-    if not nnUNet_raw.is_set():
-        raise UserError(
-            "the environment variable nnUNet_raw is not set. Allowed: the folder of nnU-Net's raw data sets. "
-            "Set it: export nnUNet_raw=/path/to/nnUNet_raw"
-        )
+    raw = nnunet_folder("nnUNet_raw")
     folder_name = f"Dataset{dataset_id:03d}_{name}"
     # nnU-Net finds a data set by its number in the raw, the preprocessed and the results folder and stops at two names
     others = [str(other) for other in find_candidate_datasets(dataset_id) if other != folder_name]
@@ -47,7 +43,7 @@ def target_folder(dataset_id: int, name: str, option: str = "-d") -> Path:
             f"{option} {dataset_id}: the id belongs to {some(others)} (in nnUNet_raw, nnUNet_preprocessed or "
             f"nnUNet_results), so {folder_name} cannot be made. Give a free id with {option}, or the same name with -name."
         )
-    return Path(str(nnUNet_raw)).absolute() / folder_name
+    return raw.absolute() / folder_name
 
 
 def staging_folder(target: Path) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from nnunet_ssl.data.derived import files_under_construction, left_unfinished
+from nnunet_ssl.data.environment import nnunet_folder
 from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.data.pool import run_in_processes
 from nnunet_ssl.data.raw_dataset import DENSE_FOLDER, dataset_name
@@ -151,7 +152,7 @@ def compare(
 def output_folder(dataset: str, configuration: str, folds: Sequence[str], test: bool) -> Path:
     """Where a comparison is written without `-o`."""
     name = f"compare_{configuration}_{'_'.join(map(str, results.parse_folds(folds)))}{'_test' if test else ''}"
-    return results.nnunet_folder("nnUNet_results") / dataset_name(dataset) / name
+    return nnunet_folder("nnUNet_results") / dataset_name(dataset) / name
 
 
 def _refuse_existing(output: Path) -> None:
@@ -259,7 +260,7 @@ def _check_against_nnunet(
         if DENSE_REFERENCES in others:
             raise UserError(
                 f"{run.folder / 'validation' / 'summary.json'} is on dense labels, but {DENSE_REFERENCES} of "
-                f"{results.nnunet_folder('nnUNet_preprocessed') / experiment.dataset} does not have all of its cases. Run "
+                f"{nnunet_folder('nnUNet_preprocessed') / experiment.dataset} does not have all of its cases. Run "
                 f"`nnunet_ssl preprocess_unlabeled -d {int(dataset_number(experiment.dataset))}`, or validate again on the labels "
                 f"that there are: {experiment.train_command(run.trainer, run.fold, '--val')}"
             )

@@ -15,9 +15,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnunet_ssl.data.environment import nnunet_folder
 from nnunet_ssl.data.locks import only_writer
 from nnunet_ssl.errors import UserError
-from nnunet_ssl.evaluation import runs as results
 from nnunet_ssl.evaluation.runs import Experiment, Fold, Run
 from nnunet_ssl.preprocessing.dense_labels import REFERENCES as DENSE_REFERENCES
 
@@ -71,8 +71,8 @@ def select_on_dense_labels(
     folds = list(dict.fromkeys(str(run.fold) for run in runs))
     words = [experiment.dataset, "-c", experiment.configuration, "-p", experiment.plans, "-tr", *trainers, "-f", *folds]
     words += ["-np", str(num_processes), *(["--disable_ensembling"] if without else [])]
-    preprocessed = results.nnunet_folder("nnUNet_preprocessed") / experiment.dataset
-    selection = results.nnunet_folder("nnUNet_results") / experiment.dataset / "inference_instructions.txt"
+    preprocessed = nnunet_folder("nnUNet_preprocessed") / experiment.dataset
+    selection = nnunet_folder("nnUNet_results") / experiment.dataset / "inference_instructions.txt"
     with only_writer(selection), tempfile.TemporaryDirectory(prefix="nnunet_ssl_dense_") as view:
         for place in (("nnUNet_raw", "labelsTr"), ("nnUNet_preprocessed", "gt_segmentations")):
             folder = Path(view, place[0], experiment.dataset, place[1])

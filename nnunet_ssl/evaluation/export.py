@@ -17,6 +17,7 @@ from typing import Any
 
 from nnunet_ssl.data.atomic import write_atomically
 from nnunet_ssl.data.derived import scratch_folder, under_construction
+from nnunet_ssl.data.environment import nnunet_folder
 from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.model_files import RETRAIN, check_model, load_predictor, read_checkpoint, write_torch
 from nnunet_ssl.data.ownership import RECORD, refuse_to_replace
@@ -51,10 +52,8 @@ def model_folder(dataset: str, trainer: str, plans: str, configuration: str) -> 
     from nnunet_ssl.data.raw_dataset import dataset_name
 
     name = dataset_name(dataset)
-    try:
-        folder = Path(get_output_folder(name, trainer, plans, configuration))
-    except RuntimeError as error:
-        raise UserError(str(error)) from error
+    nnunet_folder("nnUNet_results")  # says what nnU-Net's own message does not
+    folder = Path(get_output_folder(name, trainer, plans, configuration))
     if not folder.is_dir():
         trained = sorted(f.name for f in folder.parent.glob("*__*__*") if f.is_dir())
         raise UserError(

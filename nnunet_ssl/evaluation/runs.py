@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.annotated_classes import PartialLabels
+from nnunet_ssl.data.environment import nnunet_folder
 from nnunet_ssl.data.json_files import expect, read_json
 from nnunet_ssl.data.label_files import named_codes
 from nnunet_ssl.data.listing import files_with_ending
@@ -108,16 +109,6 @@ class LabelDefinition:
         if self.partial is None or Path(reference).parent.name == DENSE_REFERENCES:
             return self.classes
         return {name: label for name, label in self.classes.items() if self.partial.is_annotated(case, label)}
-
-
-def nnunet_folder(variable: str) -> Path:
-    """The folder of an environment variable of nnU-Net. UserError where it is not set."""
-    import nnunetv2.paths
-
-    value = getattr(nnunetv2.paths, variable).get()
-    if value is None:
-        raise UserError(f"The environment variable {variable} is not set. Set it: export {variable}=/your/{variable}")
-    return Path(value)
 
 
 def patients(experiment: Experiment) -> dict[str, str]:

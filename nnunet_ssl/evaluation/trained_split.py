@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nnunet_ssl.data.environment import nnunet_folder
 from nnunet_ssl.data.listing import files_with_ending
 from nnunet_ssl.data.splits import FILE_NAME as SPLITS_FILE_NAME
 from nnunet_ssl.data.splits import load_splits, split_hash
 from nnunet_ssl.errors import UserError, some
-from nnunet_ssl.evaluation.runs import SHOWN, Experiment, Fold, Run, Split, nnunet_folder
+from nnunet_ssl.evaluation.runs import SHOWN, Experiment, Fold, Run, Split
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from nnunet_ssl.data.json_files import expect, read_json
 from nnunet_ssl.data.label_files import checked_label_files, misplaced_labels
 from nnunet_ssl.data.list_update import prepare_lists
 from nnunet_ssl.data.pool import run_in_processes
-from nnunet_ssl.data.raw_dataset import RawDataset
+from nnunet_ssl.data.raw_dataset import RawDataset, dataset_name
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError, listed
 from nnunet_ssl.preprocessing.preprocessed import (
@@ -136,6 +136,7 @@ def plan_and_preprocess(
 
 
 def _refuse_what_planning_lacks(raw: RawDataset) -> None:
+    dataset_name(raw.id)  # nnU-Net's planner looks for the id, which a second data set may have
     file = raw.folder / "dataset.json"
     counted = raw.dataset_json.get("numTraining")
     expect(counted is not None, file, "numTraining", counted, f"{len(raw.labeled)}, the number of cases in imagesTr")
@@ -279,7 +280,7 @@ def _fingerprint(raw: RawDataset, base: Path, made_from: dict, extractor: str, m
         extract_fingerprints(
             [dataset_id],
             extractor,
-            manner.processes_for_fingerprint,
+            min(manner.processes_for_fingerprint, len(raw.labeled)),  # nnU-Net starts all of them
             manner.verify,
             True,
             manner.verbose,
@@ -369,5 +370,12 @@ def _preprocess_labeled(
         # nnU-Net copies labels only where the file is newer, and a corrected label need not be
         (base / "gt_segmentations" / f"{case}{ending}").unlink(missing_ok=True)
     dataset_id = int(raw.id)
-    preprocess([dataset_id], plans_name, [configuration], [num_processes], manner.verbose, manner.show_progress)
+    preprocess(
+        [dataset_id],
+        plans_name,
+        [configuration],
+        [min(num_processes, len(cases))],
+        manner.verbose,
+        manner.show_progress,
+    )
     write_json_atomically(wanted, record)

@@ -13,13 +13,16 @@ import numpy as np
 from nnunet_ssl import __version__
 from nnunet_ssl.data.derived import (
     LABELS_HASH,
+    LISTS_HASH,
     carried_lists,
     case_ids,
     hash_labels,
+    hash_lists,
     holds_images,
     place_files,
     read_label,
     refuse_faulty_cases,
+    refuse_other_images,
     same_request,
     under_construction,
     write_label,
@@ -140,8 +143,9 @@ class Relabeling:
             labels: what the labels of `raw` are, "dense".
 
         Raises:
-            UserError: an id or a name that cannot be taken, or the data set itself.
+            UserError: an id or a name that cannot be taken, or the data set itself; images with another ending than it has.
         """
+        refuse_other_images(raw)
         self.raw, self.writing, self.dense = raw, writing, dense
         self.name = writing.name or f"{dataset_title(raw.name)}_{what}"
         self.target = target_folder(writing.dataset_id, self.name, option="-o")
@@ -160,6 +164,7 @@ class Relabeling:
             **(own if isinstance(own, dict) else {}),
             command: {"from": self.raw.name, **request, "version": __version__},
             LABELS_HASH: {self.raw.name: hash_labels(self.raw, self.dense)},
+            LISTS_HASH: {self.raw.name: hash_lists(self.raw, self.case_list, self.splits)},
         }
         return content
 
@@ -184,7 +189,8 @@ class Relabeling:
             print(f"{self.target} already holds these {labels}; nothing is written. --overwrite makes them again.")
             return True
         raise UserError(
-            f"{self.target} exists and holds something else: cases, their images or labels, {choice} or options differ. "
+            f"{self.target} exists and holds something else: cases, their images or labels, patients, splits, {choice} or options "
+            "differ. "
             "Allowed: a free id (-o), or --overwrite, which replaces the folder once the new one is complete."
         )
 

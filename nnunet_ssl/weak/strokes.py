@@ -257,6 +257,8 @@ def boundary_stroke(component: np.ndarray, rng: np.random.RandomState) -> np.nda
     Empty for a component that is too thin for it. The image border is no outline.
     """
     stroke = np.zeros_like(component)
+    if min(component.shape) < 2:  # a slice one pixel wide has no contours
+        return stroke
     low, high = BENCH_CONTOUR_DEPTH
     depth = rng.randint(BENCH_HALF_THICKNESS + low, BENCH_HALF_THICKNESS + high + 1)
     contours = find_contours(ndimage.binary_erosion(component, disk(depth), border_value=1).astype(float), 0.5)

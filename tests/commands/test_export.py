@@ -365,4 +365,4 @@ def test_missing_plans_and_an_unset_results_folder_are_named(results, tmp_path, 
         export_model(model, tmp_path / "exported", "2d")
     monkeypatch.delenv("nnUNet_results")
     assert cli.main(["export", "-d", DATASET, "-c", "2d", "-tr", TRAINER, "-o", str(tmp_path / "exported")]) == 1
-    assert "nnUNet_results is not defined" in capsys.readouterr().err
+    assert "the environment variable nnUNet_results is not set" in capsys.readouterr().err

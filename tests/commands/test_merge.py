@@ -272,8 +272,9 @@ def test_an_existing_data_set_is_replaced_only_with_overwrite_and_kept_when_that
         lambda f: shutil.copy(f / "imagesTr" / "c1_0000.nii.gz", f / "imagesTr" / "c0_0000.nii.gz"),
         lambda f: [file.unlink() for file in (f / "imagesUn").iterdir()],
         lambda f: [file.unlink() for folder in ("imagesTs", "labelsTs") for file in (f / folder).iterdir()],
+        lambda f: (f / "unlabeled.json").write_text(json.dumps({"format": 1, "groups": {"c0": "p", "c1": "p"}})),
     ],
-    ids=["label", "test label", "image", "unlabeled image", "test image"],
+    ids=["label", "test label", "image", "unlabeled image", "test image", "patient"],
 )
 def test_a_source_that_has_changed_is_another_request(root, capsys, change_source):
     assert merge(root, "--ignore") == 0

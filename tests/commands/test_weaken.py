@@ -351,6 +351,18 @@ def test_photographs_and_data_sets_that_list_their_files(raw, tmp_path):
     assert set(np.unique(weak)) == {0, 1, 2, 3} and np.array_equal(weak[weak != 3], organ(0)[2][weak != 3])
 
 
+def test_an_image_with_another_ending_is_not_linked_under_a_name_that_it_does_not_have(raw, capsys):
+    """nnU-Net reads such images where dataset.json lists them; under the ending of the data set nobody could."""
+    sitk.WriteImage(sitk.ReadImage(str(raw / "imagesTr/p1_a_0000.nii.gz")), str(raw / "p1_a.mha"))
+    entries = {
+        case: {"images": [f"imagesTr/{case}_000{c}.nii.gz" for c in (0, 1)], "label": f"labelsTr/{case}.nii.gz"}
+        for case in CASES
+    }
+    entries["p1_a"]["images"][0] = "p1_a.mha"
+    change(raw, dataset=entries)
+    assert "dataset.p1_a.images names" in refusal(capsys, raw) and not made(raw).exists()
+
+
 # --- again and again --------------------------------------------------------------------------------------------------
 
 
@@ -378,14 +390,28 @@ def test_the_same_request_writes_nothing_another_is_refused_and_overwrite_replac
         lambda f: _replace(f / "imagesTr" / "p2_a_0000.nii.gz", f / "imagesTr" / "p1_a_0000.nii.gz"),
         lambda f: [file.unlink() for file in (f / "imagesUn").iterdir()],
         lambda f: [file.unlink() for folder in ("imagesTs", "labelsTs") for file in (f / folder).iterdir()],
+        lambda f: _write_list(f, groups={"p1_a": "p2", "p2_a": "p2"}),
+        lambda f: _write_list(f, hidden_labels={"0": ["p1_b"]}),
+        lambda f: write_split(f, (["p1_a", "p1_b"], ["p2_a", "p3_a"])),
     ],
-    ids=["label", "test label", "image", "unlabeled image", "test image"],
+    ids=["label", "test label", "image", "unlabeled image", "test image", "patient", "hidden label", "split"],
 )
 @pytest.mark.parametrize("copy", [(), ("--copy",)], ids=["links", "copies"])
 def test_a_source_that_has_changed_is_another_request(raw, capsys, change_source, copy):
     assert weaken("-name", "W", *copy) == 0
     change_source(raw)
     assert "their images or labels" in refusal(capsys, raw, "-name", "W", *copy)
+
+
+def _write_list(folder: Path, **changes) -> None:
+    file = folder / "unlabeled.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_hashes_and_sources_in_the_list_of_the_source_change_nothing(raw, capsys):
+    assert weaken("-name", "W") == 0
+    update_list(RawDataset.open(27), 1, rehash=True)
+    assert weaken("-name", "W") == 0 and "already holds" in capsys.readouterr().out
 
 
 def _replace(source: Path, target: Path) -> None:
@@ -398,7 +424,8 @@ def test_a_result_of_an_earlier_version_is_compared_without_the_hash_of_the_labe
     assert weaken("-name", "W") == 0
     file = raw.with_name("Dataset127_W") / "dataset.json"
     content = json.loads(file.read_text())
-    assert list(content["nnunet_ssl"].pop("source_labels_sha256")) == ["Dataset027_Organ"]
+    for key in ("source_labels_sha256", "source_lists_sha256"):
+        assert list(content["nnunet_ssl"].pop(key)) == ["Dataset027_Organ"]
     file.write_text(json.dumps(content))
     assert weaken("-name", "W") == 0 and "already holds" in capsys.readouterr().out
 

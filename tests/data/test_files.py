@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 
+import nibabel
 import numpy as np
 import pytest
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from nnunet_ssl.data.files import (
     check_file,
@@ -98,3 +100,41 @@ def test_channels_that_do_not_fit_together_are_told_from_damaged_ones(tmp_path, 
 def test_a_wrong_number_of_channels_names_files_and_numbers():
     text = wrong_number_of_channels("a", ["a_0000.png"], 3, 1)
     assert text.startswith("case a: a_0000.png hold 3 channel(s); dataset.json names 1.")
+
+
+def test_what_is_compressed_twice_or_not_at_all_is_not_called_damaged(tmp_path, image):
+    file = tmp_path / "a_0000.nii.gz"
+    write_image(image, file)
+    sound = file.read_bytes()
+    file.write_bytes(gzip.decompress(sound))
+    assert "is not compressed, though its name ends in .gz. Compress it with gzip." in damaged_file("a", [str(file)])
+    file.write_bytes(gzip.compress(sound))
+    assert "was compressed twice. Unpack it once" in damaged_file("a", [str(file)])
+    second = nibabel.Nifti2Image(image, np.eye(4))
+    nibabel.save(second, tmp_path / "b.nii")
+    file.write_bytes((tmp_path / "b.nii").read_bytes())
+    assert "is not compressed" in damaged_file("a", [str(file)])
+
+
+@pytest.mark.parametrize(
+    ("ending", "line", "other"),
+    [
+        (".mha", b"ElementSpacing = 1 1 1", b"ElementSpacing = 0 1 1"),
+        (".nrrd", b"(1,0,0)", b"(0,0,0)"),
+    ],
+)
+def test_a_spacing_of_zero_is_not_called_damage(tmp_path, image, ending, line, other):
+    file = tmp_path / f"a_0000{ending}"
+    write_image(image, file)
+    content = file.read_bytes()
+    assert line in content
+    file.write_bytes(content.replace(line, other, 1))
+    problem = explain_reading_error("a", [str(file)], SimpleITKIO)
+    assert "spacing in its header that is not possible" in problem and "Allowed are positive numbers in mm" in problem
+
+
+def test_a_reader_for_other_files_is_not_called_damage(tmp_path, image):
+    file = tmp_path / "a_0000.nii.gz"
+    write_image(image, file)
+    problem = explain_reading_error("a", [str(file)], Tiff3DIO)
+    assert "not supported by Tiff3DIO" in problem and "Correct 'overwrite_image_reader_writer'" in problem

@@ -6,13 +6,14 @@ import json
 
 import nibabel
 import numpy as np
+import pytest
 import SimpleITK as sitk
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
-from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
-from nnunet_ssl.data.geometry import geometry_hash
+from nnunet_ssl.data.geometry import geometry_hash, orientation, read_grid
 
 
 def test_spacing_origin_direction_of_every_channel_and_not_the_voxels(tmp_path):
@@ -48,3 +49,25 @@ def test_other_readers(tmp_path):
         hashes.add(geometry_hash([file], NibabelIO))
     assert len(hashes) == 2
     assert geometry_hash([tmp_path / "a_0000.png"], NaturalImage2DIO) == ""
+
+
+@pytest.mark.parametrize("axes", [((0, -1), (1, 1), (2, 1)), ((1, 1), (0, -1), (2, 1)), ((2, -1), (0, 1), (1, -1))])
+def test_the_reader_that_turns_images_turns_their_grids(tmp_path, axes):
+    """One image stored with other axes: nnU-Net's reader gives equal arrays, so that the grids are equal too."""
+    affine = np.array([[0.8, 0, 0, -12.0], [0, 0, 2.5, 3.0], [0, -1.1, 0, 40.0], [0, 0, 0, 1]])
+    image = nibabel.Nifti1Image(np.arange(60, dtype=np.float32).reshape(3, 4, 5), affine)
+    turned = image.as_reoriented(np.array(axes))
+    files = [tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"]
+    for content, file in zip((image, turned), files):
+        nibabel.save(content, file)
+    arrays = [NibabelIOWithReorient().read_images([str(file)])[0] for file in files]
+    assert np.array_equal(*arrays)
+    one, other = (read_grid(file, NibabelIOWithReorient) for file in files)
+    assert one.difference(other) is None and one.shape == arrays[0].shape[:0:-1]
+    assert orientation(files[0], NibabelIOWithReorient) == "RAS"
+    assert read_grid(files[0], NibabelIO).difference(read_grid(files[1], NibabelIO)) is not None
+    moved = tmp_path / "c.nii.gz"
+    elsewhere = turned.affine.copy()
+    elsewhere[0, 3] += 5
+    nibabel.save(nibabel.Nifti1Image(np.asarray(turned.dataobj), elsewhere), moved)
+    assert one.difference(read_grid(moved, NibabelIOWithReorient)).startswith("origin")

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_ssl.data.names import check_case_ids, dataset_number, dataset_title, fault_of_name, plain_name
+from nnunet_ssl.data.names import (
+    check_case_ids,
+    check_ids_of_files,
+    dataset_number,
+    dataset_title,
+    fault_of_name,
+    plain_name,
+)
 from nnunet_ssl.errors import UserError
+from tests.helpers.raw_data import write_image
 
 GOOD = ["case_01", "Fall 3", "übung", "a.b.c", "fall [2]", "x_seg", "case,1", "a'b", "患者", "-d", "1"]
 BAD = ["", " ", "a/b", "a\\b", "..", ".hidden", "../x", "/abs", "a\nb", "a\0b", " a", "a ", "\udcff", 3, None, ["a"]]
@@ -48,6 +57,22 @@ def test_ids_that_would_overwrite_each_other(ids, message):
         check_case_ids(ids, "here")
     for name in ids:
         check_case_ids([name], "here")
+
+
+@pytest.mark.parametrize("name", ["x.nii", "x.NII", "x.nii.gz", "x.hdr", "a.img", "a.nia"])
+def test_ids_that_simpleitk_shortens(tmp_path, name):
+    write_image(np.zeros((2, 3, 4), np.uint8), tmp_path / f"{name}.nii.gz")
+    assert not (tmp_path / f"{name}.nii.gz").exists()
+    with pytest.raises(UserError, match="end like an image file"):
+        check_ids_of_files(["y", name], ".nii.gz", "here")
+    check_ids_of_files([name], ".nrrd", "here")
+
+
+@pytest.mark.parametrize("name", ["x.nii.b", "x.gz", "a.nia.gz", "nii", "x.nrrd", "x.1"])
+def test_ids_that_simpleitk_keeps(tmp_path, name):
+    write_image(np.zeros((2, 3, 4), np.uint8), tmp_path / f"{name}.nii.gz")
+    assert (tmp_path / f"{name}.nii.gz").exists()
+    check_ids_of_files([name], ".nii.gz", "here")
 
 
 @pytest.mark.parametrize(

@@ -173,3 +173,56 @@ def test_one_folder_for_raw_and_preprocessed_data_is_refused(folder, monkeypatch
     monkeypatch.setenv("nnUNet_preprocessed", str(folder.parent))
     with pytest.raises(UserError, match="are one folder"):
         RawDataset.open(NAME)
+
+
+def test_an_id_of_three_digits_is_not_one_of_four(folder):
+    folder.rename(folder.with_name("Dataset8012_Other"))
+    with pytest.raises(UserError, match=r"none of this id\. Found: Dataset8012_Other, whose id is 8012"):
+        RawDataset.open(801)
+    assert RawDataset.open("8012").name == "Dataset8012_Other"
+
+
+def test_a_case_that_ends_like_an_image_file_is_refused(folder):
+    for channel in (0, 1):
+        (folder / f"imagesTs/tes_0_000{channel}.nii.gz").rename(folder / f"imagesTs/t.nii_000{channel}.nii.gz")
+    with pytest.raises(UserError, match=r"end like an image file: t\.nii"):
+        RawDataset.open(801)
+
+
+@pytest.mark.parametrize("reader", ["NoSuchIO", 5, None, "simpleitkio"])
+def test_a_reader_that_nnunet_does_not_have_is_refused(folder, reader):
+    change(folder, overwrite_image_reader_writer=reader)
+    with pytest.raises(
+        UserError, match=r"'overwrite_image_reader_writer' is .*; allowed is a reader of nnU-Net, .*SimpleITKIO"
+    ):
+        RawDataset.open(801).reader_writer_class  # noqa: B018
+
+
+@pytest.mark.parametrize("reader", ["None", "SimpleITKIO"])
+def test_a_reader_that_nnunet_has_is_taken(folder, reader):
+    change(folder, overwrite_image_reader_writer=reader)
+    assert RawDataset.open(801).reader_writer_class is SimpleITKIO
+
+
+def test_an_ending_that_simpleitk_does_not_write_is_refused(folder):
+    for file in folder.rglob("*.nii.gz"):
+        file.rename(str(file).replace(".nii.gz", ".NII.GZ"))
+    change(folder, file_ending=".NII.GZ")
+    with pytest.raises(UserError, match=r"'file_ending' is '\.NII\.GZ'.* Rename the files to \.nii\.gz"):
+        RawDataset.open(801).reader_writer_class  # noqa: B018
+
+
+def test_labels_of_dataset_json_have_the_ending_of_the_data_set(folder):
+    images = [f"imagesTr/lab_0_000{channel}.nii.gz" for channel in (0, 1)]
+    write_image(phantom(0)[1], folder / "lab_0.nrrd")
+    change(folder, dataset={"x": {"images": images, "label": "lab_0.nrrd"}})
+    with pytest.raises(UserError, match=r"dataset\.x\.label is .*lab_0\.nrrd; 'file_ending' is \.nii\.gz"):
+        RawDataset.open(801)
+
+
+def test_images_in_sub_folders_are_said(folder):
+    assert RawDataset.open(801).unread_files() == ""
+    write_image(phantom(0)[0], folder / "imagesUn" / "patient 1" / "z_0000.nii.gz")
+    (folder / "imagesUn" / "patient 1" / "._z_0000.nii.gz").write_text("")
+    said = RawDataset.open(801).unread_files()
+    assert "1 file(s) in sub-folders are not read: imagesUn/patient 1/z_0000.nii.gz" in said

@@ -147,3 +147,12 @@ def test_the_old_split_is_ours_where_it_was_before(tmp_path, by_hand):
         file.write_text(file.read_text() + "\n")
     write_splits(file, [{"train": ["b"], "val": ["a"]}], overwrite=True)
     assert foreign_files(tmp_path, in_record(tmp_path)) == ([f"{file.name}.1.bak"] if by_hand else [])
+
+
+@pytest.mark.parametrize(
+    "entry", ["a.nii.gz", "a_0000.nii.gz", "imagesTr/a_0000.nii.gz", "labelsTr\\a.nii.gz", "a_0000"]
+)
+def test_a_file_in_a_list_of_ids_is_told_what_is_meant(tmp_path, entry):
+    (tmp_path / "list.txt").write_text(f"{entry}\nb\n")
+    with pytest.raises(UserError, match="; a without file ending and channel is one"):
+        read_case_list(tmp_path / "list.txt", ["a", "b"])

@@ -112,6 +112,21 @@ def test_a_list_names_the_labeled_patients(tmp_path):
         choose_labeled(PATIENTS, str(file))
 
 
+def test_a_seed_that_has_nothing_to_choose_is_refused():
+    with pytest.raises(
+        UserError, match="--seed 0 chooses among the labeled patients and does nothing without --labeled"
+    ):
+        choose_labeled(PATIENTS, None, seed=0)
+
+
+def test_a_number_is_a_number_also_where_a_file_has_this_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "3").write_text("p9\n")
+    (tmp_path / "0.2").mkdir()
+    assert choose_labeled(PATIENTS, "3") == PATIENTS[:3] and choose_labeled(PATIENTS, "./3") == ["p9"]
+    assert choose_labeled(PATIENTS, "0.2") == PATIENTS[:2]
+
+
 @pytest.mark.parametrize(
     "labeled, message",
     [

@@ -211,7 +211,8 @@ def test_lists_and_budgets_go_by_patient_where_a_pattern_says_who_that_is(raw, t
     for wrong, message in (
         ("(", "no regular expression"),
         ("p1", "needs a group"),
-        (r"(x\d)", "does not match 'p1_a'"),
+        (r"(x\d)", "finds no patient in 'p1_a'"),
+        (r"(x)?", "finds no patient in 'p1_a'"),
     ):
         assert convert(tmp_path, "--patient_pattern", wrong) == 1
         assert message in capsys.readouterr().err
@@ -242,6 +243,38 @@ def test_folders_that_do_not_fit_together_are_refused(raw, folders, capsys, brea
     assert convert(folders, *with_all(folders)) == 1
     assert message in capsys.readouterr().err
     assert not list(raw.glob("*"))
+
+
+def test_more_classes_than_a_byte_holds(raw, folders):
+    names = [f"class{code}={code}" for code in range(1, 255) if code != 5]
+    assert (
+        convert(
+            folders,
+            labels=(
+                "--unlabeled_value",
+                "255",
+                "--labels",
+                "background=0",
+                *names,
+                "last=5",
+                "x=256",
+                "y=257",
+                "z=258",
+            ),
+        )
+        == 0
+    )
+    labels = json.loads((raw / "Dataset128_Scribbles/dataset.json").read_text())["labels"]
+    assert (labels["last"], labels["ignore"]) == (254, 258)
+    for file in sorted((raw / "Dataset128_Scribbles/labelsTr").iterdir()):
+        case = file.name.removesuffix(".nii.gz")
+        written = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+        assert np.array_equal(written == 258, sparse(case) == 255) and np.array_equal(written == 254, sparse(case) == 5)
+
+
+def test_a_suffix_without_masks_is_refused(raw, folders, capsys):
+    assert convert(folders, "--dense_suffix", "_gt") == 1
+    assert "--dense_suffix _gt belongs to --dense or --test_labels" in capsys.readouterr().err
 
 
 def test_a_suffix_that_no_label_has_and_test_labels_without_images_are_refused(raw, folders, capsys):

@@ -210,11 +210,17 @@ def test_a_duplicate_case_and_an_id_like_a_channel_are_refused(raw, five, tmp_pa
         convert([*five, make_case(tmp_path / "in", "x_0001")])
 
 
-def test_the_same_request_again_writes_nothing_and_another_is_refused(raw, five, capsys):
+def test_the_same_request_again_writes_nothing_and_another_is_refused(raw, five, tmp_path, capsys):
     target = convert(five)
     before = {path: path.stat().st_mtime_ns for path in target.rglob("*")}
     assert convert(five, reader=partial(read_and_raise, error=AssertionError("read again"))) == target
-    assert "already holds this conversion" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "already holds this conversion" in said and "Warning" not in said
+    os.utime(five[0].images[0])
+    shutil.copy2(five[1].label, tmp_path / "moved")  # with the time of the old file
+    os.replace(tmp_path / "moved", five[1].label)
+    convert(five)
+    assert "2 file(s) of the input have changed since" in capsys.readouterr().out
     other_split = Assignment(("c1", "c4"), ("c3",), ("c2",), ("c5",))
     other_cases = Assignment(("c1",), ("c2", "c3"), ("c4",), ("c5",))
     for assignment in (other_split, other_cases):

@@ -16,9 +16,12 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+from nnunetv2.experiment_planning import plan_and_preprocess_api
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 
 from nnunet_ssl import cli
+from nnunet_ssl.data import label_files, list_update
+from nnunet_ssl.errors import UserError
 from nnunet_ssl.evaluation import statistics
 from tests.faults import inputs, releases, results, rounds
 from tests.faults.inputs import COMMANDS, NAME, write_sound
@@ -142,6 +145,33 @@ def test_a_number_of_four_digits_beside_one_of_three(monkeypatch, tmp_path, capf
         capfd.readouterr()
     )
     assert (tmp_path / "nnUNet_preprocessed/Dataset1234_Long/nnUNetPlans_2d_unlabeled/u.b2nd").is_file()
+
+
+def test_two_data_sets_of_one_id_are_not_planned(monkeypatch, tmp_path, capfd):
+    """Also by its full name: nnU-Net's planner looks for the id."""
+    use_folders(monkeypatch, tmp_path)
+    for name in ("Dataset041_One", "Dataset041_Other"):
+        write_sound(tmp_path / "nnUNet_raw" / name)
+    before = snapshot(tmp_path)
+    assert cli.main(["plan_and_preprocess", "-d", "Dataset041_One", "-c", "2d", "-np", "1", "-npfp", "1"]) == 1
+    assert "data set 041: More than one dataset name found" in capfd.readouterr().err
+    assert snapshot(tmp_path) == before
+
+
+def test_no_more_processes_than_cases_are_asked_of_nnunet(monkeypatch, tmp_path):
+    use_folders(monkeypatch, tmp_path)
+    write_sound(tmp_path / "nnUNet_raw" / NAME)
+    asked = []
+
+    def stop(datasets, extractor, processes, *further):
+        asked.append(processes)
+        raise UserError("as far as this")
+
+    monkeypatch.setattr(list_update, "run_in_processes", lambda f, jobs, *more: enumerate(f(*job) for job in jobs))
+    monkeypatch.setattr(label_files, "run_in_processes", lambda f, jobs, *more: enumerate(f(*job) for job in jobs))
+    monkeypatch.setattr(plan_and_preprocess_api, "extract_fingerprints", stop)
+    assert cli.main(["plan_and_preprocess", "-d", NAME, "-c", "2d", "-npfp", "999"]) == 1
+    assert asked == [3]
 
 
 def test_splits_that_cannot_be_used_are_replaced_where_that_is_asked_for(sound, monkeypatch, tmp_path):

@@ -217,6 +217,11 @@ def test_components_of_few_pixels_have_a_scribble(shape):
     assert stroke.any() and not (stroke & ~mask).any()
 
 
+@pytest.mark.parametrize("shape", [(1, 20), (20, 1), (1, 1)])
+def test_a_slice_one_pixel_wide_has_a_scribble(shape):
+    assert strokes.bench_stroke(np.ones(shape, bool), np.random.RandomState(0)).any()
+
+
 def test_scribbles_of_the_benchmark_agree_with_the_official_draw_in_classes_slices_and_amount():
     with np.load(REPOSITORY / "tests" / "golden" / "data" / "scribble_generators.npz") as file:
         labels, official = file["labels"], file["scribblebench_scribble"]
