@@ -182,7 +182,6 @@ UNLABELED += (
 )
 ACDC_EPOCHS, LA_EPOCHS = 16, 12
 GPU_ACDC_EPOCHS, GPU_LA_EPOCHS = 40, 8  # for half an hour; docs/gpu.md says how they were chosen
-TO_THE_END = "unlabeled to the end"
 LABEL = "pseudo_label -d {dataset} -c {configuration} -f 0 -tr {after[0]} -device {device} -np 1"
 
 
@@ -233,14 +232,14 @@ def continued(row: Row, start: str) -> Row:
 
 def early(row: Row) -> Row:
     """Its own labels as soon as every class is found on labeled patches, as it was before 0.3 of the run became the earliest."""
-    settings = ("earliest=0.05", "labels_last=0.0")
+    settings = ("earliest=0.05",)
     return replace(row, key=f"{row.key}, start from 0.05", group="variants", settings=settings, variant="start_0_05")
 
 
-def to_the_end(row: Row) -> Row:
-    """Unlabeled patches to the end of the run, as it was before labeled ones were alone there."""
-    settings = ("labels_last=0.0",)
-    return replace(row, key=f"{row.key}, {TO_THE_END}", group="variants", settings=settings, variant="to_the_end")
+def labels_last(row: Row) -> Row:
+    """At the end labeled patches alone, as long as is their share of the images."""
+    settings = ("labels_last=null",)
+    return replace(row, key=f"{row.key}, labels last", group="variants", settings=settings, variant="labels_last")
 
 
 def by_class(row: Row, part: str) -> Row:
@@ -285,14 +284,14 @@ def few_labels(
         semi_supervised,
         all_labels,
         early(semi_supervised),
-        *map(to_the_end, (semi_supervised, all_labels)),
+        *map(labels_last, (semi_supervised, all_labels)),
         *([replace(semi_supervised, key="SemiSupervised, foreign images", pack=foreign)] if foreign else []),
         *(by_class(semi_supervised, part) for part in ("reliability", "thresholds")),
         pseudo_labels("round 1", pack, epochs, "nnU-Net"),
         pseudo_labels("round 1 above 0.9", pack, epochs, "nnU-Net", "--min_confidence 0.9"),
         pseudo_labels("round 1 above 0.9, rectangles", pack, epochs, "nnU-Net", "--min_confidence 0.9", ("blank=0.8",)),
         pseudo_labels("round 2", pack, epochs, "round 1"),
-        pseudo_labels("round of SemiSupervised", pack, epochs, f"SemiSupervised, {TO_THE_END}"),
+        pseudo_labels("round of SemiSupervised", pack, epochs, "SemiSupervised"),
         *(continued(semi_supervised, start) for start in ("round 1", "nnU-Net")),
         *methods(pack, epochs, UNLABELED),
         same_view(mean_teacher),

@@ -6,7 +6,7 @@ on the same patches with other intensities and blank rectangles:
 
     y = argmax f'(u_weak),   M = [max f'(u_weak) >= confidence]
     L = L_nnunet(f(x), y_x) + w(t) sum_h a_h [ sum_v M ce(f_h(u_strong), y) / V + 1 - Dice(f_h(u_strong), y; M) ]
-    w(t) = N_U / (N_U + N_L) ramp(t), and 0 in the last N_L / (N_U + N_L) of this stage,    theta' <- a theta' + (1 - a) theta
+    w(t) = N_U / (N_U + N_L) ramp(t),    theta' <- a theta' + (1 - a) theta
 
 h: scales of deep supervision with nnU-Net's weights; V: voxels inside the image; Dice: foreground classes in y. u_weak has
 nnU-Net's geometry, u_strong its intensity transforms and the rectangles of nnUNetTrainerDA5 as well, behind which the network must
@@ -18,8 +18,8 @@ organs anywhere. With 7 labeled patients of ACDC it labeled kidneys and spleen a
 No official code. The parts: teacher of Tarvainen & Valpola, NeurIPS 2017; weak and strong view and confidence of Sohn et al.
 (FixMatch), NeurIPS 2020; hidden parts of Hoyer et al. (MIC), CVPR 2023.
 
-The start by competence, not by a share of the run, the share of the images as weight and as length of the end on labeled patches
-alone, and the labeled loss at full weight are this package's; docs/studies has figures.
+The start by competence, not by a share of the run, the
+share of the images as weight and the labeled loss at full weight are this package's; docs/studies has figures.
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ from nnunet_ssl.trainers.partial.partial_label import nnUNetTrainerPartialLabel
 class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
     """nnU-Net that also learns from its own confident labels of unlabeled images; nothing to choose.
 
-    Passes per step (F+B on L+U, F on U; at first nnU-Net's): nnU-Net's until the start, and at the end on labeled patches; between,
-    forward and backward on labeled and unlabeled patches in one batch, and one forward pass of the moving average on the
-    unlabeled ones.
+    Passes per step (F+B on L+U, F on U; at first nnU-Net's): nnU-Net's until the start; then forward and backward on labeled
+    and unlabeled patches in one batch, and one forward pass of the moving average on the unlabeled ones.
     """
 
     networks = ("student", "teacher")
@@ -58,7 +57,7 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
     unlabeled_weight: Weight | None = None  # None: share of the unlabeled images, N_U / (N_U + N_L)
     confidence: Share = 0.9  # of the moving average's label of a voxel, which does not count below
     blank: Share = 0.8  # share of the unlabeled patches of which rectangles are hidden from the network
-    labels_last: Share | None = None  # of the second stage, at its end, on labels alone; None: N_L / (N_U + N_L)
+    labels_last: Share | None = 0.0  # of the second stage, at its end, on labels alone; None: N_L / (N_U + N_L)
     horizons: Count = 100  # horizons of the moving average that fit into the run
     inference: Stored = "teacher"  # or "student"
 
