@@ -94,9 +94,13 @@ def test_what_labels_last_adds():
     of_3, of_7 = (gains(pack, row, "SemiSupervised").groupby("class").mean().mean() for pack in ("ACDC3", "ACDC7"))
     again = gains("ACDCagain", "SemiSupervised, all labels, labels last", "SemiSupervised, all labels")
     of_again = again.groupby("class").mean().mean()
-    added = f"{of_7:.1f} on ACDC 7 (three seeds), {abs(of_3):.1f} on ACDC 3, {of_again:.1f} on all labels again"
-    assert added in TEXT and f"On ACDC 3 it changes nothing ({abs(of_3):.1f} of the mean)" in paragraph("ACDC 7.")
-    assert abs(of_3) < 0.05
+    of_atria = Results(ALL_STUDIES["LA_8"]).row_minus(row, "SemiSupervised").value
+    assert f"{of_again:.1f}" == f"{of_atria:.1f}"
+    assert (
+        f"{of_7:.1f} on ACDC 7 (three seeds), {of_3:.1f} on ACDC 3 (two seeds), {of_again:.1f} on all labels again and on LA 8"
+        in TEXT
+    )
+    assert f"On ACDC 3 it changes nothing ({of_3:.1f}, two seeds)" in paragraph("ACDC 7.") and abs(of_3) < 0.5
 
 
 def test_what_rounds_gain_with_all_seeds_and_with_the_first():
@@ -109,11 +113,14 @@ def test_what_rounds_gain_with_all_seeds_and_with_the_first():
     assert f"above 0.9 alone: {sure[0]} (two seeds; {sure[1]} with seed 0)" in text
     assert f"SemiSupervised's give {own[0]} (three seeds; {own[1]} with seed 0)" in text
     hidden = gains("ACDC3", "round 1 above 0.9, rectangles")
-    assert f"{hidden.groupby('class').mean().mean():.1f}, better in all of the ten patients (seed 0)" in text
-    assert (hidden.groupby("patient").mean() > 0).sum() == 10
+    better, first = (hidden.groupby("patient").mean() > 0).sum(), hidden.xs(0, level="seed")
+    both = f"{hidden.groupby('class').mean().mean():.1f}, better in {better} of the ten patients (two seeds"
+    assert f"{both}; {first.groupby('class').mean().mean():.1f} with seed 0)" in text
     longer = gains("ACDC3", "nnU-Net, 7/3 steps").groupby("class").mean().mean()
     assert f"2.3 times them gains {longer:.1f} with this seed" in text
     page = " ".join((REPOSITORY / "docs" / "pseudo_labels.md").read_text(encoding="utf-8").split())
+    above = seeds[1][0] - seeds[0][0]
+    assert f"still 0.9 was {above:.1f} better than 0 with 3 patients of ACDC (one seed)" in page
     assert (
         f"it gained {own[0]} Dice (three seeds), {own[1]} with the one seed" in page
         and f"which gained {one[0]} (" in page
