@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_ssl.errors import UserError
 from tests.golden.framework import record_calls
 from tests.helpers.training import copy_batch, make_trainer, started
 
@@ -73,5 +74,5 @@ def test_two_class_constants_accept_less_and_weigh_more(datasets, tmp_path, monk
 
 
 def test_wrong_settings_are_refused(datasets, tmp_path):
-    with pytest.raises(ValueError, match="inference"):
+    with pytest.raises(UserError, match="inference"):
         a_step(datasets, tmp_path, inference="both")
