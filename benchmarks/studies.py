@@ -242,6 +242,15 @@ def labels_last(row: Row) -> Row:
     return replace(row, key=f"{row.key}, labels last", group="variants", settings=settings, variant="labels_last")
 
 
+def confident(row: Row, confidence: float) -> Row:
+    """With another confidence from which a voxel counts; 0: every voxel does."""
+    part = f"confidence {confidence:g}"
+    variant = part.replace(" ", "_").replace(".", "_")
+    return replace(
+        row, key=f"{row.key}, {part}", group="parts", settings=(f"confidence={confidence}",), variant=variant
+    )
+
+
 def by_class(row: Row, part: str) -> Row:
     """With a part that tells classes apart, of `benchmarks/trainers/by_class.py`: "reliability" or "thresholds"."""
     name = {"key": f"{row.key}, {part}", "group": "parts", "trainer": f"{row.trainer}ByClass", "variant": part}
@@ -287,6 +296,7 @@ def few_labels(
         *map(labels_last, (semi_supervised, all_labels)),
         *([replace(semi_supervised, key="SemiSupervised, foreign images", pack=foreign)] if foreign else []),
         *(by_class(semi_supervised, part) for part in ("reliability", "thresholds")),
+        confident(semi_supervised, 0.0),
         pseudo_labels("round 1", pack, epochs, "nnU-Net"),
         pseudo_labels("round 1 above 0.9", pack, epochs, "nnU-Net", "--min_confidence 0.9"),
         pseudo_labels("round 1 above 0.9, rectangles", pack, epochs, "nnU-Net", "--min_confidence 0.9", ("blank=0.8",)),

@@ -208,3 +208,12 @@ def test_the_table_of_strong_views_says_what_the_file_says():
     for view, line in zip(("nnU-Net", "CutMix", "intensity only", "rectangles"), shown, strict=True):
         expected = [*values.loc["ACDC3", view], *values.loc["ACDC7", view]]
         assert [float(cell) for cell in line.split("|")] == expected
+
+
+def test_the_table_of_unlabeled_atria_says_what_the_file_says():
+    table = pd.read_csv(STUDIES / "unlabeled_LA_4.csv")
+    dice = 100 * table.set_index(["network", "case"])["Dice"]
+    for name, values in dice.groupby(level="network"):
+        row = f"| {name} | {values.mean():.1f} | {values.median():.1f} | {(values < 70).sum()} | {values.min():.0f} |"
+        assert row in TEXT
+    assert {len(values) for _, values in dice.groupby(level="network")} == {76}
