@@ -244,3 +244,16 @@ def test_a_fold_that_another_process_trains_is_refused(datasets, tmp_path):
             trainer.on_train_start()
         other.stdin.close()
     trainer.on_train_start()
+
+
+def test_lower_scales_without_a_loss_do_not_stop_two_processes(datasets, tmp_path):
+    name = "nnUNetTrainerMCNet"
+    out, dataset = datasets(**needs(name, batch_size=4))
+    attributes = {"num_epochs": 1, "num_iterations_per_epoch": 3, "num_val_iterations_per_epoch": 1}
+    attributes |= {"auxiliary_weight": 0.0}  # the further decoders have a loss on the highest scale alone
+    job = {"name": name, "attributes": attributes, "out": out, "dataset": dataset, "work": tmp_path, "whole": True}
+    with mock.patch.dict(os.environ):
+        in_two_processes([job], tmp_path)
+    first, second = (torch.load(tmp_path / f"rank{r}.pth", weights_only=False) for r in range(2))
+    assert first["iteration"] == second["iteration"] == 3
+    assert largest_difference(first["student"], second["student"]) == 0
