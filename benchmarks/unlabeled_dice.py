@@ -3,8 +3,9 @@
     python -m benchmarks.unlabeled_dice -d 104 -c 3d_fullres_small --labels_of 180 -tr nnUNetTrainerEMA_12epochs --csv FILE
 
 What the network's own labels are worth: self-training makes images with good labels better and others worse, which few validation
-cases do not show. No validation or test case is looked at, so parts of a method can be chosen by it. The other data set is of the
-same images, all labeled, and preprocessed with the same spacing. nnU-Net's sliding window, without mirroring, at this spacing.
+cases do not show. No validation or test case is looked at; a method whose parts are chosen by it is tuned on these images, though.
+The other data set is of the same images, all labeled, and preprocessed with the same spacing. nnU-Net's sliding window, without
+mirroring, at this spacing. Classes, not regions.
 """
 
 from __future__ import annotations
@@ -17,27 +18,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ssl.data.json_files import read_json
 from nnunet_ssl.data.raw_dataset import RawDataset, preprocessed_folder
 from nnunet_ssl.errors import UserError, some
+from nnunet_ssl.evaluation.export import checkpoint_files, model_folder
 
 
 def dice_of_classes(predicted: np.ndarray, reference: np.ndarray, labels: Sequence[int]) -> list[float]:
     """Dice of each label; NaN where neither map has it. Voxels below 0 of the reference are in no label."""
     found = []
     for label in labels:
-        p, r = (predicted == label) & (reference >= 0), reference == label
-        found.append(float(2 * (p & r).sum() / (p.sum() + r.sum())) if p.any() or r.any() else float("nan"))
+        tp, fp, fn, _ = compute_tp_fp_fn_tn(reference == label, predicted == label, reference < 0)
+        found.append(float(2 * tp / (2 * tp + fp + fn)) if tp + fp + fn > 0 else float("nan"))
     return found
 
 
 def measure(dataset: str, configuration: str, labels_of: str, trainer: str, checkpoint: str) -> pd.DataFrame:
-    """Columns case, class, Dice. UserError where images or labels are missing."""
+    """Columns case, class, Dice. UserError where images, labels or the model are missing, or the images are for another model."""
     raw, other = RawDataset.open(dataset), RawDataset.open(labels_of)
     folder = preprocessed_folder(other.name)
     plans = PlansManager(read_json(folder / "nnUNetPlans.json"))
@@ -52,10 +54,20 @@ def measure(dataset: str, configuration: str, labels_of: str, trainer: str, chec
         )
     predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), perform_everything_on_device=False)
     predictor.verbose = predictor.allow_tqdm = False
-    predictor.initialize_from_trained_model_folder(
-        get_output_folder(raw.name, trainer, "nnUNetPlans", configuration), (0,), checkpoint
-    )
-    names = {name: label for name, label in other.dataset_json["labels"].items() if name != "background"}
+    model = model_folder(raw.name, trainer, "nnUNetPlans", configuration)
+    checkpoint_files(model, ["0"], checkpoint)
+    predictor.initialize_from_trained_model_folder(str(model), (0,), checkpoint)
+    own, its = predictor.configuration_manager, plans.get_configuration(configuration)
+    if list(own.spacing) != list(its.spacing) or "CTNormalization" in its.normalization_schemes:
+        raise UserError(
+            f"{images} has the spacing {its.spacing} and {its.normalization_schemes}, the model {own.spacing}. Allowed: the same "
+            "spacing, and no normalization by the intensities of a data set."
+        )
+    if predictor.label_manager.has_regions:
+        raise UserError(f"{raw.name} has regions. Allowed: classes.")
+    names = {
+        name: label for name, label in other.dataset_json["labels"].items() if name not in ("background", "ignore")
+    }
     rows = []
     for case in cases:
         image, reference, *_ = stored(str(images), [case]).load_case(case)

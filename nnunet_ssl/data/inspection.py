@@ -69,7 +69,7 @@ def check_dataset(
     if unused := raw.unused_test_labels():
         report.warnings.append(unused)
     if unread := raw.unread_files():
-        report.warnings.append(f"{unread}. Move them up, as CASE_XXXX{raw.file_ending}")
+        report.warnings.append(unread)
     listed = _load_lists(raw, report)
     splits = _load_splits(raw, report)
     reader = raw.reader_writer_class

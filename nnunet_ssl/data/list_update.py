@@ -39,7 +39,7 @@ def prepare_lists(
         UserError: see `copy_splits` and `update_list`.
     """
     if unread := raw.unread_files():
-        print(f"Warning: {unread}. Move them up, as CASE_XXXX{raw.file_ending}.")
+        print(f"Warning: {unread}")
     check_copy(raw.folder, raw.preprocessed, overwrite, raw.labeled)
     content = update_list(raw, num_processes, rehash, show_progress, before_writing)
     splits_file = copy_splits(raw.folder, raw.preprocessed, overwrite, raw.labeled) or raw.preprocessed / SPLITS_FILE

@@ -200,16 +200,21 @@ class RawDataset:
         return f"{folder}: {len(unused)} label map(s) without an image in imagesTs: {some(unused, 5)}" if unused else ""
 
     def unread_files(self) -> str:
-        """Says which unlabeled images and masks lie in sub-folders, where nobody reads them; empty where none does."""
+        """Says which unlabeled and test images and masks lie in sub-folders, where nobody reads them; empty where none does."""
         found = [
             str(Path(parent, name).relative_to(self.folder))
-            for part in (FOLDERS["unlabeled"], MASKS_FOLDER)
+            for part in (FOLDERS["unlabeled"], FOLDERS["test"], MASKS_FOLDER)
             for parent, _, names in sorted(os.walk(self.folder / part))
             if Path(parent) != self.folder / part
             for name in sorted(names)
             if name.endswith(self.file_ending) and not name.startswith(".")
         ]
-        return f"{self.folder}: {len(found)} file(s) in sub-folders are not read: {some(found, 3)}" if found else ""
+        if not found:
+            return ""
+        return (
+            f"{self.folder}: {len(found)} file(s) in sub-folders are not read: {some(found, 3)}. Move them up, images as "
+            f"CASE_XXXX{self.file_ending}, masks as CASE{self.file_ending}."
+        )
 
     def dense_files(self) -> dict[str, str]:
         """Training case -> its dense label file, where labels are sparse or partial and the data set has dense ones too.

@@ -104,9 +104,8 @@ def near_names(name: str) -> list[str]:
     ordered = "_".join([base, *sorted(suffixes, key=_place_of_suffix)])
     if ordered != name and _is_trainer(ordered):
         return [ordered]
-    own = {
-        trainer.removeprefix(_PREFIX): trainer for trainer in trainer_classes()
-    }  # the prefix would make all names alike
+    # without the prefix, which would make all names alike
+    own = {trainer.removeprefix(_PREFIX): trainer for trainer in trainer_classes()}
     alike = difflib.get_close_matches(base.removeprefix(_PREFIX), own)
     others = [ordered.replace(base, own[near], 1) for near in alike]
     return [other for other in others if other != name and _is_trainer(other)]

@@ -225,4 +225,8 @@ def test_images_in_sub_folders_are_said(folder):
     write_image(phantom(0)[0], folder / "imagesUn" / "patient 1" / "z_0000.nii.gz")
     (folder / "imagesUn" / "patient 1" / "._z_0000.nii.gz").write_text("")
     said = RawDataset.open(801).unread_files()
-    assert "1 file(s) in sub-folders are not read: imagesUn/patient 1/z_0000.nii.gz" in said
+    assert "1 file(s) in sub-folders are not read: imagesUn/patient 1/z_0000.nii.gz. Move them up" in said
+    for part in ("imagesTs", "masksUn"):
+        write_image(phantom(0)[0], folder / part / "more" / "y.nii.gz")
+    said = RawDataset.open(801).unread_files()
+    assert "3 file(s)" in said and "imagesTs/more/y.nii.gz" in said and "masksUn/more/y.nii.gz" in said

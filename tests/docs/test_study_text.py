@@ -217,3 +217,20 @@ def test_the_table_of_unlabeled_atria_says_what_the_file_says():
         row = f"| {name} | {values.mean():.1f} | {values.median():.1f} | {(values < 70).sum()} | {values.min():.0f} |"
         assert row in TEXT
     assert {len(values) for _, values in dice.groupby(level="network")} == {76}
+
+
+def test_what_was_gained_and_lost_with_4_atria():
+    results, text = Results(ALL_STUDIES["LA_4"]), paragraph("LA 4.")
+    atria = pd.read_csv(STUDIES / "LA_3mm.csv").set_index(["data", "row", "seed", "case"])["Dice"]
+    of_seeds = (atria["LA4", "SemiSupervised"] - atria["LA4", "nnU-Net"]).groupby("seed").mean()
+    assert "gain {:.1f}, {:.1f} and {:.1f}".format(*of_seeds) in text
+    lost = results.difference("SemiSupervised, labels last").value
+    assert (
+        f"lost {-lost:.1f}" in text
+        and f"thresholds*, {results.difference('SemiSupervised, thresholds').value:.1f} above" in text
+    )
+    for page in ("README.md", "docs/choose.md"):
+        assert f"[lost {-lost:.1f}](" in (REPOSITORY / page).read_text(encoding="utf-8")
+    row, other = atria["LA4", "SemiSupervised, labels last", 0], atria["LA4", "SemiSupervised", 0]
+    worst = (row - other).idxmin()
+    assert f"one atrium has {row[worst]:.0f} Dice in place of {other[worst]:.0f}" in text
