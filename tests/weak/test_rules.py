@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -306,6 +307,26 @@ def test_balls_end_with_the_mask_and_the_image_and_points_outside_the_mask_have_
     assert np.array_equal(marked, drawing("##.#.", "#.##.", "...#."))
     assert balls(np.array([[0, 0], [2, 4]]), 0, mask).sum() == 1
     assert balls(np.array([[2, 2, 2]]), 1, np.ones((5, 5, 5), bool)).sum() == 7
+
+
+@pytest.mark.parametrize("shape", [(9,), (12, 17), (6, 9, 11)])
+def test_balls_are_what_is_as_near_to_a_point(shape):
+    rng = np.random.RandomState(0)
+    mask = rng.rand(*shape) < 0.8
+    points = random_points(mask, 3, rng)
+    others = np.ones(shape, bool)
+    others[tuple(points.T)] = False
+    for radius in (0, 1, 3, 5, 40):
+        expected = (ndimage.distance_transform_edt(others) <= radius) & mask
+        np.testing.assert_array_equal(balls(points, radius, mask), expected)
+
+
+def test_the_largest_radius_takes_no_more_memory_than_the_image():
+    mask = np.ones((40, 60, 60), bool)
+    tracemalloc.start()
+    assert balls(random_points(mask, 3, np.random.RandomState(0)), 100, mask).all()
+    assert tracemalloc.get_traced_memory()[1] < 40 * mask.nbytes  # of a ball: 4.2 million voxels with three indices
+    tracemalloc.stop()
 
 
 def test_a_disk_at_a_centroid_outside_the_mask_is_replaced():
