@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labeled",
         required=True,
-        help="[REQUIRED] patients that keep their labels in each fold: their number, a fraction such as 0.1, or a text "
-        "file with one case id per line",
+        help="[REQUIRED] patients that keep their labels in each fold: their number, a share (0.1, 10%%), or a text file "
+        "with one case id per line",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="[OPTIONAL] seed of the draw; fold k uses seed + k. Default: 0"

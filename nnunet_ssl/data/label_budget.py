@@ -19,6 +19,7 @@ from nnunet_ssl.data.splits import (
     split_hash,
     write_splits,
 )
+from nnunet_ssl.data.texts import share_of_all, whole_number
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList, known_groups
 from nnunet_ssl.errors import UserError
@@ -162,7 +163,7 @@ def make_budget(
         content: the case lists; only `labeled` and `groups` are read.
         present: the splits that exist, or None. Their validation cases are kept unless `val` or `val_fraction` is given.
             A fold that validates on its own training list (protocols without validation set) stays such a fold.
-        labeled: number of patients, a fraction of the patients that are not in the validation part, or a list file.
+        labeled: number of patients, a share of the patients that are not in the validation part (`0.1`, `10%`), or a list file.
         seed: fold k draws with `seed + k`; for one seed, larger budgets contain the smaller ones.
         val: file with the validation cases of all folds.
         val_fraction: fraction of the patients to draw for validation, per fold.
@@ -227,23 +228,25 @@ def make_budget(
     return splits, hidden, notes
 
 
+_LABELED = (
+    "Allowed: a whole number of patients (7), a share of those outside validation (0.1 or 10%), or a text file with one case id per "
+    "line."
+)
+
+
 def _choose(
     labeled: str, pool: list[str], val: list[str], held_out: set[str], content: UnlabeledList, seed: int
 ) -> list[str]:
     """The labeled training cases of one fold, sorted, chosen from `pool`."""
     available = len(cases_by_patient(pool, content.groups))
-    try:
-        number = int(labeled)
-    except ValueError:
-        try:
-            fraction = float(labeled)
-        except ValueError:
+    number = whole_number(labeled)
+    if number is None:
+        share = share_of_all(labeled)
+        if share is None:
             return _listed(labeled, pool, val, held_out, content)
-        if not 0 < fraction <= 1:
-            raise UserError(
-                f"--labeled {labeled} is not a fraction in (0, 1], a whole number of patients or a file."
-            ) from None
-        number = max(1, round(fraction * available))
+        if not 0 < share <= 1:
+            raise UserError(f"--labeled {labeled}: a share lies above 0 and not above 1 (100%). {_LABELED}")
+        number = max(1, round(share * available))
     if not 1 <= number <= available:
         raise UserError(
             f"--labeled {labeled}: found {available} patients ({len(pool)} cases) outside validation; allowed are 1 to "
@@ -254,10 +257,7 @@ def _choose(
 
 def _listed(file: str, pool: list[str], val: list[str], held_out: set[str], content: UnlabeledList) -> list[str]:
     if not Path(file).is_file():
-        raise UserError(
-            f"--labeled {file}: there is no such file, and it is no number. Allowed: a whole number of patients, a "
-            "fraction in (0, 1], or a text file with one case id per line."
-        )
+        raise UserError(f"--labeled {file}: there is no such file, and it is no number. {_LABELED}")
     chosen = read_case_list(file, content.labeled)
     for case in chosen:
         if case not in pool:

@@ -32,6 +32,11 @@ def test_a_budget_counts_patients_and_keeps_the_validation_cases_of_the_existing
     assert not patients_on_both_sides(split["train"] + hidden, split["val"], GROUPS)
 
 
+@pytest.mark.parametrize("percent, share", [("10%", "0.1"), ("37.5%", "0.375"), ("100%", "1.0"), ("1e1%", ".1")])
+def test_percent_are_the_same_as_the_share(percent, share):
+    assert make_budget(_content(), ACDC_LIKE, percent, 0) == make_budget(_content(), ACDC_LIKE, share, 0)
+
+
 def test_a_fraction_is_of_the_patients_outside_validation_and_never_none():
     assert len(_patients(make_budget(_content(), ACDC_LIKE, "0.25", seed=0)[0][0]["train"])) == 2
     assert len(_patients(make_budget(_content(), ACDC_LIKE, "0.01", seed=0)[0][0]["train"])) == 1
@@ -112,7 +117,12 @@ def test_fewer_patients_than_folds_give_a_fold_for_each(number):
     [
         ({"labeled": "9"}, "found 8 patients .16 cases. outside validation; allowed are 1 to 8"),
         ({"labeled": "0"}, "1 to 8"),
-        ({"labeled": "1.5"}, r"fraction in \(0, 1\]"),
+        ({"labeled": "1.5"}, r"a share lies above 0 and not above 1 \(100%\)"),
+        ({"labeled": "0%"}, "a share lies above 0"),
+        ({"labeled": "101%"}, "a share lies above 0"),
+        ({"labeled": "-10%"}, "a share lies above 0"),
+        ({"labeled": "1.5.2%"}, "no such file, and it is no number"),
+        ({"labeled": "1_0%"}, "no such file, and it is no number"),
         ({"labeled": "nofile.txt"}, "no such file"),
         ({"labeled": "3", "val_fraction": 0.99}, "10 of 10 patients"),
         ({"labeled": "3", "folds": 2}, "has 1"),
