@@ -30,7 +30,7 @@ DEFAULT_FOLDS = 5  # as nnU-Net's own splits
 def write_budget(
     name_or_id: str | int,
     labeled: str,
-    seed: int,
+    seed: int | None,
     *,
     val: str | None = None,
     val_fraction: float | None = None,
@@ -151,7 +151,7 @@ def make_budget(
     content: UnlabeledList,
     present: Sequence[dict] | None,
     labeled: str,
-    seed: int,
+    seed: int | None,
     *,
     val: str | None = None,
     val_fraction: float | None = None,
@@ -164,7 +164,7 @@ def make_budget(
         present: the splits that exist, or None. Their validation cases are kept unless `val` or `val_fraction` is given.
             A fold that validates on its own training list (protocols without validation set) stays such a fold.
         labeled: number of patients, a share of the patients that are not in the validation part (`0.1`, `10%`), or a list file.
-        seed: fold k draws with `seed + k`; for one seed, larger budgets contain the smaller ones.
+        seed: None is 0; fold k draws with `seed + k`; for one seed, larger budgets contain the smaller ones.
         val: file with the validation cases of all folds.
         val_fraction: fraction of the patients to draw for validation, per fold.
         folds: number of folds; see the help of `-f`.
@@ -176,6 +176,13 @@ def make_budget(
         UserError: too few patients for the request, an unknown case, an argument out of its range.
     """
     cases, groups = sorted(content.labeled), content.groups
+    listed = whole_number(labeled) is None and share_of_all(labeled) is None and Path(labeled).is_file()
+    if seed is not None and listed and (val is not None or (present is not None and val_fraction is None)):
+        lists = f"--val {val}" if val is not None else "the validation cases of splits_final.json"
+        raise UserError(
+            f"--labeled {labeled} and {lists} name all cases: --seed {seed} has nothing to choose. Leave it out."
+        )
+    seed = seed or 0
     if folds is not None and not 1 <= folds <= 1000:
         raise UserError(f"-f is {folds}; allowed are 1 to 1000.")
     patients = cases_by_patient(cases, groups)
@@ -229,8 +236,8 @@ def make_budget(
 
 
 _LABELED = (
-    "Allowed: a whole number of patients (7), a share of those outside validation (0.1 or 10%), or a text file with one case id per "
-    "line."
+    "Allowed: a whole number of patients (7), a share of those outside validation (0.1 or 10%), or a text file with one case id "
+    "per line."
 )
 
 
