@@ -44,6 +44,7 @@ from nnunet_ssl.engine.members import NetworkMember
 from nnunet_ssl.engine.optimization import (
     LARGEST_WAITING,
     NonFiniteWatch,
+    WithoutGradientWatch,
     finite_outputs,
     out_of_memory_message,
     training_step,
@@ -83,6 +84,7 @@ class nnUNetTrainerSSL(MethodSeams):
         self.further_view_names: dict[str, tuple[str, ...]] = {}
         self.curves = Curves()
         self.nonfinite = NonFiniteWatch()
+        self.without_gradient_watch = WithoutGradientWatch()
         self.gradient_shares: dict[str, float] = {}  # of the epoch's last step, see engine/gradient_shares.py
         self._split: tuple[list[str], list[str]] | None = None
         self._lock: OutputLock | None = None  # of output_folder, while this process trains
@@ -295,6 +297,7 @@ class nnUNetTrainerSSL(MethodSeams):
         super().on_train_epoch_start()
         self.members.start_epoch(self.current_epoch)
         self.gradient_shares = {}
+        self.without_gradient_watch.start_epoch()
         self._waited = 0.0
         self._epoch_started = self._step_ended = perf_counter()
 
@@ -374,6 +377,8 @@ class nnUNetTrainerSSL(MethodSeams):
         shown = ", ".join(f"{k.split('/', 1)[1]} {v:.4g}" for k, v in values.items() if k.startswith("term/"))
         parts = (f"terms: {shown}", described(values), f"waiting for data {values['loader/waiting']:.0%}")
         self.print_to_log_file("; ".join(filter(None, parts)))
+        if warning := self.without_gradient_watch.found(train_outputs):
+            self.print_to_log_file(warning)
         if values["loader/waiting"] > LARGEST_WAITING and not self._waiting_said:
             self._waiting_said = True
             self.print_to_log_file(waiting_message(values["loader/waiting"]))
