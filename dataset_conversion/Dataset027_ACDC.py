@@ -476,6 +476,11 @@ def assign(
     train, validation, test = parts
     with_label = [patient for patient in train if any(case.label for case in by_patient[patient])]
     if labeled is None and protocol is not None and protocol.labeled is not None:
+        if seed is not None and not protocol.drawn:
+            raise UserError(
+                f"--split_patients {protocol.name} says which patients are labeled, so --seed {seed} has nothing to choose. Leave "
+                "it out, or give --labeled N."
+            )
         wanted = [patient for patient in protocol.labeled if patient in by_patient]
         chosen = set(wanted)
     else:

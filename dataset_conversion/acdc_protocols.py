@@ -30,6 +30,8 @@ class Protocol:
     validation: Sequence[str] = ()
     test: Sequence[str] = ()
     labeled: Sequence[str] | None = None  # whose labels are used where --labeled does not say; None: all of `train`
+    drawn: bool = False  # `labeled` is drawn with --seed
+    name: str = ""  # of --split_patients
     groups: tuple[Sequence[str], ...] = ()  # cross-validation over `train`: each fold validates one of these groups
 
 
@@ -51,7 +53,7 @@ def maag(seed: int | None) -> Protocol:
     scribbles, masks, validation, test = (
         shipped_list(f"acdc_maag_{part}.list") for part in ("scribbles35", "masks35", "val15", "test15")
     )
-    return Protocol("the split of MAAG", [*scribbles, *masks], validation, test, labeled=scribbles)
+    return Protocol("the split of MAAG", [*scribbles, *masks], validation, test, labeled=scribbles, name="maag")
 
 
 def cyclemix(seed: int | None) -> Protocol:
@@ -62,6 +64,8 @@ def cyclemix(seed: int | None) -> Protocol:
         _numbered(71, 85),
         _numbered(86, 100),
         labeled=sample_patients(train, {}, 35, seed),
+        drawn=True,
+        name="cyclemix",
     )
 
 

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from nnunet_ssl.data.splits import read_case_list, sample_patients
+from nnunet_ssl.data.texts import share_of_all, whole_number
 from nnunet_ssl.errors import UserError, some
 
 # an entry of a list that is a path to one of these names its case by the folder
@@ -131,13 +132,12 @@ _LABELED = "Allowed: a number (8), a fraction of the training patients (0.1 or 1
 
 def _asked_for(labeled: str, available: int) -> int | None:
     """How many patients a number or a fraction means, also where a file has this name; None for a file."""
-    try:
-        if re.fullmatch(r"\d+", labeled):
-            return int(labeled)
-        fraction = float(labeled.removesuffix("%")) / (100 if labeled.endswith("%") else 1)
-    except ValueError:
+    number, fraction = whole_number(labeled), share_of_all(labeled)
+    if number is not None:
+        return number
+    if fraction is None:
         if not Path(labeled).is_file():
-            raise UserError(f"--labeled {labeled}: neither a number nor a file that exists. {_LABELED}") from None
+            raise UserError(f"--labeled {labeled}: neither a number nor a file that exists. {_LABELED}")
         return None
     if not 0 < fraction <= 1:
         raise UserError(f"--labeled {labeled}: a fraction lies between 0 and 1. {_LABELED}")

@@ -32,6 +32,7 @@ from nnunet_ssl.data.unlabeled_list import CaseRecord, UnlabeledList, content_ha
 from nnunet_ssl.dataset_conversion.merge_sources import (
     Source,
     check_sources,
+    further_keys,
     load_map,
     make_dataset_json,
     read_sources,
@@ -280,6 +281,10 @@ def _report(
             print(
                 f"{raw.name}: its hidden labels (`nnunet_ssl split`) are labels here. Hide them again with `nnunet_ssl split`."
             )
+    if left_out := further_keys(sources)[1]:
+        print(
+            f"dataset.json: left out: {some(left_out)}, in which the data sets differ or which names their files or labels."
+        )
     print(f"labels: {', '.join(f'{label} {name}' for name, label in dataset_json['labels'].items())}")
     hashes = {case: record.sha256 for section in SECTIONS for case, record in getattr(records, section).items()}
     if identical := identical_images(hashes):

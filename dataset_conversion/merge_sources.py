@@ -17,6 +17,20 @@ from nnunet_ssl.errors import UserError
 # formats whose label maps nnU-Net's reader writes as it has read them, without further files beside them
 READERS = ("SimpleITKIO", "NibabelIO", "NibabelIOWithReorient", "NaturalImage2DIO")
 
+# keys of dataset.json that a merge makes anew, and those that stand for files or labels which the merged data set does not have
+MADE_ANEW = {
+    "name",
+    "channel_names",
+    "modality",
+    "labels",
+    "numTraining",
+    "file_ending",
+    "overwrite_image_reader_writer",
+    KEY,
+}
+MADE_ANEW |= {"nnunet_ssl", "groups", "numTest"}
+OF_FILES_OR_LABELS = {"training", "test", "size_bounds", "regions_class_order"}
+
 
 @dataclass(frozen=True)
 class Source:
@@ -207,6 +221,36 @@ def _hash_patients(source: Source) -> str:
     return hash_lists(source.raw, UnlabeledList(groups=groups))
 
 
+def further_keys(sources: Sequence[Source]) -> tuple[dict[str, object], list[str]]:
+    """Keys of the sources' dataset.json that the merged one has from them, such as licence and description.
+
+    What all have alike stays. A text that differs, or that some have, stays with the name of its data set before it, so that a
+    licence is not taken for that of all.
+
+    Returns:
+        the keys with their values, and those that the merged dataset.json cannot have: others that differ, or of files or labels.
+    """
+    jsons = {source.raw.name: source.raw.dataset_json for source in sources}
+    kept: dict[str, object] = {}
+    left_out = []
+    for key in dict.fromkeys(key for content in jsons.values() for key in content):
+        if key in MADE_ANEW:
+            continue
+        found = {name: content[key] for name, content in jsons.items() if key in content}
+        first = next(iter(found.values()))
+        if (
+            key not in OF_FILES_OR_LABELS
+            and len(found) == len(jsons)
+            and all(value == first for value in found.values())
+        ):
+            kept[key] = first
+        elif key not in OF_FILES_OR_LABELS and all(isinstance(value, str) for value in found.values()):
+            kept[key] = "; ".join(f"{name}: {value}" for name, value in found.items())
+        else:
+            left_out.append(key)
+    return kept, left_out
+
+
 def make_dataset_json(name: str, labels: Mapping[str, int], sources: Sequence[Source], num_folds: int) -> dict:
     """The merged dataset.json. UserError for a case that annotates a part of a common class."""
     first = sources[0].raw.dataset_json
@@ -218,7 +262,7 @@ def make_dataset_json(name: str, labels: Mapping[str, int], sources: Sequence[So
             annotated = source.annotated(case)
             if annotated != everything:
                 cases[source.prefix + case] = annotated
-    merged = {
+    merged = further_keys(sources)[0] | {
         "name": name,
         "channel_names": dict(first.get("channel_names", first.get("modality"))),
         "labels": dict(labels),

@@ -15,12 +15,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from nnunetv2.evaluation.evaluate_predictions import load_summary_json, save_summary_json
 from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
 from torch import Tensor
 
-from nnunet_ssl.data.annotated_classes import KEY, PartialLabels, Target
+from nnunet_ssl.data.annotated_classes import KEY, PartialLabels
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.engine.batch import SSLBatch
@@ -62,13 +61,6 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
             mask: bool `(L, 1, *spatial)`, False for the ignore label; None without one.
         """
         raise NotImplementedError
-
-    @property
-    def targets(self) -> list[Target]:
-        """Foreground labels, or with regions the labels of each, in the order of the network's channels."""
-        manager = self.label_manager
-        found = manager.foreground_regions if manager.has_regions else manager.foreground_labels
-        return [tuple(target) if isinstance(target, (list, tuple)) else int(target) for target in found]
 
     @functools.cached_property
     def everything_annotated(self) -> bool:
@@ -124,7 +116,7 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
             return
         cases = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
         hidden = self.cases.hidden  # nothing that tells about hidden labels is read
-        present = {case: self._present(case) for case in cases if case not in hidden}
+        present = {case: self.shown_in(case) for case in cases if case not in hidden}
         file = Path(self.preprocessed_dataset_folder_base, LIST_FILE)
         test = UnlabeledList.load(file).test if file.is_file() else ()
         self.partial.check(present, [*hidden, *test])
@@ -132,14 +124,6 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
             self.print_to_log_file(line)
         if self.everything_annotated:
             self.print_to_log_file("Every case annotates all classes: training is nnU-Net's own.")
-
-    def _present(self, case: str) -> set[Target]:
-        """Foreground labels or regions that occur in a case, from what nnU-Net's preprocessing noted down."""
-        locations = load_pickle(str(Path(self.preprocessed_dataset_folder, f"{case}.pkl")))["class_locations"]
-        found = {
-            tuple(key) if isinstance(key, (list, tuple)) else int(key) for key, value in locations.items() if len(value)
-        }
-        return found & set(self.targets)  # the rest is what there is for the ignore label
 
     def case_probabilities(self, cases: Sequence[str]) -> np.ndarray | None:
         return self.partial.probabilities([str(case) for case in cases], self.targets, self.sampling)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import torch
-from batchgenerators.utilities.file_and_folder_operations import join, save_json
+from batchgenerators.utilities.file_and_folder_operations import join, load_pickle, save_json
 from torch import autocast
 from torch import distributed as dist
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
+from nnunet_ssl.data.annotated_classes import Target
 from nnunet_ssl.data.atomic import remove_unfinished
 from nnunet_ssl.data.locks import OutputLock
 from nnunet_ssl.data.names import dataset_number
@@ -42,6 +44,7 @@ from nnunet_ssl.engine.members import NetworkMember
 from nnunet_ssl.engine.optimization import (
     LARGEST_WAITING,
     NonFiniteWatch,
+    WithoutGradientWatch,
     finite_outputs,
     out_of_memory_message,
     training_step,
@@ -54,6 +57,11 @@ from nnunet_ssl.preprocessing.dense_labels import DenseLabels, preprocessing_com
 from nnunet_ssl.preprocessing.empty_surroundings import refuse_ignored_surroundings
 from nnunet_ssl.preprocessing.preprocessed import dataset_class_of
 from nnunet_ssl.seams import MethodSeams
+
+
+def _as_target(label: int | Sequence[int]) -> Target:
+    """A label or a region of nnU-Net's label manager, dataset.json or `class_locations`."""
+    return tuple(label) if isinstance(label, (list, tuple)) else int(label)
 
 
 class nnUNetTrainerSSL(MethodSeams):
@@ -76,6 +84,7 @@ class nnUNetTrainerSSL(MethodSeams):
         self.further_view_names: dict[str, tuple[str, ...]] = {}
         self.curves = Curves()
         self.nonfinite = NonFiniteWatch()
+        self.without_gradient_watch = WithoutGradientWatch()
         self.gradient_shares: dict[str, float] = {}  # of the epoch's last step, see engine/gradient_shares.py
         self._split: tuple[list[str], list[str]] | None = None
         self._lock: OutputLock | None = None  # of output_folder, while this process trains
@@ -197,9 +206,26 @@ class nnUNetTrainerSSL(MethodSeams):
             )
         for note in self.cases.notes:
             self.print_to_log_file(note)
+        if self.gate is not None:
+            shown = set().union(*(self.shown_in(case) for case in self.cases.train))
+            name_of = {_as_target(label): name for name, label in self.dataset_json["labels"].items()}
+            self.gate.leave_out({name_of[target]: target not in shown for target in self.targets})
         # a pool from a checkpoint: cases that have gone since then cannot be drawn
         wanted = self.cases.unlabeled if self._pool is None else self._pool
         self._pool = [case for case in wanted if case in self.cases.folders]
+
+    @property
+    def targets(self) -> list[Target]:
+        """Foreground labels, or with regions the labels of each, in the order of the network's channels."""
+        manager = self.label_manager
+        found = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+        return [_as_target(target) for target in found]
+
+    def shown_in(self, case: str) -> set[Target]:
+        """Foreground labels or regions that a labeled case shows, from what nnU-Net's preprocessing noted down."""
+        locations = load_pickle(join(self.preprocessed_dataset_folder, f"{case}.pkl"))["class_locations"]
+        found = {_as_target(key) for key, voxels in locations.items() if len(voxels)}
+        return found & set(self.targets)  # the rest is what there is for the ignore label
 
     def get_tr_and_val_datasets(self):
         """nnU-Net's, but cases of sparse or partial labels are validated on their dense labels where there are any."""
@@ -271,6 +297,7 @@ class nnUNetTrainerSSL(MethodSeams):
         super().on_train_epoch_start()
         self.members.start_epoch(self.current_epoch)
         self.gradient_shares = {}
+        self.without_gradient_watch.start_epoch()
         self._waited = 0.0
         self._epoch_started = self._step_ended = perf_counter()
 
@@ -350,6 +377,8 @@ class nnUNetTrainerSSL(MethodSeams):
         shown = ", ".join(f"{k.split('/', 1)[1]} {v:.4g}" for k, v in values.items() if k.startswith("term/"))
         parts = (f"terms: {shown}", described(values), f"waiting for data {values['loader/waiting']:.0%}")
         self.print_to_log_file("; ".join(filter(None, parts)))
+        if warning := self.without_gradient_watch.found(train_outputs):
+            self.print_to_log_file(warning)
         if values["loader/waiting"] > LARGEST_WAITING and not self._waiting_said:
             self._waiting_said = True
             self.print_to_log_file(waiting_message(values["loader/waiting"]))

@@ -112,7 +112,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-device", default="cpu", choices=["cpu", "cuda", "mps"], help="[OPTIONAL] where to train. Default: cpu"
     )
     parser.add_argument(
-        "--labeled", default=None, metavar="N", help="[OPTIONAL] labeled cases. Default: 3, with --data 8"
+        "--labeled",
+        default=None,
+        metavar="N",
+        help="[OPTIONAL] labeled cases, their number or share (10%%). Default: 3, with --data 8",
     )
     parser.add_argument("--config", default="2d", choices=list(SIZES), help="[OPTIONAL] configuration. Default: 2d")
     parser.add_argument(

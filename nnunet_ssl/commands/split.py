@@ -22,12 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labeled",
         required=True,
-        help="[REQUIRED] patients that keep their labels in each fold: their number, a fraction such as 0.1, or a text "
-        "file with one case id per line",
+        help="[REQUIRED] patients that keep their labels in each fold: their number, a share (0.1, 10%%), or a text file "
+        "with one case id per line",
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="[OPTIONAL] seed of the draw; fold k uses seed + k. Default: 0"
-    )
+    parser.add_argument("--seed", type=int, help="[OPTIONAL] seed of the draw; fold k uses seed + k. Default: 0")
     validation = parser.add_mutually_exclusive_group()
     validation.add_argument(
         "--val", default=None, help="[OPTIONAL] text file with the validation cases, one id per line"

@@ -74,11 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--axis",
         type=int,
-        default=0,
         choices=(0, 1, 2),
         help="[OPTIONAL] axis along which slices are counted, in nnU-Net's order (z, y, x for NIfTI). Default: 0",
     )
-    parser.add_argument("--seed", type=int, default=0, help="[OPTIONAL] another draw of everything random. Default: 0")
+    parser.add_argument("--seed", type=int, help="[OPTIONAL] another draw of everything random. Default: 0")
     add_writing_arguments(parser, links=True)
 
 

@@ -19,6 +19,7 @@ from nnunet_ssl.data.splits import (
     split_hash,
     write_splits,
 )
+from nnunet_ssl.data.texts import share_of_all, whole_number
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList, known_groups
 from nnunet_ssl.errors import UserError
@@ -29,7 +30,7 @@ DEFAULT_FOLDS = 5  # as nnU-Net's own splits
 def write_budget(
     name_or_id: str | int,
     labeled: str,
-    seed: int,
+    seed: int | None,
     *,
     val: str | None = None,
     val_fraction: float | None = None,
@@ -150,7 +151,7 @@ def make_budget(
     content: UnlabeledList,
     present: Sequence[dict] | None,
     labeled: str,
-    seed: int,
+    seed: int | None,
     *,
     val: str | None = None,
     val_fraction: float | None = None,
@@ -162,8 +163,8 @@ def make_budget(
         content: the case lists; only `labeled` and `groups` are read.
         present: the splits that exist, or None. Their validation cases are kept unless `val` or `val_fraction` is given.
             A fold that validates on its own training list (protocols without validation set) stays such a fold.
-        labeled: number of patients, a fraction of the patients that are not in the validation part, or a list file.
-        seed: fold k draws with `seed + k`; for one seed, larger budgets contain the smaller ones.
+        labeled: number of patients, a share of the patients that are not in the validation part (`0.1`, `10%`), or a list file.
+        seed: None is 0; fold k draws with `seed + k`; for one seed, larger budgets contain the smaller ones.
         val: file with the validation cases of all folds.
         val_fraction: fraction of the patients to draw for validation, per fold.
         folds: number of folds; see the help of `-f`.
@@ -175,6 +176,13 @@ def make_budget(
         UserError: too few patients for the request, an unknown case, an argument out of its range.
     """
     cases, groups = sorted(content.labeled), content.groups
+    listed = whole_number(labeled) is None and share_of_all(labeled) is None and Path(labeled).is_file()
+    if seed is not None and listed and (val is not None or (present is not None and val_fraction is None)):
+        lists = f"--val {val}" if val is not None else "the validation cases of splits_final.json"
+        raise UserError(
+            f"--labeled {labeled} and {lists} name all cases: --seed {seed} has nothing to choose. Leave it out."
+        )
+    seed = seed or 0
     if folds is not None and not 1 <= folds <= 1000:
         raise UserError(f"-f is {folds}; allowed are 1 to 1000.")
     patients = cases_by_patient(cases, groups)
@@ -227,23 +235,25 @@ def make_budget(
     return splits, hidden, notes
 
 
+_LABELED = (
+    "Allowed: a whole number of patients (7), a share of those outside validation (0.1 or 10%), or a text file with one case id "
+    "per line."
+)
+
+
 def _choose(
     labeled: str, pool: list[str], val: list[str], held_out: set[str], content: UnlabeledList, seed: int
 ) -> list[str]:
     """The labeled training cases of one fold, sorted, chosen from `pool`."""
     available = len(cases_by_patient(pool, content.groups))
-    try:
-        number = int(labeled)
-    except ValueError:
-        try:
-            fraction = float(labeled)
-        except ValueError:
+    number = whole_number(labeled)
+    if number is None:
+        share = share_of_all(labeled)
+        if share is None:
             return _listed(labeled, pool, val, held_out, content)
-        if not 0 < fraction <= 1:
-            raise UserError(
-                f"--labeled {labeled} is not a fraction in (0, 1], a whole number of patients or a file."
-            ) from None
-        number = max(1, round(fraction * available))
+        if not 0 < share <= 1:
+            raise UserError(f"--labeled {labeled}: a share lies above 0 and not above 1 (100%). {_LABELED}")
+        number = max(1, round(share * available))
     if not 1 <= number <= available:
         raise UserError(
             f"--labeled {labeled}: found {available} patients ({len(pool)} cases) outside validation; allowed are 1 to "
@@ -254,10 +264,7 @@ def _choose(
 
 def _listed(file: str, pool: list[str], val: list[str], held_out: set[str], content: UnlabeledList) -> list[str]:
     if not Path(file).is_file():
-        raise UserError(
-            f"--labeled {file}: there is no such file, and it is no number. Allowed: a whole number of patients, a "
-            "fraction in (0, 1], or a text file with one case id per line."
-        )
+        raise UserError(f"--labeled {file}: there is no such file, and it is no number. {_LABELED}")
     chosen = read_case_list(file, content.labeled)
     for case in chosen:
         if case not in pool:

@@ -52,6 +52,15 @@ def whole_number(text: str) -> int | None:
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
+def share_of_all(text: str) -> float | None:
+    """The share that `0.1`, `1e-1` or `10%` means, whether it is one or not (1.5); None for text that is no number.
+
+    Only digits, one point and an exponent: Python also reads `1_0`, `nan` and spaces.
+    """
+    match = re.fullmatch(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?)(%?)", text)
+    return None if match is None else float(match[1]) / (100 if match[2] else 1)
+
+
 def check_voxel_size(option: str, size: Sequence[float], allowed: str) -> None:
     """UserError for sizes in mm that are not positive and finite.
 

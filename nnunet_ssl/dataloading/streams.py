@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
@@ -13,7 +14,7 @@ from nnunet_ssl.dataloading.dataset import UnlabeledDataset
 from nnunet_ssl.dataloading.loader import TwoStreamLoader, UnlabeledLoader
 from nnunet_ssl.dataloading.pool import UnlabeledPool, distribution
 from nnunet_ssl.dataloading.views import UnlabeledViews, split_transforms, with_views
-from nnunet_ssl.engine.seam_values import views_of
+from nnunet_ssl.engine.seam_values import by_name, extras_of, function_of, list_of, views_of
 from nnunet_ssl.errors import UserError
 
 
@@ -66,12 +67,13 @@ def two_streams(trainer, augmenter, pool: UnlabeledPool) -> TwoStreamLoader:
     Tells the trainer the names of its views.
     """
     labeled = loader_of(augmenter)
-    labeled.transforms = ComposeTransforms(trainer.labeled_transforms(_transforms_of(labeled, trainer)))
+    method = type(trainer).__name__
+    transforms = trainer.labeled_transforms(_transforms_of(labeled, trainer))
+    labeled.transforms = ComposeTransforms(list_of(f"{method}.labeled_transforms", transforms, "transforms"))
     probabilities = trainer.case_probabilities(labeled.indices)
     if probabilities is not None:
         probabilities = distribution(probabilities, labeled.indices, "labeled")
     labeled.sampling_probabilities = probabilities
-    method = type(trainer).__name__
     geometry, intensity = split_transforms(labeled.transforms)
     unlabeled, further = None, {}
     if pool.cases:
@@ -80,17 +82,23 @@ def two_streams(trainer, augmenter, pool: UnlabeledPool) -> TwoStreamLoader:
             views = views_of(f"{method}.unlabeled_views", trainer.unlabeled_views(intensity))
             unlabeled = _unlabeled_loader(trainer, labeled, geometry, views)
             trainer.view_names = tuple(unlabeled.transforms.views)
-        for name, views in trainer.further_unlabeled(intensity).items():
+        streams_of = by_name(f"{method}.further_unlabeled", trainer.further_unlabeled(intensity), "dictionary of views")
+        for name, views in streams_of.items():
             views = views_of(f"{method}.further_unlabeled, '{name}'", views)
             further[name] = _unlabeled_loader(trainer, labeled, geometry, views)
             trainer.further_view_names[name] = tuple(views)
-    streams = trainer.further_streams(labeled)
+    streams = by_name(
+        f"{method}.further_streams", trainer.further_streams(labeled), "loader of nnU-Net's", nnUNetDataLoader
+    )
+    extras = function_of(f"{method}.labeled_extras", trainer.labeled_extras(), "the labeled target")
+    if extras is not None:
+        extras = partial(extras_of, f"{method}.labeled_extras", extras, tuple(streams))
     labeled_views = trainer.labeled_views(intensity)
     if labeled_views is not None:  # last: the other loaders are made of the transforms of one image
         labeled_views = views_of(f"{method}.labeled_views", labeled_views)
         labeled.transforms = with_views(labeled.transforms, labeled_views)
         trainer.labeled_view_names = tuple(labeled_views)
-    return TwoStreamLoader(labeled, unlabeled, trainer.labeled_extras(), streams, further, pool if pool.cases else None)
+    return TwoStreamLoader(labeled, unlabeled, extras, streams, further, pool if pool.cases else None)
 
 
 def _transforms_of(labeled: nnUNetDataLoader, trainer) -> list[BasicTransform]:

@@ -8,6 +8,9 @@ patches. That alone is too early: a few labeled cases are soon known by heart. W
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from torch import Tensor
 from torch import distributed as dist
 
@@ -22,7 +25,8 @@ class CompetenceGate:
     """Opens once, between epochs, when every class has a sufficient F1 on labeled patches; at the latest at `latest`.
 
     A method makes it in `build_method`, with `trainer.register_gate`; the engine lets it see every labeled batch, and look after
-    every epoch. It is kept in checkpoints.
+    every epoch. It is kept in checkpoints. A class that no labeled training case shows cannot be learned and has no say: what the
+    network takes for it anywhere would keep the gate shut.
 
     Args:
         trainer: an `nnUNetTrainerSSL`.
@@ -37,9 +41,23 @@ class CompetenceGate:
         self._trainer, self.earliest, self.f1 = trainer, earliest, f1
         self.latest = max(earliest, latest) if f1 > 0 else earliest
         self.opened_at: float | None = None
+        self._left_out = [False] * trainer.num_objects
         self.counts = ClassCounts(trainer.num_objects, memory * trainer.total_steps)
         trainer.register_module("competence", self.counts, optimizer=None)
         trainer.register_state("competence_gate", self)
+
+    def leave_out(self, unseen: Mapping[str, bool]) -> None:
+        """Do not judge classes that no labeled training case shows, of which the log tells.
+
+        Args:
+            unseen: name -> whether it is one of them, of all foreground classes (or regions) in the network's order.
+        """
+        self._left_out = list(unseen.values())
+        if names := [name for name, is_unseen in unseen.items() if is_unseen]:
+            self._trainer.print_to_log_file(
+                f"Warning: no labeled training case shows {', '.join(names)}. Nothing can be learned of it, and the unlabeled "
+                "images do not wait for it."
+            )
 
     def count(self, logits: list[Tensor], target: Tensor | list[Tensor], annotated: Tensor | None = None) -> None:
         """Take in a batch: arguments of `supervised_loss`. `annotated`: bool `(L, K)`, the classes that count in each patch."""
@@ -58,7 +76,7 @@ class CompetenceGate:
         counts = self.counts.counts.clone()
         if self._trainer.is_ddp:
             dist.all_reduce(counts)
-        f1 = self.counts.f1(counts)
+        f1 = [math.nan if left_out else v for v, left_out in zip(self.counts.f1(counts), self._left_out, strict=True)]
         if progress >= self.earliest and is_competent(f1, self.f1):
             self.opened_at = progress
         found = ", ".join(f"{value:.2f}" for value in f1)

@@ -110,6 +110,7 @@ def training_step(trainer, batch: SSLBatch, weights: Mapping[str, float]) -> tup
             if terms is None:
                 break
             loss = weighted_sum(terms, weights)
+        trainer.without_gradient_watch.see(terms, weights)
         if measured is not None:
             measured.add(terms)
         if any(weights[name] for name in terms):
@@ -220,6 +221,45 @@ def finite_outputs(outputs: Sequence[dict]) -> list[dict]:
         return list(outputs)
     mean = {k: np.asarray(np.mean([o[k] for o in finite])) for k in finite[0]}
     return [o if np.isfinite(o["loss"]) else mean for o in outputs]
+
+
+class WithoutGradientWatch:
+    """Finds terms with a weight that train nothing: they depend on no parameter that is trained, as after a `detach` too many.
+
+    A term that is 0 in all steps of the epoch is left alone: it may have had no voxel to count.
+    """
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+        self.start_epoch()
+
+    def start_epoch(self) -> None:
+        self._trains: dict[str, bool] = {}
+
+    def see(self, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
+        """Take in the terms of a step, before its backward pass; nothing waits for the device."""
+        for name, term in terms.items():
+            if weights[name]:
+                self._trains[name] = self._trains.get(name, False) or term.requires_grad
+
+    def found(self, outputs: Sequence[Mapping[str, np.ndarray]]) -> str | None:
+        """What to log after an epoch, once for each term; None where all is well.
+
+        Args:
+            outputs: values of the terms in each step.
+        """
+        idle = [
+            name for name, trains in self._trains.items() if not trains and any(o.get(name, 0) != 0 for o in outputs)
+        ]
+        new = [name for name in idle if name not in self._said]
+        self._said |= set(new)
+        if not new:
+            return None
+        return (
+            f"Warning: term(s) {', '.join(new)} have a weight and no gradient in any step of the epoch, so they train nothing: "
+            "they were computed from tensors without one (a teacher's, `without_gradient`, `detach`). A value that is no loss "
+            "has weight 0."
+        )
 
 
 LARGEST_WAITING = 0.2  # share of an epoch

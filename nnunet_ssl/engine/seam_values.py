@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -63,6 +63,68 @@ def views_of(seam: str, views: Any) -> dict[str, list]:
         if not isinstance(transforms, Sequence):
             raise TypeError(f"{seam}: the view '{name}' must be a list of transforms, got {_kind(transforms)}.")
     return {name: list(transforms) for name, transforms in views.items()}
+
+
+def list_of(seam: str, found: Any, what: str) -> list:
+    """`found` as a list, if it is a sequence.
+
+    Args:
+        what: is in it, "transforms", for the error.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(found, Sequence):
+        raise TypeError(f"{seam} must return a list of {what}, got {_kind(found)}.")
+    return list(found)
+
+
+def by_name(seam: str, found: Any, what: str, kind: type | tuple[type, ...] = object) -> Mapping[str, Any]:
+    """`found`, if it is a dictionary of such values.
+
+    Args:
+        what: the values, "tensor", for the error.
+        kind: their class.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(found, Mapping):
+        raise TypeError(f"{seam} must return a dictionary, name -> {what}, got {_kind(found)}.")
+    for name, value in found.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"{seam}: '{name}' must be a {what}, got {_kind(value)}.")
+    return found
+
+
+def function_of(seam: str, function: Any, of: str) -> Callable | None:
+    """`function`, if it is one or None.
+
+    Args:
+        of: what it is a function of, "the labeled target", for the error.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if function is not None and not callable(function):
+        raise TypeError(f"{seam} must return a function of {of}, or None, got {_kind(function)}.")
+    return function
+
+
+def extras_of(seam: str, function: Callable, taken: Collection[str], target: Tensor) -> Mapping[str, Tensor]:
+    """What `function` makes of `target`, if it is tensors by name.
+
+    Args:
+        taken: names of further streams, which are extras as well.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: a name is taken.
+    """
+    extras = by_name(f"{seam}: its function", function(target), "tensor", Tensor)
+    if twice := sorted(set(taken) & set(extras)):
+        raise ValueError(f"{seam}: name(s) {twice} are those of further_streams; choose others.")
+    return extras
 
 
 def patches_of_terms(attribute: str, patches: Mapping[str, str]) -> None:

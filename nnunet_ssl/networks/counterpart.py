@@ -6,6 +6,8 @@ import inspect
 from typing import Any
 
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
+from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
@@ -44,6 +46,20 @@ def counterpart_architecture(class_name: str, kwargs: dict[str, Any]) -> tuple[s
     return f"{other.__module__}.{other.__name__}", result
 
 
+def _initialize(module: nn.Module) -> None:
+    """nnU-Net's first weights of a module of either network; residual blocks begin without their branch.
+
+    nnU-Net sets scale and shift of a branch's last normalization to 0, and fails where plans have no normalization (`norm_op` null)
+    or one without scale. Without any, the last convolution is set to 0, which is the same. One without scale would divide this 0
+    by its spread, so such a branch begins as it is.
+    """
+    InitWeights_He(1e-2)(module)
+    if isinstance(module, (BasicBlockD, BottleneckD)):
+        last = module.conv3 if isinstance(module, BottleneckD) else module.conv2
+        for parameter in getattr(last, "norm", last.conv).parameters():
+            nn.init.zeros_(parameter)
+
+
 def build_counterpart(configuration, input_channels: int, channels: int, deep_supervision: bool) -> nn.Module:
     """The network of `counterpart_architecture`, with new random weights.
 
@@ -58,4 +74,7 @@ def build_counterpart(configuration, input_channels: int, channels: int, deep_su
         configuration.network_arch_class_name, configuration.network_arch_init_kwargs
     )
     required = configuration.network_arch_init_kwargs_req_import
-    return get_network_from_plans(name, kwargs, required, input_channels, channels, deep_supervision=deep_supervision)
+    network = get_network_from_plans(
+        name, kwargs, required, input_channels, channels, allow_init=False, deep_supervision=deep_supervision
+    )
+    return network.apply(_initialize)

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from nnunet_ssl.data.files import file_hash
-from nnunet_ssl.data.leakage import find_overlaps
+from nnunet_ssl.data.leakage import find_overlaps, of_same_patients
 from nnunet_ssl.data.list_update import prepare_lists
 from nnunet_ssl.data.model_files import check_same_data, read_properties
 from nnunet_ssl.data.ownership import Known, foreign_files, remove_folder
@@ -115,6 +115,7 @@ def make_round(
         settings, cases = settings_of(source.folder, code_map), sorted(files)
     else:
         settings = source.settings()
+    cases = without_held_out(raw, content, cases, folds)
     settings |= {**asdict(selection), "save_probabilities": options.save_probabilities}
     made, replaced = _open(raw, settings, options, source)
     before = None if selection.previous is None else find_round(base, selection.previous, configuration)
@@ -224,6 +225,35 @@ def unlabeled_cases(raw: RawDataset, content: UnlabeledList, folds: Sequence[int
             f"`nnunet_ssl preprocess_unlabeled -d {raw.id}`.{of_one_fold}"
         )
     return cases, sorted(trained)
+
+
+def without_held_out(
+    raw: RawDataset, content: UnlabeledList, cases: Sequence[str], folds: Sequence[int | str]
+) -> list[str]:
+    """`cases` without those that trainings leave out: images of patients with validation or test cases, in all folds of the round.
+
+    Labeled all the same, they would count in `--drop` and stand in the table as kept. What one of the folds uses stays.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    file = raw.preprocessed / SPLITS_FILE
+    number = len(load_splits(file, raw.labeled)) if not folds and file.is_file() else 0
+    left_out = set(cases)
+    for fold in folds or ("all", *range(number)):
+        train, validation = _split(raw, fold)
+        left_out &= set(of_same_patients(content, cases, {*validation, *content.test} - set(train)))
+    if not left_out:
+        return list(cases)
+    what = (
+        "are of patients with validation or test cases (`groups`), and every training with this round leaves them out"
+    )
+    if left_out == set(cases):
+        raise UserError(
+            f"All {len(cases)} unlabeled images {what}. Put images of other patients into {raw.folder / 'imagesUn'}."
+        )
+    print(f"{len(left_out)} unlabeled image(s) {what}; so does the round: {some(sorted(left_out), 5)}.")
+    return [case for case in cases if case not in left_out]
 
 
 def _split(raw: RawDataset, fold: int | str) -> tuple[Sequence[str], Sequence[str]]:

@@ -82,11 +82,15 @@ def random_points(mask: np.ndarray, number: int, rng: np.random.RandomState) -> 
 def balls(points: np.ndarray, radius: int, mask: np.ndarray) -> np.ndarray:
     """The voxels of the mask within `radius` voxels of one of the points that lie in it; radius 0 is these points themselves."""
     marked = np.zeros_like(mask)
-    cube = np.indices((2 * radius + 1,) * mask.ndim).reshape(mask.ndim, -1).T - radius
-    ball = cube[(cube**2).sum(axis=1) <= radius**2]
-    voxels = (points[mask[tuple(points.T)]][:, None] + ball).reshape(-1, mask.ndim)
-    voxels = voxels[((voxels >= 0) & (voxels < mask.shape)).all(axis=1)]
-    marked[tuple(voxels.T)] = True
+    reach = [min(radius, side - 1) for side in mask.shape]  # a large radius reaches beyond flat images
+    ball = sum(axis**2 for axis in np.ogrid[tuple(slice(-r, r + 1) for r in reach)]) <= radius**2
+    for point in points[mask[tuple(points.T)]]:
+        of_image, of_ball = [], []
+        for at, r, side in zip(point, reach, mask.shape, strict=True):
+            first, end = max(0, at - r), min(side, at + r + 1)
+            of_image.append(slice(first, end))
+            of_ball.append(slice(first - at + r, end - at + r))
+        marked[tuple(of_image)] |= ball[tuple(of_ball)]
     return marked & mask
 
 

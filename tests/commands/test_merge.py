@@ -93,6 +93,37 @@ def test_images_are_the_same_and_labels_have_common_ids(root, capsys):
     assert records.test["Spleen_t1"].source == "Dataset009_Spleen/imagesTs/t1"
 
 
+def test_licence_reference_and_the_like_are_kept_and_what_is_lost_is_named(root, capsys):
+    own = {
+        "Dataset009_Spleen": {"licence": "CC", "reference": "A", "tensorImageSize": "3D", "release": 1, "training": []},
+        "Dataset017_Organs": {
+            "licence": "CC",
+            "reference": "B",
+            "tensorImageSize": "3D",
+            "release": 2,
+            "description": "C",
+        },
+    }
+    for name, keys in own.items():
+        file = root / "nnUNet_raw" / name / "dataset.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | keys))
+    assert merge(root, "--ignore") == 0
+    assert "dataset.json: left out: release, training" in capsys.readouterr().out
+    content = RawDataset.open(203).dataset_json
+    expected = {
+        "licence": "CC",
+        "reference": "Dataset009_Spleen: A; Dataset017_Organs: B",
+        "tensorImageSize": "3D",
+        "description": "Dataset017_Organs: C",
+    }
+    assert {key: content.get(key) for key in (*expected, "release", "training")} == {
+        **expected,
+        "release": None,
+        "training": None,
+    }
+    assert merge(root, "--ignore") == 0 and "already holds this merge" in capsys.readouterr().out
+
+
 def test_every_fold_validates_on_every_data_set_and_each_case_is_validated_once(root):
     assert merge(root, "--ignore", "-f", "3") == 0
     splits = load_splits(root / "nnUNet_raw" / "Dataset203_Abdomen" / "splits_final.json")

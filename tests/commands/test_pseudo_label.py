@@ -370,6 +370,29 @@ def test_an_unlabeled_image_that_is_a_test_or_validation_image_is_refused(own, c
     assert pseudo_label(folds=("1",)) == 0
 
 
+def test_images_that_trainings_leave_out_are_not_in_the_round(own, capsys):
+    lists = [own / folder / DATASET / "unlabeled.json" for folder in ("nnUNet_raw", "nnUNet_preprocessed")]
+
+    def of_one_patient(**patients: str) -> None:
+        for file in lists:
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"groups": patients}))
+
+    of_one_patient(free_00="a", case_03="a", free_01="b", case_00="b")  # case_03 validates in fold 0, case_00 in fold 1
+    assert pseudo_label() == 0
+    assert "1 unlabeled image(s) are of patients with validation or test cases" in capsys.readouterr().out
+    assert sorted(table(own)) == ["free_01", "free_02"]
+    trainer = make_trainer("nnUNetTrainerPseudoLabels", own, DATASET, round_name="round1")
+    assert started(trainer).unlabeled_pool == ["free_01", "free_02"]
+    assert pseudo_label("-o", "of_both", folds=("0", "1")) == 0  # each fold uses what the other leaves out
+    assert sorted(table(own, "of_both")) == CASES
+    of_one_patient(free_00="a", test_00="a")
+    assert pseudo_label("-o", "test", folds=("0", "1")) == 0
+    assert sorted(table(own, "test")) == ["free_01", "free_02"]
+    of_one_patient(**dict.fromkeys([*CASES, "test_00"], "a"))
+    assert pseudo_label("-o", "none") == 1
+    assert "All 3 unlabeled images are of patients with validation or test cases" in capsys.readouterr().err
+
+
 def test_a_case_by_the_name_of_a_test_case_is_refused(own, capsys):
     raw = own / "nnUNet_raw" / DATASET / "imagesUn"
     (raw / "free_00_0000.nii.gz").rename(raw / "test_00_0000.nii.gz")

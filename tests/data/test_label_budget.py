@@ -32,6 +32,11 @@ def test_a_budget_counts_patients_and_keeps_the_validation_cases_of_the_existing
     assert not patients_on_both_sides(split["train"] + hidden, split["val"], GROUPS)
 
 
+@pytest.mark.parametrize("percent, share", [("10%", "0.1"), ("37.5%", "0.375"), ("100%", "1.0"), ("1e1%", ".1")])
+def test_percent_are_the_same_as_the_share(percent, share):
+    assert make_budget(_content(), ACDC_LIKE, percent, 0) == make_budget(_content(), ACDC_LIKE, share, 0)
+
+
 def test_a_fraction_is_of_the_patients_outside_validation_and_never_none():
     assert len(_patients(make_budget(_content(), ACDC_LIKE, "0.25", seed=0)[0][0]["train"])) == 2
     assert len(_patients(make_budget(_content(), ACDC_LIKE, "0.01", seed=0)[0][0]["train"])) == 1
@@ -58,7 +63,7 @@ def test_a_protocol_without_validation_set_stays_one():
 def test_a_list_names_the_labeled_cases_with_any_line_ending(tmp_path):
     file = tmp_path / "labeled.txt"
     file.write_bytes(b"p03_f0\r\n\r\np05_f1\r\n")
-    (split,), (hidden,), _ = make_budget(_content(), ACDC_LIKE, str(file), seed=0)
+    (split,), (hidden,), _ = make_budget(_content(), ACDC_LIKE, str(file), None)
     assert split["train"] == ["p03_f0", "p05_f1"]
     assert "p03_f1" in hidden and len(hidden) == 14
 
@@ -68,14 +73,14 @@ def test_unknown_and_validating_cases_in_a_list_are_named_with_the_file(tmp_path
     for text, words in (("p03_f0\np99_f0\n", "p99_f0"), ("p08_f0\n", "p08_f0 is a validation case")):
         file.write_text(text)
         with pytest.raises(UserError, match=words) as error:
-            make_budget(_content(), ACDC_LIKE, str(file), seed=0)
+            make_budget(_content(), ACDC_LIKE, str(file), None)
         assert str(file) in str(error.value)
 
 
 def test_a_validation_list_with_one_frame_of_a_patient_leaves_the_other_frame_out(tmp_path):
     file = tmp_path / "val.txt"
     file.write_text("p00_f0\n")
-    (split,), (hidden,), notes = make_budget(_content(), None, "3", seed=0, val=str(file))
+    (split,), (hidden,), notes = make_budget(_content(), None, "3", None, val=str(file))
     assert split["val"] == ["p00_f0"]
     assert "p00_f1" not in split["train"] + hidden
     assert "p00_f1" in notes[0]
@@ -112,7 +117,12 @@ def test_fewer_patients_than_folds_give_a_fold_for_each(number):
     [
         ({"labeled": "9"}, "found 8 patients .16 cases. outside validation; allowed are 1 to 8"),
         ({"labeled": "0"}, "1 to 8"),
-        ({"labeled": "1.5"}, r"fraction in \(0, 1\]"),
+        ({"labeled": "1.5"}, r"a share lies above 0 and not above 1 \(100%\)"),
+        ({"labeled": "0%"}, "a share lies above 0"),
+        ({"labeled": "101%"}, "a share lies above 0"),
+        ({"labeled": "-10%"}, "a share lies above 0"),
+        ({"labeled": "1.5.2%"}, "no such file, and it is no number"),
+        ({"labeled": "1_0%"}, "no such file, and it is no number"),
         ({"labeled": "nofile.txt"}, "no such file"),
         ({"labeled": "3", "val_fraction": 0.99}, "10 of 10 patients"),
         ({"labeled": "3", "folds": 2}, "has 1"),
@@ -123,3 +133,11 @@ def test_fewer_patients_than_folds_give_a_fold_for_each(number):
 def test_impossible_requests_say_what_is_allowed(arguments, words):
     with pytest.raises(UserError, match=words):
         make_budget(_content(), ACDC_LIKE, seed=0, **arguments)
+
+
+def test_a_seed_that_has_nothing_to_choose_is_refused(tmp_path):
+    chosen = tmp_path / "labeled.txt"
+    chosen.write_text(make_budget(_content(), ACDC_LIKE, "3", 0)[0][0]["train"][0])
+    with pytest.raises(UserError, match=r"labeled.txt and the validation cases of .* --seed 0 has nothing to choose"):
+        make_budget(_content(), ACDC_LIKE, str(chosen), 0)
+    assert make_budget(_content(), ACDC_LIKE, str(chosen), None)

@@ -96,6 +96,13 @@ def test_the_split_of_maag_labels_its_35_and_leaves_the_35_with_masks_unlabeled(
     )
 
 
+def test_a_seed_without_effect_on_the_35_of_maag_is_refused(raw, tmp_path, capsys):
+    write_patients(tmp_path, 37, 2, 84, 5)
+    assert convert_scribbles(tmp_path, "--split_patients", "maag", "--seed", "3") == 1
+    assert "--split_patients maag says which patients are labeled, so --seed 3 has" in capsys.readouterr().err
+    assert convert_scribbles(tmp_path, "--split_patients", "maag", "--seed", "3", "--labeled", "1") == 0
+
+
 def test_cyclemix_draws_35_of_its_70_patients_with_the_seed(raw, tmp_path, capsys):
     first, again, other = cyclemix(0), cyclemix(None), cyclemix(1)
     assert first.labeled == again.labeled != other.labeled

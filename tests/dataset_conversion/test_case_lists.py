@@ -89,7 +89,7 @@ PATIENTS = [f"p{number}" for number in (7, 3, 9, 1, 8, 2, 6, 4, 5, 0)]
 
 
 @pytest.mark.parametrize(
-    "labeled, number", [(None, 10), ("4", 4), ("0.2", 2), ("20%", 2), ("0.01", 1), ("1.0", 10), ("1", 1)]
+    "labeled, number", [(None, 10), ("4", 4), ("0.2", 2), ("20%", 2), ("37.5%", 4), ("0.01", 1), ("1.0", 10), ("1", 1)]
 )
 def test_without_a_seed_the_first_patients_of_the_list_are_labeled(labeled, number):
     assert choose_labeled(PATIENTS, labeled) == PATIENTS[:number]
@@ -139,4 +139,10 @@ def test_a_number_is_a_number_also_where_a_file_has_this_name(tmp_path, monkeypa
 )
 def test_a_request_that_cannot_be_met_says_what_is_allowed(labeled, message):
     with pytest.raises(UserError, match=message):
+        choose_labeled(PATIENTS, labeled)
+
+
+@pytest.mark.parametrize("labeled", ["0%", "101%", "1.5.2%", "-10%", "10%%", "%", "nan", "1_0%"])
+def test_what_is_no_share_is_refused(labeled):
+    with pytest.raises(UserError, match=f"--labeled {labeled}: (a fraction lies|neither a number)"):
         choose_labeled(PATIENTS, labeled)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from batchgenerators.utilities.file_and_folder_operations import load_pickle, write_pickle
 
 from tests.helpers.trainers import next_batches
-from tests.helpers.training import make_trainer, started
+from tests.helpers.training import copy_dataset, make_trainer, started
 
 LENGTH = {"num_epochs": 100, "num_iterations_per_epoch": 10}
 
@@ -65,6 +68,31 @@ def test_it_opens_after_an_epoch_in_which_every_class_was_found(name, datasets, 
     }
     trainer.on_train_epoch_end([trainer.train_step(b) for b in next_batches(trainer, 1)])
     assert trainer.gate.opened_at == pytest.approx(0.301)
+
+
+@pytest.mark.parametrize(
+    "name, regions",
+    [("SemiSupervised", False), ("SemiSupervised", True), ("BCP", True), ("PartialLabelMT", False)],
+)
+def test_a_class_that_no_label_shows_is_not_waited_for(name, regions, datasets, tmp_path):
+    kind = {"partial": True, "unlabeled": 0} if name.startswith("Partial") else {}
+    out, dataset = datasets(regions=regions, **kind)
+    out = copy_dataset(out, tmp_path / "data")
+    trainer = make_trainer(f"nnUNetTrainer{name}", out, dataset, results=tmp_path / "results", **LENGTH)
+    *_, (class_name, label) = trainer.dataset_json["labels"].items()
+    absent = trainer.targets[-1]
+    assert absent == (tuple(label) if isinstance(label, list) else label)
+    for file in Path(trainer.preprocessed_dataset_folder).glob("case_*.pkl"):
+        properties = load_pickle(str(file))
+        properties["class_locations"][absent] = []
+        write_pickle(properties, str(file))
+    trainer = started(trainer)
+    assert f"no labeled training case shows {class_name}." in Path(trainer.log_file).read_text()
+    at(trainer, 0.31)
+    trainer.gate.counts.counts[:] = torch.tensor([[9e6, 0], [1e6, 5], [1e6, 0]])  # it is predicted somewhere
+    trainer.gate.look()
+    assert trainer.gate.opened_at == pytest.approx(0.31)
+    assert "0.90, nan" in Path(trainer.log_file).read_text()
 
 
 GATED = ["SemiSupervised", "UniMatch", "FixMatch", "FilterMatch", "ADMT"]

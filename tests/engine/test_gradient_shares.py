@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from nnunet_ssl.engine.gradient_shares import (
     segmentation_layers,
     shares,
 )
+from nnunet_ssl.trainer import nnUNetTrainerSSL
 from tests.helpers.trainers import next_batches, past_every_switch, run_steps
 from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
 
@@ -245,3 +247,28 @@ def test_the_log_and_the_curves_have_them(datasets, tmp_path):
     assert trainer.curves.values["gradient_share/consistency"][-1] > 0
     (log,) = tmp_path.rglob("training_log*.txt")
     assert "gradient shares: consistency" in log.read_text()
+
+
+class Detached(nnUNetTrainerSSL):
+    """A term that is forgotten in the graph, one that is empty by nature, and one that trains."""
+
+    def unlabeled_terms(self, logits, batch):
+        p = logits[0].softmax(1)
+        return {"lost": p.detach().square().mean(), "empty": p.new_zeros(()), "trains": p.square().mean()}
+
+    def weights(self):
+        return {"lost": self.lost_weight, "empty": 1.0, "trains": 1.0}
+
+    lost_weight: float = 1.0
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_term_without_any_gradient_is_named_once(weight, datasets, tmp_path):
+    trainer = started(make_trainer(Detached, *datasets(), results=tmp_path, lost_weight=weight))
+    for _ in range(2):
+        outputs = [trainer.train_step(next(trainer.dataloader_train)) for _ in range(2)]
+        trainer.on_train_epoch_end(outputs)
+        trainer.on_train_epoch_start()
+    said = [line for line in Path(trainer.log_file).read_text().splitlines() if "no gradient" in line]
+    assert len(said) == int(weight)
+    assert all("term(s) lost have a weight and no gradient in any step" in line for line in said)

@@ -108,6 +108,41 @@ AT_THE_START = {
         {"further_unlabeled": lambda self, intensity: {"mix": intensity}},
         r"further_unlabeled, 'mix' must return a dictionary",
     ),
+    "further streams": (
+        {"further_unlabeled": lambda self, intensity: [intensity]},
+        r"Plain\.further_unlabeled must return a dictionary, name -> dictionary of views, got list",
+    ),
+    "streams without names": (
+        {"further_streams": lambda self, labeled: [labeled]},
+        r"Plain\.further_streams must return a dictionary, name -> loader of nnU-Net's, got list",
+    ),
+    "a stream that is no loader": (
+        {"further_streams": lambda self, labeled: {"masks": [labeled]}},
+        r"Plain\.further_streams: 'masks' must be a loader of nnU-Net's, got list",
+    ),
+    "no transforms": (
+        {"labeled_transforms": lambda self, transforms: None},
+        r"Plain\.labeled_transforms must return a list of transforms, got NoneType",
+    ),
+    "extras instead of their function": (
+        {"labeled_extras": lambda self: {"distances": torch.zeros(1)}},
+        r"Plain\.labeled_extras must return a function of the labeled target, or None, got dict",
+    ),
+    "an extra without a name": (
+        {"labeled_extras": lambda self: lambda target: target},
+        r"Plain\.labeled_extras: its function must return a dictionary, name -> tensor, got a tensor of shape \(2, 1, 24",
+    ),
+    "an extra that is no tensor": (
+        {"labeled_extras": lambda self: lambda target: {"distances": target.numpy()}},
+        r"Plain\.labeled_extras: its function: 'distances' must be a tensor, got ndarray",
+    ),
+    "an extra with the name of a stream": (
+        {
+            "labeled_extras": lambda self: lambda target: {"masks": target},
+            "further_streams": lambda self, labeled: {"masks": labeled},
+        },
+        r"Plain\.labeled_extras: name\(s\) \['masks'\] are those of further_streams; choose others",
+    ),
     "labeled probabilities": (
         {"case_probabilities": lambda self, cases: np.ones(len(cases))},
         r"the probabilities of 3 labeled cases must be as many numbers >= 0 with the sum 1, got \[1\.0, 1\.0, 1\.0\]",

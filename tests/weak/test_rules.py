@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import random
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from nnunet_ssl.errors import UserError
 from nnunet_ssl.weak import strokes
 from nnunet_ssl.weak.boxes import component_boxes, filled_boxes, slice_boxes, tight_box
 from nnunet_ssl.weak.generate import RULES, Recipe, scribble_labels, seed_of, sources_of_patients, weaken
@@ -22,6 +25,7 @@ from nnunet_ssl.weak.points import (
     random_disk,
     random_points,
 )
+from nnunet_ssl.weak.recipes import make_recipe
 from tests.helpers.paths import REPOSITORY
 
 SQUARE = np.ones((3, 3), bool)
@@ -308,6 +312,26 @@ def test_balls_end_with_the_mask_and_the_image_and_points_outside_the_mask_have_
     assert balls(np.array([[2, 2, 2]]), 1, np.ones((5, 5, 5), bool)).sum() == 7
 
 
+@pytest.mark.parametrize("shape", [(9,), (12, 17), (6, 9, 11)])
+def test_balls_are_what_is_as_near_to_a_point(shape):
+    rng = np.random.RandomState(0)
+    mask = rng.rand(*shape) < 0.8
+    points = random_points(mask, 3, rng)
+    others = np.ones(shape, bool)
+    others[tuple(points.T)] = False
+    for radius in (0, 1, 3, 5, 40):
+        expected = (ndimage.distance_transform_edt(others) <= radius) & mask
+        np.testing.assert_array_equal(balls(points, radius, mask), expected)
+
+
+def test_the_largest_radius_takes_no_memory_for_what_is_outside_of_the_image():
+    mask = np.ones((40, 60, 60), bool)
+    tracemalloc.start()
+    assert balls(random_points(mask, 3, np.random.RandomState(0)), 100, mask).all()
+    assert tracemalloc.get_traced_memory()[1] < 100 * mask.nbytes  # the indices of a ball along three axes: 700 times
+    tracemalloc.stop()
+
+
 def test_a_disk_at_a_centroid_outside_the_mask_is_replaced():
     rows, columns = np.indices((21, 21))
     radius = np.hypot(rows - 10, columns - 10)
@@ -531,3 +555,32 @@ def test_patients_are_dealt_out_evenly_within_each_stratum():
     assert sorted(source[f"p{i}"] for i in range(4)) == [0, 0, 1, 1]
     assert source == sources_of_patients(patients[::-1], 2, strata=strata)
     assert source != sources_of_patients(patients, 2, seed=1, strata=strata)
+
+
+@pytest.mark.parametrize(
+    "kind, rule, option",
+    [
+        ("boxes", "2d", "seed"),
+        ("boxes", "3d", "seed"),
+        ("boxes", "3d", "axis"),
+        ("scribble", "skeleton", "seed"),
+        ("partial", None, "axis"),
+    ],
+)
+def test_options_that_change_nothing_are_refused(kind, rule, option):
+    with pytest.raises(UserError, match=f"--{option} does nothing for --kind {kind}"):
+        make_recipe(kind, rule, **{option: 1})
+    labels = np.zeros((4, 20, 20), np.uint16)
+    labels[1:3, 4:12, 6:15] = 1
+    classes = {"object": [1]}
+    recipe = make_recipe(kind, rule)
+    plain, other = (
+        weaken(labels, "case", (1, 1, 1), r, 2, classes)[0] for r in (recipe, replace(recipe, **{option: 1}))
+    )
+    np.testing.assert_array_equal(plain, other)
+    assert make_recipe("slices", None, {"fraction": 0.5}, axis=1, seed=2).seed == 2
+
+
+def test_every_slice_is_not_drawn():
+    with pytest.raises(UserError, match="--seed does nothing for --kind slices with the rule every"):
+        make_recipe("slices", None, {"every": 3}, seed=0)
