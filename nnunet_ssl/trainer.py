@@ -207,7 +207,11 @@ class nnUNetTrainerSSL(MethodSeams):
         for note in self.cases.notes:
             self.print_to_log_file(note)
         if self.gate is not None:
-            shown = set().union(*(self.shown_in(case) for case in self.cases.train))
+            shown: set[Target] = set()
+            for case in self.cases.train:
+                if shown == set(self.targets):  # mostly after the first case; these files are large
+                    break
+                shown |= self.shown_in(case)
             name_of = {_as_target(label): name for name, label in self.dataset_json["labels"].items()}
             self.gate.leave_out({name_of[target]: target not in shown for target in self.targets})
         # a pool from a checkpoint: cases that have gone since then cannot be drawn
