@@ -23,9 +23,12 @@ DESCRIPTION = (
 EXAMPLE = (
     "examples:\n"
     "  nnunet_ssl pseudo_label -d 101 -c 3d_fullres -f 0 1 2 3 4\n"
-    "  nnunet_ssl pseudo_label -d 101 -c 3d_fullres -f 0 -tr nnUNetTrainerPseudoLabels --previous round1 --drop 0.04\n"
     "  nnunet_ssl pseudo_label -d 101 -c 3d_fullres --from other_tool --map 5=liver 2=kidney other=background\n"
-    "  nnUNetv2_train 101 3d_fullres 0 -tr nnUNetTrainerPseudoLabels"
+    "two rounds, each with a results folder of its own (nnUNetTrainer is trained already):\n"
+    "  nnunet_ssl pseudo_label -d 101 -c 3d_fullres -f 0\n"
+    "  nnUNetv2_train 101 3d_fullres 0 -tr nnUNetTrainerPseudoLabels_seed1\n"
+    "  nnunet_ssl pseudo_label -d 101 -c 3d_fullres -f 0 -tr nnUNetTrainerPseudoLabels_seed1 --previous round1 --drop 0.04\n"
+    "  nnUNetv2_train 101 3d_fullres 0 -tr nnUNetTrainerPseudoLabels_seed2"
 )
 # they need a model's probabilities or say which model it is
 OF_MODELS = {"tr": "-tr", "chk": "-chk", "disable_tta": "--disable_tta", "save_probabilities": "--save_probabilities"}

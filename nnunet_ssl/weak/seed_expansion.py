@@ -84,6 +84,8 @@ def random_walker_labels(
         return seeds.copy()
     markers = np.where(annotated, 1 + np.searchsorted(classes, seeds), 0)
     image = rescale_intensity(image, in_range=(-margin, 1 + margin), out_range=(-1, 1))
+    # float32, which NumPy 1 keeps, loses scikit-image's smallest weight of a step, 1e-10: noise where strong edges enclose voxels
+    image = image.astype(np.float64)
     probabilities = random_walker(
         np.moveaxis(image, 0, -1), markers, beta=beta, mode=mode, return_full_prob=True, channel_axis=-1
     )

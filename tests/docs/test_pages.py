@@ -42,17 +42,24 @@ def lines_of(block: str) -> list[str]:
     return [line.strip() for line in joined.splitlines() if line.strip()]
 
 
-def commands(page: Path) -> list[list[str]]:
-    """The words of every command line of a page, without comments."""
+def commands(block: str) -> list[list[str]]:
+    """The words of every command line, without comments."""
     found = []
-    for block in blocks(page, "bash"):
-        for line in lines_of(block):
-            if KNOWN.match(line):
-                found += filter(None, (shlex.split(part, comments=True) for part in line.split(" && ")))
+    for line in lines_of(block):
+        if KNOWN.match(line):
+            found += filter(None, (shlex.split(part, comments=True) for part in line.split(" && ")))
     return found
 
 
-COMMAND_LINES = [(page.name, words) for page in PAGES for words in commands(page)]
+def examples_of_help() -> list[tuple[str, str]]:
+    """What `-h` of every subcommand and converter ends with, by name."""
+    modules = {name: load(name) for name in COMMANDS}
+    modules |= {f"convert {name}": importlib.import_module(module) for name, (module, _) in DATASETS.items()}
+    return [(f"{name} -h", module.EXAMPLE) for name, module in modules.items()]
+
+
+SEQUENCES = [(page.name, block) for page in PAGES for block in blocks(page, "bash")] + examples_of_help()
+COMMAND_LINES = [(place, words) for place, block in SEQUENCES for words in commands(block)]
 
 
 def of(name: str) -> list:
@@ -91,6 +98,20 @@ def test_commands_of_nnunet_exist_and_name_trainers_that_exist(words):
     assert words[0] in NNUNET
     for trainer in [word for word in words if word.startswith("nnUNetTrainer")]:
         assert exists(trainer)
+
+
+@pytest.mark.parametrize(("place", "block"), SEQUENCES, ids=lambda text: text[:30].replace("\n", " "))
+def test_nothing_is_trained_over_a_model_that_was_used_before(place, block):
+    trained, used = [], set()
+    for name, *rest in commands(block):
+        if name == "nnUNetv2_train":
+            trainer = rest[rest.index("-tr") + 1] if "-tr" in rest else "nnUNetTrainer"
+            run = (*rest[:3], trainer, rest[rest.index("-p") + 1] if "-p" in rest else "nnUNetPlans")
+            assert run not in trained and (rest[0], trainer) not in used, (place, run)
+            trained.append(run)
+        else:
+            dataset = rest[rest.index("-d") + 1] if "-d" in rest else "".join(rest[:1])
+            used.update((dataset, word) for word in rest)
 
 
 class Accepted(Exception):

@@ -11,7 +11,9 @@ import SimpleITK as sitk
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
+from skimage.segmentation import random_walker
 
+from nnunet_ssl.weak import seed_expansion
 from nnunet_ssl.weak.seed_expansion import (
     Geodesic,
     RandomWalker,
@@ -170,6 +172,25 @@ def case(shape=(5, 20, 18), channels=1):
 
 
 METHODS = [RandomWalker(), Geodesic()]
+
+
+def test_what_strong_edges_enclose_has_probabilities_though_no_seed_lies_in_it(monkeypatch):
+    """Steps across them weigh 1e-10, which single precision loses: the voxels had -3e8 in place of probabilities."""
+    found = []
+
+    def spy(image, *arguments, **options):
+        found.append((image.dtype, random_walker(image, *arguments, **options)))
+        return found[-1][1]
+
+    monkeypatch.setattr(seed_expansion, "random_walker", spy)
+    image, seeds = noise((22, 20), channels=2).astype(np.float32) / 20, np.full((22, 20), IGNORE)
+    image[:, 16:19, 6:14] += 0.9
+    seeds[2, 3:17], seeds[14, 6:14] = 0, 1
+    labels = random_walker_labels(image, seeds, IGNORE, mode="bf")
+    ((precision, probabilities),) = found
+    assert precision == np.float64  # with NumPy 1 all of it is computed in the precision of the image
+    assert np.allclose(probabilities.sum(0), 1, atol=1e-4) and probabilities.min() >= 0
+    assert set(np.unique(labels)) == {0, 1}
 
 
 @pytest.mark.parametrize("per_slice", [True, False])
