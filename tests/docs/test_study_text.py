@@ -234,3 +234,20 @@ def test_what_was_gained_and_lost_with_4_atria():
     row, other = atria["LA4", "SemiSupervised, labels last", 0], atria["LA4", "SemiSupervised", 0]
     worst = (row - other).idxmin()
     assert f"one atrium has {row[worst]:.0f} Dice in place of {other[worst]:.0f}" in text
+
+
+@pytest.mark.parametrize("row", ["thresholds", "confidence 0"])
+def test_parts_that_were_measured_and_left_out(row):
+    (line,) = [line for line in TEXT.splitlines() if line.startswith("|") and f"row *{row}*" in line]
+    dice = pd.concat([ACDC, pd.read_csv(STUDIES / "LA_3mm.csv")]).set_index(["data", "row", "seed"])["Dice"]
+    dice = dice.groupby(level=["data", "row", "seed"]).mean()
+    named = dict(re.findall(r"((?:ACDC|LA) \d) \(([^)]*)\)", line))
+    for data, seed in dice[:, f"SemiSupervised, {row}"].index:
+        gain, other = (
+            dice[data, name, seed] - dice[data, "nnU-Net", seed]
+            for name in (f"SemiSupervised, {row}", "SemiSupervised")
+        )
+        pack = re.sub(r"(\d)", r" \1", data)
+        assert f"{gain:.1f} on {pack} (" in line
+        assert named.pop(pack).removeprefix("SemiSupervised ") == f"{other:.1f}"
+    assert not named
