@@ -55,7 +55,7 @@ DIMENSIONS = {" 2D": "dimensions", " 4D": "dimensions"}
 OPTIONS: list = [
     ("option labeled 0", nothing, "Ask for 1 to", ("--labeled", "0")),
     ("option labeled 99", nothing, "Ask for 1 to", ("--labeled", "99")),
-    ("option labeled NaN", nothing, "a fraction lies between", ("--labeled", "nan")),
+    ("option labeled NaN", nothing, "neither a number nor a file", ("--labeled", "nan")),
     ("option labeled a word", nothing, "neither a number nor a file", ("--labeled", "many")),
     ("option labeled a folder", nothing, "neither a number nor a file", ("--labeled", "{root}/release")),
     ("option id 0", nothing, "between 1 and 999", ("-d", "0")),
