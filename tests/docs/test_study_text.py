@@ -190,6 +190,10 @@ def test_what_the_weight_of_dan_did():
     assert f"term {shares.min():.0f} to {shares.max():.0f} % of the labeled loss's from 1500 steps on" in text
     official = gains("ACDC3", "DAN, weight 0.2").groupby("patient").mean()
     assert f"{-official.mean():.1f} below nnU-Net, worse in all {(official < 0).sum()} patients" in text
+    default = gains("ACDC3", "DAN").groupby("patient").mean()
+    assert f"(row *DAN*), {-default.mean():.1f} are lost, again in all {(default < 0).sum()} patients" in text
+    page = " ".join((REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8").split())
+    assert f"loses {-official.mean():.1f} Dice" in page and f"the default, {-default.mean():.1f}." in page
 
 
 def test_the_shares_of_sassnet():
