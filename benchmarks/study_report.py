@@ -432,7 +432,13 @@ def legend(results: Results, table: str) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-COLORS = {"head-room": "0.3", "controls": "#D55E00", "new": "#009E73", "variants": "#CC79A7"}  # of groups of rows
+COLORS = {  # of groups of rows
+    "head-room": "0.3",
+    "controls": "#D55E00",
+    "new": "#009E73",
+    "variants": "#CC79A7",
+    "parts": "#56B4E9",
+}
 OTHER_COLOR = "#0072B2"
 
 
