@@ -283,7 +283,7 @@ def _report(
             )
     if left_out := further_keys(sources)[1]:
         print(
-            f"dataset.json: left out: {some(left_out)}, in which the data sets differ or which names their files or labels."
+            f"dataset.json: left out: {some(left_out)}, in which the data sets differ, or which name their files or labels."
         )
     print(f"labels: {', '.join(f'{label} {name}' for name, label in dataset_json['labels'].items())}")
     hashes = {case: record.sha256 for section in SECTIONS for case, record in getattr(records, section).items()}
