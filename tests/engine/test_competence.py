@@ -8,6 +8,7 @@ import pytest
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_pickle, write_pickle
 
+from nnunet_ssl.trainer import nnUNetTrainerSSL
 from tests.helpers.trainers import next_batches
 from tests.helpers.training import copy_dataset, make_trainer, started
 
@@ -93,6 +94,22 @@ def test_a_class_that_no_label_shows_is_not_waited_for(name, regions, datasets, 
     trainer.gate.look()
     assert trainer.gate.opened_at == pytest.approx(0.31)
     assert "0.90, nan" in Path(trainer.log_file).read_text()
+
+
+@pytest.mark.parametrize("missing_in, read", [(0, 1), (1, 2)])
+def test_labeled_cases_are_read_until_every_class_was_shown(missing_in, read, datasets, tmp_path, monkeypatch):
+    out, dataset = datasets()
+    trainer = make_trainer("nnUNetTrainerSemiSupervised", out, dataset, results=tmp_path / "results", **LENGTH)
+    everything = set(trainer.targets)
+    asked = []
+
+    def shown_in(self, case):
+        asked.append(case)
+        return everything if len(asked) > missing_in else set()
+
+    monkeypatch.setattr(nnUNetTrainerSSL, "shown_in", shown_in)
+    trainer = started(trainer)
+    assert asked == list(trainer.cases.train[:read]) and len(trainer.cases.train) > read
 
 
 GATED = ["SemiSupervised", "UniMatch", "FixMatch", "FilterMatch", "ADMT"]

@@ -18,6 +18,7 @@ from nnunet_ssl.data.splits import split_hash
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.errors import UserError
 from nnunet_ssl.evaluation.comparison import FILES, compare
+from nnunet_ssl.evaluation.test_predictions import PredictionSettings
 from tests.helpers.study import SHAPE, A, B, Study, cells, guess, refused, run, truth, write
 
 
@@ -436,6 +437,7 @@ def test_an_existing_comparison_is_replaced_only_with_overwrite(study):
         ({"folds": ["x"]}, "-f x: allowed are numbers"),
         ({"folds": ["0", "0"]}, "names a fold twice"),
         ({"trainers": [A, A]}, "names a trainer twice"),
+        ({"settings": PredictionSettings(mirroring=False)}, "--disable_tta is for predictions of test cases"),
     ],
 )
 def test_impossible_requests_are_refused(study, options, match):
