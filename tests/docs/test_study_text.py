@@ -155,6 +155,8 @@ def test_what_all_labels_gain_with_8_atria():
         ("URPC", "URPC"),
         ("RDrop", "R-Drop"),
         ("SASSNet", "SASSNet"),
+        ("FilterMatch", "FilterMatch, which takes every label of its own network,"),
+        ("BCP", "BCP alone"),
         ("SDCL", "SDCL, on BCP's mixes of labeled and unlabeled patches, gains"),
     ],
 )
@@ -169,6 +171,12 @@ def test_patients_that_sdcl_changes_most():
     text = paragraph("Published methods on ACDC 3")
     assert f"{best[0]}, {best[1]} and {best[2]} in three patients" in text
     assert f"loses {-worst.iloc[0]:.0f} to {-worst.iloc[-1]:.0f} in three others" in text
+
+
+def test_classes_that_bcp_changes():
+    of_classes = gains("ACDC3", "BCP").groupby("class").mean()
+    more, less = f"{of_classes['MLV']:.1f} more in the myocardium", f"{-of_classes['RV']:.1f} less in the right"
+    assert f"{more}, {less}" in paragraph("Published methods on ACDC 3")
 
 
 def test_what_the_weight_of_dan_did():
