@@ -248,7 +248,7 @@ def test_what_was_gained_and_lost_with_4_atria():
     assert f"one atrium has {row[worst]:.0f} Dice in place of {other[worst]:.0f}" in text
 
 
-@pytest.mark.parametrize("row", ["thresholds", "confidence 0"])
+@pytest.mark.parametrize("row", ["thresholds", "confidence 0", "reliability"])
 def test_parts_that_were_measured_and_left_out(row):
     (line,) = [line for line in TEXT.splitlines() if line.startswith("|") and f"row *{row}*" in line]
     dice = pd.concat([ACDC, pd.read_csv(STUDIES / "LA_3mm.csv")]).set_index(["data", "row", "seed"])["Dice"]
