@@ -257,6 +257,12 @@ def by_class(row: Row, part: str) -> Row:
     return replace(row, settings=(f"{part}=true",), **name)
 
 
+def mirrored(row: Row) -> Row:
+    """With labels of two mirror images, of `benchmarks/trainers/mirrored.py`."""
+    name = {"key": f"{row.key}, mirrored", "group": "parts", "trainer": f"{row.trainer}Mirrored"}
+    return replace(row, variant="mirrored", **name)
+
+
 def weighted(row: Row, weight: float, attribute: str = "consistency_weight") -> Row:
     settings = (f"{attribute}={weight}",)
     return replace(row, key=f"{row.key}, weight {weight:g}", settings=settings, variant=f"weight{weight:g}")
@@ -297,6 +303,7 @@ def few_labels(
         *([replace(semi_supervised, key="SemiSupervised, foreign images", pack=foreign)] if foreign else []),
         *(by_class(semi_supervised, part) for part in ("reliability", "thresholds")),
         confident(semi_supervised, 0.0),
+        mirrored(semi_supervised),
         pseudo_labels("round 1", pack, epochs, "nnU-Net"),
         pseudo_labels("round 1 above 0.9", pack, epochs, "nnU-Net", "--min_confidence 0.9"),
         pseudo_labels("round 1 above 0.9, rectangles", pack, epochs, "nnU-Net", "--min_confidence 0.9", ("blank=0.8",)),

@@ -59,13 +59,18 @@ def setting(row: Row, name: str) -> object:
 
 
 def _plain(trainer: str) -> str:
-    """The trainer of the package with the same passes."""
-    return trainer.removesuffix("ByClass")  # of benchmarks/trainers
+    """The trainer of the package that one of benchmarks/trainers is made of."""
+    return trainer.removesuffix("ByClass").removesuffix("Mirrored")
+
+
+def _more_than_plain(trainer: str) -> float:
+    """Passes of a step of such a trainer beyond those of `_plain`: a forward pass of the mirror images."""
+    return 1 / 3 if trainer.endswith("Mirrored") else 0.0
 
 
 def steps_of_nnunet(study: Study, row: Row) -> np.ndarray:
     """`(2,)`: as how many steps of nnU-Net a run counts, at least and at most, with the runs that it needs. NaN: not counted."""
-    floor = floors().get((_plain(row.trainer), row.pack.base), np.nan)
+    floor = floors().get((_plain(row.trainer), row.pack.base), np.nan) + _more_than_plain(row.trainer)
     first = np.array(first_part(row))
     cheap = first + (1 - first) * last_part(row)
     own = np.sort(row.steps * (cheap + (1 - cheap) * floor))
