@@ -16,9 +16,6 @@ from itertools import chain, combinations
 import torch
 from torch import Tensor
 
-from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.losses.combine import over_scales
-from nnunet_ssl.losses.self_training import self_training_loss
 from nnunet_ssl.predictions.hard_labels import label_and_confidence
 from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.trainers.unlabeled.semi_supervised import nnUNetTrainerSemiSupervised
@@ -39,18 +36,12 @@ def mean_with_mirror_image(logits: Tensor, dimensions: Sequence[int], activation
 class nnUNetTrainerSemiSupervisedMirrored(nnUNetTrainerSemiSupervised):
     """SemiSupervised with labels of two mirror images. Passes per step: those of SemiSupervised, and F on U."""
 
-    def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
+    def labels_of(self, weak: Tensor) -> tuple[Tensor, Tensor]:
         choices = mirrorings(self.inference_allowed_mirroring_axes)
         if not choices:
-            return super().unlabeled_terms(logits, batch)
-        weak, dimensions = batch.views["weak"], choices[self.iteration % len(choices)]
+            return super().labels_of(weak)
+        dimensions = choices[self.iteration % len(choices)]
         both = self.teacher(torch.cat((weak, weak.flip(dimensions))))[0]
-        labels, confidence = label_and_confidence(
-            mean_with_mirror_image(both, dimensions, self.activation), self.activation
-        )
-        sure = confidence >= self.confidence
-
-        def loss(z: Tensor) -> Tensor:
-            return self_training_loss(z, labels, sure, batch.inside, self.activation, all_ranks=self.is_ddp)
-
-        return {"pseudo": over_scales(loss, logits, self.scale_weights)}
+        p = mean_with_mirror_image(both, dimensions, self.activation)
+        labels, confidence = label_and_confidence(p, self.activation)
+        return labels, confidence >= self.confidence

@@ -80,8 +80,12 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
         alone = 1 - self.unlabeled_share if self.labels_last is None else self.labels_last
         return alone > 0 and since >= (1 - alone) * (since + 1 - self.progress)
 
+    def labels_of(self, weak: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels of unlabeled patches, and where the moving average is sure of them."""
+        return sure_labels(self.teacher(weak)[0], self.confidence, self.activation)
+
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
-        labels, sure = sure_labels(self.teacher(batch.views["weak"])[0], self.confidence, self.activation)
+        labels, sure = self.labels_of(batch.views["weak"])
 
         def loss(z: Tensor) -> Tensor:
             return self_training_loss(z, labels, sure, batch.inside, self.activation, all_ranks=self.is_ddp)
