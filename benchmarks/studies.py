@@ -238,8 +238,9 @@ def early(row: Row) -> Row:
 
 def labels_last(row: Row) -> Row:
     """At the end labeled patches alone, as long as is their share of the images."""
-    settings = ("labels_last=null",)
-    return replace(row, key=f"{row.key}, labels last", group="variants", settings=settings, variant="labels_last")
+    variant = f"{row.variant}_labels_last".lstrip("_")
+    settings = (*row.settings, "labels_last=null")
+    return replace(row, key=f"{row.key}, labels last", group="variants", settings=settings, variant=variant)
 
 
 def confident(row: Row, confidence: float) -> Row:
@@ -302,6 +303,7 @@ def few_labels(
         *map(labels_last, (semi_supervised, all_labels)),
         *([replace(semi_supervised, key="SemiSupervised, foreign images", pack=foreign)] if foreign else []),
         *(by_class(semi_supervised, part) for part in ("reliability", "thresholds")),
+        *(labels_last(by_class(row, "thresholds")) for row in (semi_supervised, all_labels)),
         confident(semi_supervised, 0.0),
         mirrored(semi_supervised),
         pseudo_labels("round 1", pack, epochs, "nnU-Net"),

@@ -438,6 +438,10 @@ def test_an_existing_comparison_is_replaced_only_with_overwrite(study):
         ({"folds": ["0", "0"]}, "names a fold twice"),
         ({"trainers": [A, A]}, "names a trainer twice"),
         ({"settings": PredictionSettings(mirroring=False)}, "--disable_tta is for predictions of test cases"),
+        (
+            {"settings": PredictionSettings("checkpoint_best.pth")},
+            "-chk checkpoint_best.pth is for predictions of test cases",
+        ),
     ],
 )
 def test_impossible_requests_are_refused(study, options, match):
