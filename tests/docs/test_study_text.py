@@ -114,7 +114,7 @@ def test_what_rounds_gain_with_all_seeds_and_with_the_first():
     assert f"SemiSupervised's give {own[0]} (three seeds; {own[1]} with seed 0)" in text
     hidden = gains("ACDC3", "round 1 above 0.9, rectangles")
     better, first = (hidden.groupby("patient").mean() > 0).sum(), hidden.xs(0, level="seed")
-    both = f"{hidden.groupby('class').mean().mean():.1f}, better in {better} of the ten patients (two seeds"
+    both = f"{hidden.groupby('class').mean().mean():.1f}, better in {better} of the ten patients (three seeds"
     assert f"{both}; {first.groupby('class').mean().mean():.1f} with seed 0)" in text
     longer = gains("ACDC3", "nnU-Net, 7/3 steps").groupby("class").mean().mean()
     assert f"2.3 times them gains {longer:.1f} with this seed" in text
