@@ -7,6 +7,8 @@ nnU-Net's.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -230,48 +232,24 @@ def continued(row: Row, start: str) -> Row:
     return replace(row, key=f"{row.key} from {start}", after=(start,), pretrained=start, variant=variant)
 
 
-def early(row: Row) -> Row:
-    """Its own labels as soon as every class is found on labeled patches, as it was before 0.3 of the run became the earliest."""
-    settings = ("earliest=0.05",)
-    return replace(row, key=f"{row.key}, start from 0.05", group="variants", settings=settings, variant="start_0_05")
+def variant(row: Row, name: str, trainer: str = "", group: str = "parts", **settings: object) -> Row:
+    """The row with other values of class attributes.
 
-
-def labels_last(row: Row) -> Row:
-    """At the end labeled patches alone, as long as is their share of the images."""
-    variant = f"{row.variant}_labels_last".lstrip("_")
-    settings = (*row.settings, "labels_last=null")
-    return replace(row, key=f"{row.key}, labels last", group="variants", settings=settings, variant=variant)
-
-
-def confident(row: Row, confidence: float) -> Row:
-    """With another confidence from which a voxel counts; 0: every voxel does."""
-    part = f"confidence {confidence:g}"
-    variant = part.replace(" ", "_").replace(".", "_")
+    Args:
+        name: follows the row's key, after a comma.
+        trainer: appended to the name of the row's trainer, for one of `benchmarks/trainers`.
+    """
+    others = dict(setting.split("=", 1) for setting in row.settings)
+    others |= {attribute: json.dumps(value) for attribute, value in settings.items()}
+    key = f"{row.key}, {name}"
     return replace(
-        row, key=f"{row.key}, {part}", group="parts", settings=(f"confidence={confidence}",), variant=variant
+        row,
+        key=key,
+        trainer=row.trainer + trainer,
+        group=group,
+        settings=tuple(f"{attribute}={value}" for attribute, value in others.items()),
+        variant=re.sub(r"\W+", "_", key.partition(", ")[2]),
     )
-
-
-def by_class(row: Row, part: str) -> Row:
-    """With a part that tells classes apart, of `benchmarks/trainers/by_class.py`: "reliability" or "thresholds"."""
-    name = {"key": f"{row.key}, {part}", "group": "parts", "trainer": f"{row.trainer}ByClass", "variant": part}
-    return replace(row, settings=(f"{part}=true",), **name)
-
-
-def mirrored(row: Row) -> Row:
-    """With labels of two mirror images, of `benchmarks/trainers/mirrored.py`."""
-    name = {"key": f"{row.key}, mirrored", "group": "parts", "trainer": f"{row.trainer}Mirrored"}
-    return replace(row, variant="mirrored", **name)
-
-
-def weighted(row: Row, weight: float, attribute: str = "consistency_weight") -> Row:
-    settings = (f"{attribute}={weight}",)
-    return replace(row, key=f"{row.key}, weight {weight:g}", settings=settings, variant=f"weight{weight:g}")
-
-
-def same_view(row: Row) -> Row:
-    """Student and teacher with the same intensity transforms, as it was before."""
-    return replace(row, key=f"{row.key}, same view", settings=('teacher_view="student"',), variant="same_view")
 
 
 def few_labels(
@@ -292,20 +270,22 @@ def few_labels(
         foreign: the pack with unlabeled images of something else.
     """
     semi_supervised = Row("SemiSupervised", pack, "nnUNetTrainerSemiSupervised", epochs, "new")
-    mean_teacher = Row("MeanTeacher", pack, "nnUNetTrainerMeanTeacher", epochs, "variants")
+    mean_teacher = Row("MeanTeacher", pack, "nnUNetTrainerMeanTeacher", epochs)
     all_labels = replace(semi_supervised, key="SemiSupervised, all labels", pack=again, baseline="all labels")
+    thresholds = [variant(row, "thresholds", by_class=True) for row in (semi_supervised, all_labels)]
     rows = [
         *controls(pack, full, epochs),
         *(Row(peer, pack, "") for peer in peers),
         semi_supervised,
         all_labels,
-        early(semi_supervised),
-        *map(labels_last, (semi_supervised, all_labels)),
+        variant(semi_supervised, "start from 0.05", earliest=0.05),
+        *(variant(row, "labels last", labels_last=None) for row in (semi_supervised, all_labels)),
         *([replace(semi_supervised, key="SemiSupervised, foreign images", pack=foreign)] if foreign else []),
-        *(by_class(semi_supervised, part) for part in ("reliability", "thresholds")),
-        *(labels_last(by_class(row, "thresholds")) for row in (semi_supervised, all_labels)),
-        confident(semi_supervised, 0.0),
-        mirrored(semi_supervised),
+        variant(semi_supervised, "reliability", "Reliability"),
+        thresholds[0],
+        *(variant(row, "labels last", labels_last=None) for row in thresholds),
+        variant(semi_supervised, "confidence 0", confidence=0.0),
+        variant(semi_supervised, "mirrored", "Mirrored"),
         pseudo_labels("round 1", pack, epochs, "nnU-Net"),
         pseudo_labels("round 1 above 0.9", pack, epochs, "nnU-Net", "--min_confidence 0.9"),
         pseudo_labels("round 1 above 0.9, rectangles", pack, epochs, "nnU-Net", "--min_confidence 0.9", ("blank=0.8",)),
@@ -313,9 +293,12 @@ def few_labels(
         pseudo_labels("round of SemiSupervised", pack, epochs, "SemiSupervised"),
         *(continued(semi_supervised, start) for start in ("round 1", "nnU-Net")),
         *methods(pack, epochs, UNLABELED),
-        same_view(mean_teacher),
-        *(weighted(mean_teacher, weight) for weight in (0.2, 50)),  # official beside the default of 5, and ten times it
-        weighted(Row("DAN", pack, "nnUNetTrainerDAN", epochs, "variants"), 0.2, "adversarial_weight"),  # official
+        # student and teacher with the same intensity transforms, as it was before
+        variant(mean_teacher, "same view", group="variants", teacher_view="student"),
+        # the official weight beside the default of 5, and ten times the default
+        *(variant(mean_teacher, f"weight {w:g}", group="variants", consistency_weight=w) for w in (0.2, 50)),
+        # the official weight
+        variant(Row("DAN", pack, "nnUNetTrainerDAN", epochs), "weight 0.2", group="variants", adversarial_weight=0.2),
     ]
     return Study(name, title, about, tuple(rows))
 

@@ -60,7 +60,7 @@ def setting(row: Row, name: str) -> object:
 
 def _plain(trainer: str) -> str:
     """The trainer of the package that one of benchmarks/trainers is made of."""
-    return trainer.removesuffix("ByClass").removesuffix("Mirrored")
+    return trainer.removesuffix("Reliability").removesuffix("Mirrored")
 
 
 def _more_than_plain(trainer: str) -> float:

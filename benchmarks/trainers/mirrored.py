@@ -3,7 +3,7 @@
 nnU-Net predicts with mirroring, and its labels of whole images are better for it. Here the moving average f' sees the patch once
 more, mirrored along some of the axes, another choice of axes in every step:
 
-    p = (f'(u_weak) + mirror(f'(mirror(u_weak)))) / 2,   y = argmax p,   M = [max p >= confidence]
+    p = (f'(u_weak) + mirror(f'(mirror(u_weak)))) / 2,   y = argmax p,   confidence max p
 
 Everything else is SemiSupervised's, and so are the labels where nnU-Net mirrors along no axis.
 """
@@ -43,5 +43,4 @@ class nnUNetTrainerSemiSupervisedMirrored(nnUNetTrainerSemiSupervised):
         dimensions = choices[self.iteration % len(choices)]
         both = self.teacher(torch.cat((weak, weak.flip(dimensions))))[0]
         p = mean_with_mirror_image(both, dimensions, self.activation)
-        labels, confidence = label_and_confidence(p, self.activation)
-        return labels, confidence >= self.confidence
+        return label_and_confidence(p, self.activation)

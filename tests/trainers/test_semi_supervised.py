@@ -12,7 +12,9 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
 from nnunet_ssl.losses.self_training import self_training_loss
 from nnunet_ssl.patches.mixing import resize_nearest
-from nnunet_ssl.predictions.hard_labels import sure_labels
+from nnunet_ssl.predictions.hard_labels import label_and_confidence
+from nnunet_ssl.predictions.label_confidence import above_thresholds, mean_confidence, thresholds_of
+from nnunet_ssl.predictions.probabilities import probabilities
 from tests.helpers.trainers import needs, next_batches, past_every_switch, run_steps, stock_step
 from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
 
@@ -113,18 +115,41 @@ def test_workers_draw_unlabeled_patches_while_they_are_used(datasets, tmp_path):
 
 @pytest.mark.parametrize("options", [{}, {"regions": True}, {"ignore": True}], ids=str)
 def test_the_term_by_hand(options, datasets, tmp_path):
-    trainer = make(datasets, tmp_path, options, confidence=0.5)
+    trainer = make(datasets, tmp_path, options, confidence=0.6, by_class=True)
     past_every_switch(trainer)
     (batch,) = next_batches(trainer)
     with torch.no_grad():
         strong, weak = batch["unlabeled"].chunk(2, dim=1)
-        labels, sure = sure_labels(trainer.teacher(weak)[0], 0.5, trainer.activation)
+        labels, confidence = label_and_confidence(
+            probabilities(trainer.teacher(weak)[0], trainer.activation), trainer.activation
+        )
+        of_each = mean_confidence(
+            labels, confidence, batch["inside"], len(trainer.class_confidence.mean), trainer.activation
+        )
+        of_each = torch.where(of_each.isnan(), 1, of_each)  # nothing has this label yet
+        sure = above_thresholds(labels, confidence, thresholds_of(of_each, 0.6), trainer.activation)
+        assert not torch.equal(sure, confidence >= 0.6)
         expected = 0.0
         for weight, z in zip(trainer.scale_weights, trainer.student(strong), strict=True):
             maps = [resize_nearest(m, z.shape[2:]) for m in (labels, sure, batch["inside"])]
             expected += weight * self_training_loss(z, *maps, trainer.activation)
     (values,) = run_steps(trainer, [copy_batch(batch)])
     assert sure.any() and values["pseudo"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_default_is_one_threshold_for_all_classes(datasets, tmp_path):
+    trainer = make(datasets, tmp_path, confidence=0.7)
+    labels, confidence = torch.tensor([[[[0, 1, 2]]]]), torch.tensor([[[[0.71, 0.69, 0.7]]]])
+    assert trainer.sure(labels, confidence, torch.ones(1, 1, 1, 3, dtype=bool)).tolist() == [[[[True, False, True]]]]
+
+
+def test_the_thresholds_remember_earlier_steps(datasets, tmp_path):
+    trainer = make(datasets, tmp_path, by_class=True, num_epochs=10, num_iterations_per_epoch=10)
+    labels, inside = torch.tensor([[[[0, 1, 1]]]]), torch.ones(1, 1, 1, 3, dtype=bool)
+    assert trainer.class_confidence.decay == 0.5
+    trainer.sure(labels, torch.tensor([[[[1.0, 0.6, 0.6]]]]), inside)
+    sure = trainer.sure(labels, torch.tensor([[[[1.0, 0.71, 0.73]]]]), inside)  # mean 0.66, threshold 0.594
+    assert sure.all() and trainer.class_confidence.mean[:2].tolist() == pytest.approx([1, 0.66])
 
 
 def test_the_weak_view_has_nnunets_geometry_alone(datasets, tmp_path):

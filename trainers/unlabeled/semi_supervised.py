@@ -4,22 +4,24 @@ Stage 0 is nnU-Net, bit for bit, until every class has an F1 of at least `compet
 `latest` of the run). From then on a moving average f' of the network labels unlabeled patches, and the network learns these labels
 on the same patches with other intensities and blank rectangles:
 
-    y = argmax f'(u_weak),   M = [max f'(u_weak) >= confidence]
+    y = argmax f'(u_weak),   M = [max f'(u_weak) >= tau]
     L = L_nnunet(f(x), y_x) + w(t) sum_h a_h [ sum_v M ce(f_h(u_strong), y) / V + 1 - Dice(f_h(u_strong), y; M) ]
     w(t) = N_U / (N_U + N_L) ramp(t),    theta' <- a theta' + (1 - a) theta
 
 h: scales of deep supervision with nnU-Net's weights; V: voxels inside the image; Dice: foreground classes in y. u_weak has
 nnU-Net's geometry, u_strong its intensity transforms and the rectangles of nnUNetTrainerDA5 as well, behind which the network must
-conclude from the surroundings. Partial labels: L_nnunet is the loss of `nnUNetTrainerPartialLabel`.
+conclude from the surroundings. Partial labels: L_nnunet is the loss of `nnUNetTrainerPartialLabel`. tau is `confidence`, or with
+`by_class` that of the label: tau_c = max(0.5, confidence mu_c / max_k mu_k), mu_c the mean confidence of voxels labeled c (of
+regions: c is the inside or the outside of one), a moving average. So an organ of which f' is not sure yet is taught, too, and not
+only the background around it.
 
 No CutMix of unlabeled patches, which FixMatch's successors have: organs cut out of their surroundings teach the network to find
 organs anywhere. With 7 labeled patients of ACDC it labeled kidneys and spleen as heart and lost 3 Dice (docs/studies).
 
 No official code. The parts: teacher of Tarvainen & Valpola, NeurIPS 2017; weak and strong view and confidence of Sohn et al.
-(FixMatch), NeurIPS 2020; hidden parts of Hoyer et al. (MIC), CVPR 2023.
-
-The start by competence, not by a share of the run, the
-share of the images as weight and the labeled loss at full weight are this package's; docs/studies has figures.
+(FixMatch), NeurIPS 2020; hidden parts of Hoyer et al. (MIC), CVPR 2023; thresholds by class of Wang et al. (FreeMatch), ICLR 2023.
+The start by competence, not by a share of the run, the share of the images as weight and the labeled loss at full weight are this
+package's; docs/studies has figures.
 """
 
 from __future__ import annotations
@@ -31,10 +33,13 @@ from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.competence import EARLIEST, F1, LATEST
 from nnunet_ssl.engine.ema import decay_of_run
 from nnunet_ssl.engine.members import NetworkMember
+from nnunet_ssl.engine.running_mean import RunningMean
 from nnunet_ssl.engine.value_ranges import Count, Duration, Share, Stored, Weight
 from nnunet_ssl.losses.combine import over_scales
 from nnunet_ssl.losses.self_training import self_training_loss
-from nnunet_ssl.predictions.hard_labels import sure_labels
+from nnunet_ssl.predictions.hard_labels import label_and_confidence
+from nnunet_ssl.predictions.label_confidence import above_thresholds, mean_confidence, number_of_labels, thresholds_of
+from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.ramps import ramped_weight
 from nnunet_ssl.trainers.partial.partial_label import nnUNetTrainerPartialLabel
 
@@ -55,7 +60,9 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
     competence: Share = F1  # 0.7: smallest F1 of a class on labeled patches that opens the second stage
     ramp: Duration = 0.1  # of the run, until the unlabeled loss has its full weight
     unlabeled_weight: Weight | None = None  # None: share of the unlabeled images, N_U / (N_U + N_L)
-    confidence: Share = 0.9  # of the moving average's label of a voxel, which does not count below
+    confidence: Share = 0.9  # of the moving average's label of a voxel, which does not count below; of the surest class
+    by_class: bool = False  # lower thresholds for the other classes; False: one threshold for all
+    memory: Duration = 0.02  # of the run, that of the mean confidence of a class
     blank: Share = 0.8  # share of the unlabeled patches of which rectangles are hidden from the network
     labels_last: Share | None = 0.0  # of the second stage, at its end, on labels alone; None: N_L / (N_U + N_L)
     horizons: Count = 100  # horizons of the moving average that fit into the run
@@ -64,6 +71,11 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
     def build_method(self) -> None:
         self.teacher = self.register_teacher(decay_of_run(self.total_steps, self.horizons))
         self.register_gate(self.earliest, self.latest, self.competence)
+        if self.by_class:
+            count = number_of_labels(self.label_manager.num_segmentation_heads, self.activation)
+            decay = 1 - 1 / max(2.0, self.memory * self.total_steps)
+            self.class_confidence = RunningMean((count,), decay, 1.0, self.is_ddp)
+            self.register_module("class_confidence", self.class_confidence, optimizer=None)
 
     def unlabeled_views(self, intensity):
         hiding = with_blank_rectangles(intensity, self.configuration_manager.patch_size, self.blank)
@@ -81,11 +93,20 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
         return alone > 0 and since >= (1 - alone) * (since + 1 - self.progress)
 
     def labels_of(self, weak: Tensor) -> tuple[Tensor, Tensor]:
-        """Labels of unlabeled patches, and where the moving average is sure of them."""
-        return sure_labels(self.teacher(weak)[0], self.confidence, self.activation)
+        """Labels of unlabeled patches, and how sure the moving average is of them."""
+        return label_and_confidence(probabilities(self.teacher(weak)[0], self.activation), self.activation)
+
+    def sure(self, labels: Tensor, confidence: Tensor, inside: Tensor) -> Tensor:
+        """Where labels count."""
+        if not self.by_class:
+            return confidence >= self.confidence
+        means = mean_confidence(labels, confidence, inside, len(self.class_confidence.mean), self.activation)
+        thresholds = thresholds_of(self.class_confidence(means), self.confidence)
+        return above_thresholds(labels, confidence, thresholds, self.activation)
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
-        labels, sure = self.labels_of(batch.views["weak"])
+        labels, confidence = self.labels_of(batch.views["weak"])
+        sure = self.sure(labels, confidence, batch.inside)
 
         def loss(z: Tensor) -> Tensor:
             return self_training_loss(z, labels, sure, batch.inside, self.activation, all_ranks=self.is_ddp)
