@@ -273,6 +273,7 @@ def few_labels(
     mean_teacher = Row("MeanTeacher", pack, "nnUNetTrainerMeanTeacher", epochs)
     all_labels = replace(semi_supervised, key="SemiSupervised, all labels", pack=again, baseline="all labels")
     thresholds = [variant(row, "thresholds", by_class=True) for row in (semi_supervised, all_labels)]
+    sure = [variant(semi_supervised, "sure patches", sure_foreground=0.5)]
     rows = [
         *controls(pack, full, epochs),
         *(Row(peer, pack, "") for peer in peers),
@@ -285,6 +286,8 @@ def few_labels(
         thresholds[0],
         *(variant(row, "labels last", labels_last=None) for row in thresholds),
         variant(semi_supervised, "confidence 0", confidence=0.0),
+        *sure,
+        *(variant(row, "labels last", labels_last=None) for row in sure),
         variant(semi_supervised, "mirrored", "Mirrored"),
         pseudo_labels("round 1", pack, epochs, "nnU-Net"),
         pseudo_labels("round 1 above 0.9", pack, epochs, "nnU-Net", "--min_confidence 0.9"),

@@ -152,6 +152,14 @@ def test_the_thresholds_remember_earlier_steps(datasets, tmp_path):
     assert sure.all() and trainer.class_confidence.mean[:2].tolist() == pytest.approx([1, 0.66])
 
 
+def test_patches_whose_foreground_is_hardly_found_can_be_left_out(datasets, tmp_path):
+    trainer = make(datasets, tmp_path, confidence=0.7, sure_foreground=0.5)
+    labels = torch.tensor([[[[0, 1, 0]]], [[[0, 1, 1]]]])
+    confidence = torch.tensor([[[[0.9, 0.8, 0.6]]], [[[0.6, 0.6, 0.8]]]])  # 1 of 2, 1 of 3
+    sure = trainer.sure(labels, confidence, torch.ones(2, 1, 1, 3, dtype=bool))
+    assert sure.tolist() == [[[[True, True, False]]], [[[False, False, False]]]]
+
+
 def test_the_weak_view_has_nnunets_geometry_alone(datasets, tmp_path):
     trainer = make(datasets, tmp_path, {"mask_norm": True})
     intensity = [object(), MaskImageTransform([0], 0, 0), object()]
