@@ -232,7 +232,7 @@ def continued(row: Row, start: str) -> Row:
     return replace(row, key=f"{row.key} from {start}", after=(start,), pretrained=start, variant=variant)
 
 
-def variant(row: Row, name: str, trainer: str = "", group: str = "parts", **settings: object) -> Row:
+def changed(row: Row, name: str, trainer: str = "", group: str = "parts", **settings: object) -> Row:
     """The row with other values of class attributes.
 
     Args:
@@ -272,23 +272,23 @@ def few_labels(
     semi_supervised = Row("SemiSupervised", pack, "nnUNetTrainerSemiSupervised", epochs, "new")
     mean_teacher = Row("MeanTeacher", pack, "nnUNetTrainerMeanTeacher", epochs)
     all_labels = replace(semi_supervised, key="SemiSupervised, all labels", pack=again, baseline="all labels")
-    thresholds = [variant(row, "thresholds", by_class=True) for row in (semi_supervised, all_labels)]
-    sure = [variant(semi_supervised, "sure patches", sure_foreground=0.5)]
+    thresholds = [changed(row, "thresholds", by_class=True) for row in (semi_supervised, all_labels)]
+    sure = [changed(row, "sure patches", sure_foreground=0.5) for row in (semi_supervised, all_labels)]
     rows = [
         *controls(pack, full, epochs),
         *(Row(peer, pack, "") for peer in peers),
         semi_supervised,
         all_labels,
-        variant(semi_supervised, "start from 0.05", earliest=0.05),
-        *(variant(row, "labels last", labels_last=None) for row in (semi_supervised, all_labels)),
+        changed(semi_supervised, "start from 0.05", earliest=0.05),
+        *(changed(row, "labels last", labels_last=None) for row in (semi_supervised, all_labels)),
         *([replace(semi_supervised, key="SemiSupervised, foreign images", pack=foreign)] if foreign else []),
-        variant(semi_supervised, "reliability", "Reliability"),
+        changed(semi_supervised, "reliability", "Reliability"),
         thresholds[0],
-        *(variant(row, "labels last", labels_last=None) for row in thresholds),
-        variant(semi_supervised, "confidence 0", confidence=0.0),
-        *sure,
-        *(variant(row, "labels last", labels_last=None) for row in sure),
-        variant(semi_supervised, "mirrored", "Mirrored"),
+        *(changed(row, "labels last", labels_last=None) for row in thresholds),
+        changed(semi_supervised, "confidence 0", confidence=0.0),
+        sure[0],
+        *(changed(row, "labels last", labels_last=None) for row in sure),
+        changed(semi_supervised, "mirrored", "Mirrored"),
         pseudo_labels("round 1", pack, epochs, "nnU-Net"),
         pseudo_labels("round 1 above 0.9", pack, epochs, "nnU-Net", "--min_confidence 0.9"),
         pseudo_labels("round 1 above 0.9, rectangles", pack, epochs, "nnU-Net", "--min_confidence 0.9", ("blank=0.8",)),
@@ -297,11 +297,11 @@ def few_labels(
         *(continued(semi_supervised, start) for start in ("round 1", "nnU-Net")),
         *methods(pack, epochs, UNLABELED),
         # student and teacher with the same intensity transforms, as it was before
-        variant(mean_teacher, "same view", group="variants", teacher_view="student"),
+        changed(mean_teacher, "same view", group="variants", teacher_view="student"),
         # the official weight beside the default of 5, and ten times the default
-        *(variant(mean_teacher, f"weight {w:g}", group="variants", consistency_weight=w) for w in (0.2, 50)),
+        *(changed(mean_teacher, f"weight {w:g}", group="variants", consistency_weight=w) for w in (0.2, 50)),
         # the official weight
-        variant(Row("DAN", pack, "nnUNetTrainerDAN", epochs), "weight 0.2", group="variants", adversarial_weight=0.2),
+        changed(Row("DAN", pack, "nnUNetTrainerDAN", epochs), "weight 0.2", group="variants", adversarial_weight=0.2),
     ]
     return Study(name, title, about, tuple(rows))
 

@@ -79,17 +79,14 @@ def compare(
         raise UserError(f"-tr names a trainer twice: {' '.join(trainers)}. Name every trainer once.")
     if write_crossval and test:
         raise UserError("--write_crossval chooses on the validation cases. Leave --test out.")
-    chk = settings.checkpoint_name
-    if not test:
-        of_predictions = {
-            "--disable_tta": not settings.mirroring,
-            f"-chk {chk}": chk != PredictionSettings.checkpoint_name,
-        }
-        for option in (option for option, given in of_predictions.items() if given):
-            raise UserError(
-                f"{option} is for predictions of test cases; validation is nnU-Net's own and not made again. Leave it out, or add "
-                "--test."
-            )
+    of_predictions = [] if settings.mirroring else ["--disable_tta"]
+    if settings.checkpoint_name != PredictionSettings.checkpoint_name:
+        of_predictions.append(f"-chk {settings.checkpoint_name}")
+    if of_predictions and not test:
+        raise UserError(
+            f"{' and '.join(of_predictions)}: for predictions of test cases; validation is nnU-Net's own and not made again. Leave "
+            "this out, or add --test."
+        )
     if num_processes < 1:
         raise UserError(f"-np {num_processes}: allowed are numbers from 1.")
     output = output_folder(dataset, configuration, folds, test) if output is None else output

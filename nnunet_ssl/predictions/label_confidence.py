@@ -3,8 +3,8 @@
 A label is a class, or, with regions, one side of a region: `C` classes, or `2 R`, outside of the R regions first. Labels and
 confidence as `label_and_confidence` of `hard_labels` gives them: `(B, 1, *spatial)`, or `(B, R, *spatial)`.
 
-The thresholds have the form of the class thresholds of Wang et al., "FreeMatch", ICLR 2023, eq. 8, with the confidence of voxels
-of a label in the place of its mean probability.
+The thresholds have the form of the class thresholds of Wang et al., "FreeMatch", ICLR 2023, with the mean confidence of voxels of a
+label in the place of its mean probability, and a highest threshold that is fixed.
 """
 
 from __future__ import annotations

@@ -504,7 +504,7 @@ def test_a_row_is_compared_with_the_row_that_the_table_names(records):
     assert results.difference_text("new") == "+5.0 [+5.0, +5.0]"
     for name in ("ACDC_3", "ACDC_5", "ACDC_7", "LA_4", "LA_8"):
         named = {row.key: row.baseline for row in STUDIES[name].rows if row.baseline}
-        of_all = ("", ", labels last", ", thresholds, labels last")
+        of_all = ("", ", labels last", ", thresholds, labels last", ", sure patches, labels last")
         assert named == {f"SemiSupervised, all labels{part}": "all labels" for part in of_all}
 
 

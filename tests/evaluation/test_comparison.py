@@ -437,10 +437,10 @@ def test_an_existing_comparison_is_replaced_only_with_overwrite(study):
         ({"folds": ["x"]}, "-f x: allowed are numbers"),
         ({"folds": ["0", "0"]}, "names a fold twice"),
         ({"trainers": [A, A]}, "names a trainer twice"),
-        ({"settings": PredictionSettings(mirroring=False)}, "--disable_tta is for predictions of test cases"),
+        ({"settings": PredictionSettings(mirroring=False)}, "--disable_tta: for predictions of test cases"),
         (
             {"settings": PredictionSettings("checkpoint_best.pth")},
-            "-chk checkpoint_best.pth is for predictions of test cases",
+            "-chk checkpoint_best.pth: for predictions of test cases",
         ),
     ],
 )

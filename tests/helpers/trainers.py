@@ -168,9 +168,7 @@ WEIGHTED |= {name: _weights_of_a_guest(name) for name in GUESTS}
 
 
 def past_every_switch(trainer) -> None:
-    """To the last quarter of the training, where no stage and no warm-up is left, and without a last stage on labels alone."""
-    if hasattr(trainer, "labels_last"):
-        trainer.labels_last = 0.0
+    """To the last quarter of the training, where no stage and no warm-up is left."""
     trainer.iteration = 3 * trainer.num_epochs * trainer.num_iterations_per_epoch // 4
     draw_unlabeled(trainer)
 

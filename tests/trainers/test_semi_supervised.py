@@ -123,9 +123,7 @@ def test_the_term_by_hand(options, datasets, tmp_path):
         labels, confidence = label_and_confidence(
             probabilities(trainer.teacher(weak)[0], trainer.activation), trainer.activation
         )
-        of_each = mean_confidence(
-            labels, confidence, batch["inside"], len(trainer.class_confidence.mean), trainer.activation
-        )
+        of_each = mean_confidence(labels, confidence, batch["inside"], trainer.thresholds.count, trainer.activation)
         of_each = torch.where(of_each.isnan(), 1, of_each)  # nothing has this label yet
         sure = above_thresholds(labels, confidence, thresholds_of(of_each, 0.6), trainer.activation)
         assert not torch.equal(sure, confidence >= 0.6)
@@ -146,10 +144,10 @@ def test_the_default_is_one_threshold_for_all_classes(datasets, tmp_path):
 def test_the_thresholds_remember_earlier_steps(datasets, tmp_path):
     trainer = make(datasets, tmp_path, by_class=True, num_epochs=10, num_iterations_per_epoch=10)
     labels, inside = torch.tensor([[[[0, 1, 1]]]]), torch.ones(1, 1, 1, 3, dtype=bool)
-    assert trainer.class_confidence.decay == 0.5
+    assert trainer.thresholds.means.decay == 0.5
     trainer.sure(labels, torch.tensor([[[[1.0, 0.6, 0.6]]]]), inside)
     sure = trainer.sure(labels, torch.tensor([[[[1.0, 0.71, 0.73]]]]), inside)  # mean 0.66, threshold 0.594
-    assert sure.all() and trainer.class_confidence.mean[:2].tolist() == pytest.approx([1, 0.66])
+    assert sure.all() and trainer.thresholds.means.mean[:2].tolist() == pytest.approx([1, 0.66])
 
 
 def test_patches_whose_foreground_is_hardly_found_can_be_left_out(datasets, tmp_path):

@@ -13,15 +13,15 @@ nnU-Net's geometry, u_strong its intensity transforms and the rectangles of nnUN
 conclude from the surroundings. Partial labels: L_nnunet is the loss of `nnUNetTrainerPartialLabel`. tau is `confidence`, or with
 `by_class` that of the label: tau_c = max(0.5, confidence mu_c / max_k mu_k), mu_c the mean confidence of voxels labeled c (of
 regions: c is the inside or the outside of one), a moving average. So an organ of which f' is not sure yet is taught, too, and not
-only the background around it. With `sure_foreground`, M is 0 in patches where f' hardly finds what is there.
+only the background around it. With `sure_foreground`, M is 0 in patches of whose possible foreground (labeled so, or not sure) less
+than this share is sure.
 
 No CutMix of unlabeled patches, which FixMatch's successors have: organs cut out of their surroundings teach the network to find
 organs anywhere. With 7 labeled patients of ACDC it labeled kidneys and spleen as heart and lost 3 Dice (docs/studies).
 
 No official code. The parts: teacher of Tarvainen & Valpola, NeurIPS 2017; weak and strong view and confidence of Sohn et al.
 (FixMatch), NeurIPS 2020; hidden parts of Hoyer et al. (MIC), CVPR 2023; thresholds by class of Wang et al. (FreeMatch), ICLR 2023.
-The start by competence, not by a share of the run, the share of the images as weight and the labeled loss at full weight are this
-package's; docs/studies has figures.
+Start by competence, share of the images as weight, labeled loss at full weight: this package's (docs/studies).
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from nnunet_ssl.dataloading.views import with_blank_rectangles, without_intensit
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.competence import EARLIEST, F1, LATEST
 from nnunet_ssl.engine.ema import decay_of_run
+from nnunet_ssl.engine.label_thresholds import LabelThresholds
 from nnunet_ssl.engine.members import NetworkMember
-from nnunet_ssl.engine.running_mean import RunningMean
 from nnunet_ssl.engine.value_ranges import Count, Duration, Share, Stored, Weight
 from nnunet_ssl.losses.combine import over_scales
 from nnunet_ssl.losses.self_training import self_training_loss
-from nnunet_ssl.predictions import label_confidence as of_labels
 from nnunet_ssl.predictions.hard_labels import label_and_confidence
+from nnunet_ssl.predictions.label_confidence import sure_share
 from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.ramps import ramped_weight
 from nnunet_ssl.trainers.partial.partial_label import nnUNetTrainerPartialLabel
@@ -60,9 +60,13 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
     competence: Share = F1  # 0.7: smallest F1 of a class on labeled patches that opens the second stage
     ramp: Duration = 0.1  # of the run, until the unlabeled loss has its full weight
     unlabeled_weight: Weight | None = None  # None: share of the unlabeled images, N_U / (N_U + N_L)
-    confidence: Share = 0.9  # of the moving average's label of a voxel, which does not count below; of the surest class
-    by_class: bool = False  # lower thresholds for the other classes; False: one threshold for all
-    sure_foreground: Share = 0.0  # of what may be foreground (labeled so, or not sure), for a patch to count
+    confidence: Share = (
+        0.9  # of the moving average's label of a voxel, which does not count below; with by_class: of the surest class
+    )
+    by_class: bool = False  # this for the surest class, less for the others; False: one threshold for all
+    sure_foreground: Share = (
+        0.0  # of what may be foreground (labeled so, or not sure), in a patch that counts; 0: all do
+    )
     memory: Duration = 0.02  # of the run, that of the mean confidence of a class
     blank: Share = 0.8  # share of the unlabeled patches of which rectangles are hidden from the network
     labels_last: Share | None = 0.0  # of the second stage, at its end, on labels alone; None: N_L / (N_U + N_L)
@@ -73,10 +77,9 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
         self.teacher = self.register_teacher(decay_of_run(self.total_steps, self.horizons))
         self.register_gate(self.earliest, self.latest, self.competence)
         if self.by_class:
-            count = of_labels.number_of_labels(self.label_manager.num_segmentation_heads, self.activation)
-            decay = 1 - 1 / max(2.0, self.memory * self.total_steps)
-            self.class_confidence = RunningMean((count,), decay, 1.0, self.is_ddp)
-            self.register_module("class_confidence", self.class_confidence, optimizer=None)
+            heads, horizon = self.label_manager.num_segmentation_heads, self.memory * self.total_steps
+            self.thresholds = LabelThresholds(heads, self.activation, self.confidence, horizon, self.is_ddp)
+            self.register_module("thresholds", self.thresholds, optimizer=None)
 
     def unlabeled_views(self, intensity):
         hiding = with_blank_rectangles(intensity, self.configuration_manager.patch_size, self.blank)
@@ -99,13 +102,10 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
 
     def sure(self, labels: Tensor, confidence: Tensor, inside: Tensor) -> Tensor:
         """Where labels count."""
-        sure = confidence >= self.confidence
-        if self.by_class:
-            count = len(self.class_confidence.mean)
-            means = of_labels.mean_confidence(labels, confidence, inside, count, self.activation)
-            thresholds = of_labels.thresholds_of(self.class_confidence(means), self.confidence)
-            sure = of_labels.above_thresholds(labels, confidence, thresholds, self.activation)
-        return sure & (of_labels.sure_share(labels, sure, inside) >= self.sure_foreground)
+        sure = self.thresholds(labels, confidence, inside) if self.by_class else confidence >= self.confidence
+        if self.sure_foreground:
+            sure = sure & (sure_share(labels, sure, inside) >= self.sure_foreground)
+        return sure
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         labels, confidence = self.labels_of(batch.views["weak"])
