@@ -6,7 +6,7 @@
 
 writes docs/performance.csv and the tables of docs/performance.md. Steps of the trainer and of nnU-Net's alternate in one process,
 so that whatever else the machine does meets both; on CPU the time is the processor time of this process, with one thread, on a GPU
-the wall time. Steps are in the last quarter of a run, where no stage and no warm-up is left.
+the wall time. Steps are at 0.6 of a run, where no stage and no warm-up is left and no end on labels alone has begun.
 
 The floor is arithmetic that is counted and not assumed: the convolutions and matrix products of a step, forward and backward, over
 those of nnU-Net's step. It is 7/3 for Mean Teacher: forward and backward (twice a forward) of twice the patches, and one forward
@@ -40,7 +40,7 @@ from nnunet_ssl.discovery.variants import trainer_classes
 from nnunet_ssl.evaluation.tables import markdown_table
 from tests.helpers import synthetic
 from tests.helpers.paths import REPOSITORY
-from tests.helpers.trainers import needs, to_the_last_quarter
+from tests.helpers.trainers import needs, past_every_switch_and_update
 from tests.helpers.training import copy_batch, make_trainer, peak_memory, started
 
 VANILLA = "nnUNetTrainer"
@@ -188,10 +188,10 @@ def enlarge(plans: dict, args: argparse.Namespace) -> None:
 
 
 def ready(name: str, args: argparse.Namespace, out: Path, dataset: str):
-    """A trainer near the end of its run."""
+    """A trainer after all of its switches."""
     trainer = started(make_trainer(name, out, dataset, configuration_of(args), device=args.device))
     if name != VANILLA:
-        to_the_last_quarter(trainer)
+        past_every_switch_and_update(trainer)
     return trainer
 
 

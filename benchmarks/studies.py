@@ -272,28 +272,33 @@ def few_labels(
     semi_supervised = Row("SemiSupervised", pack, "nnUNetTrainerSemiSupervised", epochs, "new")
     mean_teacher = Row("MeanTeacher", pack, "nnUNetTrainerMeanTeacher", epochs)
     all_labels = replace(semi_supervised, key="SemiSupervised, all labels", pack=again, baseline="all labels")
-    thresholds = [changed(row, "thresholds", by_class=True) for row in (semi_supervised, all_labels)]
-    sure = [changed(row, "sure patches", sure_foreground=0.5) for row in (semi_supervised, all_labels)]
+    # its first form, with which its parts were measured: one threshold for all classes, unlabeled images to the end
+    first, first_again = (
+        changed(row, "first form", by_class=False, labels_last=0.0) for row in (semi_supervised, all_labels)
+    )
+    sure_patches = changed(first, "sure patches", "SurePatches")
     rows = [
         *controls(pack, full, epochs),
         *(Row(peer, pack, "") for peer in peers),
         semi_supervised,
         all_labels,
-        changed(semi_supervised, "start from 0.05", earliest=0.05),
-        *(changed(row, "labels last", labels_last=None) for row in (semi_supervised, all_labels)),
         *([replace(semi_supervised, key="SemiSupervised, foreign images", pack=foreign)] if foreign else []),
-        changed(semi_supervised, "reliability", "Reliability"),
-        thresholds[0],
-        *(changed(row, "labels last", labels_last=None) for row in thresholds),
-        changed(semi_supervised, "confidence 0", confidence=0.0),
-        sure[0],
-        *(changed(row, "labels last", labels_last=None) for row in sure),
-        changed(semi_supervised, "mirrored", "Mirrored"),
+        first,
+        first_again,
+        changed(first, "start from 0.05", earliest=0.05),
+        *(changed(row, "labels last", labels_last=None) for row in (first, first_again)),
+        changed(first, "reliability", "Reliability"),
+        changed(first, "thresholds", by_class=True),
+        changed(first, "confidence 0", confidence=0.0),
+        changed(sure_patches, "labels last", labels_last=None),
+        changed(first, "sure background, labels last", "SurePatches", keeps_foreground=True, labels_last=None),
+        changed(first, "mirrored", "Mirrored"),
         pseudo_labels("round 1", pack, epochs, "nnU-Net"),
         pseudo_labels("round 1 above 0.9", pack, epochs, "nnU-Net", "--min_confidence 0.9"),
         pseudo_labels("round 1 above 0.9, rectangles", pack, epochs, "nnU-Net", "--min_confidence 0.9", ("blank=0.8",)),
         pseudo_labels("round 2", pack, epochs, "round 1"),
         pseudo_labels("round of SemiSupervised", pack, epochs, "SemiSupervised"),
+        pseudo_labels("round of SemiSupervised, first form", pack, epochs, first.key),
         *(continued(semi_supervised, start) for start in ("round 1", "nnU-Net")),
         *methods(pack, epochs, UNLABELED),
         # student and teacher with the same intensity transforms, as it was before

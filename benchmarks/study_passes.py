@@ -7,6 +7,7 @@ over those of nnU-Net's. It is 1 for nnU-Net (a forward pass 1/3, a backward pas
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 
 import numpy as np
@@ -60,7 +61,7 @@ def setting(row: Row, name: str) -> object:
 
 def _plain(trainer: str) -> str:
     """The trainer of the package that one of benchmarks/trainers is made of."""
-    return trainer.removesuffix("Reliability").removesuffix("Mirrored")
+    return re.sub("(Reliability|SurePatches|Mirrored)$", "", trainer)
 
 
 def _more_than_plain(trainer: str) -> float:

@@ -1,4 +1,4 @@
-"""Which labels of a network count: thresholds of confidence by label, and patches whose foreground is found at all.
+"""Which labels of a network count: thresholds of confidence by label.
 
 A label is a class, or, with regions, one side of a region: `C` classes, or `2 R`, outside of the R regions first. Labels and
 confidence as `label_and_confidence` of `hard_labels` gives them: `(B, 1, *spatial)`, or `(B, R, *spatial)`.
@@ -27,10 +27,10 @@ def _of_each(labels: Tensor, count: int, activation: str) -> Tensor:
     return labels == torch.arange(count, device=labels.device).view(1, -1, *[1] * (labels.ndim - 2))
 
 
-def mean_confidence(
+def confidence_sums(
     labels: Tensor, confidence: Tensor, inside: Tensor, count: int, activation: str = "softmax"
 ) -> Tensor:
-    """mu_c of one batch, `(count,)`; NaN where no voxel inside has the label.
+    """Of the voxels inside that have a label: sum of their confidence, and their number, `(2, count)`. mu_c is the quotient.
 
     Args:
         inside: `(B, 1, *spatial)` bool, the voxels of the image.
@@ -40,7 +40,7 @@ def mean_confidence(
     axes = (0, *range(2, labels.ndim))
     if activation == "sigmoid":
         confidence = torch.cat((confidence, confidence), 1)
-    return torch.where(counted, confidence, 0).sum(axes) / counted.sum(axes)
+    return torch.stack((torch.where(counted, confidence, 0).sum(axes), counted.sum(axes)))
 
 
 def thresholds_of(means: Tensor, highest: float) -> Tensor:
@@ -54,21 +54,3 @@ def above_thresholds(labels: Tensor, confidence: Tensor, thresholds: Tensor, act
         return confidence >= thresholds[labels]
     outside, within = (t.view(-1, *[1] * (labels.ndim - 2)) for t in thresholds.chunk(2))
     return confidence >= torch.where(labels, within, outside)
-
-
-def sure_share(labels: Tensor, sure: Tensor, inside: Tensor) -> Tensor:
-    """Of the voxels inside that may be foreground (labeled so, or not sure), the share that surely is; 1 where there are none.
-
-    Small where a network hardly finds an organ: some of it is labeled, more of it is unsure, and the background around is sure.
-
-    Args:
-        labels, sure: `(B, 1, *spatial)` classes, or `(B, R, *spatial)` regions.
-
-    Returns:
-        of each patch, and region, `(B, 1 or R, 1, ...)`.
-    """
-    axes = tuple(range(2, labels.ndim))
-    foreground = labels > 0
-    surely = (foreground & sure & inside).sum(axes, keepdim=True)
-    possibly = ((foreground | ~sure) & inside).sum(axes, keepdim=True)
-    return torch.where(possibly > 0, surely / possibly.clamp(min=1), 1.0)

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ssl.dataloading.streams import unlabeled_batch_size_here
 from nnunet_ssl.engine import members, prediction
-from tests.helpers.trainers import next_batches, run_steps, to_the_last_quarter
+from tests.helpers.trainers import next_batches, past_every_switch_and_update, run_steps
 from tests.helpers.training import make_trainer, started, weights_of
 
 
@@ -75,7 +75,7 @@ def train_from_the_start(rank: int, job: dict) -> None:
     started(trainer, seed=rank)
     batches = next_batches(trainer, 2)
     run_steps(trainer, batches[:1])
-    to_the_last_quarter(trainer)
+    past_every_switch_and_update(trainer)
     run_steps(trainer, batches)
     members = {m.name: weights_of(m.module) for m in trainer.members}
     torch.save({"student": weights_of(trainer.student.module), "members": members}, job["work"] / f"rank{rank}.pth")

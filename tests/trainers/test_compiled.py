@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch._inductor import config as inductor
 
-from tests.helpers.trainers import CLASSES, copy_batch, draw_unlabeled, needs, to_the_last_quarter
+from tests.helpers.trainers import CLASSES, copy_batch, draw_unlabeled, needs, past_every_switch_and_update
 from tests.helpers.training import largest_difference, make_trainer, seed_everything, started, weights_of
 
 pytestmark = pytest.mark.long
@@ -36,7 +36,7 @@ def test_steps_of_compiled_networks_are_those_of_plain_ones(name, configuration,
         trainer._do_i_compile = lambda compiled=compiled: compiled
         started(trainer)
         losses = []
-        for switch in (draw_unlabeled, to_the_last_quarter):  # other sizes of batches, other terms
+        for switch in (draw_unlabeled, past_every_switch_and_update):  # other sizes of batches, other terms
             switch(trainer)
             seed_everything()
             batches = [next(trainer.dataloader_train) for _ in range(2)]

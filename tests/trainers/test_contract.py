@@ -37,9 +37,9 @@ from tests.helpers.trainers import (
     needs,
     next_batches,
     past_every_switch,
+    past_every_switch_and_update,
     run_steps,
     stock_step,
-    to_the_last_quarter,
 )
 from tests.helpers.training import (
     copy_batch,
@@ -142,7 +142,7 @@ def test_a_step_trains_with_every_kind_of_label_and_network(name, options, datas
             started(trainer)
         return
     started(trainer)
-    to_the_last_quarter(trainer)
+    past_every_switch_and_update(trainer)
     before = weights_of(trainer.network)
     outputs = run_steps(trainer, next_batches(trainer, 3))  # after two updates a teacher is still equal to its student
     assert all(np.isfinite(v) for o in outputs for v in o.values())
@@ -170,7 +170,7 @@ def test_terms_of_the_method_reach_the_student_and_never_the_teacher(name, datas
     trainer = started(make_trainer(name, out, dataset, results=tmp_path))
     if not trainer.weights():
         pytest.skip(f"{name} has no terms beside nnU-Net's loss")
-    to_the_last_quarter(trainer)
+    past_every_switch_and_update(trainer)
     run_steps(trainer, next_batches(trainer, 3))  # so that teacher and student differ
     method_weights = trainer.weights
     trainer._weight_names = None
@@ -430,11 +430,10 @@ NO_TERM = {"nnUNetTrainerEMA", "nnUNetTrainerScribblePCE", *PARTIAL}
 
 
 def largest_shares(name: str, datasets, tmp_path) -> dict[str, list[float]]:
-    """Share of each term in some steps at the end of a training, when all ramps are over."""
+    """Share of each term in some steps of a training, when all ramps are over."""
     out, dataset = datasets(**needs(name))
     trainer = started(make_trainer(name, out, dataset, results=tmp_path, num_iterations_per_epoch=1, num_epochs=1000))
-    to_the_last_quarter(trainer)
-    trainer.iteration = 990
+    past_every_switch_and_update(trainer)
     found: dict[str, list[float]] = {}
     for batch in next_batches(trainer, MEASURED_STEPS):
         run_steps(trainer, [batch])

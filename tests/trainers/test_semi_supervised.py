@@ -13,7 +13,7 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunet_ssl.losses.self_training import self_training_loss
 from nnunet_ssl.patches.mixing import resize_nearest
 from nnunet_ssl.predictions.hard_labels import label_and_confidence
-from nnunet_ssl.predictions.label_confidence import above_thresholds, mean_confidence, thresholds_of
+from nnunet_ssl.predictions.label_confidence import above_thresholds, confidence_sums, thresholds_of
 from nnunet_ssl.predictions.probabilities import probabilities
 from tests.helpers.trainers import needs, next_batches, past_every_switch, run_steps, stock_step
 from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
@@ -101,7 +101,7 @@ def test_the_end_of_the_second_stage_can_be_on_labeled_patches_alone(datasets, t
 
 
 def test_workers_draw_unlabeled_patches_while_they_are_used(datasets, tmp_path):
-    trainer = make(datasets, tmp_path, num_epochs=10, num_iterations_per_epoch=10, labels_last=None)
+    trainer = make(datasets, tmp_path, num_epochs=10, num_iterations_per_epoch=10)
     drawn = []
     for epoch in range(10):
         drawn.append(bool(trainer._shared_pool.read()[1]))
@@ -115,7 +115,7 @@ def test_workers_draw_unlabeled_patches_while_they_are_used(datasets, tmp_path):
 
 @pytest.mark.parametrize("options", [{}, {"regions": True}, {"ignore": True}], ids=str)
 def test_the_term_by_hand(options, datasets, tmp_path):
-    trainer = make(datasets, tmp_path, options, confidence=0.6, by_class=True)
+    trainer = make(datasets, tmp_path, options, confidence=0.6)
     past_every_switch(trainer)
     (batch,) = next_batches(trainer)
     with torch.no_grad():
@@ -123,7 +123,8 @@ def test_the_term_by_hand(options, datasets, tmp_path):
         labels, confidence = label_and_confidence(
             probabilities(trainer.teacher(weak)[0], trainer.activation), trainer.activation
         )
-        of_each = mean_confidence(labels, confidence, batch["inside"], trainer.thresholds.count, trainer.activation)
+        sums = confidence_sums(labels, confidence, batch["inside"], trainer.thresholds.count, trainer.activation)
+        of_each = sums[0] / sums[1]
         of_each = torch.where(of_each.isnan(), 1, of_each)  # nothing has this label yet
         sure = above_thresholds(labels, confidence, thresholds_of(of_each, 0.6), trainer.activation)
         assert not torch.equal(sure, confidence >= 0.6)
@@ -135,27 +136,19 @@ def test_the_term_by_hand(options, datasets, tmp_path):
     assert sure.any() and values["pseudo"] == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_the_default_is_one_threshold_for_all_classes(datasets, tmp_path):
-    trainer = make(datasets, tmp_path, confidence=0.7)
+def test_there_can_be_one_threshold_for_all_classes(datasets, tmp_path):
+    trainer = make(datasets, tmp_path, confidence=0.7, by_class=False)
     labels, confidence = torch.tensor([[[[0, 1, 2]]]]), torch.tensor([[[[0.71, 0.69, 0.7]]]])
     assert trainer.sure(labels, confidence, torch.ones(1, 1, 1, 3, dtype=bool)).tolist() == [[[[True, False, True]]]]
 
 
 def test_the_thresholds_remember_earlier_steps(datasets, tmp_path):
-    trainer = make(datasets, tmp_path, by_class=True, num_epochs=10, num_iterations_per_epoch=10)
+    trainer = make(datasets, tmp_path, num_epochs=10, num_iterations_per_epoch=10)
     labels, inside = torch.tensor([[[[0, 1, 1]]]]), torch.ones(1, 1, 1, 3, dtype=bool)
     assert trainer.thresholds.means.decay == 0.5
     trainer.sure(labels, torch.tensor([[[[1.0, 0.6, 0.6]]]]), inside)
     sure = trainer.sure(labels, torch.tensor([[[[1.0, 0.71, 0.73]]]]), inside)  # mean 0.66, threshold 0.594
     assert sure.all() and trainer.thresholds.means.mean[:2].tolist() == pytest.approx([1, 0.66])
-
-
-def test_patches_whose_foreground_is_hardly_found_can_be_left_out(datasets, tmp_path):
-    trainer = make(datasets, tmp_path, confidence=0.7, sure_foreground=0.5)
-    labels = torch.tensor([[[[0, 1, 0]]], [[[0, 1, 1]]]])
-    confidence = torch.tensor([[[[0.9, 0.8, 0.6]]], [[[0.6, 0.6, 0.8]]]])  # 1 of 2, 1 of 3
-    sure = trainer.sure(labels, confidence, torch.ones(2, 1, 1, 3, dtype=bool))
-    assert sure.tolist() == [[[[True, True, False]]], [[[False, False, False]]]]
 
 
 def test_the_weak_view_has_nnunets_geometry_alone(datasets, tmp_path):

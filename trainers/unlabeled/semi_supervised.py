@@ -4,24 +4,25 @@ Stage 0 is nnU-Net, bit for bit, until every class has an F1 of at least `compet
 `latest` of the run). From then on a moving average f' of the network labels unlabeled patches, and the network learns these labels
 on the same patches with other intensities and blank rectangles:
 
-    y = argmax f'(u_weak),   M = [max f'(u_weak) >= tau]
+    y = argmax f'(u_weak),   M = [max f'(u_weak) >= tau_y],   tau_c = max(0.5, confidence mu_c / max_k mu_k)
     L = L_nnunet(f(x), y_x) + w(t) sum_h a_h [ sum_v M ce(f_h(u_strong), y) / V + 1 - Dice(f_h(u_strong), y; M) ]
     w(t) = N_U / (N_U + N_L) ramp(t),    theta' <- a theta' + (1 - a) theta
 
 h: scales of deep supervision with nnU-Net's weights; V: voxels inside the image; Dice: foreground classes in y. u_weak has
 nnU-Net's geometry, u_strong its intensity transforms and the rectangles of nnUNetTrainerDA5 as well, behind which the network must
-conclude from the surroundings. Partial labels: L_nnunet is the loss of `nnUNetTrainerPartialLabel`. tau is `confidence`, or with
-`by_class` that of the label: tau_c = max(0.5, confidence mu_c / max_k mu_k), mu_c the mean confidence of voxels labeled c (of
-regions: c is the inside or the outside of one), a moving average. So an organ of which f' is not sure yet is taught, too, and not
-only the background around it. With `sure_foreground`, M is 0 in patches of whose possible foreground (labeled so, or not sure) less
-than this share is sure.
+conclude from the surroundings. Partial labels: L_nnunet is the loss of `nnUNetTrainerPartialLabel`.
+
+mu_c: mean confidence of voxels labeled c, a moving average (of regions: c is the inside or the outside of one). With one threshold
+for all labels the background around an organ is taught before the organ, of which f' is not sure yet, and the organ shrinks. At the
+end of the run labeled patches are alone, as long a part of the second stage as is their share of the images (`labels_last`).
 
 No CutMix of unlabeled patches, which FixMatch's successors have: organs cut out of their surroundings teach the network to find
 organs anywhere. With 7 labeled patients of ACDC it labeled kidneys and spleen as heart and lost 3 Dice (docs/studies).
 
 No official code. The parts: teacher of Tarvainen & Valpola, NeurIPS 2017; weak and strong view and confidence of Sohn et al.
-(FixMatch), NeurIPS 2020; hidden parts of Hoyer et al. (MIC), CVPR 2023; thresholds by class of Wang et al. (FreeMatch), ICLR 2023.
-Start by competence, share of the images as weight, labeled loss at full weight: this package's (docs/studies).
+(FixMatch), NeurIPS 2020; hidden parts of Hoyer et al. (MIC), CVPR 2023; thresholds by class of Wang et al. (FreeMatch), ICLR 2023;
+an end on labels of Ma et al. (AbdomenCT-1K), TPAMI 2022. Start by competence, share of the images as weight, labeled loss at full
+weight: this package's (docs/studies).
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ from nnunet_ssl.engine.value_ranges import Count, Duration, Share, Stored, Weigh
 from nnunet_ssl.losses.combine import over_scales
 from nnunet_ssl.losses.self_training import self_training_loss
 from nnunet_ssl.predictions.hard_labels import label_and_confidence
-from nnunet_ssl.predictions.label_confidence import sure_share
 from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.ramps import ramped_weight
 from nnunet_ssl.trainers.partial.partial_label import nnUNetTrainerPartialLabel
@@ -47,8 +47,9 @@ from nnunet_ssl.trainers.partial.partial_label import nnUNetTrainerPartialLabel
 class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
     """nnU-Net that also learns from its own confident labels of unlabeled images; nothing to choose.
 
-    Passes per step (F+B on L+U, F on U; at first nnU-Net's): nnU-Net's until the start; then forward and backward on labeled
-    and unlabeled patches in one batch, and one forward pass of the moving average on the unlabeled ones.
+    Passes per step (F+B on L+U, F on U; at first and at last nnU-Net's): nnU-Net's until the start; then forward and backward on
+    labeled and unlabeled patches in one batch, and one forward pass of the moving average on the unlabeled ones; at the end of the
+    run nnU-Net's again.
     """
 
     networks = ("student", "teacher")
@@ -60,16 +61,11 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
     competence: Share = F1  # 0.7: smallest F1 of a class on labeled patches that opens the second stage
     ramp: Duration = 0.1  # of the run, until the unlabeled loss has its full weight
     unlabeled_weight: Weight | None = None  # None: share of the unlabeled images, N_U / (N_U + N_L)
-    confidence: Share = (
-        0.9  # of the moving average's label of a voxel, which does not count below; with by_class: of the surest class
-    )
-    by_class: bool = False  # this for the surest class, less for the others; False: one threshold for all
-    sure_foreground: Share = (
-        0.0  # of what may be foreground (labeled so, or not sure), in a patch that counts; 0: all do
-    )
+    confidence: Share = 0.9  # of the moving average's label of a voxel, which does not count below; of the surest class
+    by_class: bool = True  # less for classes of which it is less sure; False: one threshold for all
     memory: Duration = 0.02  # of the run, that of the mean confidence of a class
     blank: Share = 0.8  # share of the unlabeled patches of which rectangles are hidden from the network
-    labels_last: Share | None = 0.0  # of the second stage, at its end, on labels alone; None: N_L / (N_U + N_L)
+    labels_last: Share | None = None  # of the second stage, at its end, on labels alone; None: N_L / (N_U + N_L)
     horizons: Count = 100  # horizons of the moving average that fit into the run
     inference: Stored = "teacher"  # or "student"
 
@@ -102,10 +98,7 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
 
     def sure(self, labels: Tensor, confidence: Tensor, inside: Tensor) -> Tensor:
         """Where labels count."""
-        sure = self.thresholds(labels, confidence, inside) if self.by_class else confidence >= self.confidence
-        if self.sure_foreground:
-            sure = sure & (sure_share(labels, sure, inside) >= self.sure_foreground)
-        return sure
+        return self.thresholds(labels, confidence, inside) if self.by_class else confidence >= self.confidence
 
     def unlabeled_terms(self, logits: list[Tensor], batch: SSLBatch) -> dict[str, Tensor]:
         labels, confidence = self.labels_of(batch.views["weak"])
