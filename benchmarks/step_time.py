@@ -6,7 +6,7 @@
 
 writes docs/performance.csv and the tables of docs/performance.md. Steps of the trainer and of nnU-Net's alternate in one process,
 so that whatever else the machine does meets both; on CPU the time is the processor time of this process, with one thread, on a GPU
-the wall time. Steps are at 0.6 of a run, where no stage and no warm-up is left and no end on labels alone has begun.
+the wall time. Steps are at 0.6 of a run, with no stage and no warm-up left and before an end on labels alone.
 
 The floor is arithmetic that is counted and not assumed: the convolutions and matrix products of a step, forward and backward, over
 those of nnU-Net's step. It is 7/3 for Mean Teacher: forward and backward (twice a forward) of twice the patches, and one forward

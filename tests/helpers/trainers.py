@@ -168,7 +168,7 @@ WEIGHTED |= {name: _weights_of_a_guest(name) for name in GUESTS}
 
 
 def past_every_switch(trainer) -> None:
-    """To 0.6 of the training, where no stage and no warm-up is left and no end on labels alone has begun."""
+    """To 0.6 of the training: no stage and no warm-up is left, no end on labels alone has begun; ramps of a whole run rise."""
     trainer.iteration = 6 * trainer.num_epochs * trainer.num_iterations_per_epoch // 10
     draw_unlabeled(trainer)
 
@@ -178,16 +178,16 @@ def _labels_of_the_ensemble(trainer) -> None:
     trainer.update_labels()
 
 
-# What a method makes or knows before its later steps: a test that jumps there must see to it itself.
-BEFORE: dict[str, Callable] = {
+# What a method makes between epochs and its later steps need: a test that jumps there must make it itself.
+BETWEEN_EPOCHS: dict[str, Callable] = {
     "nnUNetTrainerScribble2Label": _labels_of_the_ensemble,  # its pseudo labels, files of whole cases
 }
 
 
 def past_every_switch_and_update(trainer) -> None:
-    """As `past_every_switch`, with what a method has made or knows by then."""
+    """As `past_every_switch`, with what a method makes between epochs."""
     past_every_switch(trainer)
-    of_class(BEFORE, type(trainer).__name__, lambda _: None)(trainer)
+    of_class(BETWEEN_EPOCHS, type(trainer).__name__, lambda _: None)(trainer)
 
 
 def next_batches(trainer, count: int = 1) -> list[dict]:

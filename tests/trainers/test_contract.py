@@ -430,10 +430,13 @@ NO_TERM = {"nnUNetTrainerEMA", "nnUNetTrainerScribblePCE", *PARTIAL}
 
 
 def largest_shares(name: str, datasets, tmp_path) -> dict[str, list[float]]:
-    """Share of each term in some steps of a training, when all ramps are over."""
+    """Share of each term in some steps at the end of a training, or before its end on labels alone, when all ramps are over."""
     out, dataset = datasets(**needs(name))
     trainer = started(make_trainer(name, out, dataset, results=tmp_path, num_iterations_per_epoch=1, num_epochs=1000))
     past_every_switch_and_update(trainer)
+    trainer.iteration = 990
+    while not any(trainer.weights().values()) and trainer.iteration > 600:
+        trainer.iteration -= 10
     found: dict[str, list[float]] = {}
     for batch in next_batches(trainer, MEASURED_STEPS):
         run_steps(trainer, [batch])
