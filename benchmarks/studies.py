@@ -207,7 +207,7 @@ def pseudo_labels(
         options: of `pseudo_label`.
         settings: of the trainer, beside the name of the round.
     """
-    variant = key.replace(",", "").replace(" ", "_").replace(".", "_")  # a round's name has no dots
+    variant = _folder_name(key)
     name = f"{variant}_seed{{seed}}"
     return Row(
         key,
@@ -228,8 +228,14 @@ def methods(pack: Pack, epochs: int, names: Sequence[str]) -> list[Row]:
 
 def continued(row: Row, start: str) -> Row:
     """The same training, begun with the weights of another row."""
-    variant = f"from_{start.replace(' ', '_')}"
-    return replace(row, key=f"{row.key} from {start}", after=(start,), pretrained=start, variant=variant)
+    return replace(
+        row, key=f"{row.key} from {start}", after=(start,), pretrained=start, variant=_folder_name(f"from {start}")
+    )
+
+
+def _folder_name(key: str) -> str:
+    """Without dots: the name of a round has none."""
+    return re.sub(r"\W+", "_", key)
 
 
 def changed(row: Row, name: str, trainer: str = "", group: str = "parts", **settings: object) -> Row:
@@ -248,7 +254,7 @@ def changed(row: Row, name: str, trainer: str = "", group: str = "parts", **sett
         trainer=row.trainer + trainer,
         group=group,
         settings=tuple(f"{attribute}={value}" for attribute, value in others.items()),
-        variant=re.sub(r"\W+", "_", key.partition(", ")[2]),
+        variant=_folder_name(key.partition(", ")[2]),
     )
 
 
@@ -271,12 +277,15 @@ def few_labels(
     """
     semi_supervised = Row("SemiSupervised", pack, "nnUNetTrainerSemiSupervised", epochs, "new")
     mean_teacher = Row("MeanTeacher", pack, "nnUNetTrainerMeanTeacher", epochs)
+    adversarial = Row("DAN", pack, "nnUNetTrainerDAN", epochs)
     all_labels = replace(semi_supervised, key="SemiSupervised, all labels", pack=again, baseline="all labels")
     # its first form, with which its parts were measured: one threshold for all classes, unlabeled images to the end
     first, first_again = (
         changed(row, "first form", by_class=False, labels_last=0.0) for row in (semi_supervised, all_labels)
     )
     sure_patches = changed(first, "sure patches", "SurePatches")
+    best_round = "round 1 above 0.9, rectangles"  # of those with nnU-Net's labels
+    best_options = ("--min_confidence 0.9", ("blank=0.8",))
     rows = [
         *controls(pack, full, epochs),
         *(Row(peer, pack, "") for peer in peers),
@@ -295,18 +304,18 @@ def few_labels(
         changed(first, "mirrored", "Mirrored"),
         pseudo_labels("round 1", pack, epochs, "nnU-Net"),
         pseudo_labels("round 1 above 0.9", pack, epochs, "nnU-Net", "--min_confidence 0.9"),
-        pseudo_labels("round 1 above 0.9, rectangles", pack, epochs, "nnU-Net", "--min_confidence 0.9", ("blank=0.8",)),
-        pseudo_labels("round 2", pack, epochs, "round 1"),
+        pseudo_labels(best_round, pack, epochs, "nnU-Net", *best_options),
+        pseudo_labels(best_round.replace("1", "2", 1), pack, epochs, best_round, *best_options),
         pseudo_labels("round of SemiSupervised", pack, epochs, "SemiSupervised"),
         pseudo_labels("round of SemiSupervised, first form", pack, epochs, first.key),
-        *(continued(semi_supervised, start) for start in ("round 1", "nnU-Net")),
+        *(continued(semi_supervised, start) for start in (best_round, "nnU-Net")),
         *methods(pack, epochs, UNLABELED),
         # student and teacher with the same intensity transforms, as it was before
         changed(mean_teacher, "same view", group="variants", teacher_view="student"),
         # the official weight beside the default of 5, and ten times the default
         *(changed(mean_teacher, f"weight {w:g}", group="variants", consistency_weight=w) for w in (0.2, 50)),
-        # the official weight
-        changed(Row("DAN", pack, "nnUNetTrainerDAN", epochs), "weight 0.2", group="variants", adversarial_weight=0.2),
+        changed(adversarial, "weight 0.2", group="variants", adversarial_weight=0.2),  # the official weight
+        changed(adversarial, "maps alone", group="variants", discriminator_sees_image=False),
     ]
     return Study(name, title, about, tuple(rows))
 

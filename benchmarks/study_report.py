@@ -36,6 +36,7 @@ RUNS = [
 ]
 SMALLEST_HEAD_ROOM = 5  # Dice; below it, differences of seeds are as large as what there is to gain
 OTHER_PRECISION = "†"
+DETAILS = ("parts", "variants")  # groups of rows that are on the page of their study alone
 ALL = "all"  # instead of a study: the table of all of them
 _BLOCK = re.compile(r"(<!-- study:([^\s>]+)(?: rows: ([^>]*?))? -->\n).*?(<!-- /study -->)", re.DOTALL)
 
@@ -340,7 +341,7 @@ def main_table(results: Results) -> str:
 
 
 def short_table(results: Results, keys: Sequence[str] | None = None) -> str:
-    """For other pages: Dice, difference and share of some rows."""
+    """For other pages: Dice, difference and share of some rows; by default of all that a user can choose between."""
     unknown = [key for key in keys or () if key not in [row.key for row in results.study.rows]]
     if unknown:
         raise UserError(f"{results.study.name} has no row {unknown[0]}: {', '.join(r.key for r in results.study.rows)}")
@@ -355,7 +356,7 @@ def short_table(results: Results, keys: Sequence[str] | None = None) -> str:
             results.share_text(row.key),
         ]
         for row in results.rows
-        if keys is None or row.key in keys
+        if (row.group not in DETAILS if keys is None else row.key in keys)
     ]
     header = ["row", "seeds", "passes", "Dice", "difference [95 %]", "of the median patient"]
     table = markdown_table([*header, "share of the head-room, % [95 %]"], lines)

@@ -25,7 +25,7 @@ class MapDiscriminator(nn.Module):
     """Images with a map each to two logits: of an unlabeled image (0) and of a labeled one (1).
 
     Args:
-        map_channels, image_channels: of both inputs.
+        map_channels, image_channels: of both inputs. 0 image channels: it sees maps alone.
         size: of the patch, voxels along each axis.
         features: of the first convolution; 2, 4 and 8 times as many follow. Official code: 64.
         dropout: probability that a channel is dropped after the middle layers. Official code: 0.5.
@@ -54,7 +54,8 @@ class MapDiscriminator(nn.Module):
             strides = [2 if n >= SMALLEST_HALVED else 1 for n in sizes]
             form = {"kernel_size": [s + 2 if s == 2 else 3 for s in strides], "stride": strides, "padding": 1}
             if level == 0:
-                self.of_map, self.of_image = (conv(n, features, **form) for n in (map_channels, image_channels))
+                self.of_map = conv(map_channels, features, **form)
+                self.of_image = conv(image_channels, features, **form) if image_channels else None
             else:
                 layers.append(conv(inputs[level], 2 * inputs[level], **form))
             sizes = [n // s for n, s in zip(sizes, strides)]
@@ -65,9 +66,11 @@ class MapDiscriminator(nn.Module):
     # small, and called in training and in evaluation mode in one step: not worth a compiled graph for each
     @torch.compiler.disable
     def forward(self, maps: Tensor, images: Tensor) -> Tensor:
-        """Maps `(B, map_channels, *size)` and images `(B, image_channels, *size)` to logits `(B, 2)`, in float32."""
+        """Maps `(B, map_channels, *size)` and images `(B, channels, *size)` to logits `(B, 2)`, in float32."""
         with torch.autocast(images.device.type, enabled=False):
-            x = self.of_map(maps.float()) + self.of_image(images.float())
+            x = self.of_map(maps.float())
+            if self.of_image is not None:
+                x = x + self.of_image(images.float())
             if self.activate_sum:
                 x = self.dropout(F.leaky_relu(x, 0.2))
             for layer in self.layers[:-1]:

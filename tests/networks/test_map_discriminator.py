@@ -33,6 +33,13 @@ def test_map_and_image_both_matter_and_dropout_is_for_training_only():
     assert not torch.allclose(out, network(1 - maps, images)) and not torch.allclose(out, network(maps, -images))
 
 
+def test_without_image_channels_it_sees_maps_alone():
+    network = MapDiscriminator(2, 0, (32, 32), features=4).eval()
+    maps, images = torch.rand(2, 2, 32, 32), torch.randn(2, 1, 32, 32)
+    assert torch.equal(network(maps, images), network(maps, -images))
+    assert not torch.allclose(network(maps, images), network(1 - maps, images))
+
+
 def test_float32_under_autocast():
     network = MapDiscriminator(2, 1, (16, 16), features=4).eval()
     maps, images = torch.rand(1, 2, 16, 16), torch.randn(1, 1, 16, 16)

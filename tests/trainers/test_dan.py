@@ -46,6 +46,17 @@ def test_the_discriminator_has_adam_with_a_constant_rate(datasets, tmp_path):
     assert trainer.optimizer.param_groups[0]["lr"] < trainer.initial_lr
 
 
+@pytest.mark.parametrize("sees", [False, True])
+def test_the_image_can_be_kept_from_the_discriminator(sees, datasets, tmp_path):
+    trainer = started(make_trainer(NAME, *datasets(), results=tmp_path, discriminator_sees_image=sees))
+    batch = next(trainer.dataloader_train)
+    module, images = trainer.discriminator.module.eval(), batch["unlabeled"]
+    with torch.no_grad():
+        maps = torch.softmax(trainer.network(images)[0], 1)
+        assert torch.equal(module(maps, images), module(maps, 1 - images)) != sees
+    assert "discriminator" in trainer.train_step(batch)
+
+
 def test_it_learns_to_tell_images_apart(datasets, tmp_path):
     trainer = started(
         make_trainer(NAME, *datasets(), results=tmp_path, discriminator_lr=1e-2, discriminator_features=8)

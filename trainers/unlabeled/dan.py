@@ -49,6 +49,7 @@ class nnUNetTrainerDAN(nnUNetTrainerSSL):
     discriminator_lr: Amount = 1e-4  # of Adam, constant; as in the official code
     discriminator_features: Count = 64  # of its first convolution; as in the official code
     discriminator_dropout: BelowOne = 0.5  # as in the official code
+    discriminator_sees_image: bool = True  # as in the official code
     term_patches = {"discriminator": BOTH}
 
     def build_method(self) -> None:
@@ -58,7 +59,7 @@ class nnUNetTrainerDAN(nnUNetTrainerSSL):
         """`self.discriminator` of maps with this number of channels, with a constant learning rate of its own."""
         module = MapDiscriminator(
             channels,
-            self.num_input_channels,
+            self.num_input_channels if self.discriminator_sees_image else 0,
             self.configuration_manager.patch_size,
             self.discriminator_features,
             self.discriminator_dropout,
