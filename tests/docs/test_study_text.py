@@ -1,4 +1,4 @@
-"""Figures in the text of docs/studies/README.md against the files that they are of."""
+"""Figures in the text of docs/studies against the files that they are of."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from benchmarks.study_report import Results
 from tests.helpers.paths import REPOSITORY
 
 STUDIES = REPOSITORY / "docs" / "studies"
-TEXT = (STUDIES / "README.md").read_text(encoding="utf-8")
+PAGES = ("README", "semi_supervised", "methods")
+TEXT = "\n".join((STUDIES / f"{page}.md").read_text(encoding="utf-8") for page in PAGES) + "\n## "
 ACDC = pd.read_csv(STUDIES / "ACDC_2.5mm.csv")
 PATIENT = "patient039"
 FIRST = "SemiSupervised, first form"
 SEEDS = {1: "one seed", 2: "two seeds", 3: "three seeds"}
 
 
-def paragraph(head: str) -> str:
-    """A paragraph that begins with bold words, in one line."""
-    (found,) = re.findall(rf"^\*\*{re.escape(head)}\*\*(.*?)\n\n", TEXT, re.MULTILINE | re.DOTALL)
+def section(head: str) -> str:
+    """What stands below a heading, in one line."""
+    (found,) = re.findall(rf"^## {re.escape(head)}\n(.*?)\n(?=#)", TEXT, re.MULTILINE | re.DOTALL)
     return " ".join(found.split())
 
 
@@ -42,7 +43,7 @@ def of_frames(values: pd.Series, name: str = "RV") -> pd.Series:
 
 
 def test_what_one_patient_gains():
-    text = paragraph("One patient.")
+    text = section("One patient")
     of_patients = [gains(data, FIRST).groupby("patient").mean() for data in ("ACDC3", "ACDC5", "ACDC7")]
     one, *others = (f"{values[PATIENT]:.0f}" for values in of_patients)
     assert f"{one} Dice with 3 labeled patients, {others[0]} with 5 (one seed), {others[1]} with 7" in text
@@ -56,7 +57,7 @@ def test_what_one_patient_gains():
 
 def test_where_it_loses_with_7_patients_and_with_all():
     frames = of_frames(gains("ACDC7", FIRST))
-    text = paragraph("ACDC 7.")
+    text = section("ACDC 7")
     patients = [int(case[7:10]) for case in frames.index[:3]]
     lost = [f"{-value:.0f}" for value in frames[:3]]
     assert (
@@ -77,7 +78,7 @@ def test_where_it_loses_with_7_patients_and_with_all():
     assert f"all labels does the same ({-labels[frames.index[0]]:.0f} below nnU-Net" in text
 
     again = gains("ACDCagain", "SemiSupervised, all labels, first form", "all labels", "ACDCall")
-    text, of_classes = paragraph("All labels, and the same images again."), again.groupby("class").mean()
+    text, of_classes = section("All labels, and the same images again"), again.groupby("class").mean()
     assert (
         f"is {-of_classes.mean():.1f} below nnU-Net" in text and f"{-of_classes['RV']:.1f} of it in the right" in text
     )
@@ -105,7 +106,7 @@ def test_what_labels_last_adds():
         f"{of_7:.1f} on ACDC 7 (three seeds), {of_3:.1f} on ACDC 3 (two seeds), {of_again:.1f} on all labels again and on LA 8"
         in TEXT
     )
-    assert f"On ACDC 3 it changes nothing ({of_3:.1f}, two seeds)" in paragraph("ACDC 7.") and abs(of_3) < 0.5
+    assert f"On ACDC 3 it changes nothing ({of_3:.1f}, two seeds)" in section("ACDC 7") and abs(of_3) < 0.5
 
 
 def test_what_rounds_gain_with_all_seeds_and_with_the_first():
@@ -113,7 +114,7 @@ def test_what_rounds_gain_with_all_seeds_and_with_the_first():
     seeds = [gains("ACDC3", row).groupby(["seed", "class"]).mean().groupby("seed").mean() for row in rows]
     assert [list(of_row.index) for of_row in seeds] == [[0], [0, 1], [0, 1, 2]]
     one, sure, own = ((f"{of_row.mean():.1f}", f"{of_row[0]:.1f}") for of_row in seeds)
-    text = paragraph("Rounds of nnU-Net.")
+    text = section("Rounds of nnU-Net")
     assert f"gains {one[0]} on ACDC 3 (seed 0)" in text
     assert f"above 0.9 alone: {sure[0]} (two seeds; {sure[1]} with seed 0)" in text
     assert f"the first form's give {own[0]} (three seeds; {own[1]} with seed 0)" in text
@@ -137,7 +138,7 @@ def test_what_all_labels_gain_with_8_atria():
     of_labels = (atria["LAall", "all labels", 0] - atria["LA8", "nnU-Net", 0]).round(1)
     own = (atria["LA8", FIRST] - atria["LA8", "nnU-Net"]).groupby("case").mean()
     first, second = of_labels.sort_values().index[[-1, -2]]
-    text = paragraph("LA 8.")
+    text = section("LA 8")
     assert "Six of the ten atria gain no more than 0.2" in text and (of_labels <= 0.2).sum() == 6
     assert (
         f"{of_labels[first]:.0f} of the {of_labels.sum():.0f} Dice" in text
@@ -167,13 +168,13 @@ def test_what_all_labels_gain_with_8_atria():
 )
 def test_what_published_methods_gain(row, name):
     gain = gains("ACDC3", row).groupby("class").mean().mean()
-    assert f"{name} {gain:.1f}" in paragraph("Published methods on ACDC 3")
+    assert f"{name} {gain:.1f}" in section("Published methods on ACDC 3")
 
 
 def test_patients_that_sdcl_changes_most():
     of_patients = gains("ACDC3", "SDCL").groupby("patient").mean().sort_values(ascending=False)
     best, worst = [f"{value:.0f}" for value in of_patients[:3]], of_patients[-3:]
-    text = paragraph("Published methods on ACDC 3")
+    text = section("Published methods on ACDC 3")
     assert f"{best[0]}, {best[1]} and {best[2]} in three patients" in text
     assert f"loses {-worst.iloc[0]:.0f} to {-worst.iloc[-1]:.0f} in three others" in text
 
@@ -181,11 +182,11 @@ def test_patients_that_sdcl_changes_most():
 def test_classes_that_bcp_changes():
     of_classes = gains("ACDC3", "BCP").groupby("class").mean()
     more, less = f"{of_classes['MLV']:.1f} more in the myocardium", f"{-of_classes['RV']:.1f} less in the right"
-    assert f"{more}, {less}" in paragraph("Published methods on ACDC 3")
+    assert f"{more}, {less}" in section("Published methods on ACDC 3")
 
 
 def test_what_the_weight_of_dan_did():
-    log, text = pd.read_csv(STUDIES / "dan_weight_1.csv").set_index("steps"), paragraph("DAN.")
+    log, text = pd.read_csv(STUDIES / "dan_weight_1.csv").set_index("steps"), section("DAN")
     first, last = 1250, log.index[-1]
     dice = [" / ".join(f"{log.loc[steps, name]:.2f}" for name in ("RV", "MLV", "LVC")) for steps in (first, last)]
     assert (
@@ -248,11 +249,11 @@ def test_which_atria_become_worse():
     lowest = dice["sure patches, at the end"].min()
     later = dice["sure patches, labels last, another run"]
     end = f"and at its end no atrium is below {lowest:.0f}; with labels last, another run"
-    assert f"{text}, {end}" in paragraph("LA 4.") and f"one is at {later.min():.0f} and" in paragraph("LA 4.")
+    assert f"{text}, {end}" in section("LA 4") and f"one is at {later.min():.0f} and" in section("LA 4")
     by_hand = pd.read_csv(STUDIES / "continued.csv").query("study == 'LA_4' and network == 'first form, seed 1'")
     vanilla = pd.read_csv(STUDIES / "LA_3mm.csv").query("data == 'LA4' and row == 'nnU-Net' and seed == 1")["Dice"]
     gain = 100 * by_hand["Dice"].mean() - vanilla.mean()
-    assert f"({gain:.1f} above nnU-Net, by hand)" in paragraph("LA 4.") and len(by_hand) == 10
+    assert f"({gain:.1f} above nnU-Net, by hand)" in section("LA 4") and len(by_hand) == 10
 
 
 def test_what_sure_patches_lose():
@@ -261,7 +262,7 @@ def test_what_sure_patches_lose():
     other = "SemiSupervised, first form, labels last"
     of_7, of_all = (gains("ACDC7", name).xs(0, level="seed").groupby("class").mean().mean() for name in (row, other))
     frames = ACDC[(ACDC["data"] == "ACDC7") & (ACDC["seed"] == 0)].groupby(["row", "class"])["95HD"].mean()
-    text = paragraph("LA 4.")
+    text = section("LA 4")
     assert f"and the gain {atria:.1f}. But on ACDC 7 it gains {of_7:.1f}, where the first form with labels last" in text
     assert f"gains {of_all:.1f} (seed 0)" in text
     assert f"(95HD {frames[row].mean():.1f} mm in place of {frames[other].mean():.1f})" in text
@@ -317,7 +318,7 @@ def test_what_is_said_of_what_begins_with_one_network():
 
 
 def test_what_was_gained_and_lost_with_4_atria():
-    results, text = Results(ALL_STUDIES["LA_4"]), paragraph("LA 4.")
+    results, text = Results(ALL_STUDIES["LA_4"]), section("LA 4")
     atria = pd.read_csv(STUDIES / "LA_3mm.csv").set_index(["data", "row", "seed", "case"])["Dice"]
     of_seeds = (atria["LA4", FIRST] - atria["LA4", "nnU-Net"]).groupby("seed").mean()
     assert "gain {:.1f}, {:.1f} and {:.1f}".format(*of_seeds) in text
@@ -333,7 +334,7 @@ def test_what_was_gained_and_lost_with_4_atria():
     ]
     one = [*of_seeds, lost, 100 * by_hand.mean() - atria["LA4", "nnU-Net", 1].mean()]
     thresholds = [*own, results.difference("SemiSupervised, first form, thresholds").value]
-    said = paragraph("SemiSupervised and its first form.")
+    said = section("SemiSupervised and its first form")
     assert "one of five runs with one threshold lost, none of four with thresholds by class" in said
     assert (len(one), sum(gain < 0 for gain in one)) == (5, 1) and len(thresholds) == 4 and min(thresholds) > 0
     for page in ("README.md", "docs/choose.md"):
@@ -344,7 +345,7 @@ def test_what_was_gained_and_lost_with_4_atria():
 
 
 def test_what_semi_supervised_gains_now_and_in_its_first_form():
-    text = paragraph("SemiSupervised and its first form.")
+    text = section("SemiSupervised and its first form")
     for pack in ("ACDC 3", "ACDC 7", "LA 4", "LA 8"):
         results = Results(ALL_STUDIES[pack.replace(" ", "_")])
         seeds = [seed for seed in results.seeds("SemiSupervised") if seed in results.seeds(FIRST)]
@@ -356,7 +357,7 @@ def test_what_semi_supervised_gains_now_and_in_its_first_form():
     seven = Results(ALL_STUDIES["ACDC_7"])
     last = seven.row_minus("SemiSupervised, first form, labels last", FIRST).text(sign="")
     assert f"labels last gains {last} on ACDC 7" in text
-    assert f"SemiSupervised gains {seven.difference('SemiSupervised').text(sign='')}, where" in paragraph("ACDC 7.")
+    assert f"SemiSupervised gains {seven.difference('SemiSupervised').text(sign='')}, where" in section("ACDC 7")
 
 
 def test_what_the_pages_say_of_semi_supervised():
