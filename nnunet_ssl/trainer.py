@@ -32,6 +32,7 @@ from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.checkpoints import (
     random_states,
     random_states_of_all_ranks,
+    reason_against,
     restore,
     restore_random_states,
     state_of,
@@ -53,6 +54,7 @@ from nnunet_ssl.engine.optimization import (
 )
 from nnunet_ssl.engine.prediction import inference_network_in_place
 from nnunet_ssl.engine.seam_values import patches_of_terms, weights_of_terms
+from nnunet_ssl.errors import UserError
 from nnunet_ssl.preprocessing.dense_labels import DenseLabels, preprocessing_command, raw_dense_labels
 from nnunet_ssl.preprocessing.empty_surroundings import refuse_ignored_surroundings
 from nnunet_ssl.preprocessing.preprocessed import dataset_class_of
@@ -90,6 +92,7 @@ class nnUNetTrainerSSL(MethodSeams):
         self._lock: OutputLock | None = None  # of output_folder, while this process trains
         self._weight_names: tuple[str, ...] | None = None
         self._loaded_checkpoint = False
+        self._not_continued: UserError | None = None  # why not, where a checkpoint was loaded that cannot be
         self._randomness: dict | None = None  # of the checkpoint that is continued
         self._began_with: list[str] | None = None  # its unlabeled cases
         self._weights_at_start: list[float] = []
@@ -126,6 +129,8 @@ class nnUNetTrainerSSL(MethodSeams):
         return torch.stack(torch._foreach_norm(parameters)).cpu().tolist()
 
     def on_train_start(self) -> None:
+        if self._not_continued is not None:
+            raise self._not_continued
         if not self.was_initialized:
             self.initialize()
         if not self._loaded_checkpoint and self._fingerprint() != self._weights_at_start:
@@ -478,13 +483,20 @@ class nnUNetTrainerSSL(MethodSeams):
             filename_or_checkpoint: the file; nnU-Net 2.8's name of the argument.
             checkpoint: the same under the name that nnU-Net's coming version has.
 
-        Raises:
-            UserError: when the file was not written by this kind of trainer.
+        Of a file that another kind of trainer wrote only the network is taken, which is enough to validate it; `on_train_start`
+        refuses to train it.
         """
         filename = os.fspath(checkpoint if filename_or_checkpoint is None else filename_or_checkpoint)
+        if not self.was_initialized:
+            self.initialize()
+        loaded = torch.load(filename, map_location="cpu", weights_only=False)  # nnU-Net's copy is on the device
+        self._not_continued = reason_against(self, loaded, filename)
+        if self._not_continued is not None:
+            self.inference_network().module.load_state_dict(loaded["network_weights"])
+            self.inference_allowed_mirroring_axes = loaded["inference_allowed_mirroring_axes"]
+            self.print_to_log_file(f"Only to validate it: {self._not_continued}")
+            return
         super().load_checkpoint(filename)
-        restore(
-            self, torch.load(filename, map_location="cpu", weights_only=False), filename
-        )  # nnU-Net's copy is on the device
+        restore(self, loaded)
         self._randomness = random_states()
         self._loaded_checkpoint = True

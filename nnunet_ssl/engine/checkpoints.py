@@ -111,22 +111,25 @@ def state_of(trainer, randomness: list[dict]) -> dict[str, Any]:
     }
 
 
-def restore(trainer, checkpoint: dict[str, Any], source: str) -> None:
-    """Give a trainer the `ssl_state` of a loaded checkpoint.
+def reason_against(trainer, checkpoint: dict[str, Any], source: str) -> UserError | None:
+    """Why a trainer cannot continue a loaded checkpoint: it was not written by this kind of trainer.
 
     Args:
         source: where it comes from, for the message.
-
-    Raises:
-        UserError: the checkpoint was not written by this kind of trainer.
     """
     state, members = checkpoint.get(STATE_KEY), trainer.members.names
-    if state is None or state["format"] != STATE_FORMAT or set(state["members"]) != set(members):
-        found = "no state of nnunet-ssl" if state is None else f"members {sorted(state['members'])}"
-        raise UserError(
-            f"{source} has {found}, {type(trainer).__name__} needs {sorted(members)} (format {STATE_FORMAT}). It was "
-            f"written by another trainer or version; to start from its weights use `-pretrained_weights {source}`."
-        )
+    if state is not None and state["format"] == STATE_FORMAT and set(state["members"]) == set(members):
+        return None
+    found = "no state of nnunet-ssl" if state is None else f"members {sorted(state['members'])}"
+    return UserError(
+        f"{source} has {found}, {type(trainer).__name__} needs {sorted(members)} (format {STATE_FORMAT}). It was written by "
+        f"another trainer or version: `--val` validates it, `-pretrained_weights {source}` starts from its weights."
+    )
+
+
+def restore(trainer, checkpoint: dict[str, Any]) -> None:
+    """Give a trainer the `ssl_state` of a loaded checkpoint of its kind."""
+    state = checkpoint[STATE_KEY]
     trainer.student.module.load_state_dict(state["student"])
     trainer.members.load_state(state)
     trainer.iteration = state["iteration"]

@@ -398,3 +398,18 @@ def test_what_parts_of_semi_supervised_gain(row):
         assert f"{gain:.1f} on {pack} (" in line
         assert named.pop(pack).removeprefix("first form ") == f"{other:.1f}"
     assert not named
+
+
+def test_going_back_would_not_have_acted():
+    values = pd.read_csv(STUDIES / "pseudo_dice.csv")
+    runs = {
+        key: run.sort_values("epoch")["pseudo_dice"] for key, run in values.groupby(["data", "row", "seed"], sort=False)
+    }
+    averages = {key: run.ewm(alpha=0.1, adjust=False).mean() for key, run in runs.items()}
+    below = {key: (average.cummax() - average).max() for key, average in averages.items()}
+    text = section("Going back")
+    assert f"In the {len(runs)} runs whose logs are kept" in text
+    assert f"never more than {max(below.values()):.3f} below" in text and max(below.values()) < 0.03
+    assert max(below, key=below.get) == ("LA4", "SemiSupervised, first form, labels last", 0)
+    falls = max((run.cummax() - run).max() for run in runs.values())
+    assert f"fall by up to {falls:.2f}" in " ".join(text.split())

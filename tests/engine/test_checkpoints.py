@@ -6,8 +6,9 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_ssl.engine.prediction import inference_network_in_place
 from nnunet_ssl.errors import UserError
-from tests.helpers.training import largest_difference, make_trainer, started
+from tests.helpers.training import largest_difference, make_trainer, started, weights_of
 
 
 def equal(first, second) -> bool:
@@ -91,14 +92,21 @@ def start(out, dataset, tmp_path, **attributes):
     return started(make_trainer(MEAN_TEACHER, out, dataset, results=tmp_path / "results", **attributes))
 
 
-def test_a_checkpoint_of_another_trainer_is_refused_for_continuing(datasets, tmp_path):
+@pytest.mark.parametrize("written_by", ["nnUNetTrainer", "nnUNetTrainerCPS"])
+@pytest.mark.parametrize("name", [MEAN_TEACHER, "nnUNetTrainerSASSNet"])  # it has more in the optimizer
+def test_a_checkpoint_of_another_trainer_is_validated_and_not_continued(name, written_by, datasets, tmp_path):
     out, dataset = datasets()
-    stock = make_trainer("nnUNetTrainer", out, dataset, results=tmp_path / "a")
-    stock.initialize()
-    stock.save_checkpoint(str(tmp_path / "stock.pth"))
-    trainer = make_trainer(MEAN_TEACHER, out, dataset, results=tmp_path / "b")
-    with pytest.raises(UserError, match=r"has no state of nnunet-ssl.*-pretrained_weights"):
-        trainer.load_checkpoint(str(tmp_path / "stock.pth"))
+    one = make_trainer(written_by, out, dataset, results=tmp_path / "a")
+    one.initialize()
+    one.save_checkpoint(str(tmp_path / "one.pth"))
+    weights = torch.load(tmp_path / "one.pth", map_location="cpu", weights_only=False)["network_weights"]
+    trainer = make_trainer(name, out, dataset, results=tmp_path / "b")
+    trainer.load_checkpoint(str(tmp_path / "one.pth"))
+    with inference_network_in_place(trainer):
+        assert largest_difference(weights, weights_of(trainer.network)) == 0
+    with pytest.raises(UserError, match=r"one\.pth has .*, nnUNet.* needs .* `--val` .*-pretrained_weights"):
+        trainer.run_training()
+    assert not list((tmp_path / "b").rglob("*.pth"))
 
 
 def test_a_failed_write_leaves_the_old_checkpoint_and_no_temporary_file(datasets, tmp_path):
