@@ -131,6 +131,10 @@ ACDC_5 = _acdc("ACDC5", 25, "--labeled 5", 5 / 70)  # between 7 patients and all
 ACDC_7 = _acdc("ACDC7", 27, "--labeled 7", 7 / 70)
 ACDC_ALL = _acdc("ACDCall", 30, "")
 ACDC_AGAIN = replace(ACDC_ALL, name="ACDCagain", dataset_id=31, again=True, labeled_share=0.5)
+# of 32 x 32 pixels (80 mm), of which a third shows a part of the heart: what small objects in large images are to nnU-Net
+_SMALL = {"records": "ACDC_2.5mm_32", "patch": (32, 32)}
+ACDC_3_SMALL = replace(ACDC_3, name="ACDC3small", dataset_id=33, **_SMALL)
+ACDC_ALL_SMALL = replace(ACDC_ALL, name="ACDCallsmall", dataset_id=34, **_SMALL)
 ACDC_WSL4MIS = _acdc("ACDCwsl4mis", 126, "--split_patients wsl4mis")
 ACDC_SCRIBBLES = _acdc("ACDCscribbles", 127, "--split_patients wsl4mis --scribbles {data}/acdc_scribbles")
 ACDC_POINTS = _from(ACDC_ALL, "ACDCpoints", 128, "weaken --kind points")
@@ -292,6 +296,7 @@ def few_labels(
         semi_supervised,
         all_labels,
         *([replace(semi_supervised, key="SemiSupervised, foreign images", pack=foreign)] if foreign else []),
+        changed(semi_supervised, "weight 0.3", unlabeled_weight=0.3),
         first,
         first_again,
         changed(first, "start from 0.05", earliest=0.05),
@@ -316,6 +321,25 @@ def few_labels(
         *(changed(mean_teacher, f"weight {w:g}", group="variants", consistency_weight=w) for w in (0.2, 50)),
         changed(adversarial, "weight 0.2", group="variants", adversarial_weight=0.2),  # the official weight
         changed(adversarial, "maps alone", group="variants", discriminator_sees_image=False),
+    ]
+    return Study(name, title, about, tuple(rows))
+
+
+def small_patches(name: str, title: str, pack: Pack, full: Pack, about: str) -> Study:
+    """Where random patches seldom show foreground: are unlabeled patches near it worth anything?"""
+    semi_supervised = Row("SemiSupervised", pack, "nnUNetTrainerSemiSupervised", ACDC_EPOCHS, "new")
+    full_weight = changed(semi_supervised, "full weight", if_rare=1.0)
+    at_random = changed(full_weight, "random patches", near_foreground=0.0)
+    rows = [
+        *controls(pack, full, ACDC_EPOCHS)[:2],
+        semi_supervised,
+        changed(semi_supervised, "random patches", near_foreground=0.0),
+        changed(semi_supervised, "weight 0.3", unlabeled_weight=0.3),
+        full_weight,
+        changed(full_weight, "start at 0.6", earliest=0.6, latest=0.6),
+        at_random,
+        changed(at_random, "no rectangles", blank=0.0),
+        changed(at_random, "one threshold", by_class=False),
     ]
     return Study(name, title, about, tuple(rows))
 
@@ -395,6 +419,13 @@ STUDIES = {
                 f"{n} labeled cases, {_ON_LA}",
             )
             for n, pack in ((4, LA_4), (8, LA_8), (16, LA_16))
+        ),
+        small_patches(
+            "ACDC_3_small",
+            "ACDC, 3 labeled patients, small patches",
+            ACDC_3_SMALL,
+            ACDC_ALL_SMALL,
+            f"6 labeled frames, {_ON_ACDC}",
         ),
         weak_labels(
             "ACDC_scribbles",

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from nnunet_ssl.dataloading.cases import TrainingCases
 from nnunet_ssl.dataloading.dataset import UnlabeledDataset
+from nnunet_ssl.dataloading.places import FoundPlaces
 from nnunet_ssl.dataloading.pool import UnlabeledPool
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.competence import EARLIEST, F1, LATEST, CompetenceGate
@@ -48,9 +49,10 @@ from nnunet_ssl.engine.features import refuse_unsupported
 from nnunet_ssl.engine.members import Member, Members, NetworkMember, Student, Teacher
 from nnunet_ssl.engine.prediction import predict_cases, score_cases
 from nnunet_ssl.engine.seam_values import terms_of
-from nnunet_ssl.engine.value_ranges import Count
+from nnunet_ssl.engine.value_ranges import Count, Share
 from nnunet_ssl.networks.gradients import fixed
 from nnunet_ssl.networks.second_decoding import SecondDecoding
+from nnunet_ssl.predictions.hard_labels import objects_shown
 
 
 class MethodSeams(ConfigurableTrainer):
@@ -60,6 +62,8 @@ class MethodSeams(ConfigurableTrainer):
         unlabeled_batch_size: unlabeled patches per step (over all GPUs); None: as many as labeled ones.
         allow_transductive: accept unlabeled images that are also validation or test images.
         needs_unlabeled: False: the method has labeled patches only (weak or partial labels), `terms` gets no unlabeled ones.
+        near_foreground: share of the unlabeled patches that lie near foreground which `note_foreground` was told of, where fewer
+            than half of random patches show any (`foreground_is_rare`). None: that is not looked at.
         one_graph_at_a_time: a method of independent networks (see its passes per step) goes backward after each of them: about
             half of the memory, one more forward pass of the unlabeled patches. False: all networks at once.
         max_nonfinite_steps: stop after this many steps in a row with a loss or a gradient that is not finite.
@@ -77,6 +81,7 @@ class MethodSeams(ConfigurableTrainer):
     unlabeled_batch_size: Count | None = None
     allow_transductive: bool = False
     needs_unlabeled: bool = True
+    near_foreground: Share | None = None
     one_graph_at_a_time: bool = True
     max_nonfinite_steps: Count = 20
     replaces_labeled_loss: bool = False
@@ -101,6 +106,8 @@ class MethodSeams(ConfigurableTrainer):
         self.gate: CompetenceGate | None = None
         self.iteration = 0
         self._pool: list[str] | None = None
+        self.foreground_is_rare = False  # known with the loaders, where `near_foreground` is not None
+        self.places: FoundPlaces | None = None  # of foreground in unlabeled images, where patches lie near it
         self._shared_pool: UnlabeledPool | None = None  # the same, where workers read it; made with the loaders
         self._spares_unlabeled = False  # the workers' pool is empty, because nothing is learned from it now
 
@@ -503,6 +510,17 @@ class MethodSeams(ConfigurableTrainer):
     def unlabeled_pool(self) -> list[str]:
         """The cases that unlabeled patches are drawn from."""
         return list(self._pool or [])
+
+    def note_foreground(self, labels: Tensor, counted: Tensor, batch: SSLBatch) -> None:
+        """Tell which unlabeled patches show which objects, for `near_foreground`.
+
+        Args:
+            labels: of the unlabeled patches, `(U, 1, *spatial)`, of regions bool `(U, regions, *spatial)`.
+            counted: bool of this shape, where they are trusted.
+        """
+        if self.places is not None:
+            found = objects_shown(labels, counted, self.num_objects, self.activation)
+            self.places.note(batch.unlabeled_keys, batch.unlabeled_centers, found)
 
     def score_unlabeled(
         self, score: Callable[[np.ndarray], float], tile_step_size: float = 0.5, mirroring: bool = True

@@ -26,6 +26,7 @@ from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.dataloading.cases import check_fold, gather_cases
 from nnunet_ssl.dataloading.dataset import unpack_images
 from nnunet_ssl.dataloading.loader import TwoStreamLoader
+from nnunet_ssl.dataloading.places import FoundPlaces
 from nnunet_ssl.dataloading.pool import UnlabeledPool
 from nnunet_ssl.dataloading.streams import loader_of, two_streams, unlabeled_batch_size_here
 from nnunet_ssl.engine.batch import SSLBatch
@@ -58,7 +59,10 @@ from nnunet_ssl.errors import UserError
 from nnunet_ssl.preprocessing.dense_labels import DenseLabels, preprocessing_command, raw_dense_labels
 from nnunet_ssl.preprocessing.empty_surroundings import refuse_ignored_surroundings
 from nnunet_ssl.preprocessing.preprocessed import dataset_class_of
+from nnunet_ssl.ramps import ends_a_part
 from nnunet_ssl.seams import MethodSeams
+
+TIMES_PLACES_ARE_SHOWN = 20  # in a run, to the workers; each time patches are dropped that were drawn before
 
 
 def _as_target(label: int | Sequence[int]) -> Target:
@@ -94,6 +98,7 @@ class nnUNetTrainerSSL(MethodSeams):
         self._loaded_checkpoint = False
         self._not_continued: UserError | None = None  # why not, where a checkpoint was loaded that cannot be
         self._randomness: dict | None = None  # of the checkpoint that is continued
+        self._places_before: dict | None = None  # of its foreground in unlabeled images
         self._began_with: list[str] | None = None  # its unlabeled cases
         self._weights_at_start: list[float] = []
         self._waited = 0.0
@@ -284,7 +289,10 @@ class nnUNetTrainerSSL(MethodSeams):
         train, validation = super().get_dataloaders()
         self._shared_pool = UnlabeledPool(list(self.cases.folders))
         self.set_unlabeled_cases(self.unlabeled_pool)
+        self.places = None
         self.restart_workers(train, two_streams(self, train, self._shared_pool), role="train")
+        if self.places is not None and self._places_before is not None:
+            self.places.load_state_dict(self._places_before)
         self.restart_workers(validation, TwoStreamLoader(loader_of(validation)), role="validation")
         next(train), next(validation)  # as nnU-Net: fail here rather than in the first epoch
         self._spare_unlabeled()
@@ -399,7 +407,17 @@ class nnUNetTrainerSSL(MethodSeams):
             self._weights_of_step()  # if it has opened, workers begin to draw while the epoch is validated
             self._spare_unlabeled()
         self.members.end_epoch()
+        if self.places is not None:
+            self._end_epoch_of_places(self.places)
         self.after_epoch()
+
+    def _end_epoch_of_places(self, places: FoundPlaces) -> None:
+        places.end_epoch(self.is_ddp)
+        if ends_a_part(self.current_epoch, self.num_epochs, TIMES_PLACES_ARE_SHOWN) and (cases := places.show()):
+            self.print_to_log_file(
+                f"Foreground was found in {cases} of {len(self.unlabeled_pool)} unlabeled images so far"
+            )
+            self._share_pool()  # what workers have drawn before is dropped
 
     def on_epoch_end(self) -> None:
         super().on_epoch_end()

@@ -15,6 +15,7 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetNumpy
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
+from nnunet_ssl.dataloading.places import FoundPlaces
 from nnunet_ssl.errors import UserError
 
 # of images, in the order in which they are looked for; the last two are of earlier versions of nnU-Net
@@ -60,9 +61,14 @@ class UnlabeledDataset:
     Args:
         folders: case identifier -> folder with its preprocessed files.
 
+    Attributes:
+        places: where foreground was found; None: nobody asks.
+
     Raises:
         UserError: there is no image of a case.
     """
+
+    places: FoundPlaces | None = None
 
     def __init__(self, folders: Mapping[str, str]):
         self.folders = dict(sorted(folders.items()))
@@ -81,4 +87,4 @@ class UnlabeledDataset:
         image = self._image(case)
         # writable, as nnU-Net's loader expects; pages that no patch touches take no memory
         zeros = np.zeros((1, *image.shape[1:]), np.int16)
-        return image, zeros, None, {"class_locations": {}}
+        return image, zeros, None, {"class_locations": {} if self.places is None else self.places.of(case)}

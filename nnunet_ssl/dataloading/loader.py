@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
 
 from nnunet_ssl.dataloading.dataset import UnlabeledDataset
+from nnunet_ssl.dataloading.places import FoundPlaces, near
 from nnunet_ssl.dataloading.pool import UnlabeledPool
 from nnunet_ssl.dataloading.recorder import Recorder
 
@@ -23,7 +25,11 @@ def _exit_with_parent(parent: int, poll_seconds: float) -> None:
 
 
 class UnlabeledLoader(nnUNetDataLoader):
-    """nnU-Net's loader on images without labels: patches at random places, no foreground oversampling."""
+    """nnU-Net's loader on images without labels: patches at random places, or near those where foreground was found.
+
+    Attributes:
+        centers: the voxel in the middle of each patch that was drawn; for the caller to empty.
+    """
 
     def __init__(self, data: UnlabeledDataset, batch_size, patch_size, final_patch_size, label_manager, transforms):
         super().__init__(
@@ -37,15 +43,30 @@ class UnlabeledLoader(nnUNetDataLoader):
         )
         # With an ignore label nnU-Net samples around annotated voxels, and unlabeled cases have none.
         self.has_ignore = False
+        self.centers: list[list[int]] = []
+
+    def draw_near(self, places: FoundPlaces, share: float) -> None:
+        """From now on this share of the patches lies near one of the places, where the case has any."""
+        self._data.places = places
+        self.oversample_foreground_percent = share
+        self.get_do_oversample = self._probabilistic_oversampling  # of single patches, too
+
+    def get_bbox(self, data_shape, force_fg, class_locations, *args, **kwargs):
+        if force_fg and class_locations:
+            class_locations = near(class_locations, data_shape, self.patch_size)
+        lower, upper = super().get_bbox(data_shape, force_fg, class_locations, *args, **kwargs)
+        self.centers.append([int(a + b) // 2 for a, b in zip(lower, upper)])
+        return lower, upper
 
 
 class TwoStreamLoader:
     """What one worker process runs: a labeled batch and, beside it, unlabeled ones.
 
     The labeled stream is the stock loader, untouched. Batches are those of the labeled loader plus `unlabeled`
-    `(U, V*C, *spatial)` (V views stacked along channels), `inside` `(U, 1, *spatial)` bool and `unlabeled_keys`; and what each
-    `Recorder` among the labeled transforms has noted down, under its `key`. Where the unlabeled loader is another one than
-    `UnlabeledLoader`, its patches have labels: `unlabeled_target`, like `target`, in the place of `inside`.
+    `(U, V*C, *spatial)` (V views stacked along channels), `inside` `(U, 1, *spatial)` bool, `unlabeled_keys` and
+    `unlabeled_centers` (int `(U, 3)`, the voxel in the middle of each patch); and what each `Recorder` among the labeled
+    transforms has noted down, under its `key`. Where the unlabeled loader is another one than `UnlabeledLoader`, its patches have
+    labels: `unlabeled_target`, like `target`, in the place of `inside` and the centers.
     A worker process ends by itself within about a second when its parent is gone, even if that was killed.
 
     Args:
@@ -118,8 +139,10 @@ class TwoStreamLoader:
     def _drawn(loader: nnUNetDataLoader, cases: list[str], probabilities: np.ndarray | None) -> dict:
         """The next unlabeled patches, of these cases."""
         loader.indices, loader.sampling_probabilities = cases, probabilities
+        if isinstance(loader, UnlabeledLoader):
+            loader.centers = []
         drawn = next(loader)
         found = {"unlabeled": drawn["data"], "unlabeled_keys": drawn["keys"]}
         if isinstance(loader, UnlabeledLoader):
-            return found | {"inside": drawn["target"] >= 0}
+            return found | {"inside": drawn["target"] >= 0, "unlabeled_centers": torch.tensor(loader.centers)}
         return found | {"unlabeled_target": drawn["target"]}

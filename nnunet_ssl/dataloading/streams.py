@@ -12,6 +12,7 @@ from torch import distributed as dist
 
 from nnunet_ssl.dataloading.dataset import UnlabeledDataset
 from nnunet_ssl.dataloading.loader import TwoStreamLoader, UnlabeledLoader
+from nnunet_ssl.dataloading.places import SELDOM, FoundPlaces, share_with_foreground
 from nnunet_ssl.dataloading.pool import UnlabeledPool, distribution
 from nnunet_ssl.dataloading.views import UnlabeledViews, split_transforms, with_views
 from nnunet_ssl.engine.seam_values import by_name, extras_of, function_of, list_of, views_of
@@ -87,6 +88,8 @@ def two_streams(trainer, augmenter, pool: UnlabeledPool) -> TwoStreamLoader:
             views = views_of(f"{method}.further_unlabeled, '{name}'", views)
             further[name] = _unlabeled_loader(trainer, labeled, geometry, views)
             trainer.further_view_names[name] = tuple(views)
+    if isinstance(unlabeled, UnlabeledLoader) and trainer.near_foreground is not None:
+        _look_for_rare_foreground(trainer, labeled, unlabeled)
     streams = by_name(
         f"{method}.further_streams", trainer.further_streams(labeled), "loader of nnU-Net's", nnUNetDataLoader
     )
@@ -99,6 +102,20 @@ def two_streams(trainer, augmenter, pool: UnlabeledPool) -> TwoStreamLoader:
         labeled.transforms = with_views(labeled.transforms, labeled_views)
         trainer.labeled_view_names = tuple(labeled_views)
     return TwoStreamLoader(labeled, unlabeled, extras, streams, further, pool if pool.cases else None)
+
+
+def _look_for_rare_foreground(trainer, labeled: nnUNetDataLoader, unlabeled: UnlabeledLoader) -> None:
+    """Sets `trainer.foreground_is_rare`; then unlabeled patches lie near foreground as well, in `trainer.places`."""
+    shown = share_with_foreground(unlabeled, labeled._data, trainer.targets)
+    trainer.foreground_is_rare = shown < SELDOM
+    if not trainer.foreground_is_rare:
+        return
+    text = f"{shown:.0%} of random patches show foreground (estimated on labeled cases)"
+    if trainer.near_foreground > 0:
+        trainer.places = FoundPlaces(trainer.cases.folders, trainer.num_objects)
+        unlabeled.draw_near(trainer.places, trainer.near_foreground)
+        text += f": {trainer.near_foreground:.0%} of the unlabeled ones will lie near foreground that was found there"
+    trainer.print_to_log_file(f"{text}.")
 
 
 def _transforms_of(labeled: nnUNetDataLoader, trainer) -> list[BasicTransform]:

@@ -48,6 +48,8 @@ class SSLBatch:
         unlabeled_target: like `target`, of the unlabeled patches, where the method draws them with labels; else None.
         views: all views by name, each `(U, C, *spatial)`, with the same geometry.
         unlabeled_keys: case identifiers of the unlabeled patches.
+        unlabeled_centers: int `(U, 3)` on the CPU, the voxel of the preprocessed image in the middle of each unlabeled patch; None
+            where the method draws unlabeled patches with labels.
         extras: what the method's `labeled_extras` made of the labeled target, and the targets of its `further_streams`, by name.
         further: what the method's `further_unlabeled` draws, by name.
         perturbed: filled by the default `terms` after `register_second_decoding`: the student's logits of the unlabeled patches
@@ -66,6 +68,7 @@ class SSLBatch:
     unlabeled_target: Tensor | list[Tensor] | None = None
     views: dict[str, Tensor] = field(default_factory=dict)
     unlabeled_keys: Sequence[str] = ()
+    unlabeled_centers: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
     labeled_views: dict[str, Tensor] = field(default_factory=dict)
     further: dict[str, UnlabeledPatches] = field(default_factory=dict)
@@ -161,6 +164,7 @@ class SSLBatch:
                 moved.unlabeled_target = move_target(batch["unlabeled_target"])
             else:
                 moved.inside = move(batch["inside"])
+                moved.unlabeled_centers = batch.get("unlabeled_centers")
             moved.unlabeled_keys = batch["unlabeled_keys"]
             for name, names in further_view_names.items():
                 images, inside, keys = (batch[f"further/{name}/{k}"] for k in ("unlabeled", "inside", "unlabeled_keys"))

@@ -103,6 +103,7 @@ def state_of(trainer, randomness: list[dict]) -> dict[str, Any]:
         "iteration": trainer.iteration,
         "nonfinite_steps": trainer.nonfinite.skipped,
         "unlabeled_pool": trainer._pool,
+        "places": None if trainer.places is None else trainer.places.state_dict(),
         "curves": trainer.curves.values,
         "random_states": randomness,
         "seed": trainer.seed,
@@ -135,6 +136,7 @@ def restore(trainer, checkpoint: dict[str, Any]) -> None:
     trainer.iteration = state["iteration"]
     trainer.nonfinite.skipped = state["nonfinite_steps"]
     trainer._pool = state["unlabeled_pool"]
+    trainer._places_before = state.get("places")  # earlier versions have none
     if state["split"] is not None:
         trainer._began_with = state["split"]["unlabeled"]
     trainer.curves.values = state["curves"]

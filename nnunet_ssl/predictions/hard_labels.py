@@ -38,6 +38,20 @@ def label_and_confidence(p: Tensor, activation: str = "softmax") -> tuple[Tensor
     return p > 0.5, torch.maximum(p, 1 - p)
 
 
+def objects_shown(labels: Tensor, counted: Tensor, num_objects: int, activation: str = "softmax") -> Tensor:
+    """Which foreground classes or regions occur among the voxels that count: bool `(B, num_objects)`.
+
+    Args:
+        labels, counted: as from `sure_labels`.
+    """
+    if activation == "sigmoid":
+        return (labels & counted).flatten(2).any(2)
+    classes = torch.where(counted, labels, 0).flatten(1)
+    return torch.zeros(len(labels), num_objects + 1, dtype=torch.bool, device=labels.device).scatter_(1, classes, True)[
+        :, 1:
+    ]
+
+
 def sure_labels(logits: Tensor, threshold: float, activation: str = "softmax") -> tuple[Tensor, Tensor]:
     """`hard_labels`, and where the network is sure of them: `max_c p_c >= threshold`, per region `max(p, 1 - p) >= threshold`.
 

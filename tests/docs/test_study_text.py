@@ -413,3 +413,28 @@ def test_going_back_would_not_have_acted():
     assert max(below, key=below.get) == ("LA4", "SemiSupervised, first form, labels last", 0)
     falls = max((run.cummax() - run).max() for run in runs.values())
     assert f"fall by up to {falls:.2f}" in " ".join(text.split())
+
+
+def test_cross_teaching_with_4_atria():
+    results = Results(ALL_STUDIES["LA_4"])
+    lost = results.row_minus("CrossTeaching", "nnU-Net")
+    of_own, *_ = results.differences("SemiSupervised", "nnU-Net", [0])
+    better, worse = results.patients_better("CrossTeaching").split(" / ")
+    assert results.seeds("CrossTeaching") == [0] and int(better) + int(worse) == 10
+    text = " ".join(section("Published methods on ACDC 3").split())
+    assert f"{-lost.value:.1f} below nnU-Net with 4 atria, worse in {worse} of the 10 (one seed;" in text
+    assert f"SemiSupervised gains {of_own:.1f} with it" in text
+
+
+def test_what_is_lost_where_foreground_is_rare():
+    results, text = Results(ALL_STUDIES["ACDC_3_small"]), section("Where foreground is rare")
+    full = "SemiSupervised, full weight"
+    lost = {row: -results.difference(row).value for row in results.cells if row != "nnU-Net"}
+    worse = results.patients_better(full).split(" / ")[1]
+    assert f"loses {lost[full]:.1f} Dice there, worse in {worse} of the 10 patients, and" in text
+    at_random = f"{full}, random patches"
+    assert f"and {lost[at_random]:.1f} with unlabeled patches at random places alone" in text
+    without = [lost[f"{at_random}, {part}"] for part in ("no rectangles", "one threshold")]
+    assert f"rectangles it loses {without[0]:.1f}, with one threshold for all classes {without[1]:.1f} (both" in text
+    small = results.difference("SemiSupervised, weight 0.3")
+    assert f"weight of 0.3 it loses {-small.value:.1f} [{-small.high:.1f}, {-small.low:.1f}]" in text

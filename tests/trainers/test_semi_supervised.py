@@ -10,6 +10,7 @@ import torch
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
+from nnunet_ssl.dataloading import streams
 from nnunet_ssl.losses.self_training import self_training_loss
 from nnunet_ssl.patches.mixing import resize_nearest
 from nnunet_ssl.predictions.hard_labels import label_and_confidence
@@ -68,6 +69,15 @@ def test_the_second_stage_begins_when_every_class_is_known(datasets, tmp_path):
     at(trainer, 0.38)
     trainer.gate.look()
     assert trainer.gate.opened_at == 0.32  # it does not close again
+
+
+@pytest.mark.parametrize("attributes", [{}, {"if_rare": 1.0}, {"unlabeled_weight": 0.7}], ids=str)
+def test_labels_weigh_less_where_random_patches_seldom_show_foreground(attributes, datasets, tmp_path, monkeypatch):
+    monkeypatch.setattr(streams, "SELDOM", 2.0)
+    trainer = make(datasets, tmp_path, num_epochs=100, num_iterations_per_epoch=10, **attributes)
+    at(trainer, 0.6)
+    expected = attributes.get("unlabeled_weight", trainer.unlabeled_share * attributes.get("if_rare", 0.3))
+    assert trainer.weights()["pseudo"] == pytest.approx(expected)
 
 
 def test_the_weight_ramps_up_to_the_share_of_the_unlabeled_images(datasets, tmp_path):
