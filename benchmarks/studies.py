@@ -331,7 +331,7 @@ def small_patches(name: str, title: str, pack: Pack, full: Pack, about: str) -> 
     full_weight = changed(semi_supervised, "full weight", if_rare=1.0)
     at_random = changed(full_weight, "random patches", near_foreground=0.0)
     rows = [
-        *controls(pack, full, ACDC_EPOCHS)[:2],
+        *controls(pack, full, ACDC_EPOCHS),
         semi_supervised,
         changed(semi_supervised, "random patches", near_foreground=0.0),
         changed(semi_supervised, "weight 0.3", unlabeled_weight=0.3),

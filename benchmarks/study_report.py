@@ -482,7 +482,7 @@ def draw_figure(file: Path, results: Results) -> None:
         handles.append(Line2D([], [], color="0.3", linestyle="--", label=f"head-room: {study.upper}"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
     figure.suptitle(
-        f"{study.title}, {usual} steps: dots are seeds, lines 95 % intervals over patients and seeds", fontsize=10
+        f"{study.title}, {usual} steps\ndots are seeds, lines 95 % intervals over patients and seeds", fontsize=10
     )
     write_atomically(file, lambda temporary: figure.savefig(temporary, format="png"))
 

@@ -437,4 +437,7 @@ def test_what_is_lost_where_foreground_is_rare():
     without = [lost[f"{at_random}, {part}"] for part in ("no rectangles", "one threshold")]
     assert f"rectangles it loses {without[0]:.1f}, with one threshold for all classes {without[1]:.1f} (both" in text
     small = results.difference("SemiSupervised, weight 0.3")
-    assert f"weight of 0.3 it loses {-small.value:.1f} [{-small.high:.1f}, {-small.low:.1f}]" in text
+    assert f"With this it gains {results.difference('SemiSupervised').text(sign='')}." in " ".join(text.split())
+    assert f"0.30 in place of 0.29 loses {-small.value:.1f} [{-small.high:.1f}, {-small.low:.1f}]" in text
+    chosen = ("docs/choose.md", f"{lost[full]:.1f} were lost there with its full weight")
+    assert chosen[1] in " ".join((REPOSITORY / chosen[0]).read_text(encoding="utf-8").split())
