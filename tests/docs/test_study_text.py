@@ -440,7 +440,9 @@ def test_what_is_lost_where_foreground_is_rare():
     assert f"With this it gains {results.difference('SemiSupervised').text(sign='')}." in " ".join(text.split())
     assert f"0.30 in place of 0.29 loses {-small.value:.1f} [{-small.high:.1f}, {-small.low:.1f}]" in text
     advice = " ".join((REPOSITORY / "docs" / "choose.md").read_text(encoding="utf-8").split())
-    assert f"{-lost['SemiSupervised']:.1f} in one run, {small.value:.1f} in another with nearly the same weight" in advice
+    assert (
+        f"{-lost['SemiSupervised']:.1f} in one run, {small.value:.1f} in another with nearly the same weight" in advice
+    )
     assert f"{lost[full]:.1f} were lost there with its full weight" in advice
 
 
