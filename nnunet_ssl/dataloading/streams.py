@@ -105,7 +105,12 @@ def two_streams(trainer, augmenter, pool: UnlabeledPool) -> TwoStreamLoader:
 
 
 def _look_for_rare_foreground(trainer, labeled: nnUNetDataLoader, unlabeled: UnlabeledLoader) -> None:
-    """Sets `trainer.foreground_is_rare`; then unlabeled patches lie near foreground as well, in `trainer.places`."""
+    """Sets `trainer.foreground_is_rare`; then unlabeled patches lie near foreground as well, in `trainer.places`.
+
+    Not with an ignore label: sparse labels show less foreground than there is.
+    """
+    if trainer.label_manager.has_ignore_label:
+        return
     shown = share_with_foreground(unlabeled, labeled._data, trainer.targets)
     trainer.foreground_is_rare = shown < SELDOM
     if not trainer.foreground_is_rare:

@@ -110,6 +110,8 @@ def test_where_random_patches_show_foreground_all_are_random(datasets, tmp_path,
     finish_epoch(trainer, 44)
     trainer = seldom(datasets, tmp_path, monkeypatch, near_foreground=0.0)
     assert trainer.places is None and trainer.foreground_is_rare
+    trainer = seldom(lambda: datasets(ignore=True), tmp_path, monkeypatch)
+    assert trainer.label_manager.has_ignore_label and not trainer.foreground_is_rare
 
 
 @pytest.mark.parametrize("options", [{}, {"regions": True}], ids=["labels", "regions"])

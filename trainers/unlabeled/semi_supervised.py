@@ -62,9 +62,7 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
     competence: Share = F1  # 0.7: smallest F1 of a class on labeled patches that opens the second stage
     ramp: Duration = 0.1  # of the run, until the unlabeled loss has its full weight
     unlabeled_weight: Weight | None = None  # None: share of the unlabeled images, N_U / (N_U + N_L), ...
-    if_rare: Share = (
-        0.3  # ... and this of it where random patches seldom show foreground: most labels are false positives there
-    )
+    if_rare: Share = 0.3  # ... and this of it where random patches seldom show foreground
     confidence: Share = 0.9  # of the moving average's label of a voxel, which does not count below; of the surest class
     by_class: bool = True  # less for classes of which it is less sure; False: one threshold for all
     memory: Duration = 0.02  # of the run, that of the mean confidence of a class
