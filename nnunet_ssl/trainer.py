@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -19,7 +18,7 @@ from torch import autocast
 from torch import distributed as dist
 
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
-from nnunet_ssl.data.annotated_classes import Target
+from nnunet_ssl.data.annotated_classes import Target, as_target
 from nnunet_ssl.data.atomic import remove_unfinished
 from nnunet_ssl.data.locks import OutputLock
 from nnunet_ssl.data.names import dataset_number
@@ -63,11 +62,6 @@ from nnunet_ssl.ramps import ends_a_part
 from nnunet_ssl.seams import MethodSeams
 
 TIMES_PLACES_ARE_SHOWN = 20  # in a run, to the workers; each time patches are dropped that were drawn before
-
-
-def _as_target(label: int | Sequence[int]) -> Target:
-    """A label or a region of nnU-Net's label manager, dataset.json or `class_locations`."""
-    return tuple(label) if isinstance(label, (list, tuple)) else int(label)
 
 
 class nnUNetTrainerSSL(MethodSeams):
@@ -222,7 +216,7 @@ class nnUNetTrainerSSL(MethodSeams):
                 if shown == set(self.targets):  # mostly after the first case; these files are large
                     break
                 shown |= self.shown_in(case)
-            name_of = {_as_target(label): name for name, label in self.dataset_json["labels"].items()}
+            name_of = {as_target(label): name for name, label in self.dataset_json["labels"].items()}
             self.gate.leave_out({name_of[target]: target not in shown for target in self.targets})
         # a pool from a checkpoint: cases that have gone since then cannot be drawn
         wanted = self.cases.unlabeled if self._pool is None else self._pool
@@ -233,12 +227,12 @@ class nnUNetTrainerSSL(MethodSeams):
         """Foreground labels, or with regions the labels of each, in the order of the network's channels."""
         manager = self.label_manager
         found = manager.foreground_regions if manager.has_regions else manager.foreground_labels
-        return [_as_target(target) for target in found]
+        return [as_target(target) for target in found]
 
     def shown_in(self, case: str) -> set[Target]:
         """Foreground labels or regions that a labeled case shows, from what nnU-Net's preprocessing noted down."""
         locations = load_pickle(join(self.preprocessed_dataset_folder, f"{case}.pkl"))["class_locations"]
-        found = {_as_target(key) for key, voxels in locations.items() if len(voxels)}
+        found = {as_target(key) for key, voxels in locations.items() if len(voxels)}
         return found & set(self.targets)  # the rest is what there is for the ignore label
 
     def get_tr_and_val_datasets(self):

@@ -36,6 +36,11 @@ _EXAMPLE = (
 Target = int | tuple[int, ...]  # a label, or the labels of a region
 
 
+def as_target(label: int | Sequence[int]) -> Target:
+    """A label or a region of nnU-Net's label manager, dataset.json or `class_locations`."""
+    return tuple(label) if isinstance(label, (list, tuple)) else int(label)
+
+
 @dataclass(frozen=True)
 class Source:
     """Cases with the same annotated classes: those whose id begins with `prefix`, or those of a list."""

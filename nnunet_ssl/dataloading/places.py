@@ -16,6 +16,8 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from torch import Tensor
 from torch import distributed as dist
 
+from nnunet_ssl.data.annotated_classes import as_target
+
 PLACES = 32  # that are kept of an object in a case, the newest
 SELDOM = 0.5  # share of random patches with foreground, below which patches are drawn near it
 _DRAWS, _COMPARED = (
@@ -136,7 +138,7 @@ def _shown(loader: nnUNetDataLoader, labeled, case: str, objects: Collection, dr
     of_objects = [
         np.asarray(voxels)[:, 1:]
         for key, voxels in properties["class_locations"].items()
-        if (tuple(key) if isinstance(key, (list, tuple)) else int(key)) in objects and len(voxels)
+        if as_target(key) in objects and len(voxels)
     ]
     if not of_objects:
         return [False] * draws
