@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,17 +30,28 @@ from nnunet_ssl.errors import UserError, some
 from nnunet_ssl.evaluation.export import checkpoint_files, model_folder
 
 
-def dice_of_classes(predicted: np.ndarray, reference: np.ndarray, labels: Sequence[int]) -> list[float]:
-    """Dice of each label; NaN where neither map has it. Voxels below 0 of the reference are in no label."""
+class Overlap(NamedTuple):
+    dice: float  # NaN where neither map has the label
+    predicted: int  # voxels
+    labeled: int
+
+
+def overlaps(predicted: np.ndarray, reference: np.ndarray, labels: Sequence[int]) -> list[Overlap]:
+    """Of each label. Voxels below 0 of the reference are in no label."""
     found = []
     for label in labels:
         tp, fp, fn, _ = compute_tp_fp_fn_tn(reference == label, predicted == label, reference < 0)
-        found.append(float(2 * tp / (2 * tp + fp + fn)) if tp + fp + fn > 0 else float("nan"))
+        dice = float(2 * tp / (2 * tp + fp + fn)) if tp + fp + fn > 0 else float("nan")
+        found.append(Overlap(dice, int(tp + fp), int(tp + fn)))
     return found
 
 
 def measure(dataset: str, configuration: str, labels_of: str, trainer: str, checkpoint: str) -> pd.DataFrame:
-    """Columns case, class, Dice. UserError where images, labels or the model are missing, or the images are for another model."""
+    """Columns case, class, Dice, predicted and labeled (voxels).
+
+    Raises:
+        UserError: images, labels or the model are missing, or the images are for another model.
+    """
     raw, other = RawDataset.open(dataset), RawDataset.open(labels_of)
     folder = preprocessed_folder(other.name)
     plans = PlansManager(read_json(folder / "nnUNetPlans.json"))
@@ -72,9 +84,16 @@ def measure(dataset: str, configuration: str, labels_of: str, trainer: str, chec
     for case in cases:
         image, reference, *_ = stored(str(images), [case]).load_case(case)
         logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(np.asarray(image[:], np.float32)))
-        dice = dice_of_classes(logits.argmax(0).numpy(), np.asarray(reference[0]), [*names.values()])
-        rows += [(case, name, value) for name, value in zip(names, dice, strict=True)]
-    return pd.DataFrame(rows, columns=["case", "class", "Dice"])
+        found = overlaps(logits.argmax(0).numpy(), np.asarray(reference[0]), [*names.values()])
+        rows += [(case, name, *overlap) for name, overlap in zip(names, found, strict=True)]
+    return pd.DataFrame(rows, columns=["case", "class", "Dice", "predicted", "labeled"])
+
+
+def _volumes(table: pd.DataFrame) -> str:
+    """Of all cases, predicted over labeled, of each class."""
+    of_classes = table.groupby("class", sort=False)[["predicted", "labeled"]].sum()
+    shares = of_classes["predicted"] / of_classes["labeled"]
+    return ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -84,7 +103,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--labels_of", required=True, metavar="DATASET", help="the one that labels these images")
     parser.add_argument("-tr", nargs="+", required=True, metavar="TRAINER", help="with the suffixes of the run")
     parser.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="Dice of each case")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="Dice and volume of each case")
     args = parser.parse_args(words)
     try:
         tables = {name: measure(args.d, args.c, args.labels_of, name, args.chk) for name in args.tr}
@@ -95,7 +114,7 @@ def main(words: Sequence[str] | None = None) -> int:
         of_cases = 100 * table.groupby("case")["Dice"].mean()
         print(
             f"{name}: mean {of_cases.mean():.1f}, median {of_cases.median():.1f}, below 70: {(of_cases < 70).sum()} of "
-            f"{len(of_cases)}, lowest {of_cases.nsmallest(5).round(0).astype(int).tolist()}"
+            f"{len(of_cases)}, lowest {of_cases.nsmallest(5).round(0).astype(int).tolist()}, volume {_volumes(table)}"
         )
     if args.csv:
         pd.concat({name: table for name, table in tables.items()}, names=["trainer"]).reset_index("trainer").to_csv(

@@ -159,12 +159,17 @@ def test_all_processes_hold_the_same_networks(name, of_both_processes):
             assert largest_difference(weights, second["members"][member]) == 0, member
 
 
-@pytest.mark.parametrize("name", ["nnUNetTrainerSemiSupervised", "nnUNetTrainerADMT"])
-def test_the_gate_opens_in_both_processes_in_the_middle_of_an_epoch(name, datasets, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "seldom", "more"),
+    [("nnUNetTrainerSemiSupervised", 2.0, {"by_class": False, "confidence": 0.0}), ("nnUNetTrainerADMT", 0.0, {})],
+    ids=["SemiSupervised where foreground is rare", "ADMT"],
+)
+def test_the_gate_opens_in_both_processes_in_the_middle_of_an_epoch(name, seldom, more, datasets, tmp_path):
     out, dataset = datasets(**needs(name, batch_size=4))
     attributes = {"num_epochs": 3, "num_iterations_per_epoch": 4, "num_val_iterations_per_epoch": 1}
-    attributes |= {"earliest": 0.5, "competence": 0.0, "ramp": 0.0}  # after 6 of 12 steps
+    attributes |= {"earliest": 0.5, "competence": 0.0, "ramp": 0.0} | more  # after 6 of 12 steps
     job = {"name": name, "attributes": attributes, "out": out, "dataset": dataset, "work": tmp_path, "whole": True}
+    job["seldom"] = seldom
     with mock.patch.dict(os.environ):
         in_two_processes([job], tmp_path)
     ranks = [torch.load(tmp_path / f"rank{r}.pth", weights_only=False) for r in range(2)]
@@ -174,6 +179,13 @@ def test_the_gate_opens_in_both_processes_in_the_middle_of_an_epoch(name, datase
     assert curves[0] == curves[1]
     unlabeled = [v for k, v in curves[0].items() if k.startswith("term/") and "labeled" not in k]
     assert unlabeled and all(first == 0 and second > 0 and third > 0 for first, second, third in unlabeled)
+    places = [found["places"] for found in ranks]
+    if not seldom:
+        assert places == [None, None]
+        return
+    for table in ("noted", "shown"):
+        assert all(torch.equal(places[0][table][k], places[1][table][k]) for k in ("places", "found"))
+    assert places[0]["shown"]["found"].sum() > 0
 
 
 def test_scalars_go_to_other_loggers_too(datasets, tmp_path):
@@ -252,6 +264,7 @@ def test_lower_scales_without_a_loss_do_not_stop_two_processes(datasets, tmp_pat
     attributes = {"num_epochs": 1, "num_iterations_per_epoch": 3, "num_val_iterations_per_epoch": 1}
     attributes |= {"auxiliary_weight": 0.0}  # the further decoders have a loss on the highest scale alone
     job = {"name": name, "attributes": attributes, "out": out, "dataset": dataset, "work": tmp_path, "whole": True}
+    job["seldom"] = 0.0
     with mock.patch.dict(os.environ):
         in_two_processes([job], tmp_path)
     first, second = (torch.load(tmp_path / f"rank{r}.pth", weights_only=False) for r in range(2))

@@ -20,10 +20,8 @@ from nnunet_ssl.data.annotated_classes import as_target
 
 PLACES = 32  # that are kept of an object in a case, the newest
 SELDOM = 0.5  # share of random patches with foreground, below which patches are drawn near it
-_DRAWS, _COMPARED = (
-    2000,
-    2000,
-)  # random patches to estimate that share; voxels of foreground of a case that they are compared with
+_DRAWS = 2000  # random patches that this share is estimated with
+_COMPARED = 2000  # voxels of foreground of a case that they are compared with
 
 
 class FoundPlaces:
@@ -39,7 +37,7 @@ class FoundPlaces:
         shape = len(self._row), num_objects
         # of each case and object: places, in a ring, and how many were ever found
         self._noted = {
-            "places": torch.zeros(*shape, PLACES, 3, dtype=torch.int16),
+            "places": torch.zeros(*shape, PLACES, 3, dtype=torch.int32),
             "found": torch.zeros(shape, dtype=torch.int32),
         }
         self._shown = {name: table.clone().share_memory_() for name, table in self._noted.items()}
@@ -72,7 +70,7 @@ class FoundPlaces:
         for case, center, objects in seen:
             row = self._row[case]
             for index in np.flatnonzero(objects):
-                places[row, index, int(counts[row, index]) % PLACES] = torch.tensor(center, dtype=torch.int16)
+                places[row, index, int(counts[row, index]) % PLACES] = torch.tensor(center, dtype=torch.int32)
                 counts[row, index] += 1
 
     def show(self) -> int:

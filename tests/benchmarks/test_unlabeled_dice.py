@@ -36,10 +36,11 @@ class Predicts:
         return torch.stack([1 - above, above])
 
 
-def test_dice_of_each_label_by_hand():
+def test_dice_and_volume_of_each_label_by_hand():
     predicted, reference = np.array([[1, 1, 0, 2, 1]]), np.array([[1, 0, 0, 0, -1]])
-    one, two, three = unlabeled_dice.dice_of_classes(predicted, reference, [1, 2, 3])
-    assert one == pytest.approx(2 * 1 / (2 + 1)) and two == 0 and np.isnan(three)
+    one, two, three = unlabeled_dice.overlaps(predicted, reference, [1, 2, 3])
+    assert one == (pytest.approx(2 * 1 / (2 + 1)), 2, 1)
+    assert two == (0, 1, 0) and np.isnan(three.dice) and three[1:] == (0, 0)
 
 
 def test_the_unlabeled_cases_are_measured_on_the_labels_of_the_other_data_set(datasets, tmp_path, monkeypatch, capsys):
@@ -64,6 +65,10 @@ def test_the_unlabeled_cases_are_measured_on_the_labels_of_the_other_data_set(da
     table = pd.read_csv(tmp_path / "dice.csv")
     assert sorted(set(table["case"])) == cases and set(table["trainer"]) == {"nnUNetTrainer"}
     assert table["Dice"].dropna().between(0, 1).all() and table["Dice"].max() > 0
-    assert f"of {len(cases)}, lowest" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"of {len(cases)}, lowest" in printed
+    volumes = table.groupby("class", sort=False)[["predicted", "labeled"]].sum()
+    name, voxels = next(volumes.iterrows())
+    assert voxels["predicted"] > 0 and f"volume {name} {voxels['predicted'] / voxels['labeled']:.2f}" in printed
     monkeypatch.setattr(RawDataset, "open", lambda _: replace(opened, unlabeled={"nobody": []}))
     assert unlabeled_dice.main(words) == 1 and "lacks nobody" in capsys.readouterr().err

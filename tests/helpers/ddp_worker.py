@@ -14,7 +14,7 @@ import torch
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_ssl.dataloading.streams import unlabeled_batch_size_here
+from nnunet_ssl.dataloading import streams
 from nnunet_ssl.engine import members, prediction
 from tests.helpers.trainers import next_batches, past_every_switch_and_update, run_steps
 from tests.helpers.training import make_trainer, started, weights_of
@@ -61,7 +61,7 @@ def train(rank: int, ranks: int, job: dict) -> None:
             "student": weights_of(trainer.student.module),
             "members": {k: weights_of(m.module) for k, m in ((m.name, m) for m in trainer.members)},
             "gradient_shares": trainer.gradient_shares,
-            "batch_size": (trainer.batch_size, unlabeled_batch_size_here(trainer)),
+            "batch_size": (trainer.batch_size, streams.unlabeled_batch_size_here(trainer)),
         },
         work / f"rank{rank}.pth",
     )
@@ -86,10 +86,12 @@ def train_whole_run(rank: int, job: dict) -> None:
     """A run of epochs as nnU-Net makes it, with worker processes, whose unlabeled pool is empty until the gate opens."""
     trainer = make_trainer(job["name"], job["out"], job["dataset"], results=job["work"], **job["attributes"])
     os.environ["nnUNet_n_proc_DA"] = "1"
+    streams.SELDOM = job["seldom"]
     trainer.device, trainer.grad_scaler = torch.device("cpu"), None
     torch.manual_seed(rank)
     trainer.run_training()
     found = {"student": weights_of(trainer.student.module), "curves": trainer.curves.values}
+    found["places"] = None if trainer.places is None else trainer.places.state_dict()
     torch.save(found | {"iteration": trainer.iteration}, job["work"] / f"rank{rank}.pth")
     dist.barrier()
 
