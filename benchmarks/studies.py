@@ -281,7 +281,9 @@ def few_labels(
     """
     semi_supervised = Row("SemiSupervised", pack, "nnUNetTrainerSemiSupervised", epochs, "new")
     mean_teacher = Row("MeanTeacher", pack, "nnUNetTrainerMeanTeacher", epochs)
-    adversarial = Row("DAN", pack, "nnUNetTrainerDAN", epochs)
+    sees_image = changed(
+        Row("DAN", pack, "nnUNetTrainerDAN", epochs), "with images", group="variants", discriminator_sees_image=True
+    )
     all_labels = replace(semi_supervised, key="SemiSupervised, all labels", pack=again, baseline="all labels")
     # its first form, with which its parts were measured: one threshold for all classes, unlabeled images to the end
     first, first_again = (
@@ -319,8 +321,8 @@ def few_labels(
         changed(mean_teacher, "same view", group="variants", teacher_view="student"),
         # the official weight beside the default of 5, and ten times the default
         *(changed(mean_teacher, f"weight {w:g}", group="variants", consistency_weight=w) for w in (0.2, 50)),
-        changed(adversarial, "weight 0.2", group="variants", adversarial_weight=0.2),  # the official weight
-        changed(adversarial, "maps alone", group="variants", discriminator_sees_image=False),
+        sees_image,  # as published; with the official weight as well:
+        changed(sees_image, "weight 0.2", group="variants", adversarial_weight=0.2),
     ]
     return Study(name, title, about, tuple(rows))
 

@@ -30,6 +30,7 @@ from nnunet_ssl.dataloading.pool import UnlabeledPool
 from nnunet_ssl.dataloading.streams import loader_of, two_streams, unlabeled_batch_size_here
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.checkpoints import (
+    changed_settings,
     random_states,
     random_states_of_all_ranks,
     reason_against,
@@ -90,6 +91,7 @@ class nnUNetTrainerSSL(MethodSeams):
         self._lock: OutputLock | None = None  # of output_folder, while this process trains
         self._weight_names: tuple[str, ...] | None = None
         self._loaded_checkpoint = False
+        self._changed_settings: list[str] = []  # since the loaded checkpoint was written
         self._not_continued: UserError | None = None  # why not, where a checkpoint was loaded that cannot be
         self._randomness: dict | None = None  # of the checkpoint that is continued
         self._places_before: dict | None = None  # of its foreground in unlabeled images
@@ -152,6 +154,8 @@ class nnUNetTrainerSSL(MethodSeams):
         values = declared_hyperparameters(type(self))
         lines = "\n".join(f"  {k}: {v}" for k, v in values.items())
         self.print_to_log_file(f"Hyper-parameters of {type(self).__name__}:\n{lines}", add_timestamp=False)
+        if self._changed_settings:
+            self.print_to_log_file(f"Begun with other settings: {', '.join(self._changed_settings)}.")
         cases = self.cases.record()
         counts = {side: len(cases[side]) for side in ("train", "val", "unlabeled")}
         split = {"hash": cases["hash"], **counts}
@@ -504,11 +508,15 @@ class nnUNetTrainerSSL(MethodSeams):
         loaded = torch.load(filename, map_location="cpu", weights_only=False)  # nnU-Net's copy is on the device
         self._not_continued = reason_against(self, loaded, filename)
         if self._not_continued is not None:
-            self.inference_network().module.load_state_dict(loaded["network_weights"])
+            try:
+                self.inference_network().module.load_state_dict(loaded["network_weights"])
+            except RuntimeError as error:  # of other plans
+                raise self._not_continued from error
             self.inference_allowed_mirroring_axes = loaded["inference_allowed_mirroring_axes"]
             self.print_to_log_file(f"Only to validate it: {self._not_continued}")
             return
         super().load_checkpoint(filename)
         restore(self, loaded)
+        self._changed_settings = changed_settings(self, loaded)
         self._randomness = random_states()
         self._loaded_checkpoint = True

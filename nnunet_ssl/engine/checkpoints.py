@@ -17,7 +17,7 @@ from torch import nn
 from nnunet_ssl.data.atomic import write_atomically
 from nnunet_ssl.engine.configurable import declared_hyperparameters
 from nnunet_ssl.engine.members import LikeDDP
-from nnunet_ssl.errors import UserError
+from nnunet_ssl.errors import UserError, some
 
 STATE_KEY = "ssl_state"
 STATE_FORMAT = 1
@@ -108,24 +108,60 @@ def state_of(trainer, randomness: list[dict]) -> dict[str, Any]:
         "random_states": randomness,
         "seed": trainer.seed,
         "split": None if trainer.cases is None else trainer.cases.record(),
-        "hyperparameters": {k: repr(v) for k, v in declared_hyperparameters(type(trainer)).items()},
+        "hyperparameters": _hyperparameters(trainer),
     }
 
 
 def reason_against(trainer, checkpoint: dict[str, Any], source: str) -> UserError | None:
-    """Why a trainer cannot continue a loaded checkpoint: it was not written by this kind of trainer.
+    """Why a trainer cannot continue a loaded checkpoint: it was not written by this kind of trainer with these settings.
 
     Args:
         source: where it comes from, for the message.
     """
-    state, members = checkpoint.get(STATE_KEY), trainer.members.names
-    if state is not None and state["format"] == STATE_FORMAT and set(state["members"]) == set(members):
-        return None
-    found = "no state of nnunet-ssl" if state is None else f"members {sorted(state['members'])}"
+    state, name, writer = checkpoint.get(STATE_KEY), type(trainer).__name__, checkpoint.get("trainer_name")
+    why = f"It was written by {writer}"
+    if state is None or state["format"] != STATE_FORMAT:
+        found = (
+            "no state of nnunet-ssl" if state is None else f"a state of format {state['format']}, not {STATE_FORMAT}"
+        )
+    else:
+        theirs = _parts(state)
+        ours = _parts({"student": trainer.student.module.state_dict(), **trainer.members.state()})
+        if not (differing := sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))):
+            return None
+        found = f"other parts than {name} needs ({some(differing)})"
+        if writer == name:
+            changed = changed_settings(trainer, checkpoint)
+            why += (
+                f" with other settings, with which it can be continued: {some(changed)}"
+                if changed
+                else " with other plans"
+            )
     return UserError(
-        f"{source} has {found}, {type(trainer).__name__} needs {sorted(members)} (format {STATE_FORMAT}). It was written by "
-        f"another trainer or version: `--val` validates it, `-pretrained_weights {source}` starts from its weights."
+        f"{source} has {found}. {why}. `--val` validates it, `-pretrained_weights {source}` starts from its weights."
     )
+
+
+def _parts(state: dict[str, Any]) -> dict[str, dict]:
+    """Names of what is restored; of networks also the shapes of their tensors."""
+    networks = {"network": state["student"], **state["members"]}
+    others = [f"{key} of {name}" for key in ("optimizers", "schedules") for name in state.get(key, {})]
+    shapes = {
+        name: {key: getattr(value, "shape", None) for key, value in network.items()}
+        for name, network in networks.items()
+    }
+    return shapes | {name: {} for name in (*others, *state.get("states", {}))}
+
+
+def changed_settings(trainer, checkpoint: dict[str, Any]) -> list[str]:
+    """Class attributes of the trainer that had other values, or did not exist, when a checkpoint of ours was written."""
+    before, now = checkpoint[STATE_KEY].get("hyperparameters", {}), _hyperparameters(trainer)
+    changed = [f"{k} = {before[k]} (now {v})" for k, v in now.items() if k in before and before[k] != v]
+    return changed + [f"without {k} (now {v})" for k, v in now.items() if before and k not in before]
+
+
+def _hyperparameters(trainer) -> dict[str, str]:
+    return {k: repr(v) for k, v in declared_hyperparameters(type(trainer)).items()}
 
 
 def restore(trainer, checkpoint: dict[str, Any]) -> None:

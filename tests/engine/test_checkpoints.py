@@ -104,9 +104,59 @@ def test_a_checkpoint_of_another_trainer_is_validated_and_not_continued(name, wr
     trainer.load_checkpoint(str(tmp_path / "one.pth"))
     with inference_network_in_place(trainer):
         assert largest_difference(weights, weights_of(trainer.network)) == 0
-    with pytest.raises(UserError, match=r"one\.pth has .*, nnUNet.* needs .* `--val` .*-pretrained_weights"):
+    with pytest.raises(UserError, match=rf"one\.pth has .* by {written_by}\. `--val` .*-pretrained_weights"):
         trainer.run_training()
     assert not list((tmp_path / "b").rglob("*.pth"))
+
+
+DAN = "nnUNetTrainerDAN"
+
+
+def written(name, datasets, tmp_path, **attributes):
+    trainer = make_trainer(name, *datasets(), results=tmp_path / "before", **attributes)
+    trainer.initialize()
+    trainer.save_checkpoint(str(tmp_path / "before.pth"))
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes", "part"),
+    [
+        (DAN, {"discriminator_sees_image": True}, "discriminator"),  # as it was before: the same names, other tensors
+        ("nnUNetTrainerSemiSupervised", {"by_class": False}, "thresholds"),  # a part less
+        (MEAN_TEACHER, {"noise_std": 0.3}, None),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_continued_if_its_parts_are_the_same(
+    name, attributes, part, datasets, tmp_path
+):
+    written(name, datasets, tmp_path, **attributes)
+    ((setting, value),) = attributes.items()
+    trainer = make_trainer(name, *datasets(), results=tmp_path / "now")
+    trainer.load_checkpoint(str(tmp_path / "before.pth"))
+    if part is not None:
+        with pytest.raises(UserError, match=rf"needs \(.*{part}.*\).* it can be continued: {setting} = {value} \(now"):
+            trainer.on_train_start()
+        again = make_trainer(name, *datasets(), results=tmp_path / "again", **attributes)
+        again.load_checkpoint(str(tmp_path / "before.pth"))
+        again.on_train_start()
+        assert "Begun with other settings" not in "".join(f.read_text() for f in tmp_path.glob("again/**/*.txt"))
+        return
+    trainer.on_train_start()
+    log = "".join(f.read_text() for f in tmp_path.glob("now/**/*.txt"))
+    assert f"Begun with other settings: {setting} = {value} (now " in log
+
+
+def test_a_network_of_other_plans_is_refused(datasets, tmp_path):
+    written(MEAN_TEACHER, datasets, tmp_path)
+    checkpoint = torch.load(tmp_path / "before.pth", weights_only=False)
+    for weights in (checkpoint["network_weights"], checkpoint["ssl_state"]["student"]):
+        weights.pop(next(iter(weights)))
+    torch.save(checkpoint, tmp_path / "before.pth")
+    trainer = make_trainer(MEAN_TEACHER, *datasets(), results=tmp_path / "now")
+    with pytest.raises(
+        UserError, match=r"before\.pth has other parts than .*\(network\). .* with other plans\. `--val`"
+    ):
+        trainer.load_checkpoint(str(tmp_path / "before.pth"))
 
 
 def test_a_failed_write_leaves_the_old_checkpoint_and_no_temporary_file(datasets, tmp_path):

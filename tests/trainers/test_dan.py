@@ -58,9 +58,8 @@ def test_the_image_can_be_kept_from_the_discriminator(sees, datasets, tmp_path):
 
 
 def test_it_learns_to_tell_images_apart(datasets, tmp_path):
-    trainer = started(
-        make_trainer(NAME, *datasets(), results=tmp_path, discriminator_lr=1e-2, discriminator_features=8)
-    )
+    sees = {"discriminator_sees_image": True, "discriminator_lr": 1e-2, "discriminator_features": 8}
+    trainer = started(make_trainer(NAME, *datasets(), results=tmp_path, **sees))
     batch = next(trainer.dataloader_train)
     batch["unlabeled"] += 3  # another scanner
     losses = [trainer.train_step(copy_batch(batch))["discriminator"] for _ in range(30)]

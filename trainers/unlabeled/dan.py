@@ -3,22 +3,23 @@
 Zhang, Yang, Chen, Fredericksen, Hughes, Chen, "Deep Adversarial Networks for Biomedical Image Segmentation Utilizing Unannotated
 Images", MICCAI 2017. No official code; the form is that of HiLab-git/SSL4MIS (train_adversarial_network_2D.py, ..._3D.py).
 
-A discriminator D sees an image with the network's probabilities and says whether it is a labeled one, on which the network is good;
+A discriminator D sees the network's probabilities of an image and says whether it is a labeled one, on which the network is good;
 the network tries to make its probabilities of unlabeled images pass for those of labeled ones:
 
-    L   = L_sup(x, y) + w(t) mean_u -ln D(p(u), u)_labeled,    w(t) = adversarial_weight exp(-5 (1 - progress / rampup_fraction)^2)
-    L_D = mean over x and u of the cross entropy of D(p, image) with what the image is
+    L   = L_sup(x, y) + w(t) mean_u -ln D(p(u))_labeled,    w(t) = adversarial_weight exp(-5 (1 - progress / rampup_fraction)^2)
+    L_D = mean over x and u of the cross entropy of D(p) with what the image is
 
 Differs from SSL4MIS:
 * D is trained on the probabilities of the same step (official: on those of a second forward pass, after the network's step), so
   that both step at the same time and a pass is saved. Labeled and unlabeled patches need not be equally many.
-* L_sup is nnU-Net's loss with deep supervision, about twice the official 0.5 (CE + Dice), so that the official weight is 0.2. It
-  undid what the labels teach (ACDC, 3 patients: 17.5 Dice below nnU-Net, docs/studies): D knows the labeled images, whatever their
-  maps are. The default is a tenth of it, still 6.7 below.
-* The mean over voxels in D, see `networks/map_discriminator.py`; all channels of the image, at any patch size.
+* D sees p alone (official: the image, too). With few labeled images it knows these by heart, whatever the maps are, and what it
+  then asks of the network undoes what the labels teach (`discriminator_sees_image = True`, docs/studies).
+* L_sup is nnU-Net's loss with deep supervision, about twice the official 0.5 (CE + Dice), so that the official weight is 0.2. The
+  default is a tenth of it.
+* The mean over voxels in D, see `networks/map_discriminator.py`; all channels of an image, at any patch size.
 * The ramp moves every iteration. D judges the highest resolution. Regions: sigmoid probabilities.
 
-D can tell patches apart by the images alone, and by the foreground in them, which nnU-Net's labeled patches have more often.
+D can also tell patches apart by the foreground in them, which nnU-Net's labeled patches have more often.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class nnUNetTrainerDAN(nnUNetTrainerSSL):
     discriminator_lr: Amount = 1e-4  # of Adam, constant; as in the official code
     discriminator_features: Count = 64  # of its first convolution; as in the official code
     discriminator_dropout: BelowOne = 0.5  # as in the official code
-    discriminator_sees_image: bool = True  # as in the official code
+    discriminator_sees_image: bool = False  # official: True, see above
     term_patches = {"discriminator": BOTH}
 
     def build_method(self) -> None:

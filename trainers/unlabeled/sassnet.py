@@ -16,8 +16,8 @@ predicts.
 Differs from the official code: L_sup is nnU-Net's cross entropy + Dice with deep supervision (official: Dice alone); it contains
 the Dice with weight 1, so the other weights are as official. One level set per foreground class or region (official: one class). An
 object that is absent from a patch or fills it is left out of the distance loss (official: a target of 0, or NaN), and so is a patch
-with ignored voxels; labels that have no other patches are refused. What `dan.py` says of D holds, too. nnU-Net's learning rate
-schedule; no dropout before the heads. Distances are computed by the workers of the loader.
+with ignored voxels; labels that have no other patches are refused. D sees the image, as official, else it is that of `dan.py`.
+nnU-Net's learning rate schedule; no dropout before the heads. Distances are computed by the workers of the loader.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class nnUNetTrainerSASSNet(nnUNetTrainerDAN):
     adversarial_weight: Weight = 0.01  # as in the official code with 16 labeled cases; 0.015 with 8
     sdf_weight: Weight = 0.3  # beta of the official code
     distances_in_mm: bool = False  # official: in voxels. True uses the plan's spacing, for anisotropic patches
+    discriminator_sees_image = True  # as in the official code
     term_patches = {"sdf": LABELED, "discriminator": BOTH}
 
     def build_method(self) -> None:
