@@ -421,6 +421,24 @@ def test_going_back_would_not_have_acted():
     assert f"fall by up to {falls:.2f}" in " ".join(text.split())
 
 
+def test_volumes_of_classes():
+    table = pd.read_csv(STUDIES / "volumes.csv").set_index(["pack", "network", "class"])
+    shares = (table["predicted"] / table["labeled"]).unstack()[["RV", "MLV", "LVC", "left atrium"]]
+    text = section("Volumes of classes")
+    for (pack, network), row in shares.iterrows():
+        cells = ["-" if np.isnan(share) else f"{share:.2f}" for share in row]
+        assert f"| {' | '.join((pack, network, *cells))} |" in text
+    before = {"ACDC 3, small patches": "nnU-Net"}
+    changes = pd.concat(
+        rows / rows.loc[(pack, before.get(pack, "SemiSupervised, at the start of the second stage"))]
+        for pack, rows in shares.groupby(level="pack")
+    )
+    most = ("ACDC 3, small patches", "SemiSupervised, full weight, random patches")
+    assert f"labels {changes.loc[most, 'RV']:.1f} times the right ventricle" in text
+    others = changes.drop([most]).stack().dropna()
+    assert others.between(1 / 1.2, 1.2).all() and changes.stack().dropna().between(0.5, 2).all()
+
+
 def test_cross_teaching_with_4_atria():
     results = Results(ALL_STUDIES["LA_4"])
     lost = results.row_minus("CrossTeaching", "nnU-Net")
@@ -445,6 +463,12 @@ def test_what_is_lost_where_foreground_is_rare():
     small = results.difference("SemiSupervised, weight 0.3")
     assert f"With this it gains {results.difference('SemiSupervised').text(sign='')}." in " ".join(text.split())
     assert f"0.30 in place of 0.29 loses {-small.value:.1f} [{-small.high:.1f}, {-small.low:.1f}]" in text
+    patients = of_unlabeled("ACDC_3_small")
+    change = patients.drop(columns="nnU-Net").sub(patients["nnU-Net"], axis=0)
+    now, before = change["SemiSupervised"], -change[at_random]
+    assert f"The {len(now)} unlabeled patients say" in text
+    assert f"{now.mean():.1f} above nnU-Net, better in {(now > 0).sum()} of them" in text
+    assert f"random patches {before.mean():.1f} below, better in {(before < 0).sum()}." in text
     advice = " ".join((REPOSITORY / "docs" / "choose.md").read_text(encoding="utf-8").split())
     assert (
         f"{-lost['SemiSupervised']:.1f} in one run, {small.value:.1f} in another with nearly the same weight" in advice
