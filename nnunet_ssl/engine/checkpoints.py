@@ -132,11 +132,8 @@ def reason_against(trainer, checkpoint: dict[str, Any], source: str) -> UserErro
         found = f"other parts than {name} needs ({some(differing)})"
         if writer == name:
             changed = changed_settings(trainer, checkpoint)
-            why += (
-                f" with other settings, with which it can be continued: {some(changed)}"
-                if changed
-                else " with other plans"
-            )
+            settings = f" with other settings ({some(changed)}): set them as they were to continue it"
+            why += settings if changed else " with other plans, or by another version"
     return UserError(
         f"{source} has {found}. {why}. `--val` validates it, `-pretrained_weights {source}` starts from its weights."
     )

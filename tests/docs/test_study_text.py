@@ -220,6 +220,10 @@ def test_what_the_weight_of_dan_did():
     assert f"{-with_images.mean():.1f} are lost, again in all {(with_images < 0).sum()} patients" in text
     assert default.mean() < 0 and f"(row *DAN*: {-default.mean():.1f} [" in text
     assert f"worse in {(default < 0).sum()} of the {len(default)})" in text
+    later = pd.read_csv(STUDIES / "dan_maps_alone.csv").query("steps > 2000")
+    loss, shares = later["discriminator"], later["share_percent"]
+    assert f"loss {loss.min():.2f} to {loss.max():.2f} in the second half" in text and loss.max() < np.log(2)
+    assert f"gradient is {shares.min():.1f} to {shares.max():.0f} % of the labeled loss's there" in text
     page = " ".join((REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8").split())
     lost = f"loses {-official.mean():.1f} Dice", f"weight {-with_images.mean():.1f}, as it is {-default.mean():.1f}."
     assert all(words in page for words in lost)

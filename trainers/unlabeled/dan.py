@@ -12,8 +12,8 @@ the network tries to make its probabilities of unlabeled images pass for those o
 Differs from SSL4MIS:
 * D is trained on the probabilities of the same step (official: on those of a second forward pass, after the network's step), so
   that both step at the same time and a pass is saved. Labeled and unlabeled patches need not be equally many.
-* D sees p alone (official: the image, too). With few labeled images it knows these by heart, whatever the maps are, and what it
-  then asks of the network undoes what the labels teach (`discriminator_sees_image = True`, docs/studies).
+* D sees p alone (official: the image, too; `discriminator_sees_image = True`). With the image, and few that are labeled, the term
+  undid what the labels teach, it seems because D knows these images by heart, whatever their maps are (docs/studies).
 * L_sup is nnU-Net's loss with deep supervision, about twice the official 0.5 (CE + Dice), so that the official weight is 0.2. The
   default is a tenth of it.
 * The mean over voxels in D, see `networks/map_discriminator.py`; all channels of an image, at any patch size.
