@@ -291,6 +291,7 @@ def few_labels(
     )
     sure_patches = changed(first, "sure patches", "SurePatches")
     best_round = "round 1 above 0.9, rectangles"  # of those with nnU-Net's labels
+    half_round = f"{best_round}, half of the cases"  # with the lowest entropy of the foreground
     best_options = ("--min_confidence 0.9", ("blank=0.8",))
     rows = [
         *controls(pack, full, epochs),
@@ -312,13 +313,21 @@ def few_labels(
         pseudo_labels("round 1", pack, epochs, "nnU-Net"),
         pseudo_labels("round 1 above 0.9", pack, epochs, "nnU-Net", "--min_confidence 0.9"),
         pseudo_labels(best_round, pack, epochs, "nnU-Net", *best_options),
+        pseudo_labels(half_round, pack, epochs, "nnU-Net", f"{best_options[0]} --drop 0.5", best_options[1]),
         pseudo_labels(best_round.replace("1", "2", 1), pack, epochs, best_round, *best_options),
+        # the labels of all cases by the network that has learned from the better half of them
+        pseudo_labels(
+            half_round.replace("1", "2", 1).replace(", half", ", after half"), pack, epochs, half_round, *best_options
+        ),
         pseudo_labels("round of SemiSupervised", pack, epochs, "SemiSupervised"),
         pseudo_labels("round of SemiSupervised, first form", pack, epochs, first.key),
         *(continued(semi_supervised, start) for start in (best_round, "nnU-Net")),
         *methods(pack, epochs, UNLABELED),
-        # student and teacher with the same intensity transforms, as it was before
-        changed(mean_teacher, "same view", group="variants", teacher_view="student"),
+        # what labels and what learns see the same intensity transforms, as it was before
+        *(
+            changed(row, "same view", group="variants", teacher_view="student")
+            for row in (mean_teacher, *methods(pack, epochs, ("CPS", "CrossTeaching")))
+        ),
         # the official weight beside the default of 5, and ten times the default
         *(changed(mean_teacher, f"weight {w:g}", group="variants", consistency_weight=w) for w in (0.2, 50)),
         sees_image,  # as published; with the official weight as well:

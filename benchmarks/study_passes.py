@@ -18,6 +18,7 @@ from benchmarks.studies import Row, Study
 from nnunet_ssl.discovery.variants import trainer_classes
 from nnunet_ssl.engine.competence import EARLIEST, LATEST
 
+LABEL_ONE_ANOTHER = ("nnUNetTrainerCPS", "nnUNetTrainerMCF", "nnUNetTrainerCrossTeaching")
 NO_SUCH = object()
 """In the place of an attribute that a trainer does not have."""
 
@@ -69,9 +70,16 @@ def _more_than_plain(trainer: str) -> float:
     return 1 / 3 if trainer.endswith("Mirrored") else 0.0
 
 
+def _is_counted(row: Row) -> bool:
+    """Networks that label patches for one another need a pass less where they label what they learn from, which nobody counted."""
+    return setting(row, "teacher_view") != "student" or row.trainer not in LABEL_ONE_ANOTHER
+
+
 def steps_of_nnunet(study: Study, row: Row) -> np.ndarray:
     """`(2,)`: as how many steps of nnU-Net a run counts, at least and at most, with the runs that it needs. NaN: not counted."""
     floor = floors().get((_plain(row.trainer), row.pack.base), np.nan) + _more_than_plain(row.trainer)
+    if not _is_counted(row):
+        floor = np.nan
     first = np.array(first_part(row))
     cheap = first + (1 - first) * last_part(row)
     own = np.sort(row.steps * (cheap + (1 - cheap) * floor))

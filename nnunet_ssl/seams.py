@@ -428,14 +428,15 @@ class MethodSeams(ConfigurableTrainer):
         and the graphs of all networks are in memory at once.
 
         Args:
-            of_others: which logits of networks whose turn is to come are needed: of "unlabeled" patches, of "all", or "none".
+            of_others: which logits of networks whose turn is to come are needed: of "unlabeled" or "labeled" patches, of "all", or
+                "none".
             networks: in which order; default: the supervised ones, the student first. The first one has no pass without gradient.
 
         Raises:
             ValueError: another `of_others`.
         """
-        if of_others not in ("unlabeled", "all", "none"):
-            raise ValueError(f"of_others must be 'unlabeled', 'all' or 'none', got {of_others!r}")
+        if of_others not in ("unlabeled", "labeled", "all", "none"):
+            raise ValueError(f"of_others must be 'unlabeled', 'labeled', 'all' or 'none', got {of_others!r}")
         networks = self.supervised_networks() if networks is None else networks
         scales: dict[str, list[Tensor]] = {}
         for member in networks[self.one_graph_at_a_time :]:
@@ -446,11 +447,20 @@ class MethodSeams(ConfigurableTrainer):
                 batch.keep_logits(member.name, self.without_gradient(member, batch.images))
             elif of_others == "unlabeled":
                 batch.logits[member.name] = self.without_gradient(member, batch.unlabeled)
+            elif of_others == "labeled":
+                batch.labeled_logits[member.name] = self.without_gradient(member, batch.labeled)
         for member in networks:
             own = scales.pop(member.name) if member.name in scales else member(batch.images)
             batch.keep_logits(member.name, own)
             yield member
             batch.keep_logits(member.name, [z.detach() for z in own])
+
+    def logits_of_view(self, batch: SSLBatch, view: str) -> dict[str, Tensor]:
+        """Name of each supervised network -> its logits `(U, C, *spatial)`, highest resolution, on a view of the unlabeled patches.
+
+        Without gradient, before `networks_in_turn`: for networks that label one view for one another, and learn on another one.
+        """
+        return {m.name: self.without_gradient(m, batch.views[view])[0] for m in self.supervised_networks()}
 
     def labeled_terms(self, batch: SSLBatch) -> dict[str, Tensor]:
         """nnU-Net's loss of every supervised network, on labeled patches alone: the step without unlabeled data."""

@@ -61,31 +61,31 @@ def sharpen(logits: Tensor, temperature: float, activation: str = "softmax") -> 
     return probabilities(in_float32(logits) / temperature, activation)
 
 
-def mutual_loss(
-    first: Tensor,
-    second: Tensor,
-    first_is_better: Tensor,
-    temperature: float,
-    activation: str = "softmax",
-    mask: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Dynamic competitive pseudo labels: the worse network follows the sharpened prediction of the better one.
-
-        U = mean_{n,c,v} (p_worse - q)^2,    q = sharpen(better, T), without a gradient
+@torch.no_grad()
+def competing_label(
+    first: Tensor, second: Tensor, first_is_better: Tensor, temperature: float, activation: str = "softmax"
+) -> Tensor:
+    """Dynamic competitive pseudo label q: the sharpened prediction of the better network, `(B, C, *spatial)`, without a gradient.
 
     Args:
-        first, second: logits of the two networks on the unlabeled patches, `(B, C, *spatial)`.
+        first, second: logits of the two networks on unlabeled patches, `(B, C, *spatial)`.
         first_is_better: bool scalar; the host is not asked for its value.
-        mask: `(B, 1, *spatial)` bool, voxels that count; all if None.
-
-    Returns:
-        (loss of the first network, loss of the second): U for the worse one, 0 for the better one.
     """
-    label = torch.where(
-        first_is_better, sharpen(first, temperature, activation), sharpen(second, temperature, activation)
-    )
-    worse = torch.where(first_is_better, probabilities(second, activation), probabilities(first, activation))
-    error = (worse - label.detach()) ** 2
-    loss = mean_where(error, mask)
-    nothing = torch.zeros_like(loss)
-    return torch.where(first_is_better, nothing, loss), torch.where(first_is_better, loss, nothing)
+    return sharpen(torch.where(first_is_better, in_float32(first), in_float32(second)), temperature, activation)
+
+
+def mutual_loss(
+    logits: Tensor, label: Tensor, is_better: Tensor, activation: str = "softmax", mask: Tensor | None = None
+) -> Tensor:
+    """The worse network follows the better one.
+
+        U = mean_{n,c,v} (p - q)^2, 0 for the better one
+
+    Args:
+        logits: of one of the two networks on unlabeled patches, `(B, C, *spatial)`.
+        label: q, `competing_label`.
+        is_better: bool scalar, whether this network is the better one; the host is not asked for its value.
+        mask: `(B, 1, *spatial)` bool, voxels that count; all if None.
+    """
+    loss = mean_where((probabilities(logits, activation) - label) ** 2, mask)
+    return torch.where(is_better, torch.zeros_like(loss), loss)

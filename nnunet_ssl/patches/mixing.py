@@ -62,6 +62,12 @@ def outside_boxes(shape: Sequence[int], boxes: Sequence[Box], device: torch.devi
     return mask
 
 
+def outside_one_box(images: Tensor, ratio: float) -> Tensor:
+    """Mask `(1, 1, *spatial)` for images `(B, C, *spatial)`: False inside a random box with this share of each axis."""
+    shape = images.shape[2:]
+    return outside_boxes(shape, [draw_box(shape, box_size(shape, ratio))], images.device)
+
+
 def box_masks(
     count: int,
     shape: Sequence[int],

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnunet_ssl.losses.mutual_correction import disagreement, mutual_loss, rectification_loss, sharpen
+from nnunet_ssl.losses.mutual_correction import (
+    competing_label,
+    disagreement,
+    mutual_loss,
+    rectification_loss,
+    sharpen,
+)
 
 
 def logits_of(*probabilities):
@@ -73,7 +79,9 @@ def test_sharpening_is_a_power_and_does_not_underflow():
 @pytest.mark.parametrize("first_is_better", [True, False])
 def test_only_the_worse_network_learns(first_is_better):
     a, b = (logits_of(p).requires_grad_() for p in ([0.8, 0.2], [0.4, 0.6]))
-    losses = mutual_loss(a, b, torch.tensor(first_is_better), 1.0)
+    better = torch.tensor(first_is_better)
+    label = competing_label(a, b, better, 1.0)
+    losses = mutual_loss(a, label, better), mutual_loss(b, label, ~better)
     expected = (0.8 - 0.4) ** 2
     values = [float(x.detach()) for x in losses]
     assert values == pytest.approx([0.0, expected] if first_is_better else [expected, 0.0])
@@ -82,8 +90,14 @@ def test_only_the_worse_network_learns(first_is_better):
     assert moved == [not first_is_better, first_is_better]
 
 
+def test_the_label_is_that_of_the_better_network():
+    a, b = logits_of([0.8, 0.2]), logits_of([0.4, 0.6])
+    for first_is_better, better in ((True, a), (False, b)):
+        assert torch.equal(competing_label(a, b, torch.tensor(first_is_better), 0.1), sharpen(better, 0.1))
+
+
 def test_padding_does_not_count_in_the_mutual_loss():
-    a, b = logits_of([0.8, 0.2], [0.4, 0.6]), logits_of([0.9, 0.1], [0.4, 0.6])
-    mask = torch.tensor([[[True, False]]])
-    assert float(mutual_loss(a, b, torch.tensor(False), 1.0, mask=mask)[0]) == pytest.approx(0.01)
-    assert sum(map(float, mutual_loss(a, b, torch.tensor(False), 1.0, mask=mask & False))) == 0
+    logits, label = logits_of([0.8, 0.2], [0.4, 0.6]), logits_of([0.9, 0.1], [0.4, 0.6]).softmax(1)
+    worse, mask = torch.tensor(False), torch.tensor([[[True, False]]])
+    assert float(mutual_loss(logits, label, worse, mask=mask)) == pytest.approx(0.01)
+    assert float(mutual_loss(logits, label, worse, mask=mask & False)) == 0

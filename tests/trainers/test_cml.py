@@ -86,13 +86,15 @@ def test_a_step_by_hand(options, datasets, tmp_path):
     attributes = {"pretrain_fraction": 0.0, "competence": 0.0, "largest_component": False, "pseudo_weight": 0.5}
     trainer, other = (make(datasets, tmp_path / x, attributes=attributes, **options) for x in "ab")
     batch = next(trainer.dataloader_train)
-    x, u, inside = batch["data"], batch["unlabeled"], batch["inside"]
+    x, inside = batch["data"], batch["inside"]
+    u, weak = batch["unlabeled"].chunk(2, dim=1)
+    weak.add_(0.1 * torch.randn_like(weak))  # the views differ, whatever was drawn
     members = (other.student, other.second)
     masks = drawn_masks(x.shape[2:], 5)
     of_labeled, of_unlabeled = next(masks), next(masks)
     targets = [torch.where(at(of_labeled, t), t[:1], t[1:]) for t in batch["target"]]
     with torch.no_grad():
-        q = [m(u)[0] for m in members]
+        q = [m(weak)[0] for m in members]
     q = [z >= 0 if options else z.argmax(1, keepdim=True) for z in q]
     inside = torch.where(of_unlabeled, inside[:1], inside[1:])
     pseudo = []

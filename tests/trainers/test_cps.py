@@ -26,9 +26,10 @@ def test_the_networks_differ_from_the_start(datasets, tmp_path):
     assert not torch.allclose(trainer.student(image)[0], trainer.second(image)[0], atol=0.01)
 
 
-def test_the_step_is_that_of_two_separate_networks(datasets, tmp_path):
+@pytest.mark.parametrize("teacher_view", ["weak", "student"])
+def test_the_step_is_that_of_two_separate_networks(teacher_view, datasets, tmp_path):
     """By hand, each network with its own loss and optimizer."""
-    trainer = cps(datasets, tmp_path, consistency_weight=3.0, rampup_fraction=0.0)
+    trainer = cps(datasets, tmp_path, consistency_weight=3.0, rampup_fraction=0.0, teacher_view=teacher_view)
     networks = [make_trainer("nnUNetTrainer", *datasets(), results=tmp_path / "stock") for _ in range(2)]
     for stock, module in zip(networks, (trainer.network, trainer.second.module), strict=True):
         stock.initialize()
@@ -36,11 +37,14 @@ def test_the_step_is_that_of_two_separate_networks(datasets, tmp_path):
         stock.network.train()
         stock.lr_scheduler.step(0)
     batch = next(trainer.dataloader_train)
+    views = batch["unlabeled"].chunk(1 + (teacher_view == "weak"), dim=1)
+    if teacher_view == "weak":
+        views[1].add_(0.1 * torch.randn_like(views[1]))  # the views differ, whatever was drawn
     trainer.train_step(copy_batch(batch))
-    labels = [n.network(batch["unlabeled"])[0].argmax(1) for n in networks]
+    labels = [n.network(views[-1])[0].argmax(1) for n in networks]
     for stock, label in zip(networks, labels[::-1], strict=True):
         supervised = stock.loss(stock.network(batch["data"]), batch["target"])
-        pseudo = torch.nn.functional.cross_entropy(stock.network(batch["unlabeled"])[0], label, reduction="none")
+        pseudo = torch.nn.functional.cross_entropy(stock.network(views[0])[0], label, reduction="none")
         inside = batch["inside"][:, 0]
         (supervised + 3.0 * (pseudo * inside).sum() / inside.sum()).backward()
         torch.nn.utils.clip_grad_norm_(stock.network.parameters(), 12)
@@ -54,22 +58,24 @@ def test_the_step_is_that_of_two_separate_networks(datasets, tmp_path):
 def test_with_mix_pseudo_labels_are_made_before_mixing(regions, configuration, datasets, tmp_path, monkeypatch):
     trainer = cps(datasets, tmp_path, configuration, {"regions": regions}, mix=True)
     batch = next(trainer.dataloader_train)
+    strong, weak = batch["unlabeled"].chunk(2, dim=1)
+    weak.add_(0.1 * torch.randn_like(weak))  # the views differ, whatever was drawn
     seen = []
     forward = trainer.student.network.forward
     monkeypatch.setattr(trainer.network, "forward", lambda x: seen.append(x.clone()) or forward(x))
     calls = {f: record_calls(monkeypatch, f"nnunet_ssl.patches.mixing.{f}") for f in ("box_masks", "copy_paste")}
     values = trainer.train_step(copy_batch(batch))
     assert all(calls.values()) and np.isfinite(values["loss"]) and values["cps_first"] > 0 < values["cps_second"]
-    assert len(seen) == 2 and torch.equal(seen[0], batch["unlabeled"])
+    assert len(seen) == 2 and torch.equal(seen[0], weak)
     labeled, mixed = seen[1][: len(batch["data"])], seen[1][len(batch["data"]) :]
     assert torch.equal(labeled, batch["data"])
-    own, partner = mixed == batch["unlabeled"], mixed == batch["unlabeled"].roll(1, 0)
+    own, partner = mixed == strong, mixed == strong.roll(1, 0)
     assert (own | partner).all() and not own.all() and not partner.all()
     assert all(p.grad is not None for p in trainer.network.encoder.parameters())
 
 
 def test_on_labeled_is_one_mean_over_all_patches(datasets, tmp_path):
-    trainer = cps(datasets, tmp_path, on_labeled=True)
+    trainer = cps(datasets, tmp_path, on_labeled=True, teacher_view="student")
     batch = next(trainer.dataloader_train)
     batch["inside"].fill_(True)
     with torch.no_grad():
@@ -83,6 +89,11 @@ def test_on_labeled_is_one_mean_over_all_patches(datasets, tmp_path):
 def test_mix_and_on_labeled_together_are_refused(datasets, tmp_path):
     with pytest.raises(ValueError, match="exclude each other"):
         cps(datasets, tmp_path, mix=True, on_labeled=True)
+
+
+def test_on_labeled_needs_labels_from_the_same_patch(datasets, tmp_path):
+    with pytest.raises(ValueError, match="needs teacher_view = 'student'"):
+        cps(datasets, tmp_path, on_labeled=True)
 
 
 def test_the_weight_is_ramped_over_its_share_of_the_run(datasets, tmp_path):

@@ -11,16 +11,20 @@ from tests.helpers.training import copy_batch, make_trainer, started
 NAME = "nnUNetTrainerCrossTeaching"
 
 
-@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
-def test_a_step_by_hand(configuration, datasets, tmp_path):
-    trainer = started(make_trainer(NAME, *datasets(), configuration, results=tmp_path, drop_path=0.0))
+@pytest.mark.parametrize(("configuration", "teacher_view"), [("2d", "weak"), ("3d_fullres", "weak"), ("2d", "student")])
+def test_a_step_by_hand(configuration, teacher_view, datasets, tmp_path):
+    settings = {"drop_path": 0.0, "teacher_view": teacher_view}
+    trainer = started(make_trainer(NAME, *datasets(), configuration, results=tmp_path, **settings))
     batch = next(trainer.dataloader_train)
+    views = batch["unlabeled"].chunk(1 + (teacher_view == "weak"), dim=1)
+    if teacher_view == "weak":
+        views[1].add_(0.1 * torch.randn_like(views[1]))  # the views differ, whatever was drawn
     with torch.no_grad():
-        first, second = trainer.network(batch["unlabeled"])[0], trainer.transformer(batch["unlabeled"])[0]
+        first, second = trainer.network(views[0])[0], trainer.transformer(views[0])[0]
+        labels = [network(views[-1])[0].argmax(1, keepdim=True) for network in (trainer.transformer, trainer.network)]
         of_labels = trainer.loss.loss(trainer.transformer(batch["data"])[0], batch["target"][0])
         expected = [
-            pseudo_dice(z, other.argmax(1, keepdim=True), mask=batch["inside"]).item()
-            for z, other in ((first, second), (second, first))
+            pseudo_dice(z, label, mask=batch["inside"]).item() for z, label in zip((first, second), labels, strict=True)
         ]
     values = trainer.train_step(copy_batch(batch))
     found = [values["cross_teaching"], values["cross_teaching_transformer"]]

@@ -5,24 +5,36 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnunet_ssl.losses.fused_labels import fused_label_losses
+from nnunet_ssl.engine.batch import SSLBatch
+from nnunet_ssl.losses.fused_labels import fused_label
+from nnunet_ssl.losses.region import region_loss
 from nnunet_ssl.trainers.unlabeled import mcf
 from tests.golden.framework import record_calls
 from tests.helpers.training import copy_batch, largest_difference, make_trainer, started, weights_of
 
 
-@pytest.mark.parametrize("regions", [False, True])
-def test_a_step_by_hand(regions, datasets, tmp_path):
+def two_views(batch, teacher_view="weak"):
+    """What is learned from and what is labeled, of the unlabeled patches; they differ, whatever was drawn for the batch."""
+    if teacher_view == "student":
+        return batch["unlabeled"], batch["unlabeled"]
+    strong, weak = batch["unlabeled"].chunk(2, dim=1)
+    weak.add_(0.1 * torch.randn_like(weak))
+    return strong, weak
+
+
+@pytest.mark.parametrize(("regions", "teacher_view"), [(False, "weak"), (True, "weak"), (False, "student")])
+def test_a_step_by_hand(regions, teacher_view, datasets, tmp_path):
     """Each network with its own loss, optimizer and clipping; scores, labels and corrections written out."""
     out, dataset = datasets(regions=regions)
-    settings = {"rampup_fraction": 0.0, "consistency_weight": 7.0}
+    settings = {"rampup_fraction": 0.0, "consistency_weight": 7.0, "teacher_view": teacher_view}
     trainer, other = (
         started(make_trainer("nnUNetTrainerMCF", out, dataset, results=tmp_path / x, **settings)) for x in "ab"
     )
     assert type(trainer.network) is not type(trainer.second.module)
     batch = next(trainer.dataloader_train)
     n, y = len(batch["data"]), batch["target"][0]
-    images = torch.cat((batch["data"], batch["unlabeled"]))
+    strong, weak = two_views(batch, teacher_view)
+    images = torch.cat((batch["data"], strong))
     activate = torch.sigmoid if regions else lambda z: torch.softmax(z, 1)
     networks = (other.network, other.second.module)
     scales = [network(images) for network in networks]
@@ -36,7 +48,7 @@ def test_a_step_by_hand(regions, datasets, tmp_path):
         dice = (2 * (a * b).sum((0, 2, 3)) + 1e-5) / ((a * a).sum((0, 2, 3)) + (b * b).sum((0, 2, 3)) + 1e-5)
         score.append(1 - dice.mean().item())
     worse = 1 if score[0] < score[1] else 0
-    sharp = activate(10 * scales[1 - worse][0][n:]).detach()
+    sharp = activate(10 * networks[1 - worse](weak)[0]).detach()
     inside = batch["inside"]
     values = trainer.train_step(copy_batch(batch))
     for i, (network, optimizer) in enumerate(zip(networks, (other.optimizer, other.second.optimizer))):
@@ -66,12 +78,14 @@ def test_fusion_teaches_both_networks_the_label_of_their_fused_beliefs(regions, 
     calls = {name: record_calls(monkeypatch, f"nnunet_ssl.predictions.evidence.{name}") for name in names}
     assert trainer.weights()["mutual"] == trainer.weights()["mutual_second"] == 1.0
     batch = next(trainer.dataloader_train)
-    images = torch.cat((batch["data"], batch["unlabeled"]))
-    n = len(batch["data"])
+    strong, weak = two_views(batch)
+    images = torch.cat((batch["data"], strong))
     with torch.no_grad():
-        logits = [network(images)[0][n:] for network in (trainer.network, trainer.second.module)]
+        networks = (trainer.network, trainer.second.module)
+        logits, teaching = [network(images)[0][-len(strong) :] for network in networks], [n(weak)[0] for n in networks]
+    label, weights = fused_label(*teaching, 0.0, 0.9, trainer.activation, batch["inside"])
     form = {"batch": trainer.configuration_manager.batch_dice, "background": False}
-    expected = fused_label_losses(*logits, 0.0, 0.9, trainer.activation, batch["inside"], **form)
+    expected = [region_loss(z, label, weights, trainer.activation, **form) for z in logits]
     values = trainer.train_step(copy_batch(batch))
     assert all(calls.values())
     found = values["mutual"], values["mutual_second"]
@@ -82,7 +96,10 @@ def test_fusion_teaches_both_networks_the_label_of_their_fused_beliefs(regions, 
 def test_the_dice_of_fused_labels_is_that_of_all_processes(is_ddp, datasets, tmp_path, monkeypatch):
     trainer = started(make_trainer("nnUNetTrainerMCF", *datasets(), results=tmp_path, fusion=True))
     asked = {}
-    monkeypatch.setattr(mcf, "fused_label_losses", lambda *_, **options: asked.update(options))
+    monkeypatch.setattr(mcf, "region_loss", lambda *_, **options: asked.update(options))
+    logits = {"student": torch.zeros(1, 3, 4, 4), "second": torch.zeros(1, 3, 4, 4)}
+    batch = SSLBatch(torch.zeros(1, 1, 4, 4), [], [], inside=torch.ones(1, 1, 4, 4, dtype=torch.bool))
+    batch.logits = {name: [z] for name, z in logits.items()}
     trainer.is_ddp = is_ddp
-    trainer.mutual_losses(torch.zeros(1), torch.zeros(1), torch.tensor(True), torch.ones(1, dtype=torch.bool))
+    trainer.mutual_term(trainer.student, logits, torch.tensor(True), batch)
     assert asked["all_ranks"] is is_ddp and asked["batch"] is trainer.configuration_manager.batch_dice

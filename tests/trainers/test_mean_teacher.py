@@ -1,4 +1,4 @@
-"""Mean Teacher and all whose teacher labels patches: what the teacher sees."""
+"""Mean Teacher and all whose teacher labels patches: what the teacher sees. And networks that label patches for one another."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ METHODS = {
     "nnUNetTrainerScribbleUSTM": (WITHOUT_NOISE, LABELED),
     "nnUNetTrainerPartialLabelMT": ({"warmup_fraction": 0.0, "competence": 0.0}, LABELED),
 }
+# networks that label patches for one another (their own tests have a step by hand)
+MUTUAL = ("nnUNetTrainerCPS", "nnUNetTrainerMCF", "nnUNetTrainerCML", "nnUNetTrainerCrossTeaching")
 
 
 def seen_by_the_teacher(name, datasets, tmp_path, monkeypatch, teacher_view: str, views: int):
@@ -58,7 +60,29 @@ def test_the_students_view_is_one_attribute_away(name, datasets, tmp_path, monke
     assert seen and all(torch.equal(images, patch) for images in seen)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", MUTUAL)
+def test_each_network_labels_the_patch_without_nnunets_intensities(name, datasets, tmp_path):
+    settings = WITHOUT_PRETRAINING if name == "nnUNetTrainerCML" else {}
+    trainer = started(make_trainer(name, *datasets(), results=tmp_path, **settings))
+    seen = {member.name: [] for member in trainer.supervised_networks()}
+
+    def watch(images: torch.Tensor, network: str) -> None:
+        if not torch.is_grad_enabled():
+            seen[network].append(images.clone())
+
+    for member in trainer.supervised_networks():
+        member.module.register_forward_pre_hook(lambda _, inputs, network=member.name: watch(inputs[0], network))
+    batch = next(trainer.dataloader_train)
+    strong, weak = batch["unlabeled"].chunk(2, dim=1)
+    strong.add_(0.1 * torch.randn_like(strong))  # they differ, whatever was drawn for the batch
+    weak = weak.clone()
+    trainer.train_step(batch)
+    for images in seen.values():
+        assert any(torch.equal(image, weak) for image in images)
+        assert not any(len(image) == len(strong) and torch.equal(image, strong) for image in images)
+
+
+@pytest.mark.parametrize("name", [*METHODS, *MUTUAL])
 def test_another_view_is_refused(name, datasets, tmp_path):
     out, dataset = datasets(**needs(name))
     with pytest.raises(UserError, match=r"sets 'teacher_view = 'strong''\. Allowed: 'weak' or 'student'"):

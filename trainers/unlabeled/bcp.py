@@ -33,7 +33,7 @@ from nnunet_ssl.engine.members import as_scales
 from nnunet_ssl.engine.value_ranges import Share, TeacherView, Weight
 from nnunet_ssl.losses.bidirectional import MixedLabels, mixed_labels
 from nnunet_ssl.losses.region import region_loss
-from nnunet_ssl.patches.mixing import both_directions, box_size, copy_paste, draw_box, outside_boxes, paste_next
+from nnunet_ssl.patches.mixing import both_directions, copy_paste, outside_one_box, paste_next
 from nnunet_ssl.predictions.hard_labels import hard_labels, start_largest_components
 from nnunet_ssl.trainer import nnUNetTrainerSSL
 
@@ -69,8 +69,7 @@ class nnUNetTrainerBCP(nnUNetTrainerSSL):
 
     def term_groups(self, batch: SSLBatch) -> Iterator[dict[str, Tensor]]:
         self.teacher.decay = 0.0 if self.pretraining else self.ema_decay  # 0: the teacher is a copy of the student
-        shape = batch.labeled.shape[2:]
-        outside = outside_boxes(shape, [draw_box(shape, box_size(shape, self.box_ratio))], batch.labeled.device)
+        outside = outside_one_box(batch.labeled, self.box_ratio)
         yield from (self.pretraining_terms if self.pretraining else self.mixing_terms)(batch, outside)
 
     def pretraining_terms(self, batch: SSLBatch, outside: Tensor) -> Iterator[dict[str, Tensor]]:

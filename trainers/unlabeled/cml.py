@@ -5,7 +5,7 @@ Official code: SongwuJob/CML.
 
 Two networks, n in {1, 2}, must agree in what they predict for mixed patches while the features h_n of their bottlenecks are kept
 different. The halves a, b of the labeled patches are mixed with a box (M: 1 outside of it), those of the unlabeled ones with
-another; q_n: hard prediction of network n for an unmixed unlabeled patch, largest component per class:
+another; q_n: hard prediction of network n, without nnU-Net's intensities, for an unmixed unlabeled patch; largest components:
 
     x = x_a M + x_b (1 - M)   with   y_a M + y_b (1 - M)                  for both networks
     u = u_a M + u_b (1 - M)   with   q_2(u_a) M + q_1(u_b) (1 - M)        for network 1; 1 and 2 exchanged for network 2
@@ -22,7 +22,7 @@ Differs from the official code:
 * L_sup is nnU-Net's loss with deep supervision, for pseudo labels too. It is about twice the official 0.5 (CE + Dice), so the
   discrepancy weight is twice the official one; the ratio of labels and pseudo labels stays.
 * h is ReLU of what the last encoder stage gives, without dropout; the official networks have ReLU, so that D is at least 2. With
-  nnU-Net's LeakyReLU alone features can have opposite signs: on phantoms the cosine came to -0.96, which says nothing.
+  LeakyReLU alone features can have opposite signs: on phantoms the cosine came to -0.96, which says nothing.
 * The stages are one run and schedule, with the last weights, not those best on the test cases. Optimizer and clip per network.
 * An odd patch is mixed with one that was used already, a single one with itself. Padding is background in pseudo labels.
 """
@@ -32,14 +32,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nnunet_ssl.dataloading.views import student_and_teacher
 from nnunet_ssl.engine.batch import SSLBatch
 from nnunet_ssl.engine.curves import BOTH
 from nnunet_ssl.engine.features import warn_of_small_patches
-from nnunet_ssl.engine.value_ranges import Share, Weight
+from nnunet_ssl.engine.value_ranges import Share, TeacherView, Weight
 from nnunet_ssl.losses.discrepancy import mutual_discrepancy
 from nnunet_ssl.networks.features import FeatureTap, last_encoder_stage
 from nnunet_ssl.networks.upsampling import with_interpolation
-from nnunet_ssl.patches.mixing import box_size, cross_view_labels, draw_box, mix_halves, outside_boxes
+from nnunet_ssl.patches.mixing import cross_view_labels, mix_halves, outside_one_box
 from nnunet_ssl.predictions.hard_labels import hard_labels, start_largest_components
 from nnunet_ssl.predictions.targets import as_target
 from nnunet_ssl.trainer import nnUNetTrainerSSL
@@ -58,6 +59,7 @@ class nnUNetTrainerCML(nnUNetTrainerSSL):
     box_ratio: Share = 2 / 3  # of the patch per axis; as in the official code for LA; 1/2 for ACDC
     pretrain_fraction: Share = 0.25  # of the run; official code: 10000 of 40000 (ACDC), 2000 of 17000 (LA) iterations
     competence: Share = 0.7  # F1 of every class that ends it (0: none, as official), at the latest at 0.4 of the run
+    teacher_view: TeacherView = "weak"  # of q, see above; or "student", the patch that is mixed
     largest_component: bool = True  # of each class, as in the official code; False where a class has several parts
 
     replaces_labeled_loss = True
@@ -70,21 +72,20 @@ class nnUNetTrainerCML(nnUNetTrainerSSL):
         self.second = self.register_network("second", network, supervised=True, follows_pretrained=False)
         self.bottlenecks = [FeatureTap(last_encoder_stage(m.module), "output") for m in (self.student, self.second)]
 
+    def unlabeled_views(self, intensity):
+        return student_and_teacher(intensity, self.teacher_view)
+
     @property
     def pretraining(self) -> bool:
         return self.gate.since_opening is None
 
-    def draw_mask(self, images: Tensor) -> Tensor:
-        size = box_size(images.shape[2:], self.box_ratio)
-        return outside_boxes(images.shape[2:], [draw_box(images.shape[2:], size)], images.device)
-
     def terms(self, batch: SSLBatch) -> dict[str, Tensor]:
-        mask = self.draw_mask(batch.labeled)
+        mask = outside_one_box(batch.labeled, self.box_ratio)
         images = mix_halves(batch.labeled, mask)
         targets = {"labeled": [self.per_scale(batch.target, lambda t: mix_halves(t, mask))] * 2}
         parts, pending = {"labeled": slice(len(images))}, list
         if not self.pretraining:
-            mask = self.draw_mask(batch.unlabeled)
+            mask = outside_one_box(batch.unlabeled, self.box_ratio)
             parts["pseudo"] = slice(len(images), None)
             pending = self.pseudo_targets(batch, mask)
             images = torch.cat((images, mix_halves(batch.unlabeled, mask)))
@@ -96,13 +97,12 @@ class nnUNetTrainerCML(nnUNetTrainerSSL):
             for name, part in parts.items():
                 loss = self.supervised_loss([h[part] for h in scales], targets[name][i], batch)
                 terms[name if member is self.student else f"{name}_second"] = loss
-        of_parts = [mutual_discrepancy(features[0][part], features[1][part]) for part in parts.values()]
-        return terms | {"discrepancy": torch.stack(of_parts).sum()}
+        return terms | {"discrepancy": sum(mutual_discrepancy(*(f[part] for f in features)) for part in parts.values())}
 
     def pseudo_targets(self, batch: SSLBatch, mask: Tensor):
         """A function that waits for nnU-Net's targets of the unlabeled mixes, for the first and for the second network."""
-        logits = [self.without_gradient(member, batch.unlabeled)[0] for member in (self.student, self.second)]
-        labels = hard_labels(torch.cat(logits), self.activation)  # one copy to the host
+        logits = self.logits_of_view(batch, self.teacher_view).values()
+        labels = hard_labels(torch.cat(tuple(logits)), self.activation)  # one copy to the host
         filtered = start_largest_components(labels) if self.largest_component else lambda: labels
         inside = mix_halves(batch.inside, mask)
         return lambda: [

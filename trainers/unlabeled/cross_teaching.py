@@ -18,7 +18,8 @@ slowly, and what it teaches is poor for long, so it teaches (w_1) only from `tra
 network teaches from the start. L_sup is nnU-Net's loss (deep supervision for network 1; Primus has one scale), about twice the
 official 0.5 (CE + Dice), so that the official weight is 0.2, at which the gradient of network 1's term was 0.6 % of the labeled
 loss's (ACDC in 2D, 3 labeled patients, a trained nnU-Net); Dice of all classes over the batch with squares, as official,
-on the highest resolution; padding does not count; the ramp moves every iteration; 3D too. Regions: label [p > 0.5].
+on the highest resolution; networks learn on patches with nnU-Net's intensity transforms what they say without them (official:
+none; `teacher_view = "student"`); padding does not count; the ramp moves every iteration; 3D too. Regions: label [p > 0.5].
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from nnunet_ssl.dataloading.views import student_and_teacher
 from nnunet_ssl.engine.batch import SSLBatch
-from nnunet_ssl.engine.value_ranges import Amount, BelowOne, Duration, Share, Weight
+from nnunet_ssl.engine.value_ranges import Amount, BelowOne, Duration, Share, TeacherView, Weight
 from nnunet_ssl.losses.mixed_pseudo_labels import pseudo_dice
 from nnunet_ssl.networks.transformer import Transformer
 from nnunet_ssl.predictions.hard_labels import hard_labels
@@ -41,14 +43,15 @@ from nnunet_ssl.trainer import nnUNetTrainerSSL
 class nnUNetTrainerCrossTeaching(nnUNetTrainerSSL):
     """Cross teaching: nnU-Net's network and a transformer learn each other's hard decisions on unlabeled patches.
 
-    Passes per step (F+B on L+U, network and transformer): forward and backward on labeled and unlabeled patches in one batch, for
-    the transformer (`transformer_size = "S"`: 24 million parameters) and then for nnU-Net's network, and a forward pass of the
-    unlabeled patches without gradient for the latter.
+    Passes per step (F+B on L+U, F on U, network and transformer): a forward pass of the unlabeled patches without gradient for each
+    (the transformer has none with `teacher_view = "student"`), then forward and backward on labeled and unlabeled patches in one
+    batch, for the transformer (`transformer_size = "S"`: 24 million parameters) and then for nnU-Net's network.
     """
 
     networks = ("student", "transformer")
     consistency_weight: Weight = 1.0  # official code: 0.1, see above
     rampup_fraction: Duration = 1.0  # of the run; official: 30000 of 30000 iterations
+    teacher_view: TeacherView = "weak"  # see above; or "student", the patch that is learned from
     transformer_delay: Share = 0.2  # of the run, before the transformer teaches; official: 0
     # of Primus, or "B", "M"; nnU-Net's sizes, 24, 93 and 146 million parameters
     transformer_size: Literal["S", "B", "M"] = "S"
@@ -70,6 +73,9 @@ class nnUNetTrainerCrossTeaching(nnUNetTrainerSSL):
             "transformer", network, optimizer=self.adamw, clip=1.0, supervised=True, follows_pretrained=False
         )
 
+    def unlabeled_views(self, intensity):
+        return student_and_teacher(intensity, self.teacher_view)
+
     def adamw(self, parameters) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         options = {"betas": (0.9, 0.98), "weight_decay": 0.05, "fused": self.device.type != "mps"}
         optimizer = torch.optim.AdamW(parameters, self.transformer_lr, **options)
@@ -83,12 +89,15 @@ class nnUNetTrainerCrossTeaching(nnUNetTrainerSSL):
 
     def term_groups(self, batch: SSLBatch) -> Iterator[dict[str, Tensor]]:
         options = {"activation": self.activation, "mask": batch.inside, "all_ranks": self.is_ddp}
-        # the transformer first: a pass without gradient of the other one is cheap, and makes no second draw of its drop path
-        for member in self.networks_in_turn(batch, networks=(self.transformer, self.student)):
+        own_view = self.teacher_view != "student"
+        teaching = self.logits_of_view(batch, self.teacher_view) if own_view else None
+        # the transformer first: a pass without gradient of the other one is cheap
+        order = (self.transformer, self.student)
+        for member in self.networks_in_turn(batch, "none" if own_view else "unlabeled", order):
             other, name = self.student, "cross_teaching_transformer"
             if member is self.student:
                 other, name = self.transformer, "cross_teaching"
-            label = hard_labels(batch.logits[other.name][0], self.activation)
+            label = hard_labels(teaching[other.name] if teaching else batch.logits[other.name][0], self.activation)
             yield {
                 self.labeled_name(member): self.supervised_loss(batch.labeled_logits[member.name], batch.target, batch),
                 name: pseudo_dice(batch.logits[member.name][0], label, **options),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nnunet_ssl.losses.combine import weighted_sum
-from nnunet_ssl.losses.mutual_correction import disagreement, mutual_loss, rectification_loss, sharpen
+from nnunet_ssl.losses.mutual_correction import competing_label, disagreement, mutual_loss, rectification_loss
 from nnunet_ssl.predictions.probabilities import probabilities
 from nnunet_ssl.ramps import sigmoid_rampup, stepwise_progress
 from tests.golden.framework import GoldenFile, grad
@@ -16,6 +16,7 @@ TRAINER = "nnUNetTrainerMCF"
 USES = (
     "nnunet_ssl.losses.combine.weighted_sum",
     "nnunet_ssl.losses.mutual_correction.disagreement",
+    "nnunet_ssl.losses.mutual_correction.competing_label",
     "nnunet_ssl.losses.mutual_correction.mutual_loss",
     "nnunet_ssl.losses.mutual_correction.rectification_loss",
     "nnunet_ssl.losses.mutual_correction.sharpen",
@@ -52,7 +53,8 @@ def _step(file: GoldenFile, case: str) -> dict[str, Any]:
     first_is_better = dice["v"].detach().lt(dice["r"].detach())
     unlabeled = {x: of_network[labeled:] for x, of_network in logits.items()}
     temperature, weight = file.constant("T_sharpen"), _ramp(file, file.constant("iter_num"))
-    mutual = dict(zip("vr", mutual_loss(unlabeled["v"], unlabeled["r"], first_is_better, temperature)))
+    label = competing_label(unlabeled["v"], unlabeled["r"], first_is_better, temperature)
+    mutual = {x: mutual_loss(unlabeled[x], label, first_is_better == (x == "v")) for x in "vr"}
     loss = {
         x: weighted_sum({"labeled": supervised[x], "mutual": mutual[x]}, {"labeled": 1.0, "mutual": weight})
         for x in "vr"
@@ -61,7 +63,7 @@ def _step(file: GoldenFile, case: str) -> dict[str, Any]:
     produced = {
         f"{case}_good_student": list("vr").index(better),
         f"{case}_diff_mask": differ[:, 0],
-        f"{case}_pseudo_label": sharpen(unlabeled[better], temperature),
+        f"{case}_pseudo_label": label,
         f"{case}_consistency_weight": weight,
         f"{case}_consistency_loss_of_worse": mutual[worse],
     }
