@@ -37,7 +37,9 @@ class Parser(argparse.ArgumentParser):
                     option = action.option_strings[0] if action.option_strings else action.dest
                     low, high = RANGES.get(option, OTHERWISE)
                     if not (math.isfinite(value) and low <= value <= high):
-                        raise UserError(f"{option} is {value}; allowed are numbers from {low} to {high}.")
+                        limited = math.isfinite(value) or option in RANGES
+                        allowed = f"numbers from {low} to {high}" if limited else "finite numbers"
+                        raise UserError(f"{option} is {value}; allowed are {allowed}.")
         return parsed
 
 

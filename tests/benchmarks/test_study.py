@@ -503,8 +503,8 @@ def test_a_row_is_compared_with_the_row_that_the_table_names(records):
     assert results.difference_text("new") == "+5.0 [+5.0, +5.0]"
     for name in ("ACDC_3", "ACDC_5", "ACDC_7", "LA_4", "LA_8"):
         named = {row.key: row.baseline for row in STUDIES[name].rows if row.baseline}
-        of_all = ("", ", first form", ", first form, labels last")
-        assert named == {f"SemiSupervised, all labels{part}": "all labels" for part in of_all}
+        of_all = [row.key for row in STUDIES[name].rows if row.key.startswith("SemiSupervised, all labels")]
+        assert len(of_all) > 2 and named == dict.fromkeys(of_all, "all labels")
 
 
 def test_the_median_patient_is_not_moved_by_one_patient(records, monkeypatch):
