@@ -300,6 +300,7 @@ def few_labels(
         all_labels,
         *([replace(semi_supervised, key="SemiSupervised, foreign images", pack=foreign)] if foreign else []),
         changed(semi_supervised, "weight 0.3", unlabeled_weight=0.3),
+        changed(semi_supervised, "sure cases first", "SureCases"),
         changed(all_labels, "no rectangles", blank=0.0),
         first,
         first_again,

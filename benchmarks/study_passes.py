@@ -62,7 +62,7 @@ def setting(row: Row, name: str) -> object:
 
 def _plain(trainer: str) -> str:
     """The trainer of the package that one of benchmarks/trainers is made of."""
-    return re.sub("(Reliability|SurePatches|Mirrored)$", "", trainer)
+    return re.sub("(Reliability|SureCases|SurePatches|Mirrored)$", "", trainer)
 
 
 def _more_than_plain(trainer: str) -> float:
