@@ -520,3 +520,13 @@ def test_what_a_smaller_weight_gains():
         said.append(f"{small:.1f} on {study.replace('_', ' ')} ({name}{own:.1f}")
         assert len(seeds) == (2 if study == "LA_4" else 1)
     assert f"no difference: {said[0]}) and {said[1]}), one seed each, {said[2]}, two seeds)" in TEXT
+
+
+def test_how_good_the_labels_of_rounds_are():
+    labels = pd.read_csv(STUDIES / "round_labels.csv")
+    assert set(labels.groupby("labels_of")["seed"].nunique()) == {2}
+    page = (REPOSITORY / "docs" / "pseudo_labels.md").read_text(encoding="utf-8")
+    for name, own in labels.groupby("labels_of"):
+        of_share = own.groupby("share").agg({"Dice": "mean", "lowest": "min"})
+        cells = [f"{row.Dice:.1f} ({row.lowest:.0f})" for row in of_share.itertuples()]
+        assert f"| {name} | {' | '.join(cells)} |" in page
