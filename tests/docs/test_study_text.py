@@ -126,21 +126,33 @@ def test_what_labels_last_adds():
 
 def test_what_rounds_gain_with_all_seeds_and_with_the_first():
     rows = ("round 1", "round 1 above 0.9", f"round of {FIRST}")
-    seeds = [gains("ACDC3", row).groupby(["seed", "class"]).mean().groupby("seed").mean() for row in rows]
-    assert [list(of_row.index) for of_row in seeds] == [[0], [0, 1], [0, 1, 2]]
-    one, sure, own = ((f"{of_row.mean():.1f}", f"{of_row[0]:.1f}") for of_row in seeds)
+    of_seeds = [gains("ACDC3", row).groupby(["seed", "class"]).mean().groupby("seed").mean() for row in rows]
+    assert [list(of_row.index) for of_row in of_seeds] == [[0], [0, 1], [0, 1, 2]]
+    one, sure, own = ((f"{of_row.mean():.1f}", f"{of_row[0]:.1f}") for of_row in of_seeds)
     text = section("Rounds of nnU-Net")
     assert f"gains {one[0]} on ACDC 3 (seed 0)" in text
     assert f"above 0.9 alone: {sure[0]} (two seeds; {sure[1]} with seed 0)" in text
-    assert f"the first form's give {own[0]} (three seeds; {own[1]} with seed 0)" in text
+    assert f"The first form's give {own[0]} (three seeds; {own[1]} with seed 0)" in text
     hidden = gains("ACDC3", "round 1 above 0.9, rectangles")
     better, first = (hidden.groupby("patient").mean() > 0).sum(), hidden.xs(0, level="seed")
     both = f"{hidden.groupby('class').mean().mean():.1f}, better in {better} of the ten patients (three seeds"
     assert f"{both}; {first.groupby('class').mean().mean():.1f} with seed 0)" in text
+    results, row = Results(ALL_STUDIES["ACDC_3"]), "round 1 above 0.9, rectangles"
+    half = f"{row}, half of the cases"
+    gained, above = results.difference(half), results.row_minus(half, row).text(sign="")
+    seeds = SEEDS[len(results.seeds(half, row))]
+    assert results.patients_better(half) == "10 / 0"
+    both = f"gains {gained.text(sign='')}, better in each of the ten patients, {above} above the round with all"
+    assert f"{both} of them ({seeds})" in text
     longer = gains("ACDC3", "nnU-Net, 7/3 steps").groupby("class").mean().mean()
     assert f"2.3 times them gains {longer:.1f} with this seed" in text
     page = " ".join((REPOSITORY / "docs" / "pseudo_labels.md").read_text(encoding="utf-8").split())
-    above = seeds[1][0] - seeds[0][0]
+    with_all = results.differences(row, "nnU-Net", results.seeds(half, row))[0]
+    assert f"a round gained {gained.value:.1f} Dice with 3 labeled patients of ACDC ({seeds}), with" in page
+    assert f"all of them {with_all:.1f} with these seeds" in page
+    choose = " ".join((REPOSITORY / "docs" / "choose.md").read_text(encoding="utf-8").split())
+    assert f"`--drop 0.5`, as well: {gained.value:.1f} ({seeds})" in choose
+    above = of_seeds[1][0] - of_seeds[0][0]
     assert f"still 0.9 was {above:.1f} better than 0 with 3 patients of ACDC (one seed)" in page
     assert (
         f"it gained {own[0]} Dice (three seeds), {own[1]} with the one seed" in page
@@ -530,3 +542,6 @@ def test_how_good_the_labels_of_rounds_are():
         of_share = own.groupby("share").agg({"Dice": "mean", "lowest": "min"})
         cells = [f"{row.Dice:.1f} ({row.lowest:.0f})" for row in of_share.itertuples()]
         assert f"| {name} | {' | '.join(cells)} |" in page
+    of_nnunet = labels[labels["labels_of"] == "nnU-Net, above 0.9"].groupby("share")["Dice"].mean()
+    text = section("Rounds of nnU-Net")
+    assert f"half has labels with a Dice of {of_nnunet[0.5]:.0f}, all have {of_nnunet[1]:.0f}" in text
