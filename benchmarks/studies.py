@@ -322,6 +322,7 @@ def few_labels(
             half_round.replace("1", "2", 1).replace(", half", ", after half"), pack, epochs, half_round, *best_options
         ),
         pseudo_labels("round of SemiSupervised", pack, epochs, "SemiSupervised"),
+        pseudo_labels("round of SemiSupervised, half of the cases", pack, epochs, "SemiSupervised", "--drop 0.5"),
         pseudo_labels("round of SemiSupervised, first form", pack, epochs, first.key),
         *(continued(semi_supervised, start) for start in (best_round, "nnU-Net")),
         *methods(pack, epochs, UNLABELED),
