@@ -65,7 +65,8 @@ class MethodSeams(ConfigurableTrainer):
         near_foreground: share of the unlabeled patches that lie near foreground which `note_foreground` was told of, where fewer
             than half of random patches show any (`foreground_is_rare`). None: that is not looked at.
         one_graph_at_a_time: a method of independent networks (see its passes per step) goes backward after each of them: about
-            half of the memory, one more forward pass of the unlabeled patches. False: all networks at once.
+            half of the memory, and one more forward pass where a network waits for what another says of the same patches. False:
+            all networks at once.
         max_nonfinite_steps: stop after this many steps in a row with a loss or a gradient that is not finite.
         replaces_labeled_loss: the method's `terms` replaces nnU-Net's loss on the labeled patches, so it runs even when all
             weights are zero.
@@ -424,8 +425,8 @@ class MethodSeams(ConfigurableTrainer):
             for member in self.networks_in_turn(batch):
                 yield {self.labeled_name(member): ..., "my_term_" + member.name: ...}
 
-        This costs a forward pass without gradient for each network but the first. With `one_graph_at_a_time = False` it is saved,
-        and the graphs of all networks are in memory at once.
+        This costs a forward pass without gradient for each network but the first, none with `of_others = "none"`. With
+        `one_graph_at_a_time = False` it is saved, and the graphs of all networks are in memory at once.
 
         Args:
             of_others: which logits of networks whose turn is to come are needed: of "unlabeled" or "labeled" patches, of "all", or

@@ -30,9 +30,9 @@ class nnUNetTrainerSemiSupervisedSureCases(nnUNetTrainerSemiSupervised):
         everything, late = sorted(self.cases.folders), since >= self.sure_until * (since + 1 - self.progress)
         if late and len(self.unlabeled_pool) < len(everything):
             self.set_unlabeled_cases(everything)
-        elif not late and len(self.unlabeled_pool) == len(everything):
+        elif not late and len(self.unlabeled_pool) == len(everything) > 1:
             entropies = self.score_unlabeled(lambda p: foreground_entropy(p, self.activation))
-            sure = sorted(entropies, key=entropies.__getitem__)[: round(self.sure_share * len(entropies))]
+            sure = sorted(entropies, key=entropies.__getitem__)[: max(1, round(self.sure_share * len(entropies)))]
             self.print_to_log_file(
                 f"at first {len(sure)} of {len(entropies)} unlabeled images, entropy up to {entropies[sure[-1]]:.3f}"
             )

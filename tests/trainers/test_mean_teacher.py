@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nnunet_ssl.discovery.variants import trainer_classes
 from nnunet_ssl.errors import UserError
 from tests.helpers.trainers import needs
 from tests.helpers.training import make_trainer, started
@@ -27,6 +28,18 @@ METHODS = {
 }
 # networks that label patches for one another (their own tests have a step by hand)
 MUTUAL = ("nnUNetTrainerCPS", "nnUNetTrainerMCF", "nnUNetTrainerCML", "nnUNetTrainerCrossTeaching")
+# further trainers of several networks, and what their other networks are for
+OTHERS = {
+    "nnUNetTrainerADMT": "teachers that see the weak view alone",
+    "nnUNetTrainerSemiSupervised": "a teacher that sees the weak view alone",
+    "nnUNetTrainerEMA": "the average that is stored; it labels nothing",
+    "nnUNetTrainerDeepCoTraining": "two networks are to agree; neither labels anything",
+}
+
+
+def test_every_trainer_of_several_networks_is_listed():
+    several = {name for name, cls in trainer_classes().items() if len(cls.networks) > 1}
+    assert several == {*METHODS, *MUTUAL, *OTHERS}
 
 
 def seen_by_the_teacher(name, datasets, tmp_path, monkeypatch, teacher_view: str, views: int):

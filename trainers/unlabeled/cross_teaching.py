@@ -91,7 +91,7 @@ class nnUNetTrainerCrossTeaching(nnUNetTrainerSSL):
         options = {"activation": self.activation, "mask": batch.inside, "all_ranks": self.is_ddp}
         own_view = self.teacher_view != "student"
         teaching = self.logits_of_view(batch, self.teacher_view) if own_view else None
-        # the transformer first: a pass without gradient of the other one is cheap
+        # the transformer first: with the student's view the other one has a pass without gradient, which is cheap
         order = (self.transformer, self.student)
         for member in self.networks_in_turn(batch, "none" if own_view else "unlabeled", order):
             other, name = self.student, "cross_teaching_transformer"
