@@ -204,6 +204,7 @@ def test_what_all_labels_gain_with_8_atria():
         ("EntropyMinimization", "entropy minimization"),
         ("MeanTeacher", "Mean Teacher"),
         ("DyCON", "DyCON"),
+        ("MCF", "MCF, whose two networks differ,"),
         ("CPS", "CPS"),
         ("DTC", "DTC"),
         ("ACMT", "AC-MT"),
@@ -227,6 +228,8 @@ def test_what_published_methods_gain(row, name):
 def test_where_methods_gain_and_lose():
     text, dycon = section("Published methods on ACDC 3"), gains("ACDC3", "DyCON").groupby("patient").mean()
     assert f"better in {(dycon > 0).sum()} of the {len(dycon)} patients; of its terms" in text
+    mcf = gains("ACDC3", "MCF").groupby("patient").mean()
+    assert f"passes, better in {(mcf > 0).sum()} of the {len(mcf)}. What asks" in text
     cml = gains("ACDC3", "CML").groupby("patient").mean()
     assert f"{cml.max():.0f} in one patient, its median is {cml.median():.1f}" in text
     heavy = -gains("ACDC3", "MeanTeacher, weight 50").groupby("class").mean()
