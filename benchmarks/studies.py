@@ -281,6 +281,7 @@ def few_labels(
     """
     semi_supervised = Row("SemiSupervised", pack, "nnUNetTrainerSemiSupervised", epochs, "new")
     mean_teacher = Row("MeanTeacher", pack, "nnUNetTrainerMeanTeacher", epochs)
+    upc = Row("UPC", pack, "nnUNetTrainerUPC", epochs)
     sees_image = changed(
         Row("DAN", pack, "nnUNetTrainerDAN", epochs), "with images", group="variants", discriminator_sees_image=True
     )
@@ -324,8 +325,10 @@ def few_labels(
         pseudo_labels("round of SemiSupervised", pack, epochs, "SemiSupervised"),
         pseudo_labels("round of SemiSupervised, half of the cases", pack, epochs, "SemiSupervised", "--drop 0.5"),
         pseudo_labels("round of SemiSupervised, first form", pack, epochs, first.key),
-        *(continued(semi_supervised, start) for start in (best_round, "nnU-Net")),
+        *(continued(semi_supervised, start) for start in (half_round, "nnU-Net")),
         *methods(pack, epochs, UNLABELED),
+        # the published form adds noise to every patch that the student learns from
+        changed(upc, "labels without noise", group="variants", noise_on_labeled=False),
         # what labels and what learns see the same intensity transforms, as it was before
         *(
             changed(row, "same view", group="variants", teacher_view="student")

@@ -128,15 +128,17 @@ class Results:
         drawn = np.random.default_rng(statistics.SEED).multinomial(number, [1 / number] * number, statistics.RESAMPLES)
         return np.concatenate([np.ones((1, number)), drawn])
 
-    def means(self, key: str, seed: int) -> np.ndarray:
-        """`(1 + resamples,)`: the foreground mean of a run, in every resample of the patients."""
-        of_patient = self.matrix(key, seed).groupby("patient")
+    def means(self, key: str, seed: int, classes: Sequence[str] = ()) -> np.ndarray:
+        """`(1 + resamples,)`: the mean over classes (all if none is named) of a run, in every resample of the patients."""
+        of_patient = self.matrix(key, seed)[list(classes) or self.classes].groupby("patient")
         sums, counts = (part.reindex(self.patients).to_numpy(float) for part in (of_patient.sum(), of_patient.count()))
         return np.nanmean(self.draws @ sums / (self.draws @ counts), axis=1)
 
-    def differences(self, key: str, other: str, seeds: Sequence[int]) -> np.ndarray:
+    def differences(self, key: str, other: str, seeds: Sequence[int], classes: Sequence[str] = ()) -> np.ndarray:
         """`(1 + resamples,)`: mean over seeds of one row minus the other, in every resample of patients and seeds."""
-        of_seed = np.stack([self.means(key, seed) - self.means(other, seed) for seed in seeds], axis=1)
+        of_seed = np.stack(
+            [self.means(key, seed, classes) - self.means(other, seed, classes) for seed in seeds], axis=1
+        )
         number = len(seeds)
         drawn = np.random.default_rng(statistics.SEED + 1).multinomial(
             number, [1 / number] * number, statistics.RESAMPLES
@@ -152,10 +154,10 @@ class Results:
         """Key of the row that a row is compared with."""
         return self.study.row(key).baseline or self.study.baseline
 
-    def row_minus(self, key: str, other: str) -> Estimate:
-        """Dice of a row minus that of another one, of the seeds that both have."""
+    def row_minus(self, key: str, other: str, classes: Sequence[str] = ()) -> Estimate:
+        """Dice (mean over the named classes, or all) of a row minus that of another one, of the seeds that both have."""
         seeds = self.seeds(key, other)
-        return self.estimate(self.differences(key, other, seeds)) if seeds and key != other else UNKNOWN
+        return self.estimate(self.differences(key, other, seeds, classes)) if seeds and key != other else UNKNOWN
 
     def difference(self, key: str) -> Estimate:
         """Dice of a row minus that of its baseline."""
@@ -340,6 +342,21 @@ def main_table(results: Results) -> str:
     return markdown_table(header, lines)
 
 
+def class_table(results: Results) -> str:
+    """Differences of every class, of rows with several seeds; "" where there is one class or no such row."""
+    lines = []
+    for row in results.rows:
+        other = results.baseline_of(row.key)
+        seeds = results.seeds(row.key, other) if other in results.runs else []
+        if row.key != other and len(seeds) > 1:
+            of_class = [results.row_minus(row.key, other, [name]).text() for name in results.classes]
+            lines.append([row.key, other, ", ".join(map(str, seeds)), *of_class])
+    if len(results.classes) < 2 or not lines:
+        return ""
+    text = "**Classes.** Difference [95 % interval] in Dice, of rows with several seeds, made as the difference above."
+    return f"{text}\n\n{markdown_table(['row', 'compared with', 'seeds', *results.classes], lines)}"
+
+
 def short_table(results: Results, keys: Sequence[str] | None = None) -> str:
     """For other pages: Dice, difference and share of some rows; by default of all that a user can choose between."""
     unknown = [key for key in keys or () if key not in [row.key for row in results.study.rows]]
@@ -392,10 +409,11 @@ def page(results: Results) -> str:
     if missing:
         parts.append(f"Not recorded: {'; '.join(missing)}.")
     parts += [
+        class_table(results),
         f"![gains of the rows]({study.name}.png)",
         legend(results, table),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def legend(results: Results, table: str) -> str:

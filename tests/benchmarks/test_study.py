@@ -507,6 +507,21 @@ def test_a_row_is_compared_with_the_row_that_the_table_names(records):
         assert len(of_all) > 2 and named == dict.fromkeys(of_all, "all labels")
 
 
+def test_classes_are_compared_one_by_one_where_there_are_several_seeds(records):
+    dice = {("nnU-Net", seed): FLAT for seed in (0, 1)} | {("all labels", seed): plus(FLAT, 20) for seed in (0, 1)}
+    dice |= {("new", seed): [[56, 67], [56, 69]] * 2 for seed in (0, 1)} | {("other", 0): FLAT}
+    dice |= {("new, all labels", 0): plus(FLAT, 20), ("new, all labels", 1): [[70, 88]] * 4}
+    table = study_report.class_table(keep(records, dice))
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
+    assert cells[0] == ["row", "compared with", "seeds", "RV", "LV"]
+    flat, twenty = ["+6.0 [+6.0, +6.0]", "-2.0 [-2.0, -2.0]"], ["+20.0 [+20.0, +20.0]"] * 2
+    assert ["new", "nnU-Net", "0, 1", *flat] in cells and ["all labels", "nnU-Net", "0, 1", *twenty] in cells
+    assert ["new, all labels", "all labels", "0, 1", "+0.0 [+0.0, +0.0]", "-1.0 [-2.0, +0.0]"] in cells
+    assert not [line for line in cells if line[0] in ("nnU-Net", "other")]  # itself, one seed
+    one = keep(records, {("nnU-Net", 0): FLAT, ("new", 0): plus(FLAT, 5)})
+    assert study_report.class_table(one) == "" and "\n\n\n" not in study_report.page(one)
+
+
 def test_the_median_patient_is_not_moved_by_one_patient(records, monkeypatch):
     three = {f"{patient}_frame{f}": patient for patient in ("a", "b", "c") for f in (1, 2)}
     monkeypatch.setattr(sys.modules[__name__], "CASES", three)
