@@ -328,7 +328,7 @@ def few_labels(
         *(continued(semi_supervised, start) for start in (half_round, "nnU-Net")),
         *methods(pack, epochs, UNLABELED),
         # the published form adds noise to every patch that the student learns from
-        changed(upc, "labels without noise", group="variants", noise_on_labeled=False),
+        changed(upc, "noise on labels", group="variants", noise_on_labeled=True),
         # what labels and what learns see the same intensity transforms, as it was before
         *(
             changed(row, "same view", group="variants", teacher_view="student")

@@ -143,8 +143,7 @@ WEIGHTED: dict[str, Callable[[float], dict] | None] = {
     "nnUNetTrainerTestTwoNetworks": lambda w: {"consistency_weight": w},
     "nnUNetTrainerTestWeak": lambda w: {"entropy_weight": w},
     "nnUNetTrainerUAMT": lambda w: {"consistency_weight": w},
-    # official: noise on all images, also on the labeled ones
-    "nnUNetTrainerUPC": lambda w: {"consistency_weight": w, "noise_on_labeled": False},
+    "nnUNetTrainerUPC": lambda w: {"consistency_weight": w},
 }
 
 

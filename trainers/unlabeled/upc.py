@@ -6,19 +6,20 @@ Biomedical Signal Processing and Control, 2023. Official code: AIforMS/UPC-Pytor
 The hard labels of a teacher, a moving average of the student, on clean patches supervise the student on noisy ones. Where
 the two predictions diverge the pseudo-label counts less; the divergence itself is a consistency loss:
 
-    L = L_sup(x + noise, y) + w(t) [mean_v(CE(p, argmax q) exp(-KL(q || p))) + mean_v(KL(q || p))]
-    p = student(x + noise), q = teacher(x), x labeled and unlabeled patches
+    L = L_sup(x_l, y) + w(t) [mean_v(CE(p, argmax q) exp(-KL(q || p))) + mean_v(KL(q || p))]
+    p = student(x_l, x_u + noise), q = teacher(x_l, x_u),   x_l, x_u: labeled and unlabeled patches
     theta' <- a_t theta' + (1 - a_t) theta,    a_t = min(1 - 1/(t+1), ema_decay)
     w(t) = consistency_weight exp(-5 (1 - progress / rampup_fraction)^2)
 
-Gradients go through the cross entropy, its weight and the divergence. As published, the labeled patches have the noise too
-and take part in the consistency, where a pseudo-label may contradict their label.
+Gradients go through the cross entropy, its weight and the divergence. As published, labeled patches take part in the
+consistency, where a pseudo-label may contradict their label.
 
 Differs from the official code: L_sup is nnU-Net's loss with deep supervision, about twice the official 0.5 (CE + Dice), so
-the weight is twice the official one; the teacher sees patches without nnU-Net's intensity transforms, which the
-official code does not have; consistency on the highest resolution only; padding of unlabeled patches does not
-count; the ramp moves every iteration instead of every 150. Regions: one Bernoulli distribution each. No dropout (official:
-p = 0.9 in V-Net). The default flags of the official script train a fixed threshold instead of the paper's weight
+the weight is twice the official one; the teacher sees patches without nnU-Net's intensity transforms, which the official code
+does not have; labeled patches have no noise, with which the student never sees an image as it is and is far below nnU-Net
+(docs/studies/methods.md; official: `noise_on_labeled = True`); consistency on the highest resolution only; padding of unlabeled
+patches does not count; the ramp moves every iteration instead of every 150. Regions: one Bernoulli distribution each. No dropout
+(official: p = 0.9 in V-Net). The default flags of the official script train a fixed threshold instead of the paper's weight
 (`selection = "threshold"`, which gives each pseudo-label the weight 1 or 0 and drops the divergence). In the official 6000
 iterations the EMA decay never reaches its limit: the teacher is the mean of all students so far. In short runs of nnU-Net this
 mean lags behind its student by up to 20 Dice (docs/studies/history), so 100 horizons of the average fit into a run here.
@@ -56,7 +57,7 @@ class nnUNetTrainerUPC(nnUNetTrainerSSL):
     ema_decay: Share | None = None  # None: by the length of the run, see above; official: 0.9999
     teacher_view: TeacherView = "weak"  # without nnU-Net's intensity transforms; or "student", the same patches
     noise_std: Amount = 0.2  # of z-scored intensities, clipped at twice this; as in the official code
-    noise_on_labeled: bool = True  # as in the official code; False: labeled patches as nnU-Net has them
+    noise_on_labeled: bool = False  # official code: True, see above
     # the paper; or "threshold", the default flags of the official script
     selection: Literal["divergence", "threshold"] = "divergence"
     threshold: Share = 0.9  # of the teacher's probability, for selection = "threshold"; as in the official code
