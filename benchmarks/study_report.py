@@ -132,7 +132,9 @@ class Results:
         """`(1 + resamples,)`: the mean over classes (all if none is named) of a run, in every resample of the patients."""
         of_patient = self.matrix(key, seed)[list(classes) or self.classes].groupby("patient")
         sums, counts = (part.reindex(self.patients).to_numpy(float) for part in (of_patient.sum(), of_patient.count()))
-        return np.nanmean(self.draws @ sums / (self.draws @ counts), axis=1)
+        there = counts.any(0)
+        with np.errstate(invalid="ignore"):  # no patient of a class: NaN, or the mean would be over other classes
+            return (self.draws @ sums[:, there] / (self.draws @ counts[:, there])).mean(1)
 
     def differences(self, key: str, other: str, seeds: Sequence[int], classes: Sequence[str] = ()) -> np.ndarray:
         """`(1 + resamples,)`: mean over seeds of one row minus the other, in every resample of patients and seeds."""
@@ -147,7 +149,7 @@ class Results:
 
     def estimate(self, resamples: np.ndarray) -> Estimate:
         tails = 50 * (1 - statistics.CONFIDENCE), 50 * (1 + statistics.CONFIDENCE)
-        low, high = np.percentile(resamples[1:], tails) if len(self.patients) > 1 else (np.nan, np.nan)
+        low, high = np.nanpercentile(resamples[1:], tails) if len(self.patients) > 1 else (np.nan, np.nan)
         return Estimate(float(resamples[0]), float(low), float(high))
 
     def baseline_of(self, key: str) -> str:

@@ -19,7 +19,7 @@ from nnunetv2.evaluation.evaluate_predictions import load_summary_json, save_sum
 from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
 from torch import Tensor
 
-from nnunet_ssl.data.annotated_classes import KEY, PartialLabels
+from nnunet_ssl.data.annotated_classes import KEY, PartialLabels, Target
 from nnunet_ssl.data.unlabeled_list import FILE_NAME as LIST_FILE
 from nnunet_ssl.data.unlabeled_list import UnlabeledList
 from nnunet_ssl.engine.batch import SSLBatch
@@ -67,6 +67,9 @@ class nnUNetTrainerPartial(nnUNetTrainerSSL):
         """Whether all training and validation cases of the fold annotate all classes."""
         used = itertools.chain(*self.do_split())
         return all(self.partial.is_annotated(case, target) for case in used for target in self.targets)
+
+    def annotates(self, case: str) -> set[Target]:
+        return {target for target in self.targets if self.partial.is_annotated(case, target)}
 
     def annotated_in(self, cases: Sequence[str]) -> Tensor:
         """Which foreground classes (or regions) are annotated in these cases, bool `(len(cases), K)`."""

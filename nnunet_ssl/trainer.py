@@ -20,6 +20,7 @@ from torch import distributed as dist
 from nnunet_ssl.data.annotated_classes import KEY as PARTIAL_LABELS
 from nnunet_ssl.data.annotated_classes import Target, as_target
 from nnunet_ssl.data.atomic import remove_unfinished
+from nnunet_ssl.data.label_values import label_values
 from nnunet_ssl.data.locks import OutputLock
 from nnunet_ssl.data.names import dataset_number
 from nnunet_ssl.dataloading.cases import check_fold, gather_cases
@@ -95,7 +96,7 @@ class nnUNetTrainerSSL(MethodSeams):
         self._not_continued: UserError | None = None  # why not, where a checkpoint was loaded that cannot be
         self._randomness: dict | None = None  # of the checkpoint that is continued
         self._places_before: dict | None = None  # of its foreground in unlabeled images
-        self._began_with: list[str] | None = None  # its unlabeled cases
+        self._began_with: dict | None = None  # its split, as `TrainingCases.record` has it
         self._weights_at_start: list[float] = []
         self._waited = 0.0
         self._waiting_said = False
@@ -204,8 +205,10 @@ class nnUNetTrainerSSL(MethodSeams):
             self.configuration_name,
             self.label_manager,
         )
-        if self._began_with is not None and self.needs_unlabeled:
-            self.cases = self.cases.of_run(self._began_with)
+        if self._began_with is not None:
+            self.cases.refuse_another_split(self._began_with, f"{self.output_folder}/split.json")
+            if self.needs_unlabeled:
+                self.cases = self.cases.of_run(self._began_with["unlabeled"])
         self.print_to_log_file(self.cases)
         if PARTIAL_LABELS in self.dataset_json and not self.knows_partial_labels:
             self.print_to_log_file(
@@ -220,7 +223,7 @@ class nnUNetTrainerSSL(MethodSeams):
                 if shown == set(self.targets):  # mostly after the first case; these files are large
                     break
                 shown |= self.shown_in(case)
-            name_of = {as_target(label): name for name, label in self.dataset_json["labels"].items()}
+            name_of = {as_target(label): name for name, label in label_values(self.dataset_json).items()}
             self.gate.leave_out({name_of[target]: target not in shown for target in self.targets})
         # a pool from a checkpoint: cases that have gone since then cannot be drawn
         wanted = self.cases.unlabeled if self._pool is None else self._pool
@@ -238,6 +241,10 @@ class nnUNetTrainerSSL(MethodSeams):
         locations = load_pickle(join(self.preprocessed_dataset_folder, f"{case}.pkl"))["class_locations"]
         found = {as_target(key) for key, voxels in locations.items() if len(voxels)}
         return found & set(self.targets)  # the rest is what there is for the ignore label
+
+    def annotates(self, case: str) -> set[Target]:
+        """Foreground labels or regions that a labeled case annotates, whether it shows them or not."""
+        return set(self.targets)
 
     def get_tr_and_val_datasets(self):
         """nnU-Net's, but cases of sparse or partial labels are validated on their dense labels where there are any."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,6 +43,26 @@ class TrainingCases:
         split = {"train": list(self.train), "val": list(self.validation)}
         seen = {SEEN_VALIDATION: list(self.seen_validation)} if self.seen_validation else {}
         return {**split, "hash": split_hash(split)[:12], "unlabeled": list(self.unlabeled), **seen}
+
+    def refuse_another_split(self, began_with: Mapping, file: str) -> None:
+        """A run that is continued keeps its labeled and its validation cases; `began_with`: of `record`, `file` has it too.
+
+        Raises:
+            UserError: the split has changed since. What was learned would be validated on cases that were trained on, and nobody
+                could see it in the results.
+        """
+        found = []
+        for side, cases, name in (("train", self.train, "training"), ("val", self.validation, "validation")):
+            for change, others in (
+                ("new", set(cases) - set(began_with[side])),
+                ("gone", set(began_with[side]) - set(cases)),
+            ):
+                found += [f"{len(others)} {name} case(s) are {change}: {some(sorted(others), 5)}"] if others else []
+        if found:
+            raise UserError(
+                f"The split has changed since this run began ({'; '.join(found)}), so that it cannot be continued. Put the split "
+                f"of {file} back into splits_final.json, or begin a new run (without --c)."
+            )
 
     def of_run(self, began_with: Sequence[str]) -> TrainingCases:
         """Those of a run that is continued: of the unlabeled cases, what it began with and what is still there, with notes.

@@ -8,7 +8,7 @@ whole images is needed, and the places follow the network while it learns.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import torch
@@ -112,23 +112,34 @@ def near(places: dict[int, np.ndarray], shape: Sequence[int], patch_size: Sequen
     return {index: np.array([[0, *np.clip(moved, 0, np.array(shape) - 1)]])}
 
 
-def share_with_foreground(loader: nnUNetDataLoader, labeled, objects: Collection) -> float:
+def share_with_foreground(
+    loader: nnUNetDataLoader, labeled, objects: Collection, annotated: Callable[[str], Collection] | None = None
+) -> float:
     """How many random patches of labeled cases show foreground, as far as nnU-Net's preprocessing noted it down.
+
+    Of the cases that annotate all objects. Where there is none, that of the object which most patches show: no patch shows less.
 
     Args:
         loader: whose random patches they are, without an ignore label. The same patches at each call; random numbers stay as they
             are.
         labeled: data set of the training cases.
         objects: keys of `class_locations` that are foreground classes or regions.
+        annotated: case -> the objects that it annotates; None: all.
     """
+
+    def share(of: Collection) -> float | None:
+        cases = [case for case in labeled.identifiers if annotated is None or set(of) <= set(annotated(case))]
+        np.random.seed(0)
+        drawn = np.random.permutation(cases)[:_DRAWS]
+        shown = [hit for case in drawn for hit in _shown(loader, labeled, case, of, -(-_DRAWS // len(drawn)))]
+        return float(np.mean(shown)) if cases else None
+
     before = np.random.get_state()
-    np.random.seed(0)
     try:
-        cases = np.random.permutation(labeled.identifiers)[:_DRAWS]
-        shown = [hit for case in cases for hit in _shown(loader, labeled, case, objects, -(-_DRAWS // len(cases)))]
+        of_all = share(objects)
+        return of_all if of_all is not None else max((share([one]) or 0.0 for one in objects), default=0.0)
     finally:
         np.random.set_state(before)
-    return float(np.mean(shown))
 
 
 def _shown(loader: nnUNetDataLoader, labeled, case: str, objects: Collection, draws: int) -> list[bool]:

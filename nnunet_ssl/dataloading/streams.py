@@ -111,7 +111,7 @@ def _look_for_rare_foreground(trainer, labeled: nnUNetDataLoader, unlabeled: Unl
     """
     if trainer.label_manager.has_ignore_label:
         return
-    shown = share_with_foreground(unlabeled, labeled._data, trainer.targets)
+    shown = share_with_foreground(unlabeled, labeled._data, trainer.targets, trainer.annotates)
     trainer.foreground_is_rare = shown < SELDOM
     if not trainer.foreground_is_rare:
         return

@@ -101,6 +101,7 @@ def state_of(trainer, randomness: list[dict]) -> dict[str, Any]:
         "student": trainer.student.module.state_dict(),
         **trainer.members.state(),
         "iteration": trainer.iteration,
+        "total_steps": trainer.total_steps,
         "nonfinite_steps": trainer.nonfinite.skipped,
         "unlabeled_pool": trainer._pool,
         "places": None if trainer.places is None else trainer.places.state_dict(),
@@ -167,11 +168,32 @@ def restore(trainer, checkpoint: dict[str, Any]) -> None:
     trainer.student.module.load_state_dict(state["student"])
     trainer.members.load_state(state)
     trainer.iteration = state["iteration"]
+    _continue_at_another_length(
+        trainer, state.get("total_steps", trainer.total_steps)
+    )  # earlier versions do not say it
     trainer.nonfinite.skipped = state["nonfinite_steps"]
     trainer._pool = state["unlabeled_pool"]
     trainer._places_before = state.get("places")  # earlier versions have none
     if state["split"] is not None:
-        trainer._began_with = state["split"]["unlabeled"]
+        trainer._began_with = state["split"]
     trainer.curves.values = state["curves"]
     if trainer.local_rank < len(state["random_states"]):
         restore_random_states(state["random_states"][trainer.local_rank])
+
+
+def _continue_at_another_length(trainer, before: int) -> None:
+    """Where epochs or their iterations are others than before: the epoch stays, and what has begun goes on.
+
+    Args:
+        before: steps of the whole run when the checkpoint was written.
+    """
+    if before == trainer.total_steps:
+        return
+    done = min(1.0, trainer.iteration / before)
+    trainer.iteration = trainer.current_epoch * trainer.num_iterations_per_epoch
+    if trainer.gate is not None:
+        trainer.gate.rescale(done)
+    trainer.print_to_log_file(
+        f"Note: the run was begun with {before} steps and has {trainer.total_steps} now. {done:.0%} of it were done, "
+        f"{trainer.progress:.0%} are now, where the schedules of the method go on."
+    )

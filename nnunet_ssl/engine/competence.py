@@ -89,6 +89,16 @@ class CompetenceGate:
         opened = self.latest if self.opened_at is None else self.opened_at
         return self._trainer.progress - opened if self._trainer.progress >= opened else None
 
+    def rescale(self, done: float) -> None:
+        """After a change of the run's length: a gate that was open stays open, since the same epoch.
+
+        Args:
+            done: the trainer's progress before the change.
+        """
+        opened = self.latest if self.opened_at is None else self.opened_at
+        if done >= opened:
+            self.opened_at = opened * self._trainer.progress / done
+
     def state_dict(self) -> dict:
         return {"opened_at": self.opened_at}
 

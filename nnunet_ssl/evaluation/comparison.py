@@ -20,7 +20,7 @@ from nnunet_ssl.evaluation.crossval import check_folds, select_on_dense_labels
 from nnunet_ssl.evaluation.figures import write_figure
 from nnunet_ssl.evaluation.metrics import NOT_ANNOTATED, ClassResult, evaluate_case, not_annotated
 from nnunet_ssl.evaluation.runs import Experiment, LabelDefinition, Run
-from nnunet_ssl.evaluation.statistics import summarize
+from nnunet_ssl.evaluation.statistics import classes_of_some, summarize
 from nnunet_ssl.evaluation.tables import Head, markdown, write_reports
 from nnunet_ssl.evaluation.test_predictions import PredictionSettings, find_test_cases, predict_test
 from nnunet_ssl.evaluation.trained_split import FoldSplit, verify_split
@@ -136,6 +136,11 @@ def compare(
     notes += _note_on_partial_labels(jobs, labels)
     table = _evaluate(jobs, labels, results.reader_writer(experiment, trainers[0]), num_processes)
     notes += _note_on_sparse_references(table, test)
+    notes += [
+        f"No reference shows {name}; {', '.join(finding)} label{'s' if len(finding) == 1 else ''} it in some case, all others "
+        "nowhere. It is in no foreground mean of Dice and Jaccard; how often it was found is under *false*."
+        for name, finding in classes_of_some(table, trainers, list(labels.classes)).items()
+    ]
     if not test:
         for r in runs:
             references = {reference.parent.name for _, reference in validations[r.trainer, r.fold].values()}
@@ -265,6 +270,11 @@ def _check_against_nnunet(
     written = results.nnunet_dice(run, labels, reference_folder)
     if not written:
         others = results.summary_folders(run)
+        if not others:
+            raise UserError(
+                f"{run.folder / 'validation' / 'summary.json'} has no case in metric_per_case. Validate again: "
+                f"{experiment.train_command(run.trainer, run.fold, '--val')}"
+            )
         if DENSE_REFERENCES in others:
             raise UserError(
                 f"{run.folder / 'validation' / 'summary.json'} is on dense labels, but {DENSE_REFERENCES} of "

@@ -6,10 +6,12 @@ Everything here works on the long table of `compare_cases.csv`: one row per trai
 The foreground mean is nnU-Net's: the mean over classes of the mean over cases. A test needs one number per case; there it is
 the mean over classes of that case.
 
-A distance is undefined where a mask is empty, so a trainer that misses the difficult structures would have the better mean. Means
-of distances are therefore over the cases in which all trainers have one, class by class and fold by fold, and there is no
-foreground mean where a class has no such case. What is defined for one trainer alone is left out before folds are averaged: a
-case that several folds validate would else be compared with another choice of folds.
+A distance is undefined where a mask is empty, so a trainer that misses the difficult structures would have the better mean.
+Means of distances are therefore over the cases in which all trainers have one, class by class and fold by fold, and there is no
+foreground mean where a class has no such case. Dice is undefined where both masks are empty: a class that no reference shows
+has a Dice for those trainers alone that find it somewhere. Such a class is in no trainer's foreground mean. What is defined for
+one trainer alone is left out before folds are averaged: a case that several folds validate would else be compared with another
+choice of folds.
 
 Cases of one patient are not independent. Intervals resample patients, and a test has one difference per patient.
 """
@@ -22,7 +24,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from nnunet_ssl.evaluation.metrics import BOTH_EMPTY, DISTANCES, METRICS, PREDICTION_EMPTY, REFERENCE_EMPTY
+from nnunet_ssl.evaluation.metrics import BOTH_EMPTY, DISTANCES, METRICS, OVERLAPS, PREDICTION_EMPTY, REFERENCE_EMPTY
 
 FOREGROUND = "foreground mean"
 CONFIDENCE = 0.95
@@ -53,6 +55,15 @@ def common_distances(cases: pd.DataFrame) -> pd.DataFrame:
     )
     distances = pd.MultiIndex.from_frame(cases[["metric", "unit"]]).isin(DISTANCES)
     return cases.assign(value=cases["value"].mask(lacking & distances))
+
+
+def classes_of_some(cases: pd.DataFrame, trainers: Sequence[str], classes: Sequence[str]) -> dict[str, list[str]]:
+    """Classes that have a Dice for some of the trainers alone -> these. No reference shows them: they are found wrongly."""
+    dice = cases[(cases["metric"] == METRICS[0][0]) & cases["value"].notna()]
+    having = {
+        name: [t for t in trainers if ((dice["class"] == name) & (dice["trainer"] == t)).any()] for name in classes
+    }
+    return {name: some for name, some in having.items() if 0 < len(some) < len(trainers)}
 
 
 def case_matrix(values: pd.DataFrame, trainer: str, metric: str, unit: str, classes: Sequence[str]) -> pd.DataFrame:
@@ -96,41 +107,32 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """95 % percentile bootstrap interval of `class_mean`, resampling patients with all of their cases.
 
+    A resample without any patient of a class (one that few show) is left out: its mean would be over other classes.
+
     Args:
         matrix: `(cases, classes)`, NaN allowed. Cases without any value are left out first.
         patients: of each case; None: every case is a patient of its own.
 
     Returns:
-        Lower and upper bound; NaN with fewer than two patients.
+        Lower and upper bound; NaN where a class that has values has them in fewer than two patients.
     """
+    matrix = matrix[:, ~np.isnan(matrix).all(0)]
     present = ~np.isnan(matrix).all(1)
-    index = _patient_index(len(matrix), patients)[present]
+    index = np.unique(_patient_index(len(matrix), patients)[present], return_inverse=True)[1]
     number = len(np.unique(index))
-    if number < 2:
-        return float("nan"), float("nan")
-    index = np.unique(index, return_inverse=True)[1]
     defined = ~np.isnan(matrix[present])
     sums, counts = np.zeros((2, number, matrix.shape[1]))
     np.add.at(sums, index, np.where(defined, matrix[present], 0))
     np.add.at(counts, index, defined)
-
-    def statistic(chosen: np.ndarray, axis: int) -> np.ndarray:
-        # chosen (resamples, patients) or, for the sample itself, (patients,)
-        total, count = sums[chosen].sum(-2), counts[chosen].sum(-2)
-        means = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-        return _mean_without_nan(means, axis=-1)
-
-    interval = stats.bootstrap(
-        (np.arange(number),),
-        statistic,
-        confidence_level=CONFIDENCE,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        vectorized=True,
-        batch=1000,
-        random_state=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
+    if number < 2 or ((counts > 0).sum(0) < 2).any():
+        return float("nan"), float("nan")
+    # how often each patient is in each resample
+    drawn = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), RESAMPLES)
+    totals, numbers = drawn @ sums, drawn @ counts
+    complete = (numbers > 0).all(1)
+    tails = 50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)
+    low, high = np.percentile((totals[complete] / numbers[complete]).mean(1), tails)
+    return float(low), float(high)
 
 
 def paired_test(values: np.ndarray, reference: np.ndarray, patients: Sequence[str] | None = None) -> dict:
@@ -210,12 +212,17 @@ def summarize(
         tables = {t: case_matrix(values, t, metric, unit, classes) for t in trainers}
         patient_of = [(patients or {}).get(case, case) for case in tables[trainers[0]].index]
         by_fold = {t: fold_values(cases, t, metric, unit, classes) for t in trainers}
+        has = {t: tables[t].notna().any().to_numpy() for t in trainers}
         for trainer in trainers:
             matrix = tables[trainer].to_numpy(float)
             for name in [FOREGROUND, *classes]:
                 columns = list(range(len(classes))) if name == FOREGROUND else [list(classes).index(name)]
+                compared = columns  # of the test against the first trainer
+                if name == FOREGROUND and (metric, unit) in OVERLAPS:
+                    columns = [i for i in columns if len({bool(found[i]) for found in has.values()}) == 1]
+                    compared = [i for i in compared if has[trainer][i] == has[trainers[0]][i]]
                 part = matrix[:, columns]
-                counts = (~np.isnan(part)).sum(0)
+                counts = (~np.isnan(part)).sum(0) if columns else np.zeros(1, int)
                 per_case = _mean_without_nan(part, axis=1)
                 observed = per_case[~np.isnan(per_case)]
                 # a mean over fewer classes is no foreground mean: the class left out may be the difficult one
@@ -245,7 +252,7 @@ def summarize(
                     row[f"n_empty_{key}"] = int(sum(empty.get((trainer, n, which), 0) for n in names))
                 if trainer != trainers[0]:
                     row |= {"compared_with": trainers[0]}
-                    row |= paired_test(by_fold[trainer][..., columns], by_fold[trainers[0]][..., columns], patient_of)
+                    row |= paired_test(by_fold[trainer][..., compared], by_fold[trainers[0]][..., compared], patient_of)
                 rows.append(row)
     summary = pd.DataFrame(rows)
     summary["p_holm"] = np.nan

@@ -27,7 +27,9 @@ images that say no spacing (PNG) mm are voxels.
 Both masks empty: Dice and Jaccard are undefined and left out, as in nnU-Net. One mask empty: Dice and Jaccard are 0, distances
 are undefined; such predictions are counted as *missed* (prediction empty) or *false* (reference empty). Means of distances are
 over the cases in which every trainer of this comparison has one, class by class, so that a trainer gains nothing by missing what
-is difficult; where a class has no such case there is no foreground mean of distances (-).
+is difficult; where a class has no such case there is no foreground mean of distances (-). A class that no reference shows, and
+that not every trainer finds somewhere, is in no foreground mean of Dice and Jaccard, or trainers would have means of different
+classes.
 
 Elsewhere the same names mean other numbers. 95HD: MONAI takes the larger of the two directed percentiles; `surface-distance`
 (google-deepmind) and `pymia` do so too, between corners of voxels and weighted by the area of each surface element. Average
@@ -120,7 +122,8 @@ def markdown(head: Head, runs: Sequence[Run], summary: pd.DataFrame, trainers: S
         "## Definitions",
         _DEFINITIONS,
         f"Intervals: percentile bootstrap, {RESAMPLES} resamples, seed {SEED}. What is resampled are patients, each with all "
-        "of its cases (key groups of unlabeled.json or dataset.json; a case without one is a patient of its own). They describe "
+        "of its cases (key groups of unlabeled.json or dataset.json; a case without one is a patient of its own). Resamples "
+        "without any patient of a class are left out, and there is no interval where a class has one patient. They describe "
         "the choice of patients, not that of the split or of the seed of a training. With few patients they are too narrow: of ten "
         "patients, nine of ten such intervals hold the true mean, or fewer; of five, eight or fewer. A case that several folds "
         "validate enters once, with its mean.",

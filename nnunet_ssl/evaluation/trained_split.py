@@ -64,6 +64,12 @@ def verify_split(experiment: Experiment, fold: Fold, runs: Sequence[Run], file_e
             + f"Train again with the present split (delete an old `validation` folder first), or put the "
             f"{SPLITS_FILE_NAME} back with which the runs were trained:\n{commands}"
         )
+    if present and (unsure := [run.trainer for run in runs if not run.splits]):
+        notes += [
+            f"Fold {fold}: {', '.join(unsure)} recorded how many cases they were trained on, not which. {file} has as many, the "
+            "same validation cases and other training cases; if a training is older than the present split, it may be of that one."
+            for file in _replaced_splits(experiment, fold, present)
+        ]
     split = present or next((run.split for run in runs if run.split), None)
     if split is None and fold == "all" and "val" in known:
         split = {"train": sorted(known["val"][0]), "val": sorted(known["val"][0])}
@@ -92,6 +98,22 @@ def _present_split(experiment: Experiment, fold: Fold) -> Split | None:
             "that is written nowhere, so it cannot be compared. Use a fold of the file, or write it with `nnunet_ssl split`."
         )
     return splits[fold]
+
+
+def _replaced_splits(experiment: Experiment, fold: int | str, present: Split) -> list[str]:
+    """Names of the copies that `nnunet_ssl split --overwrite` has kept in which a stock run's record would be the same."""
+    folder, found = nnunet_folder("nnUNet_preprocessed") / experiment.dataset, []
+    for file in sorted(folder.glob(f"{SPLITS_FILE_NAME}.*.bak")):
+        try:
+            splits = load_splits(file)
+        except UserError:
+            continue  # no split can have been trained with it
+        before = splits[int(fold)] if int(fold) < len(splits) else None
+        if before is None or set(before["val"]) != set(present["val"]):
+            continue
+        one, other = set(before["train"]), set(present["train"])
+        found += [file.name] if one != other and len(one) == len(other) else []
+    return found
 
 
 def _claims(run: Run, file_ending: str) -> list[tuple[str, dict[str, object]]]:

@@ -171,3 +171,45 @@ def test_a_run_that_is_continued_stays_with_the_unlabeled_images_it_began_with(o
     assert other.unlabeled_pool == list(other.cases.folders) == ["free_00"]
     assert json.loads(Path(other.output_folder, "split.json").read_text())["unlabeled"] == ["free_00"]
     assert start(out, dataset, tmp_path).unlabeled_pool == ["free_00", "free_02"]  # a new run
+
+
+@pytest.mark.parametrize("side", ["train", "val"])
+def test_a_run_whose_split_has_changed_is_not_continued(side, own_copy, tmp_path):
+    """Else what it had learned would be its validation, and its checkpoint would say that this was so from the start."""
+    out, dataset, folder = own_copy
+    trainer = start(out, dataset, tmp_path)
+    file, record = str(tmp_path / "checkpoint.pth"), Path(trainer.output_folder, "split.json")
+    trainer.save_checkpoint(file)
+    trainer._release_lock()
+    before = record.read_text()
+
+    def change(splits):
+        changed = splits[0]
+        if side == "train":
+            changed["train"].pop()
+        else:  # a case for another, numbers stay
+            changed["train"][0], changed["val"][0] = changed["val"][0], changed["train"][0]
+
+    edit_json(folder / "splits_final.json", change)
+    for use_unlabeled in (True, False):
+        other = make_trainer(
+            MEAN_TEACHER,
+            out,
+            dataset,
+            results=tmp_path / "results",
+            needs_unlabeled=use_unlabeled,
+            allow_transductive=True,
+        )
+        other.initialize()
+        other.load_checkpoint(file)
+        with pytest.raises(UserError, match=r"split has changed.*training case\(s\) are.*split.json.*without --c"):
+            other.on_train_start()
+        assert record.read_text() == before
+    assert start(out, dataset, tmp_path)  # a new run
+
+
+def test_a_label_that_is_a_list_of_one_number_is_that_number(own_copy, tmp_path):
+    out, dataset, folder = own_copy
+    edit_json(folder / "dataset.json", lambda c: c["labels"].update({k: [v] for k, v in c["labels"].items() if v == 1}))
+    trainer = started(make_trainer("nnUNetTrainerSemiSupervised", out, dataset, results=tmp_path / "results"))
+    assert 1 in trainer.targets and "no labeled training case shows" not in Path(trainer.log_file).read_text()

@@ -188,3 +188,31 @@ def test_the_share_of_random_patches_with_foreground():
     assert share_with_foreground(loader, Labeled(None), [1]) == 0
     assert share == share_with_foreground(loader, Labeled((0, 10, 10)), [1])
     assert np.array_equal(state, np.random.get_state()[1])
+
+
+class TwoSources(Labeled):
+    """Cases that all show two objects in one third of the image each; an object that is not annotated is not in the labels."""
+
+    def __init__(self, annotated):
+        self.annotated = annotated
+        self.identifiers = list(annotated)
+        rows = {1: range(0, 7), 2: range(13, 20)}
+        self.voxels = {k: np.array([[0, 0, y, x] for y in r for x in range(20)]) for k, r in rows.items()}
+
+    def load_case(self, case):
+        locations = {k: self.voxels[k] if k in self.annotated[case] else [] for k in (1, 2)}
+        return np.zeros((1, 1, 20, 20)), None, None, {"class_locations": locations}
+
+
+def test_what_is_not_annotated_does_not_make_foreground_rare():
+    loader = loader_of_patches((6, 6))
+
+    def share(**annotated):
+        return share_with_foreground(loader, TwoSources(annotated), [1, 2], annotated.__getitem__)
+
+    complete = share(a={1, 2}, b={1, 2})
+    assert share(a={1, 2}, b={1}, c={2}) == pytest.approx(complete, abs=0.03)  # by the cases that annotate both
+    assert share(a={1}, b={2}, c=set()) == pytest.approx(complete / 2, abs=0.03)  # at least as many as show one of them
+    as_if_empty = share_with_foreground(loader, TwoSources({"a": {1}, "b": {2}, "c": set()}), [1, 2])
+    assert as_if_empty == pytest.approx(complete / 3, abs=0.03)
+    assert share(a={1}) > 0 and share(a=set()) == 0

@@ -152,6 +152,41 @@ def test_a_continued_training_draws_what_it_needs(progress, open_then, datasets,
     assert drawn(other) == open_then and len(other.unlabeled_pool) == 3
 
 
+@pytest.mark.parametrize("length", [{"num_epochs": 200}, {"num_epochs": 50}, {"num_iterations_per_epoch": 4}])
+@pytest.mark.parametrize("opened_at", [0.32, None])
+def test_a_run_that_is_continued_at_another_length_goes_on_with_its_second_stage(length, opened_at, datasets, tmp_path):
+    trainer = started(make_trainer("nnUNetTrainerSemiSupervised", *datasets(), results=tmp_path / "one", **LENGTH))
+    trainer.current_epoch, trainer.iteration, trainer.gate.opened_at = 44, 450, opened_at
+    trainer.save_checkpoint(str(tmp_path / "c.pth"))
+    other = make_trainer("nnUNetTrainerSemiSupervised", *datasets(), results=tmp_path / "other", **(LENGTH | length))
+    other.load_checkpoint(str(tmp_path / "c.pth"))
+    other.on_train_start()
+    epochs = length.get("num_epochs", 100)
+    assert other.current_epoch == 45 and other.progress == pytest.approx(45 / epochs)
+    since = 45 - 100 * (opened_at or trainer.gate.latest)
+    assert other.gate.since_opening == pytest.approx(since / epochs)
+    assert other.weights()["pseudo"] > 0 or epochs == 50  # near the end of a run labels are alone
+    log = Path(other.log_file).read_text()
+    assert f"begun with 1000 steps and has {other.total_steps} now. 45% of it were done" in log
+    other.gate.look()
+    assert other.gate.since_opening is not None
+    one = make_trainer("nnUNetTrainerSemiSupervised", *datasets(), results=tmp_path / "same", **LENGTH)
+    one.load_checkpoint(str(tmp_path / "c.pth"))
+    assert (one.iteration, one.gate.opened_at) == (450, opened_at) and "begun with" not in Path(
+        one.log_file
+    ).read_text()
+
+
+def test_a_gate_that_was_shut_stays_shut_at_another_length(datasets, tmp_path):
+    trainer = gated(datasets, tmp_path, "nnUNetTrainerFilterMatch")
+    at(trainer, 0.2)
+    trainer.save_checkpoint(str(tmp_path / "c.pth"))
+    longer = LENGTH | {"num_epochs": 2 * LENGTH["num_epochs"]}
+    other = make_trainer("nnUNetTrainerFilterMatch", *datasets(), results=tmp_path / "other", **longer)
+    other.load_checkpoint(str(tmp_path / "c.pth"))
+    assert other.gate.opened_at is None and other.gate.since_opening is None
+
+
 def test_a_pool_that_changes_while_it_is_shut_is_drawn_from_later(datasets, tmp_path):
     trainer = gated(datasets, tmp_path, "nnUNetTrainerFilterMatch")
     trainer.set_unlabeled_cases(["free_01"])

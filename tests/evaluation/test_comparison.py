@@ -357,6 +357,49 @@ def test_a_splits_file_written_after_the_runs_is_refused(study):
     refused(rf"(?s){A}, validation cases.*1 more \(case_1\).*nnUNetv2_train 992 2d 0 -tr {A}\n")
 
 
+def test_a_replaced_split_that_a_stock_run_may_be_of_is_named(study):
+    """Budgets of several seeds: numbers and validation cases agree, training cases do not. A stock run records no cases."""
+    study.splits[0]["val"] = study.cases[2:]
+    file = study.preprocessed / "splits_final.json"
+    file.write_text(json.dumps(study.splits))
+    study.add_run(A, error=1, cases=study.cases[2:])
+    before = [{"train": ["case_1"], "val": study.cases[2:]}]
+    file.with_name("splits_final.json.0.bak").write_text(json.dumps(before))
+    file.with_name("splits_final.json.1.bak").write_text(json.dumps([{"train": ["case_0"], "val": study.cases[1:]}]))
+    file.with_name("splits_final.json.2.bak").write_text("damaged")
+    text = (run([A]) / "compare.md").read_text()
+    assert f"Fold 0: {A} recorded how many cases they were trained on, not which. splits_final.json.0.bak has" in text
+    assert "splits_final.json.1.bak" not in text and "splits_final.json.2.bak" not in text
+    study.add_run(B, error=1, cases=study.cases[2:], record_split=True)
+    assert "recorded how many" not in (run([B], overwrite=True) / "compare.md").read_text()
+
+
+def test_a_summary_without_cases_is_refused(study):
+    folder = study.add_run(A, error=1)
+    (folder / "validation" / "summary.json").write_text(json.dumps({"metric_per_case": [], "mean": {}}))
+    refused("summary.json has no case in metric_per_case.*--val", trainers=[A])
+
+
+def test_a_class_that_no_reference_shows_is_in_no_foreground_mean(study):
+    for index, case in enumerate(study.cases):
+        write(np.minimum(truth(index), 1), study.preprocessed / "gt_segmentations" / f"{case}.nii.gz")
+    for trainer, error, false in ((A, 2, False), (B, 1, True)):
+        folder = study.add_run(trainer, error=error)
+        for case in study.splits[0]["val"]:
+            prediction = np.minimum(guess(int(case[-1]), error), 1)
+            prediction[0, 0, 0] = 2 if false and case == "case_1" else 0
+            write(prediction, folder / "validation" / f"{case}.nii.gz")
+        study.summarize(folder)
+    output = run()
+    summary = pd.read_csv(output / "compare_summary.csv").query("metric == 'Dice'").set_index(["trainer", "class"])
+    for trainer in (A, B):
+        foreground, organ = summary.loc[(trainer, "foreground mean")], summary.loc[(trainer, "organ")]
+        assert foreground["mean"] == organ["mean"] and foreground["n"] == 7
+    assert summary.loc[(B, "foreground mean"), "n_unpaired"] == 0 and summary.loc[(B, "lesion"), "mean"] == 0
+    text = (output / "compare.md").read_text()
+    assert f"No reference shows lesion; {B} labels it in some case" in text
+
+
 def test_a_fold_beyond_the_splits_file_is_refused(study):
     study.splits.append(study.splits[0])
     study.add_run(A, error=1, fold=2)

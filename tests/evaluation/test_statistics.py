@@ -15,6 +15,7 @@ from nnunet_ssl.evaluation.statistics import (
     average_folds,
     bootstrap_interval,
     class_mean,
+    classes_of_some,
     holm,
     paired_test,
     summarize,
@@ -89,6 +90,26 @@ def test_the_foreground_interval_resamples_cases_and_not_single_values():
     shared = np.random.default_rng(2).normal(0, 1, (50, 1))
     same_twice = bootstrap_interval(np.hstack((shared, shared)))
     assert same_twice == pytest.approx(bootstrap_interval(shared))  # a second copy of a class is no new evidence
+
+
+@pytest.mark.parametrize("number", [2, 3, 4, 20])
+def test_a_class_that_few_patients_show_is_in_every_resample(number):
+    """Else some resamples are the mean of one class: an organ near 90, a lesion near 30 in `number` of 20 patients."""
+    rng = np.random.default_rng(4)
+    matrix = np.stack([rng.normal(90, 1, 20), rng.normal(30, 1, 20)], axis=1)
+    matrix[number:, 1] = NAN
+    low, high = bootstrap_interval(matrix)
+    assert 58 < low < class_mean(matrix) < high < 62
+
+
+def test_a_class_of_one_patient_has_no_interval_and_neither_has_its_mean_with_others():
+    matrix = np.array([[90.0, 30.0, NAN], [91.0, NAN, NAN], [89.0, NAN, NAN]])
+    assert np.isnan(bootstrap_interval(matrix)).all()
+    assert not np.isnan(
+        bootstrap_interval(matrix[:, [0, 2]])
+    ).any()  # a class that nobody shows is no class of the mean
+    twice = np.vstack((matrix, matrix[:1]))
+    assert np.isnan(bootstrap_interval(twice, patients=["a", "b", "c", "a"])).all()
 
 
 def test_one_case_has_no_interval():
@@ -232,6 +253,37 @@ def test_who_misses_every_lesion_has_no_better_mean_distance():
         assert row(summary, trainer, "organ", "95HD", "mm")["mean"] == 12
     assert row(summary, "misses", FOREGROUND, "95HD", "mm")["n_empty_prediction"] == 3
     assert row(summary, "misses", FOREGROUND)["mean"] == 6  # Dice counts a miss as 0
+
+
+def test_who_finds_what_is_nowhere_has_a_mean_over_the_same_classes():
+    """`finds` is better in the organ, and labels a lesion in one of seven cases, of which none shows one: Dice 0."""
+    organ = [70, 72, 74, 76, 78, 80, 82]
+    table = long_table(
+        {
+            "base": {"organ": organ, "lesion": [NAN] * 7},
+            "finds": {"organ": [v + 10 + i for i, v in enumerate(organ)], "lesion": [0] + [NAN] * 6},
+            "other": {"organ": organ, "lesion": [NAN] * 7},
+        }
+    )
+    summary = summarize(table, ["base", "finds", "other"], ["organ", "lesion"])
+    for trainer, mean in {"base": 76, "finds": 89, "other": 76}.items():
+        foreground, of_organ = (row(summary, trainer, name) for name in (FOREGROUND, "organ"))
+        assert foreground["mean"] == of_organ["mean"] == mean and foreground["n"] == foreground["n_max"] == 7
+        assert foreground["ci_low"] == of_organ["ci_low"]
+    tested = row(summary, "finds", FOREGROUND)
+    assert (tested["mean_difference"], tested["n_pairs"], tested["n_unpaired"]) == (13, 7, 0) and tested["p"] < 0.05
+    assert row(summary, "finds", "lesion")["mean"] == 0 and np.isnan(row(summary, "base", "lesion")["mean"])
+    assert classes_of_some(table, ["base", "finds", "other"], ["organ", "lesion"]) == {"lesion": ["finds"]}
+    alone = summarize(table[table["trainer"] == "finds"], ["finds"], ["organ", "lesion"])
+    assert row(alone, "finds", FOREGROUND)["mean"] == 89 / 2  # nnU-Net's
+
+
+def test_classes_that_no_trainer_shares_leave_no_foreground_mean():
+    table = long_table({"a": {"organ": [90, 80], "lesion": [NAN] * 2}, "b": {"organ": [NAN] * 2, "lesion": [0, NAN]}})
+    summary = summarize(table, ["a", "b"], ["organ", "lesion"])
+    for trainer in "ab":
+        found = row(summary, trainer, FOREGROUND)
+        assert np.isnan([found["mean"], found["ci_low"]]).all() and found["n"] == found["n_max"] == 0
 
 
 def test_distances_are_compared_on_common_cases():
