@@ -75,7 +75,8 @@ class CompetenceGate:
             return
         counts = self.counts.counts.clone()
         if self._trainer.is_ddp:
-            dist.all_reduce(counts)
+            dist.all_reduce(counts)  # each process goes on with its share of them, and a checkpoint has all
+            self.counts.counts.copy_(counts / dist.get_world_size())
         f1 = [math.nan if left_out else v for v, left_out in zip(self.counts.f1(counts), self._left_out, strict=True)]
         if progress >= self.earliest and is_competent(f1, self.f1):
             self.opened_at = progress

@@ -177,6 +177,19 @@ def test_a_run_that_is_continued_at_another_length_goes_on_with_its_second_stage
     ).read_text()
 
 
+def test_a_checkpoint_has_the_counts_of_all_processes(datasets, tmp_path, monkeypatch):
+    trainer = gated(datasets, tmp_path, "nnUNetTrainerFilterMatch")
+    own, of_other = torch.tensor([[8.0], [1.0], [1.0]]), torch.tensor([[2.0], [9.0], [3.0]])
+    trainer.gate.counts.counts[:] = own
+    monkeypatch.setattr(trainer, "is_ddp", True)
+    monkeypatch.setattr("nnunet_ssl.engine.competence.dist.all_reduce", lambda counts: counts.add_(of_other))
+    monkeypatch.setattr("nnunet_ssl.engine.competence.dist.get_world_size", lambda: 2)
+    trainer.gate.look()
+    kept = trainer.gate.counts.counts
+    assert torch.equal(2 * kept, (own + of_other).expand_as(kept))  # what the other process has as well
+    assert trainer.gate.counts.f1() == pytest.approx([20 / 34] * kept.shape[1])
+
+
 def test_a_gate_that_was_shut_stays_shut_at_another_length(datasets, tmp_path):
     trainer = gated(datasets, tmp_path, "nnUNetTrainerFilterMatch")
     at(trainer, 0.2)
