@@ -286,9 +286,9 @@ def few_labels(
         Row("DAN", pack, "nnUNetTrainerDAN", epochs), "with images", group="variants", discriminator_sees_image=True
     )
     all_labels = replace(semi_supervised, key="SemiSupervised, all labels", pack=again, baseline="all labels")
-    # its first form, with which its parts were measured: one threshold for all classes, unlabeled images to the end
+    # its first form, with which its parts were measured: one threshold, unlabeled images to the end, rectangles in any case
     first, first_again = (
-        changed(row, "first form", by_class=False, labels_last=0.0) for row in (semi_supervised, all_labels)
+        changed(row, "first form", by_class=False, labels_last=0.0, blank=0.8) for row in (semi_supervised, all_labels)
     )
     sure_patches = changed(first, "sure patches", "SurePatches")
     best_round = "round 1 above 0.9, rectangles"  # of those with nnU-Net's labels
@@ -302,7 +302,7 @@ def few_labels(
         *([replace(semi_supervised, key="SemiSupervised, foreign images", pack=foreign)] if foreign else []),
         changed(semi_supervised, "weight 0.3", unlabeled_weight=0.3),
         changed(semi_supervised, "sure cases first", "SureCases"),
-        changed(all_labels, "no rectangles", blank=0.0),
+        changed(all_labels, "rectangles", blank=0.8),
         first,
         first_again,
         changed(first, "start from 0.05", earliest=0.05),

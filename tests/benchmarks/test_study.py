@@ -260,7 +260,9 @@ def test_run_prepares_trains_and_records_everything(faked, tmp_path, records):
     ].tolist() == [*("ACDC3", 500, 500, 250, 7, 1024, "cpu", "float32")]
     page = (records / "S.md").read_text()
     assert "from " in page and "| EMA " in page and "Not recorded: peer." in page
-    assert [line.split("|")[4].strip() for line in page.splitlines() if line.startswith("| round 1")] == ["3.00"]
+    main, of_classes = page.split("**Classes.**")
+    assert [line.split("|")[4].strip() for line in main.splitlines() if line.startswith("| round 1")] == ["3.00"]
+    assert all(f"| {key} " in of_classes for key in ("all labels", "EMA", "round 1")) and "| peer " not in of_classes
     assert (records / "S.png").stat().st_size > 5000
     quoted = (records.parents[1] / "README.md").read_text()
     assert quoted.startswith("before\n<!-- study:S rows: nnU-Net; EMA -->\n\n**Head-room**") and quoted.endswith(
@@ -648,7 +650,7 @@ def test_passes_are_counted_not_timed():
         (three, "SemiSupervised, first form, mirrored"): "2.00 to 2.17",  # a step: 8/3
         (three, "round 1"): "3.00",
         (three, "round 2 above 0.9, rectangles"): "5.00",
-        (three, "SemiSupervised from round 1 above 0.9, rectangles"): "4.77 to 4.89",
+        (three, "SemiSupervised from round 1 above 0.9, rectangles, half of the cases"): "4.77 to 4.89",
         (three, "round of SemiSupervised"): "3.77 to 3.89",
         (three, "round 2 above 0.9, rectangles, after half of the cases"): "5.00",
         (three, "SSL4MIS Mean Teacher"): "-",

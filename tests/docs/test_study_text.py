@@ -98,12 +98,19 @@ def test_where_it_loses_with_7_patients_and_with_all():
     last = gains("ACDCagain", "SemiSupervised, all labels, first form, labels last", "all labels", "ACDCall")
     of_classes = last.groupby("class").mean()
     assert f"it is {-of_classes.mean():.1f} below, {-of_classes['RV']:.1f} in the right ventricle" in text
-    row = "SemiSupervised, all labels"
+    row, own = "SemiSupervised, all labels, rectangles", "SemiSupervised, all labels"
     present, results = gains("ACDCagain", row, "all labels", "ACDCall"), Results(ALL_STUDIES["ACDC_3"])
     of_classes, below = present.groupby("class").mean(), results.row_minus("all labels", row).text(sign="")
     seeds, of_right = SEEDS[len(results.seeds(row))], results.row_minus("all labels", row, ["RV"]).text(sign="")
-    assert f"as it is now is {below} below ({seeds}), {of_right} in the right ventricle, " in text
+    assert f"(row *rectangles*) it is {below} below ({seeds}), {of_right} in the right ventricle, " in text
     assert f"{of_classes[['MLV', 'LVC']].mean():.1f} above in the other classes" in text
+    above, of_right = results.difference(own).text(sign=""), results.row_minus("all labels", own, ["RV"]).text(sign="")
+    seeds, better = SEEDS[len(results.seeds(own))], results.patients_better(own).split(" / ")[0]
+    assert f"is {above} above nnU-Net with all labels ({seeds}), better in {better} of the 10 patients" in text
+    assert f"and {of_right} below in the right ventricle" in text
+    of_seeds = [results.means(own, seed)[0] - results.means(row, seed)[0] for seed in results.seeds(own)]
+    more, seeds = results.row_minus(own, row).text(sign=""), "{:.1f}, {:.1f} and {:.1f}".format(*of_seeds)
+    assert f"That is {more} more than with them; of the seeds {seeds}, " in text
     worst = present.xs("RV", level="class").groupby("case").mean().nsmallest(2)
     assert all(re.search(r"_frame(?!01)", case) for case in worst.index)  # end systole
     lost = [f"{-value:.0f} in patient {int(case[7:10])}" for case, value in worst.items()]

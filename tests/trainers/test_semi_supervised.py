@@ -171,6 +171,17 @@ def test_the_weak_view_has_nnunets_geometry_alone(datasets, tmp_path):
     assert trainer.view_names == ("strong", "weak")
 
 
+@pytest.mark.parametrize(("blank", "unlabeled", "expected"), [(None, 4, 0.8), (None, 3, 0.0), (0.3, 3, 0.3)])
+def test_rectangles_are_hidden_where_more_images_are_unlabeled_than_labeled(
+    datasets, tmp_path, blank, unlabeled, expected
+):
+    trainer = make(datasets, tmp_path, {"unlabeled": 4}, blank=blank)
+    assert len(trainer.cases.train) == 3
+    trainer.set_unlabeled_cases(trainer.unlabeled_pool[:unlabeled])
+    (rectangles,) = trainer.unlabeled_views([])["strong"]
+    assert rectangles.apply_probability == expected
+
+
 def test_partial_labels_have_their_own_loss_and_count_what_is_annotated(datasets, tmp_path):
     options = needs("nnUNetTrainerPartialLabel", unlabeled=4)
     trainer = make(datasets, tmp_path, options)

@@ -9,8 +9,9 @@ on the same patches with other intensities and blank rectangles:
     w(t) = N_U / (N_U + N_L) ramp(t),    theta' <- a theta' + (1 - a) theta
 
 h: scales of deep supervision with nnU-Net's weights; V: voxels inside the image; Dice: foreground classes in y. u_weak has
-nnU-Net's geometry, u_strong its intensity transforms and the rectangles of nnUNetTrainerDA5 as well, behind which the network must
-conclude from the surroundings. Partial labels: L_nnunet is the loss of `nnUNetTrainerPartialLabel`.
+nnU-Net's geometry, u_strong its intensity transforms and, where more images are unlabeled than labeled, the rectangles of
+nnUNetTrainerDA5, behind which the network must conclude from the surroundings (with all labels they cost 0.6). Partial labels:
+L_nnunet is the loss of `nnUNetTrainerPartialLabel`.
 
 mu_c: mean confidence of voxels labeled c, a moving average (of regions: c is the inside or the outside of one). With one threshold
 for all labels the background around an organ is taught before the organ, of which f' is not sure yet, and the organ shrinks. At the
@@ -66,7 +67,7 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
     confidence: Share = 0.9  # of the moving average's label of a voxel, which does not count below; of the surest class
     by_class: bool = True  # less for classes of which it is less sure; False: one threshold for all
     memory: Duration = 0.02  # of the run, that of the mean confidence of a class
-    blank: Share = 0.8  # share of the unlabeled patches of which rectangles are hidden from the network
+    blank: Share | None = None  # share of the unlabeled patches with hidden rectangles; None: 0.8, or 0 (above)
     labels_last: Share | None = None  # of the second stage, at its end, on labels alone; None: N_L / (N_U + N_L)
     near_foreground: Share | None = 0.33  # of the unlabeled patches where it is rare, as of nnU-Net's labeled ones
     horizons: Count = 100  # horizons of the moving average that fit into the run
@@ -81,7 +82,8 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerPartialLabel):
             self.register_module("thresholds", self.thresholds, optimizer=None)
 
     def unlabeled_views(self, intensity):
-        hiding = with_blank_rectangles(intensity, self.configuration_manager.patch_size, self.blank)
+        blank = 0.8 * (self.unlabeled_share > 0.5) if self.blank is None else self.blank
+        hiding = with_blank_rectangles(intensity, self.configuration_manager.patch_size, blank)
         return {"strong": hiding, "weak": without_intensity(intensity)}
 
     def weights(self) -> dict[str, float]:
