@@ -125,8 +125,7 @@ class Results:
     def draws(self) -> np.ndarray:
         """`(1 + resamples, patients)`: how often each patient is in a resample; the first is the sample itself."""
         number = len(self.patients)
-        drawn = np.random.default_rng(statistics.SEED).multinomial(number, [1 / number] * number, statistics.RESAMPLES)
-        return np.concatenate([np.ones((1, number)), drawn])
+        return np.concatenate([np.ones((1, number)), statistics.resamples(number)])
 
     def means(self, key: str, seed: int, classes: Sequence[str] = ()) -> np.ndarray:
         """`(1 + resamples,)`: the mean over classes (all if none is named) of a run, in every resample of the patients."""
@@ -142,9 +141,7 @@ class Results:
             [self.means(key, seed, classes) - self.means(other, seed, classes) for seed in seeds], axis=1
         )
         number = len(seeds)
-        drawn = np.random.default_rng(statistics.SEED + 1).multinomial(
-            number, [1 / number] * number, statistics.RESAMPLES
-        )
+        drawn = statistics.resamples(number, statistics.SEED + 1)
         return (of_seed * np.concatenate([np.ones((1, number)), drawn])).sum(1) / number
 
     def estimate(self, resamples: np.ndarray) -> Estimate:

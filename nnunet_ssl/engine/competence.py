@@ -97,7 +97,7 @@ class CompetenceGate:
             done: the trainer's progress before the change.
         """
         opened = self.latest if self.opened_at is None else self.opened_at
-        if done >= opened:
+        if 0 < opened <= done:
             self.opened_at = opened * self._trainer.progress / done
 
     def state_dict(self) -> dict:

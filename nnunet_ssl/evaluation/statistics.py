@@ -102,6 +102,11 @@ def class_mean(matrix: np.ndarray) -> float:
     return float(_mean_without_nan(_mean_without_nan(matrix, axis=0), axis=0))
 
 
+def resamples(number: int, seed: int = SEED) -> np.ndarray:
+    """`(RESAMPLES, number)`: how often each of `number` units is in each resample of them."""
+    return np.random.default_rng(seed).multinomial(number, [1 / number] * number, RESAMPLES)
+
+
 def bootstrap_interval(
     matrix: np.ndarray, seed: int = SEED, patients: Sequence[str] | None = None
 ) -> tuple[float, float]:
@@ -126,8 +131,7 @@ def bootstrap_interval(
     np.add.at(counts, index, defined)
     if number < 2 or ((counts > 0).sum(0) < 2).any():
         return float("nan"), float("nan")
-    # how often each patient is in each resample
-    drawn = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), RESAMPLES)
+    drawn = resamples(number, seed)
     totals, numbers = drawn @ sums, drawn @ counts
     complete = (numbers > 0).all(1)
     tails = 50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)

@@ -493,6 +493,13 @@ def test_intervals_are_over_patients_and_seeds(records):
     assert (found.value, found.low, found.high) == pytest.approx((3, 0, 6))
 
 
+def test_a_resample_without_a_class_is_no_mean_of_the_others(records):
+    nan = float("nan")  # the frames of the second patient show no RV
+    dice = {("nnU-Net", 0): [[50, 70]] * 2 + [[nan, 70]] * 2, ("new", 0): [[60, 70]] * 2 + [[nan, 70]] * 2}
+    found = keep(records, dice).difference("new")
+    assert (found.value, found.low, found.high) == (5, 5, 5)
+
+
 def test_a_row_is_compared_with_the_row_that_the_table_names(records):
     dice = {("nnU-Net", 0): FLAT, ("new", 0): plus(FLAT, 5), ("all labels", 0): plus(FLAT, 20)}
     dice |= {("new, all labels", 0): plus(FLAT, 18, 19), ("new, all labels", 1): FLAT}

@@ -190,6 +190,12 @@ def test_a_checkpoint_has_the_counts_of_all_processes(datasets, tmp_path, monkey
     assert trainer.gate.counts.f1() == pytest.approx([20 / 34] * kept.shape[1])
 
 
+def test_a_gate_that_is_open_from_the_start_has_no_epoch_to_keep(datasets, tmp_path):
+    gate = gated(datasets, tmp_path, pretrain_fraction=0.0, competence=0.0).gate
+    gate.rescale(0.0)
+    assert gate.since_opening == 0
+
+
 def test_a_gate_that_was_shut_stays_shut_at_another_length(datasets, tmp_path):
     trainer = gated(datasets, tmp_path, "nnUNetTrainerFilterMatch")
     at(trainer, 0.2)

@@ -10,8 +10,8 @@ on the same patches with other intensities and blank rectangles:
 
 h: scales of deep supervision with nnU-Net's weights; V: voxels inside the image; Dice: foreground classes in y. u_weak has
 nnU-Net's geometry, u_strong its intensity transforms and, where more images are unlabeled than labeled, the rectangles of
-nnUNetTrainerDA5, behind which the network must conclude from the surroundings (with all labels they cost 0.6). Partial labels:
-L_nnunet is the loss of `nnUNetTrainerPartialLabel`.
+nnUNetTrainerDA5, behind which the network must conclude from the surroundings (with all labels they gave nothing). Partial
+labels: L_nnunet is the loss of `nnUNetTrainerPartialLabel`.
 
 mu_c: mean confidence of voxels labeled c, a moving average (of regions: c is the inside or the outside of one). With one threshold
 for all labels the background around an organ is taught before the organ, of which f' is not sure yet, and the organ shrinks. At the
